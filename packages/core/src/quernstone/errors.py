@@ -1,0 +1,115 @@
+"""Every error that Quernstone raises on purpose.
+
+    QuernstoneError
+    |-- ConfigError (ValueError)         settings that can never work
+    |-- MissingExtraError (ImportError)  an optional dependency is not installed
+    |-- InputError (ValueError)          one input is at fault; `.index` says which
+    |   `-- InputTooLongError            `.tokens` against `.limit`
+    |-- ModelLoadError (RuntimeError)    no model, a broken one, or the wrong tokenizer
+    `-- EngineError (RuntimeError)       the model ran and failed
+        |-- EngineMemoryError            out of memory; `.index` when one input alone does not fit
+        |-- NonFiniteError               NaN or infinity, also in float32; `.index` says where
+        `-- ClosedError                  used after `close()`
+
+Each class also inherits the built-in that a caller would guess. All of them pickle: `args`
+equals the positional arguments of the constructor, and the text is made in `__str__`.
+"""
+
+
+class QuernstoneError(Exception):
+    """The root of the tree: catch this to catch everything of ours."""
+
+
+class ConfigError(QuernstoneError, ValueError):
+    """A setting, or a combination of settings, that can never work."""
+
+
+class MissingExtraError(QuernstoneError, ImportError):
+    """An engine or a file format needs a package that is not installed."""
+
+    def __init__(self, module: str, extra: str, distribution: str = "quernstone") -> None:
+        super().__init__(module, extra, distribution)
+        self.module, self.extra, self.distribution = module, extra, distribution
+
+    def __str__(self) -> str:
+        return (
+            f"`{self.module}` is not installed; "
+            f'run `pip install "{self.distribution}[{self.extra}]"`'
+        )
+
+
+class InputError(QuernstoneError, ValueError):
+    """One input cannot be processed. `.index` is its position in the caller's list."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(index, reason)
+        self.index, self.reason = index, reason
+
+    def __str__(self) -> str:
+        return f"input {self.index}: {self.reason}"
+
+
+class InputTooLongError(InputError):
+    """An input is longer than `max_length` and `truncate=False`, or its frame alone is too long."""
+
+    def __init__(self, index: int, tokens: int, limit: int, what: str = "the text") -> None:
+        super().__init__(index, what)
+        self.args = (index, tokens, limit, what)
+        self.tokens, self.limit, self.what = tokens, limit, what
+
+    def __str__(self) -> str:
+        fix = (
+            "pass `truncate=True` to cut it, or raise `max_length`"
+            if self.what == "the text"
+            else "shorten it, or raise `max_length`"
+        )
+        return (
+            f"input {self.index}: {self.what} has {self.tokens} tokens, "
+            f"the limit is {self.limit}; {fix}"
+        )
+
+
+class ModelLoadError(QuernstoneError, RuntimeError):
+    """There is no model at the given place, or it is incomplete, or its parts do not match."""
+
+
+class EngineError(QuernstoneError, RuntimeError):
+    """The engine failed while it ran."""
+
+
+class EngineMemoryError(EngineError):
+    """The device is out of memory.
+
+    `.index` is the position of the one input that does not fit even alone; None inside an engine,
+    whose caller then halves the batch and tries again.
+    """
+
+    def __init__(self, index: int | None = None, tokens: int = 0, detail: str = "") -> None:
+        super().__init__(index, tokens, detail)
+        self.index, self.tokens, self.detail = index, tokens, detail
+
+    def __str__(self) -> str:
+        if self.index is None:
+            return f"out of memory on a batch of {self.tokens} tokens: {self.detail}"
+        return (
+            f"input {self.index} with {self.tokens} tokens does not fit into memory even alone; "
+            f"lower `max_length` or use a device with more memory ({self.detail})"
+        )
+
+
+class NonFiniteError(EngineError):
+    """A result holds NaN or infinity, and still does when recomputed in float32."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+    def __str__(self) -> str:
+        return (
+            f"input {self.index}: the model's output is not finite, also in float32; "
+            "the checkpoint is probably damaged"
+        )
+
+
+class ClosedError(EngineError):
+    """An embedder or a reranker was used after `close()`."""
