@@ -1,0 +1,12 @@
+"""Qwen3-Embedding and Qwen3-Reranker for LangChain."""
+
+from langchain_quernstone.cross_encoder import QuernstoneCrossEncoder
+from langchain_quernstone.embeddings import QuernstoneEmbeddings
+from langchain_quernstone.reranker import QuernstoneReranker, RerankInput
+
+__all__ = [
+    "QuernstoneCrossEncoder",
+    "QuernstoneEmbeddings",
+    "QuernstoneReranker",
+    "RerankInput",
+]

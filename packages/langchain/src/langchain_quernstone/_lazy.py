@@ -1,0 +1,48 @@
+"""Loading on first use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+Core = TypeVar("Core")
+
+
+class Lazy(Generic[Core]):
+    """The core object of one adapter, built on first use.
+
+    Until then the adapter is configuration only: cheap to construct, compare, copy and pickle. A
+    holder pickles and deep-copies empty, so weights are never serialised. Pydantic's shallow
+    `model_copy(update=...)` shares the holder between adapters of different settings, which is
+    why what is built is kept per settings.
+    """
+
+    def __init__(self, build: Callable[..., Core]) -> None:
+        self._build = build
+        self._built: dict[tuple[tuple[str, object], ...], Core] = {}
+        self._lock = threading.Lock()
+
+    def get(self, settings: dict[str, Any]) -> Core:
+        """Return the object for `settings`, built once whatever the number of threads."""
+        key = tuple(settings.items())
+        with self._lock:
+            if key not in self._built:
+                self._built[key] = self._build(**settings)
+            return self._built[key]
+
+    async def aget(self, settings: dict[str, Any]) -> Core:
+        """`get` for coroutines: a model that is still to be loaded does not block the loop."""
+        built = self._built.get(tuple(settings.items()))
+        return built if built is not None else await asyncio.to_thread(self.get, settings)
+
+    def __reduce__(self) -> tuple[type[Lazy[Core]], tuple[Callable[..., Core]]]:
+        return type(self), (self._build,)
+
+    # Pydantic compares private attributes too; what is loaded makes no difference to equality.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lazy)
+
+    def __hash__(self) -> int:
+        return hash(Lazy)

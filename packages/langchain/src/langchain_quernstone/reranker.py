@@ -1,0 +1,169 @@
+"""Qwen3 reranking as a LangChain document compressor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import Runnable, RunnableLambda
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from typing_extensions import override
+
+from langchain_quernstone._lazy import Lazy
+from quernstone import Reranker
+from quernstone.errors import InputError
+from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
+
+
+class RerankInput(TypedDict):
+    """What `QuernstoneReranker.as_runnable()` takes."""
+
+    query: str
+    documents: Sequence[Document]
+
+
+class RerankerSettings(BaseModel):
+    """The settings that `QuernstoneReranker` and `QuernstoneCrossEncoder` have in common."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    model: str = Field(
+        default="Qwen/Qwen3-Reranker-0.6B",
+        validation_alias=AliasChoices("model", "model_name"),
+    )
+    """Hub id, local folder, or `tiny`, which ships with quernstone. Also accepts `model_name`."""
+    engine: EngineName = "auto"
+    """What runs the model."""
+    device: str = "auto"
+    """Torch device, for example `cuda:1` or `cpu`."""
+    dtype: Dtype = "auto"
+    """`auto` is bfloat16 where the hardware has it, else float32."""
+    instruction: str | None = None
+    """What makes a document relevant, in one English sentence; None is the model's own."""
+    template: RerankTemplate = "card"
+    """`card` is the prompt of the model card, `eval` that of the published tables."""
+    max_length: int = Field(default=8192, ge=1)
+    """Tokens of one query with one document, the prompt included."""
+    truncate: bool = True
+    """Cut longer documents; False raises `InputTooLongError`."""
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that are computed at once; None is chosen from the free memory."""
+    prefix_sharing: bool = True
+    """Compute what the documents of one query have in common only once."""
+    revision: str | None = None
+    """Branch, tag or commit of the checkpoint on the hub."""
+
+    _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
+
+    def _settings(self) -> dict[str, Any]:
+        """Every field of this class is an argument of `Reranker`, by the same name."""
+        return {name: getattr(self, name) for name in RerankerSettings.model_fields}
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """Show the model and what was set: a dozen defaults are noise."""
+        shown = {"model"} | self.model_fields_set
+        return [(name, getattr(self, name)) for name in type(self).model_fields if name in shown]
+
+
+class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
+    """Order documents by relevance to a query with a Qwen3-Reranker model, and keep the best.
+
+    Results are copies, `id` included, with the score under `metadata["relevance_score"]`: the
+    probability, 0 to 1, that the document meets the request. Equal scores keep their order.
+
+    The model is loaded at the first call. Objects of equal settings share one loaded model in the
+    process, and concurrent calls, from threads or coroutines, share batches.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> from langchain_quernstone import QuernstoneReranker
+        >>> reranker = QuernstoneReranker(model="tiny", top_n=1)
+        >>> documents = [Document("a compiler"), Document("a text editor")]
+        >>> [best] = reranker.compress_documents(documents, "edit text")
+        >>> 0 <= best.metadata["relevance_score"] <= 1
+        True
+    """
+
+    top_n: int | None = Field(default=3, ge=1)
+    """How many documents to keep at most; None keeps all."""
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Drop documents that score less, also when fewer than `top_n` remain."""
+
+    @override
+    def compress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+    ) -> list[Document]:
+        """Return the best documents, best first.
+
+        Args:
+            documents: Any number of documents; they are not changed.
+            query: What they should be relevant to.
+            callbacks: Part of LangChain's interface; nothing here reports to them.
+
+        Raises:
+            InputError: The query or a document cannot be used; `.index` says which document.
+        """
+        texts = _texts(documents)
+        if not texts:
+            return []
+        reranker = self._core.get(self._settings())
+        return self._kept(documents, reranker.rerank(query, texts, top_n=self.top_n))
+
+    @override
+    async def acompress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+    ) -> list[Document]:
+        """`compress_documents` for coroutines; concurrent calls share batches."""
+        texts = _texts(documents)
+        if not texts:
+            return []
+        reranker = await self._core.aget(self._settings())
+        return self._kept(documents, await reranker.arerank(query, texts, top_n=self.top_n))
+
+    def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
+        """Return the reranker as a step to compose with `|`.
+
+        Example:
+            >>> from langchain_core.runnables import RunnablePassthrough
+            >>> step = {"query": RunnablePassthrough(), "documents": retriever}  # doctest: +SKIP
+            >>> chain = step | QuernstoneReranker(model="tiny").as_runnable()  # doctest: +SKIP
+        """
+
+        def rerank(step: RerankInput) -> list[Document]:
+            return self.compress_documents(step["documents"], step["query"])
+
+        async def arerank(step: RerankInput) -> list[Document]:
+            return await self.acompress_documents(step["documents"], step["query"])
+
+        return RunnableLambda(rerank, afunc=arerank, name=type(self).__name__)
+
+    def _kept(
+        self, documents: Sequence[Document], ranking: Sequence[RankedDocument]
+    ) -> list[Document]:
+        least = self.score_threshold or 0.0
+        return [
+            _scored(documents[ranked.index], ranked.score)
+            for ranked in ranking
+            if ranked.score >= least
+        ]
+
+
+def _texts(documents: Sequence[Document]) -> list[str]:
+    for index, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise InputError(index, f"expected a `Document`, got `{type(document).__name__}`")
+    return [document.page_content for document in documents]
+
+
+def _scored(document: Document, score: float) -> Document:
+    # A shallow copy of the metadata: its values may be things that cannot be copied.
+    metadata = {**document.metadata, "relevance_score": float(score)}
+    return document.model_copy(update={"metadata": metadata})

@@ -1,0 +1,193 @@
+"""Qwen3 reranking as a LlamaIndex node postprocessor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
+
+from llama_index.embeddings.quernstone._lazy import Lazy
+from quernstone import Reranker
+from quernstone.errors import InputError
+from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
+
+dispatcher = get_dispatcher(__name__)
+
+
+class QuernstoneRerank(BaseNodePostprocessor):
+    """Order nodes by relevance to a query with a Qwen3-Reranker model, and keep the best.
+
+    The score of a node becomes the probability, 0 to 1, that it meets the request. Equal scores
+    keep their order. The nodes passed in are not changed.
+
+    The model is loaded at the first call. Objects of equal settings share one loaded model in the
+    process, and concurrent calls, from threads or coroutines, share batches.
+
+    Example:
+        >>> from llama_index.core.schema import NodeWithScore, TextNode
+        >>> from llama_index.postprocessor.quernstone import QuernstoneRerank
+        >>> rerank = QuernstoneRerank(model="tiny", top_n=1)
+        >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("compiler", "editor")]
+        >>> [best] = rerank.postprocess_nodes(nodes, query_str="edit text")
+        >>> 0 <= best.score <= 1
+        True
+    """
+
+    model_config = ConfigDict(
+        # The base class ignores what it does not know: a misspelt setting would be lost.
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        validate_assignment=True,
+    )
+
+    model: str = Field(
+        default="Qwen/Qwen3-Reranker-0.6B",
+        description="Hub id, local folder, or `tiny`, which ships with quernstone.",
+    )
+    top_n: int = Field(default=2, description="How many nodes to keep at most.", ge=1)
+    keep_retrieval_score: bool = Field(
+        default=False,
+        description="Keep the score before reranking as `retrieval_score` in the metadata.",
+    )
+    metadata_mode: MetadataMode = Field(
+        default=MetadataMode.EMBED, description="Which metadata the model reads with the text."
+    )
+    instruction: str | None = Field(
+        default=None,
+        description="What makes a node relevant, in one English sentence; None is the model's own.",
+    )
+    template: RerankTemplate = Field(
+        default="card",
+        description="`card` is the prompt of the model card, `eval` that of the published tables.",
+    )
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit of the checkpoint on the hub."
+    )
+    dtype: Dtype = Field(
+        default="auto", description="`auto` is bfloat16 where the hardware has it, else float32."
+    )
+    max_length: int = Field(
+        default=8192, description="Tokens of one query with one node, the prompt included.", ge=1
+    )
+    truncate: bool = Field(
+        default=True, description="Cut longer nodes; False raises `InputTooLongError`."
+    )
+    engine: EngineName = Field(default="auto", description="What runs the model.")
+    device: str = Field(default="auto", description="Torch device, for example `cuda:1` or `cpu`.")
+    max_batch_tokens: int | None = Field(
+        default=None,
+        description="Tokens that are computed at once; None is chosen from the free memory.",
+        ge=1,
+    )
+    prefix_sharing: bool = Field(
+        default=True, description="Compute what the nodes of one query have in common only once."
+    )
+
+    _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name the class in dictionaries and events."""
+        return "QuernstoneRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, texts = _query(query_bundle), self._texts(nodes)
+        with self._reported(nodes, query) as kept:
+            if texts:
+                reranker = self._core.get(self._settings())
+                ranking = reranker.rerank(query.query_str, texts, top_n=self.top_n)
+                kept += self._kept(nodes, ranking)
+        return kept
+
+    @dispatcher.span  # the base class marks only the method above
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, texts = _query(query_bundle), self._texts(nodes)
+        with self._reported(nodes, query) as kept:
+            if texts:
+                reranker = await self._core.aget(self._settings())
+                ranking = await reranker.arerank(query.query_str, texts, top_n=self.top_n)
+                kept += self._kept(nodes, ranking)
+        return kept
+
+    def _texts(self, nodes: list[NodeWithScore]) -> list[str]:
+        for index, scored in enumerate(nodes):
+            if not isinstance(scored, NodeWithScore):
+                reason = f"expected a `NodeWithScore`, got `{type(scored).__name__}`"
+                raise InputError(index, reason)
+        return [scored.node.get_content(metadata_mode=self.metadata_mode) for scored in nodes]
+
+    @contextmanager
+    def _reported(
+        self, nodes: list[NodeWithScore], query: QueryBundle
+    ) -> Iterator[list[NodeWithScore]]:
+        """Tell events and callbacks of a call; yields the list that collects its result."""
+        kept: list[NodeWithScore] = []
+        start = ReRankStartEvent(query=query, nodes=nodes, top_n=self.top_n, model_name=self.model)
+        dispatcher.event(start)
+        payload: dict[str, Any] = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self.model,
+            EventPayload.QUERY_STR: query.query_str,
+            EventPayload.TOP_K: self.top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            yield kept
+            event.on_end(payload={EventPayload.NODES: kept})
+        dispatcher.event(ReRankEndEvent(nodes=kept))
+
+    def _kept(
+        self, nodes: list[NodeWithScore], ranking: Sequence[RankedDocument]
+    ) -> list[NodeWithScore]:
+        return [
+            NodeWithScore(node=self._node(nodes[ranked.index]), score=float(ranked.score))
+            for ranked in ranking
+        ]
+
+    def _node(self, scored: NodeWithScore) -> BaseNode:
+        if not self.keep_retrieval_score:
+            return scored.node
+        # A copy, that keeps the score out of the sight of models.
+        node, key = scored.node, "retrieval_score"
+        return node.model_copy(
+            update={
+                "metadata": {**node.metadata, key: scored.score},
+                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, key],
+                "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, key],
+            }
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "instruction": self.instruction,
+            "template": self.template,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "max_length": self.max_length,
+            "truncate": self.truncate,
+            "engine": self.engine,
+            "device": self.device,
+            "max_batch_tokens": self.max_batch_tokens,
+            "prefix_sharing": self.prefix_sharing,
+        }
+
+
+def _query(query_bundle: QueryBundle | None) -> QueryBundle:
+    if not isinstance(query_bundle, QueryBundle):
+        message = (
+            "reranking needs a query: pass `query_bundle=QueryBundle(...)` or `query_str=...`, "
+            f"not `{type(query_bundle).__name__}`"
+        )
+        raise ValueError(message)
+    return query_bundle
