@@ -1,0 +1,1 @@
+"""Side-by-side measurements, and the random checkpoints they and the tests run on."""

@@ -1,0 +1,460 @@
+"""Causal attention over packed sequences, with an optional prefix that sequences share.
+
+One signature, two implementations: `VarlenAttention` calls a varlen flash kernel on CUDA,
+`SdpaAttention` runs anywhere torch does. Both treat a shared prefix the same way: attention over
+the sequence's own keys and attention over the prefix's keys are computed apart, each with its
+log-sum-exp, and merged exactly. So the prefix's keys are neither copied nor masked per document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quernstone.batching import PackedBatch
+
+# Up to this many keys plain matrix products beat the blocked CPU kernel: 3x at 100 tokens in
+# bfloat16, equal near 512 (2 cores with AVX512-BF16; `benchmarks/attention.py`).
+_MATMUL_KEYS = 256
+# Rows of scores held at a time by the matrix-product form, so that long inputs fit.
+_SCORE_ROWS = 512
+# Sequences of up to this much shorter length join a padded group. Padding costs attention only.
+_GROUP_SLACK = 0.15
+_GROUP_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixKeys:
+    """Keys and values of one shared prefix in one layer. Shape: (prefix tokens, kv heads, dim)."""
+
+    key: Tensor
+    value: Tensor
+
+
+class BatchAttention(Protocol):
+    """Attention for one batch; what depends on the layout alone is computed once."""
+
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """Every token attends to the prefix and to its sequence up to itself.
+
+        Args:
+            query: Shape: (tokens, heads, head_dim)
+            key: Shape: (tokens, kv heads, head_dim)
+            value: Shape: (tokens, kv heads, head_dim)
+            prefixes: One for each of the batch's groups.
+
+        Returns:
+            Shape: (tokens, heads, head_dim)
+        """
+        ...
+
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """Only the last token of each sequence attends. `query` and result: (sequences, ...)."""
+        ...
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
+    """Join two attentions of the same queries over disjoint keys into attention over both.
+
+    Args:
+        out_a: Shape: (..., head_dim)
+        lse_a: Log of the sum of exponentiated scores, float32. Shape: (...)
+        out_b: Like `out_a`, over the other keys.
+        lse_b: Like `lse_a`.
+    """
+    weight = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
+    return torch.lerp(out_b.float(), out_a.float(), weight).to(out_a.dtype)
+
+
+# ---------------------------------------------------------------- torch's own kernels
+
+
+class SdpaAttention:
+    """Attention by matrix products or torch's CPU flash kernel, sequences grouped by length.
+
+    A group is padded on the right inside attention only: under a causal mask no real token sees
+    what follows it, so no mask is needed for the padding.
+    """
+
+    def __init__(self, batch: PackedBatch, device: torch.device) -> None:
+        self._bounds = batch.cu_seqlens
+        self._groups = batch.groups
+        self._device = device
+        self._buckets = _length_buckets(batch.cu_seqlens, device)
+
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """See `BatchAttention`."""
+        out = torch.empty_like(query)
+        lse = query.new_empty(query.shape[:2], dtype=torch.float32) if self._groups else None
+        for bucket in self._buckets:
+            q, k, v = (bucket.pad(x) for x in (query, key, value))
+            bucket_out, bucket_lse = _causal(q, k, v)
+            bucket.unpad(bucket_out, out)
+            if lse is not None:
+                bucket.unpad(bucket_lse, lse)
+        if lse is not None:
+            for (_, first, end), prefix in zip(self._groups, prefixes, strict=True):
+                tokens = slice(self._bounds[first], self._bounds[end])
+                _merge_prefix(query[tokens], out[tokens], lse[tokens], prefix)
+        return out
+
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """See `BatchAttention`."""
+        out = torch.empty_like(query)
+        lse = query.new_empty(query.shape[:2], dtype=torch.float32)
+        for bucket in self._buckets:
+            k, v = bucket.pad(key), bucket.pad(value)
+            q = query[bucket.rows].unsqueeze(2)
+            bucket_out, bucket_lse = _products(q, k, v, bucket.padding_mask)
+            out[bucket.rows], lse[bucket.rows] = bucket_out.squeeze(2), bucket_lse.squeeze(2)
+        for (_, first, end), prefix in zip(self._groups, prefixes, strict=True):
+            _merge_prefix(query[first:end], out[first:end], lse[first:end], prefix)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Neighbouring sequences of similar length, padded to the longest of them."""
+
+    rows: slice
+    """Sequences of the batch."""
+    tokens: slice
+    """Their tokens in the packed batch."""
+    length: int
+    """Tokens of the longest."""
+    gather: Tensor | None
+    """Packed position for each padded position; None when nothing needs padding."""
+    scatter: Tensor | None
+    """Padded position for each packed position."""
+    padding_mask: Tensor | None
+    """0 where a key is real and -inf where it is padding. Shape: (sequences, 1, 1, length)"""
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(tokens, heads, dim) of the batch -> (sequences, heads, length, dim) of the bucket."""
+        flat = x[self.tokens] if self.gather is None else x.index_select(0, self.gather)
+        padded: Tensor = flat.unflatten(0, (-1, self.length))
+        return padded.transpose(1, 2)
+
+    def unpad(self, x: Tensor, out: Tensor) -> None:
+        """Write (sequences, heads, length, ...) of the bucket into (tokens, heads, ...)."""
+        flat = x.transpose(1, 2).flatten(0, 1)
+        out[self.tokens] = flat if self.scatter is None else flat.index_select(0, self.scatter)
+
+
+def _length_buckets(bounds: list[int], device: torch.device) -> list[_Bucket]:
+    lengths = np.diff(bounds)
+    buckets = []
+    first = 0
+    while first < len(lengths):
+        longest = int(lengths[first])
+        shortest = longest - max(_GROUP_TOKENS, int(longest * _GROUP_SLACK))
+        end = first + 1
+        while end < len(lengths) and shortest <= lengths[end] <= longest:
+            end += 1
+        buckets.append(_bucket(bounds, lengths, first, end, device))
+        first = end
+    return buckets
+
+
+def _bucket(
+    bounds: list[int], lengths: np.ndarray, first: int, end: int, device: torch.device
+) -> _Bucket:
+    rows, own = slice(first, end), lengths[first:end]
+    tokens, longest = slice(bounds[first], bounds[end]), int(own[0])
+    if own[-1] == longest:
+        return _Bucket(rows, tokens, longest, None, None, None)
+    place = np.arange(longest)
+    real = place < own[:, None]
+    starts = np.asarray(bounds[first:end])[:, None]
+    gather = np.where(real, starts + place, starts)
+    mask = torch.zeros(len(own), 1, 1, longest)
+    mask[~torch.from_numpy(real)[:, None, None, :]] = -torch.inf
+    return _Bucket(
+        rows,
+        tokens,
+        longest,
+        torch.from_numpy(gather.ravel()).to(device),
+        torch.from_numpy(np.flatnonzero(real)).to(device),
+        mask.to(device),
+    )
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Causal attention and its log-sum-exp. Shape: (sequences, heads, length, dim)."""
+    length = query.shape[2]
+    if query.device.type == "cpu" and length > _MATMUL_KEYS:
+        return _cpu_flash(query, key, value, causal=True)
+
+    def block(start: int, end: int) -> tuple[Tensor, Tensor]:
+        future = torch.full((end - start, end), -torch.inf, device=query.device).triu_(start + 1)
+        return _products(query[:, :, start:end], key[:, :, :end], value[:, :, :end], future)
+
+    return _in_blocks(length, block)
+
+
+def _full(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of every query to every key. Shape: (sequences, heads, queries or keys, dim)."""
+    if query.device.type == "cpu" and key.shape[2] > _MATMUL_KEYS:
+        return _cpu_flash(query, key, value, causal=False)
+    return _in_blocks(
+        query.shape[2],
+        lambda start, end: _products(query[:, :, start:end], key, value, None),
+    )
+
+
+def _in_blocks(
+    rows: int, block: Callable[[int, int], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    if rows <= _SCORE_ROWS:
+        return block(0, rows)
+    parts = [block(start, min(start + _SCORE_ROWS, rows)) for start in range(0, rows, _SCORE_ROWS)]
+    return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
+
+
+def _merge_prefix(query: Tensor, out: Tensor, lse: Tensor, prefix: PrefixKeys) -> None:
+    """Add the prefix's keys to an attention over own keys, in place."""
+    q = query.transpose(0, 1).unsqueeze(0)
+    k, v = (x.transpose(0, 1).unsqueeze(0) for x in (prefix.key, prefix.value))
+    prefix_out, prefix_lse = _full(q, k, v)
+    out.copy_(
+        merge(
+            out, lse, prefix_out.squeeze(0).transpose(0, 1), prefix_lse.squeeze(0).transpose(0, 1)
+        )
+    )
+
+
+def _products(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Attention by two matrix products, softmax in float32.
+
+    Args:
+        query: Shape: (sequences, heads, queries, dim)
+        key: Shape: (sequences, kv heads, keys, dim)
+        value: Like `key`.
+        mask: Added to the scores; broadcast to (sequences, heads, queries, keys).
+
+    Returns:
+        The result, shaped like `query`, and the log-sum-exp. Shape: (sequences, heads, queries)
+    """
+    n, heads, rows, dim = query.shape
+    kv_heads = key.shape[1]
+    # Query heads of one key/value head are stacked along the rows: no key is ever repeated.
+    stacked = query.reshape(n, kv_heads, heads // kv_heads * rows, dim)
+    scores = torch.matmul(stacked, key.transpose(2, 3)).view(n, heads, rows, -1).float()
+    scores.mul_(dim**-0.5)
+    if mask is not None:
+        scores.add_(mask)
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    stacked_weights = weights.to(query.dtype).view(n, kv_heads, -1, key.shape[2])
+    out = torch.matmul(stacked_weights, value).view(n, heads, rows, dim)
+    return (out / total).to(query.dtype), (top + total.log()).squeeze(-1)
+
+
+def _cpu_flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """The kernel behind `scaled_dot_product_attention` on CPUs, called for its log-sum-exp."""
+    n, heads, rows, dim = query.shape
+    kv_heads = key.shape[1]
+    repeat = heads // kv_heads
+    folded = query.reshape(n * kv_heads, repeat, rows, dim)
+    k, v = (x.reshape(n * kv_heads, 1, -1, dim).expand(-1, repeat, -1, -1) for x in (key, value))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(folded, k, v, 0.0, causal)
+    return out.reshape(n, heads, rows, dim), lse.reshape(n, heads, rows)
+
+
+# ---------------------------------------------------------------- CUDA varlen kernels
+
+VarlenKernel = Callable[..., tuple[Tensor, Tensor]]
+"""(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads)."""
+
+
+class VarlenAttention:
+    """Attention by one varlen flash kernel call per layer, plus one for shared prefixes."""
+
+    def __init__(self, batch: PackedBatch, device: torch.device, kernel: VarlenKernel) -> None:
+        bounds = batch.cu_seqlens
+        self._kernel = kernel
+        self._max = batch.max_seqlen
+        self._cu = torch.tensor(bounds, dtype=torch.int32, device=device)
+        self._cu_last = torch.arange(len(bounds), dtype=torch.int32, device=device)
+        self._prefix: _PrefixLayout | None = None
+        if batch.groups:
+            self._prefix = _PrefixLayout.of(batch, device)
+
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """See `BatchAttention`."""
+        own = self._kernel(query, key, value, self._cu, self._cu, self._max, self._max, causal=True)
+        layout = self._prefix
+        if layout is None:
+            return own[0]
+        part = slice(layout.token_start, None)
+        shared = self._shared(query[part], prefixes, layout.cu_tokens, layout.max_tokens)
+        own[0][part] = merge(own[0][part], own[1][part], *shared)
+        return own[0]
+
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """See `BatchAttention`."""
+        own = self._kernel(query, key, value, self._cu_last, self._cu, 1, self._max, causal=False)
+        layout = self._prefix
+        if layout is None:
+            return own[0]
+        part = slice(layout.row_start, None)
+        shared = self._shared(query[part], prefixes, layout.cu_rows, layout.max_rows)
+        own[0][part] = merge(own[0][part], own[1][part], *shared)
+        return own[0]
+
+    def _shared(
+        self, query: Tensor, prefixes: list[PrefixKeys], cu_query: Tensor, max_query: int
+    ) -> tuple[Tensor, Tensor]:
+        layout = self._prefix
+        if layout is None:
+            msg = "no prefix in this batch. This is a bug in Quernstone."
+            raise AssertionError(msg)
+        key = torch.cat([prefix.key for prefix in prefixes])
+        value = torch.cat([prefix.value for prefix in prefixes])
+        return self._kernel(
+            query, key, value, cu_query, layout.cu_keys, max_query, layout.max_keys, causal=False
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _PrefixLayout:
+    """Where the sequences with a shared prefix lie. They are the batch's last ones."""
+
+    row_start: int
+    token_start: int
+    cu_rows: Tensor
+    cu_tokens: Tensor
+    cu_keys: Tensor
+    max_rows: int
+    max_tokens: int
+    max_keys: int
+
+    @classmethod
+    def of(cls, batch: PackedBatch, device: torch.device) -> _PrefixLayout:
+        row_start = batch.groups[0][1]
+        rows = [0] + [end - row_start for _, _, end in batch.groups]
+        token_start = batch.cu_seqlens[row_start]
+        tokens = [batch.cu_seqlens[row_start + row] - token_start for row in rows]
+        keys = np.cumsum([0, *(len(prefix) for prefix, _, _ in batch.groups)]).tolist()
+
+        def on_device(bounds: list[int]) -> Tensor:
+            return torch.tensor(bounds, dtype=torch.int32, device=device)
+
+        def widest(bounds: list[int]) -> int:
+            return int(np.diff(bounds).max())
+
+        return cls(
+            row_start,
+            token_start,
+            on_device(rows),
+            on_device(tokens),
+            on_device(keys),
+            widest(rows),
+            widest(tokens),
+            widest(keys),
+        )
+
+
+def torch_varlen() -> VarlenKernel | None:
+    """Torch's own varlen kernel (torch 2.10 and later), or None where torch lacks it."""
+    try:
+        from torch.nn.attention.varlen import AuxRequest, varlen_attn  # noqa: PLC0415
+    except ImportError:
+        return None
+
+    def kernel(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Tensor,
+        cu_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        causal: bool,
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = varlen_attn(
+            q,
+            k,
+            v,
+            cu_q,
+            cu_k,
+            max_q,
+            max_k,
+            return_aux=AuxRequest(lse=True),
+            window_size=(-1, 0) if causal else (-1, -1),
+            enable_gqa=True,
+        )
+        return out, lse.transpose(0, 1)  # stored as (heads, tokens)
+
+    return kernel
+
+
+def flash_attn_varlen() -> VarlenKernel | None:
+    """The kernel of the `flash-attn` package, or None where it is not installed."""
+    try:
+        from flash_attn import flash_attn_varlen_func  # noqa: PLC0415
+    except ImportError:
+        return None
+
+    def kernel(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Tensor,
+        cu_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        causal: bool,
+    ) -> tuple[Tensor, Tensor]:
+        out, lse, _ = flash_attn_varlen_func(
+            q, k, v, cu_q, cu_k, max_q, max_k, causal=causal, return_attn_probs=True
+        )
+        return out, lse.transpose(0, 1)  # flash-attn: (heads, tokens)
+
+    return kernel
+
+
+def choose_attention(
+    device: torch.device, dtype: torch.dtype
+) -> tuple[str, Callable[[PackedBatch], BatchAttention]]:
+    """Pick the implementation for a device and a dtype.
+
+    Flash kernels take half precision only and need compute capability 8.0 (Ampere) or newer.
+
+    Returns:
+        Its name, and what makes a `BatchAttention` of a batch.
+    """
+    half = dtype in (torch.bfloat16, torch.float16)
+    if device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0):
+        for name, kernel in (("torch-varlen", torch_varlen()), ("flash-attn", flash_attn_varlen())):
+            if kernel is not None:
+                return name, _varlen_factory(device, kernel)
+    return "sdpa", lambda batch: SdpaAttention(batch, device)
+
+
+def _varlen_factory(
+    device: torch.device, kernel: VarlenKernel
+) -> Callable[[PackedBatch], BatchAttention]:
+    return lambda batch: VarlenAttention(batch, device, kernel)

@@ -1,0 +1,114 @@
+"""Which sequences share a batch, and how they are laid out in it: end to end, no padding."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from quernstone.types import Encoded, Prefix, TokenArray
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Sequences laid end to end."""
+
+    input_ids: TokenArray
+    """Shape: (tokens,)"""
+    position_ids: TokenArray
+    """Position of each token in its own sequence, its prefix included. Shape: (tokens,)"""
+    cu_seqlens: list[int]
+    """Where each sequence starts, and the end of the last one. Length: sequences + 1."""
+    max_seqlen: int
+    """Tokens of the longest sequence, without its prefix."""
+    groups: list[tuple[Prefix, int, int]]
+    """Runs of sequences with a common prefix: the prefix, the first sequence, one past the last.
+
+    They lie behind all sequences without a prefix.
+    """
+    order: list[int]
+    """Row `i` of this batch is sequence `order[i]` of what was packed."""
+
+
+def pack(sequences: Sequence[Encoded]) -> PackedBatch:
+    """Lay sequences end to end, those with a common prefix side by side, longest first.
+
+    Sequences of similar length become neighbours, which lets attention handle them together.
+    """
+    prefixes: dict[Prefix | None, int] = {None: 0}  # those without a prefix come first
+    for sequence in sequences:
+        prefixes.setdefault(sequence.prefix, len(prefixes))
+    order = sorted(
+        range(len(sequences)),
+        key=lambda i: (prefixes[sequences[i].prefix], -len(sequences[i]), i),
+    )
+    lengths = [len(sequences[i]) for i in order]
+    starts = [len(sequences[i].prefix or ()) for i in order]
+    groups: list[tuple[Prefix, int, int]] = []
+    for row, i in enumerate(order):
+        prefix = sequences[i].prefix
+        if prefix is None:
+            continue
+        if groups and groups[-1][0] == prefix:
+            groups[-1] = (groups[-1][0], groups[-1][1], row + 1)
+        else:
+            groups.append((prefix, row, row + 1))
+    return PackedBatch(
+        input_ids=np.concatenate([sequences[i].ids for i in order]),
+        position_ids=np.concatenate(
+            [np.arange(s, s + n, dtype=np.int32) for s, n in zip(starts, lengths, strict=True)]
+        ),
+        cu_seqlens=list(accumulate(lengths, initial=0)),
+        max_seqlen=max(lengths),
+        groups=groups,
+        order=order,
+    )
+
+
+def longest_first(lengths: Sequence[int]) -> deque[int]:
+    """Positions by falling length.
+
+    The first batch of a job is then the largest that the engine will see, so running out of
+    memory happens at the start of a job and not at its end.
+    """
+    return deque(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)))
+
+
+def take_batch(
+    lengths: Sequence[Sequence[int]],
+    queues: Sequence[deque[int]],
+    *,
+    max_batch_tokens: int,
+) -> list[tuple[int, int]]:
+    """Take the next batch from several waiting jobs, removing it from their queues.
+
+    Every job first gets an equal share of the budget, so that a single query does not wait for a
+    hundred thousand documents; what is left over goes to the oldest. A sequence is never split:
+    one that alone exceeds the budget makes a batch of its own.
+
+    Args:
+        lengths: Tokens of each sequence, per job.
+        queues: Positions still to be done, per job, oldest job first.
+        max_batch_tokens: Budget of the batch.
+
+    Returns:
+        (job, position) pairs; empty only when all queues are.
+    """
+    batch: list[tuple[int, int]] = []
+    used = 0
+    waiting = sum(1 for queue in queues if queue)
+    for share in (max_batch_tokens // max(waiting, 1), max_batch_tokens):
+        for job, queue in enumerate(queues):
+            taken = 0
+            while queue:
+                tokens = lengths[job][queue[0]]
+                fits = used + tokens <= max_batch_tokens and (not taken or taken + tokens <= share)
+                if batch and not fits:
+                    break
+                batch.append((job, queue.popleft()))
+                used += tokens
+                taken += tokens
+    return batch

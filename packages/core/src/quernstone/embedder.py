@@ -1,0 +1,259 @@
+"""Text to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from types import TracebackType
+
+import numpy as np
+
+from quernstone.errors import ConfigError
+from quernstone.prompts import query_frame
+from quernstone.session import Encode, Session, check_instruction, check_list
+from quernstone.types import Dtype, EncodedBatch, EngineInfo, EngineName, Float32Array, Usage
+
+MIN_DIMENSIONS = 32
+"""The smallest size that Qwen3-Embedding was trained for (model card, "MRL Support")."""
+
+
+class Embedder:
+    """A Qwen3 embedding model.
+
+    Thread-safe, and usable from any number of event loops: concurrent callers share batches, and
+    embedders of equal configuration share one loaded model.
+
+    Example:
+        >>> from quernstone import Embedder
+        >>> with Embedder("tiny") as embedder:
+        ...     embedder.embed_documents(["a hand mill grinds grain", "it rains"]).shape
+        (2, 256)
+    """
+
+    def __init__(
+        self,
+        model: str = "Qwen/Qwen3-Embedding-0.6B",
+        *,
+        engine: EngineName = "auto",
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        dimensions: int | None = None,
+        instruction: str | None = None,
+        max_length: int = 8192,
+        truncate: bool = True,
+        max_batch_tokens: int | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """Load a model, or join one that this process has loaded already.
+
+        Args:
+            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out).
+            engine: `torch` (ours), `transformers`, or `auto`: `torch` for Qwen3.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
+            dimensions: Length of the vectors, 32 to the model's hidden size. None: uncut.
+            instruction: What queries are for; documents never get one. None: the model's own.
+                An empty string embeds queries bare.
+            max_length: Tokens per text, frame included; at most what the model was made for.
+            truncate: Cut longer texts and count them in `usage`; False makes them an error.
+            max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
+            revision: Branch, tag or commit of a hub id.
+
+        Raises:
+            ConfigError: A setting that can never work.
+            ModelLoadError: No model there, an incomplete one, or the wrong tokenizer.
+            MissingExtraError: The engine's packages are not installed.
+        """
+        self._session = Session(
+            model,
+            "embed",
+            engine=engine,
+            device=device,
+            dtype=dtype,
+            max_length=max_length,
+            truncate=truncate,
+            max_batch_tokens=max_batch_tokens,
+            revision=revision,
+        )
+        try:
+            self._dimensions = _check_dimensions(dimensions, self._session.width)
+            self._instruction = check_instruction(
+                self._session.checkpoint.instruction if instruction is None else instruction
+            )
+        except ConfigError:
+            self._session.close()
+            raise
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
+        return self._session.checkpoint.name
+
+    @property
+    def dimensions(self) -> int:
+        """Length of every vector."""
+        return self._dimensions
+
+    @property
+    def instruction(self) -> str:
+        """The instruction that queries get by default."""
+        return self._instruction
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text, frame included."""
+        return self._session.max_length
+
+    @property
+    def info(self) -> EngineInfo:
+        """Engine, device, dtype, attention kernel and batch budget."""
+        return self._session.info
+
+    @property
+    def usage(self) -> Usage:
+        """Inputs, tokens and cut inputs so far."""
+        return self._session.usage_so_far()
+
+    @property
+    def fingerprint(self) -> str:
+        """A stable text that differs between embedders whose vectors may differ."""
+        return self._session.fingerprint(dimensions=self._dimensions, instruction=self._instruction)
+
+    def format_query(self, text: str, instruction: str | None = None) -> str:
+        """The exact text that a query becomes, without the final `<|endoftext|>`."""
+        return query_frame(self._instruction if instruction is None else instruction) + text
+
+    def embed_documents(self, texts: Sequence[str], *, progress: bool = False) -> Float32Array:
+        """Embed texts as they are.
+
+        Args:
+            texts: Any number of strings; an empty string is a valid text.
+            progress: Show a progress bar on standard error.
+
+        Returns:
+            Unit vectors in input order. Shape: (len(texts), dimensions)
+
+        Raises:
+            InputError: One text is not a string, is no Unicode text, or is too long.
+            EngineError: The model failed; the error names the text.
+        """
+        check_list("texts", texts)
+        title = "embedding documents" if progress else ""
+        return self._finish(self._session.run_all(texts, self._encode_documents, progress=title))
+
+    def embed_queries(
+        self, texts: Sequence[str], instruction: str | None = None, *, progress: bool = False
+    ) -> Float32Array:
+        """Embed queries, each behind the instruction. See `embed_documents`."""
+        check_list("texts", texts)
+        title = "embedding queries" if progress else ""
+        encode = self._encode_queries(instruction)
+        return self._finish(self._session.run_all(texts, encode, progress=title))
+
+    def embed_query(self, text: str, instruction: str | None = None) -> Float32Array:
+        """Embed one query. Shape: (dimensions,)."""
+        vector: Float32Array = self.embed_queries([text], instruction)[0]
+        return vector
+
+    def stream(self, texts: Iterable[str], *, progress: bool = False) -> Iterator[Float32Array]:
+        """Embed documents from an iterator of any length, in bounded memory.
+
+        Texts are read at most two windows (4,096 texts or about eight million characters) ahead.
+
+        Yields:
+            One unit vector per text, in order. Shape: (dimensions,)
+
+        Raises:
+            InputError: As in `embed_documents`; the index counts from the iterator's start.
+        """
+        title = "embedding documents" if progress else ""
+        for rows in self._session.run(texts, self._encode_documents, progress=title):
+            yield from self._finish(rows)
+
+    async def aembed_documents(self, texts: Sequence[str]) -> Float32Array:
+        """Like `embed_documents`, without blocking the event loop."""
+        check_list("texts", texts)
+        return self._finish(await self._session.arun_all(texts, self._encode_documents))
+
+    async def aembed_queries(
+        self, texts: Sequence[str], instruction: str | None = None
+    ) -> Float32Array:
+        """Like `embed_queries`, without blocking the event loop."""
+        check_list("texts", texts)
+        encode = self._encode_queries(instruction)
+        return self._finish(await self._session.arun_all(texts, encode))
+
+    async def aembed_query(self, text: str, instruction: str | None = None) -> Float32Array:
+        """Like `embed_query`, without blocking the event loop."""
+        vector: Float32Array = (await self.aembed_queries([text], instruction))[0]
+        return vector
+
+    async def astream(
+        self, texts: Iterable[str] | AsyncIterable[str]
+    ) -> AsyncIterator[Float32Array]:
+        """Like `stream`, without blocking the event loop; takes asynchronous iterators, too."""
+        async for rows in self._session.arun(texts, self._encode_documents):
+            for vector in self._finish(rows):
+                yield vector
+
+    def close(self) -> None:
+        """Give the model back. It is unloaded when nothing else in the process uses it."""
+        self._session.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        info = self.info
+        return (
+            f"Embedder({self.model!r}, dimensions={self.dimensions}, engine={info.engine!r}, "
+            f"device={info.device!r}, dtype={info.dtype!r})"
+        )
+
+    def _encode_documents(self, texts: Sequence[str], offset: int) -> EncodedBatch:
+        session = self._session
+        return session.tokenization.encode_documents(
+            texts, max_length=session.max_length, truncate=session.truncate, offset=offset
+        )
+
+    def _encode_queries(self, instruction: str | None) -> Encode[str]:
+        session = self._session
+        chosen = self._instruction if instruction is None else check_instruction(instruction)
+
+        def encode(texts: Sequence[str], offset: int) -> EncodedBatch:
+            return session.tokenization.encode_queries(
+                texts,
+                chosen,
+                max_length=session.max_length,
+                truncate=session.truncate,
+                offset=offset,
+            )
+
+        return encode
+
+    def _finish(self, rows: Float32Array) -> Float32Array:
+        """Cut to `dimensions`, then normalise: in this order, or the vectors are not unit."""
+        cut = rows[:, : self._dimensions]
+        length = np.linalg.norm(cut, axis=1, keepdims=True)
+        unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
+        return unit
+
+
+def _check_dimensions(dimensions: int | None, hidden_size: int) -> int:
+    if dimensions is None:
+        return hidden_size
+    whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
+    if not whole or not min(MIN_DIMENSIONS, hidden_size) <= dimensions <= hidden_size:
+        msg = (
+            f"`dimensions` is {dimensions!r}; this model gives "
+            f"{min(MIN_DIMENSIONS, hidden_size)} to {hidden_size}"
+        )
+        raise ConfigError(msg)
+    return dimensions

@@ -1,0 +1,83 @@
+"""Where a model runs on this machine, and in which dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from quernstone.errors import ConfigError, EngineMemoryError
+from quernstone.types import Dtype
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve `auto` to CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: torch does not know the device, or this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        msg = f"unknown device {name!r}; use auto, cpu, cuda, cuda:0, ... or mps"
+        raise ConfigError(msg) from error
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= count:
+        msg = f"device {name!r} is not there: this machine has {count} of type {device.type!r}"
+        raise ConfigError(msg)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """Resolve `auto` to bfloat16 where the hardware computes in it, else float32.
+
+    Never float16 unless asked: activations of Qwen3-Embedding-8B overflow it
+    (https://github.com/QwenLM/Qwen3-Embedding/issues/164).
+
+    Raises:
+        ConfigError: The name is not one of float32, bfloat16, float16.
+    """
+    if name != "auto":
+        if name not in _DTYPES:
+            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)}"
+            raise ConfigError(msg)
+        return _DTYPES[name]
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        fast = _cpu_has("_is_avx512_bf16_supported") or _cpu_has("_is_amx_tile_supported")
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has(probe: str) -> bool:
+    # private in torch, and the only probe there is: absent means not known, so float32
+    return bool(getattr(torch.cpu, probe, lambda: False)())
+
+
+@contextmanager
+def memory_errors(tokens: int) -> Iterator[None]:
+    """Turn the several ways in which torch runs out of memory into `EngineMemoryError`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EngineMemoryError(None, tokens, str(error)) from error
+    except RuntimeError as error:
+        # torch's CPU allocator raises a bare RuntimeError
+        if "can't allocate memory" not in str(error):
+            raise
+        raise EngineMemoryError(None, tokens, str(error)) from error

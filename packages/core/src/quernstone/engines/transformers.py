@@ -1,0 +1,118 @@
+"""The padded Hugging Face forward: the oracle of our tests, and the way to run other decoders.
+
+It reads the same token ids as our own engine, so the two differ in arithmetic only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoModelForCausalLM
+
+from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
+from quernstone.errors import ModelLoadError
+from quernstone.models import Checkpoint, stored_pooling
+from quernstone.tokenization import Tokenization
+from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array
+
+_BATCH_TOKENS = 4096
+
+
+class TransformersEngine:
+    """Runs any decoder that transformers can load and that pools its last token."""
+
+    def __init__(
+        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization
+    ) -> None:
+        pooling = stored_pooling(checkpoint.folder)
+        if config.task == "embed" and pooling not in (None, "lasttoken"):
+            msg = (
+                f"`{checkpoint.folder}` pools by {pooling!r}; the transformers engine pools the "
+                "last token, as Qwen3-Embedding does"
+            )
+            raise ModelLoadError(msg)
+        device = choose_device(config.device)
+        dtype = choose_dtype(config.dtype, device)
+        reranks = config.task == "rerank"
+        loader: Any = AutoModelForCausalLM if reranks else AutoModel
+        try:
+            self._model = loader.from_pretrained(
+                checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            msg = f"transformers cannot load `{checkpoint.folder}`: {error}"
+            raise ModelLoadError(msg) from error
+        self._model.eval().to(device)
+        self._device, self._pad_id = device, tokenization.eos_id
+        self._yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else None
+        self.width = 2 if reranks else checkpoint.hidden_size
+        self.info = EngineInfo(
+            engine="transformers",
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            attention=str(self._model.config._attn_implementation),
+            max_batch_tokens=config.max_batch_tokens or _BATCH_TOKENS,
+        )
+
+    def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
+        """See `Engine.run`. `precise` converts the model to float32 for this one batch."""
+        whole = [
+            sequence.ids
+            if sequence.prefix is None
+            else np.concatenate((sequence.prefix.ids, sequence.ids))
+            for sequence in batch
+        ]
+        dtype = self._model.dtype
+        if precise:
+            self._model.float()
+        try:
+            with torch.inference_mode(), memory_errors(sum(map(len, whole))):
+                out = np.empty((len(whole), self.width), dtype=np.float32)
+                for rows in _padded_batches(whole, self.info.max_batch_tokens):
+                    out[rows] = self._forward([whole[row] for row in rows])
+        finally:
+            self._model.to(dtype)
+        return out
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self._model
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _forward(self, sequences: Sequence[np.ndarray[Any, Any]]) -> Float32Array:
+        """One forward padded on the left, as the model cards do."""
+        longest = max(map(len, sequences))
+        ids = np.full((len(sequences), longest), self._pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, longest - len(sequence) :] = sequence
+            mask[row, longest - len(sequence) :] = 1
+        inputs = {
+            "input_ids": torch.from_numpy(ids).to(self._device),
+            "attention_mask": torch.from_numpy(mask).to(self._device),
+            "use_cache": False,
+        }
+        if self._yes_no is None:
+            rows = self._model(**inputs).last_hidden_state[:, -1]
+        else:
+            rows = self._model(**inputs, logits_to_keep=1).logits[:, -1, self._yes_no]
+        result: Float32Array = rows.float().cpu().numpy()
+        return result
+
+
+def _padded_batches(
+    sequences: Sequence[np.ndarray[Any, Any]], max_batch_tokens: int
+) -> list[list[int]]:
+    """Group positions, longest first, so that no group pads to more than the budget."""
+    order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and (len(batches[-1]) + 1) * len(sequences[batches[-1][0]]) <= max_batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

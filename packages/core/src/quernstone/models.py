@@ -1,0 +1,240 @@
+"""What is known of a checkpoint before its weights are read.
+
+A model is named by a hub id, a local folder, or `tiny` (bundled, offline).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from quernstone.errors import ModelLoadError
+from quernstone.prompts import DEFAULT_INSTRUCTION
+from quernstone.types import Task
+
+TINY = "tiny"
+_TINY_FOLDERS: dict[Task, str] = {"embed": "embedding", "rerank": "reranker"}
+
+_DIGEST_BYTES = 1 << 20
+
+# Only data: never pickles, never remote code.
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "1_Pooling/*"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The fields of a Qwen3 `config.json` that the forward pass needs."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A resolved model: a local folder and what its small files say."""
+
+    name: str
+    """As the user named it."""
+    folder: Path
+    revision: str
+    """Commit of a hub snapshot; for a folder, a digest of its files."""
+    architecture: str
+    """First entry of `architectures`, for example `Qwen3ForCausalLM`."""
+    raw_config: dict[str, Any]
+    instruction: str
+    """The retrieval instruction the checkpoint stores for queries, else the model card's."""
+
+    @property
+    def is_qwen3(self) -> bool:
+        """Whether the packed engine knows this architecture."""
+        return self.raw_config.get("model_type") == "qwen3"
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of an uncut embedding."""
+        return _number(self.raw_config, "hidden_size", self.folder)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return _number(self.raw_config, "vocab_size", self.folder)
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest sequence that the model was made for."""
+        return _number(self.raw_config, "max_position_embeddings", self.folder)
+
+    def qwen3_config(self) -> ModelConfig:
+        """Read the configuration of the packed engine.
+
+        Raises:
+            ModelLoadError: A field is missing, or asks for something that the packed forward does
+                not compute (sliding windows, scaled RoPE, attention biases, another activation).
+        """
+        raw = self.raw_config
+        _refuse_unsupported(raw, self.folder)
+        rope = raw.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
+        heads = _number(raw, "num_attention_heads", self.folder)
+        return ModelConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=_number(raw, "intermediate_size", self.folder),
+            num_hidden_layers=_number(raw, "num_hidden_layers", self.folder),
+            num_attention_heads=heads,
+            num_key_value_heads=int(raw.get("num_key_value_heads", heads)),
+            head_dim=int(raw.get("head_dim") or self.hidden_size // heads),
+            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 1e6),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        )
+
+
+def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
+    """Find a model's folder, downloading it from the hub if it is a hub id.
+
+    Args:
+        name: `tiny`, a local folder, or a hub id such as `Qwen/Qwen3-Embedding-0.6B`.
+        task: Which of the two bundled models `tiny` means.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        ModelLoadError: There is no such model, or the folder lacks a file.
+    """
+    if name == TINY:
+        folder = Path(__file__).parent / "tiny" / _TINY_FOLDERS[task]
+        found = _digest(folder)
+    elif Path(name).is_dir():
+        folder = Path(name).resolve()
+        found = _digest(folder)
+    else:
+        folder = _download(name, revision)
+        found = folder.name  # a snapshot's folder is named after its commit
+    raw = _read_json(folder / "config.json")
+    if not (folder / "tokenizer.json").is_file():
+        msg = f"`{folder}` holds no `tokenizer.json`, so it is not a complete model folder"
+        raise ModelLoadError(msg)
+    architectures = raw.get("architectures") or ["unknown"]
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        revision=found,
+        architecture=str(architectures[0]),
+        raw_config=raw,
+        instruction=_stored_instruction(folder),
+    )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    # huggingface_hub takes half a second to import and is needed for hub ids only
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except HFValidationError as error:
+        msg = f"`{name}` is neither an existing folder, nor `tiny`, nor a hub id like `org/model`"
+        raise ModelLoadError(msg) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        msg = (
+            f"`{name}` is not a local folder and could not be fetched from the hub: {error}. "
+            "Offline, pass the path of a downloaded folder, or `tiny` to try things out"
+        )
+        raise ModelLoadError(msg) from error
+
+
+def _digest(folder: Path) -> str:
+    """Tells checkpoints in local folders apart without reading gigabytes.
+
+    Hashes the configuration, and of each weight file the size, the header and the last bytes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")]):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{size}:".encode() + file.read(_DIGEST_BYTES))
+            file.seek(max(0, size - _DIGEST_BYTES))
+            digest.update(file.read())
+    return f"local-{digest.hexdigest()[:16]}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        msg = f"`{path.parent}` holds no `{path.name}`, so it is not a model folder"
+        raise ModelLoadError(msg) from error
+    except orjson.JSONDecodeError as error:
+        msg = f"`{path}` is not valid JSON: {error}"
+        raise ModelLoadError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"`{path}` holds a {type(value).__name__}, expected an object"
+        raise ModelLoadError(msg)
+    return value
+
+
+def _number(raw: dict[str, Any], key: str, folder: Path) -> int:
+    value = raw.get(key)
+    if not isinstance(value, int) or value <= 0:
+        msg = f"`{folder / 'config.json'}`: `{key}` is {value!r}, expected a positive integer"
+        raise ModelLoadError(msg)
+    return value
+
+
+def _refuse_unsupported(raw: dict[str, Any], folder: Path) -> None:
+    rope = raw.get("rope_parameters") or {}
+    scaling = raw.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type")
+    unsupported = {
+        "use_sliding_window": bool(raw.get("use_sliding_window")),
+        "attention_bias": bool(raw.get("attention_bias")),
+        "hidden_act": raw.get("hidden_act", "silu") != "silu",
+        "rope_scaling": rope_type not in (None, "default"),
+        "quantization_config": bool(raw.get("quantization_config")),
+    }
+    for key, present in unsupported.items():
+        if present:
+            msg = (
+                f"`{folder / 'config.json'}`: `{key}` = {raw.get(key)!r} is not supported by "
+                'the torch engine; use `engine="transformers"`'
+            )
+            raise ModelLoadError(msg)
+
+
+def _stored_instruction(folder: Path) -> str:
+    """The instruction in a sentence-transformers `query` prompt, if it has Qwen3's form."""
+    path = folder / "config_sentence_transformers.json"
+    if not path.is_file():
+        return DEFAULT_INSTRUCTION
+    prompts = _read_json(path).get("prompts")
+    prompt = prompts.get("query") if isinstance(prompts, dict) else None
+    if isinstance(prompt, str) and prompt.startswith("Instruct: ") and prompt.endswith("\nQuery:"):
+        return prompt.removeprefix("Instruct: ").removesuffix("\nQuery:")
+    return DEFAULT_INSTRUCTION
+
+
+def stored_pooling(folder: Path) -> str | None:
+    """How the checkpoint's sentence-transformers files say to pool, None when they do not say."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    config = _read_json(path)
+    if "pooling_mode" in config:  # sentence-transformers 6
+        return str(config["pooling_mode"])
+    modes = [key.removeprefix("pooling_mode_") for key, on in config.items() if on is True]
+    return next((mode for mode in modes if mode != "include_prompt"), None)

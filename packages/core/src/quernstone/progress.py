@@ -1,0 +1,46 @@
+"""The progress bar of long calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None, *, show: bool
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while the block runs.
+
+    Args:
+        description: What is being done.
+        total: How many inputs there are, None when nobody knows.
+        show: False gives a function that does nothing.
+
+    Yields:
+        What to call with the number of inputs finished since the last call.
+    """
+    if not show:
+        yield lambda _count: None
+        return
+    # rich's progress module is slow to import and wanted rarely
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,326 @@
+"""The Qwen3 decoder over packed sequences, and the reading of its weights.
+
+Checked against transformers' `modeling_qwen3.py` in `tests/core/test_reference.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quernstone.attention import BatchAttention, PrefixKeys
+from quernstone.batching import PackedBatch
+from quernstone.errors import ModelLoadError
+from quernstone.models import ModelConfig
+
+LayerPrefixes = list[PrefixKeys]
+"""One prefix: its keys and values, layer by layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one decoder layer."""
+
+    input_norm: Tensor
+    qkv: Tensor
+    """Queries, keys and values in one matrix. Shape: ((heads + 2 kv heads) * head_dim, hidden)"""
+    qk_norm: Tensor
+    """One row for each query head, then one for each key head. Shape: (heads + kv heads, dim)"""
+    output: Tensor
+    mlp_norm: Tensor
+    gate_up: Tensor
+    """Shape: (2 * intermediate, hidden)"""
+    down: Tensor
+
+
+class Qwen3:
+    """The decoder without its output head."""
+
+    def __init__(
+        self, config: ModelConfig, embedding: Tensor, layers: list[Layer], norm: Tensor
+    ) -> None:
+        self.config = config
+        self.embedding = embedding
+        self._layers = layers
+        self._norm = norm
+        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        self._inverse_frequencies = (config.rope_theta**-exponent).to(embedding.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    def pooled(
+        self,
+        batch: PackedBatch,
+        attention: BatchAttention,
+        prefixes: Sequence[LayerPrefixes],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """The final hidden state of each sequence's last token.
+
+        Args:
+            batch: The packed sequences.
+            attention: Made for `batch`.
+            prefixes: One for each of the batch's groups.
+            dtype: To compute in; weights of another dtype are converted matrix by matrix.
+
+        Returns:
+            Shape: (sequences, hidden)
+        """
+        x, rope = self._start(batch, dtype)
+        for index, layer in enumerate(self._layers[:-1]):
+            query, key, value = self._qkv(layer, x, rope)
+            shared = [prefix[index] for prefix in prefixes]
+            self._finish(layer, x, attention.all_tokens(query, key, value, shared))
+        ends = torch.tensor(batch.cu_seqlens[1:], device=self.device) - 1
+        layer, shared = self._layers[-1], [prefix[-1] for prefix in prefixes]
+        query, key, value = self._last_qkv(layer, x, rope, ends)
+        x = x[ends]
+        self._finish(layer, x, attention.last_tokens(query, key, value, shared))
+        return self._rms_norm(x, self._norm)
+
+    def prefix_keys(
+        self, batch: PackedBatch, attention: BatchAttention, dtype: torch.dtype
+    ) -> list[LayerPrefixes]:
+        """Keys and values of every sequence in every layer, to be shared as prefixes."""
+        x, rope = self._start(batch, dtype)
+        sequences: list[LayerPrefixes] = [[] for _ in batch.order]
+        for index, layer in enumerate(self._layers):
+            query, key, value = self._qkv(layer, x, rope)
+            bounds = zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)
+            for sequence, (start, end) in zip(sequences, bounds, strict=True):
+                sequence.append(PrefixKeys(key[start:end].clone(), value[start:end].clone()))
+            if index < len(self._layers) - 1:
+                self._finish(layer, x, attention.all_tokens(query, key, value, []))
+        return sequences
+
+    def _start(
+        self, batch: PackedBatch, dtype: torch.dtype
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        ids = torch.from_numpy(batch.input_ids).to(self.device)
+        positions = torch.from_numpy(batch.position_ids).to(self.device, torch.float32)
+        angles = torch.outer(positions, self._inverse_frequencies)[:, None, :]
+        rope = (angles.cos().to(dtype), angles.sin().to(dtype))
+        return F.embedding(ids, self.embedding).to(dtype), rope
+
+    def _qkv(
+        self, layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        qkv = _linear(self._rms_norm(x, layer.input_norm), layer.qkv)
+        qkv = qkv.unflatten(1, (-1, self.config.head_dim))
+        qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
+        qk = self._norm_and_rotate(qk, layer.qk_norm, rope)
+        query, key = qk.split([heads, kv_heads], 1)
+        return query, key, value
+
+    def _last_qkv(
+        self, layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor], ends: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Like `_qkv`, but queries for the last tokens only."""
+        heads, head_dim = self.config.num_attention_heads, self.config.head_dim
+        normed = self._rms_norm(x, layer.input_norm)
+        query = _linear(normed[ends], layer.qkv[: heads * head_dim]).unflatten(1, (-1, head_dim))
+        kv = _linear(normed, layer.qkv[heads * head_dim :]).unflatten(1, (-1, head_dim))
+        key, value = kv.chunk(2, 1)
+        last_rope = (rope[0][ends], rope[1][ends])
+        query = self._norm_and_rotate(query, layer.qk_norm[:heads], last_rope)
+        return query, self._norm_and_rotate(key, layer.qk_norm[heads:], rope), value
+
+    def _norm_and_rotate(self, x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Normalise each head, then apply RoPE in the split-half form of Qwen3."""
+        x = F.rms_norm(x, x.shape[-1:], None, self.config.rms_norm_eps).mul_(weight.to(x.dtype))
+        first, second = x.chunk(2, -1)
+        cos, sin = rope
+        out = torch.empty_like(x)
+        half = first.shape[-1]
+        torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+        torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+        return out
+
+    def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> None:
+        """Output projection, MLP and both residuals; changes `x` in place."""
+        x.add_(_linear(attended.flatten(1), layer.output))
+        gate, up = _linear(self._rms_norm(x, layer.mlp_norm), layer.gate_up).chunk(2, -1)
+        x.add_(_linear(F.silu(gate, inplace=True).mul_(up), layer.down))
+
+    def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight.to(x.dtype), self.config.rms_norm_eps)
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight.to(x.dtype))
+
+
+# ---------------------------------------------------------------- weights
+
+
+def load_qwen3(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_rows: Sequence[int] = (),
+) -> tuple[Qwen3, Tensor]:
+    """Read a checkpoint of one of the six official layouts.
+
+    Embedding checkpoints name tensors without `model.`, rerankers with it; large ones are sharded;
+    the output head is stored, or tied to the embedding.
+
+    Args:
+        folder: Holds `model.safetensors`, or `model.safetensors.index.json` and its shards.
+        config: Read from the same folder.
+        device: Where to put the weights.
+        dtype: What to convert them to.
+        head_rows: Token ids whose rows of the output head are wanted.
+
+    Returns:
+        The decoder, and the rows of the head in the order of `head_rows`. Shape: (rows, hidden)
+
+    Raises:
+        ModelLoadError: A tensor is missing, unexpected, or has another shape than the
+            configuration says; or a file is missing or damaged.
+    """
+    with ExitStack() as stack:
+        tensors = _open(folder, stack)
+        head_stored = bool(head_rows) and not config.tie_word_embeddings
+        _check(folder, tensors, _expected_shapes(config, with_head=head_stored))
+
+        def read(name: str) -> Tensor:
+            opened, stored_name = tensors[name]
+            tensor: Tensor = opened.get_tensor(stored_name)
+            return tensor.to(device, dtype)
+
+        def stacked(*names: str) -> Tensor:
+            return torch.cat([read(name) for name in names])
+
+        embedding = read("embed_tokens.weight")
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        layers = []
+        for index in range(config.num_hidden_layers):
+            at = f"layers.{index}."
+            layers.append(
+                Layer(
+                    input_norm=read(at + "input_layernorm.weight"),
+                    qkv=stacked(*(at + f"self_attn.{part}_proj.weight" for part in "qkv")),
+                    qk_norm=torch.cat(
+                        [
+                            read(at + "self_attn.q_norm.weight").expand(heads, -1),
+                            read(at + "self_attn.k_norm.weight").expand(kv_heads, -1),
+                        ]
+                    ),
+                    output=read(at + "self_attn.o_proj.weight"),
+                    mlp_norm=read(at + "post_attention_layernorm.weight"),
+                    gate_up=stacked(at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight"),
+                    down=read(at + "mlp.down_proj.weight"),
+                )
+            )
+        model = Qwen3(config, embedding, layers, read("norm.weight"))
+        if head_stored:
+            opened, stored_name = tensors["lm_head.weight"]
+            rows = opened.get_slice(stored_name)
+            head = torch.stack([rows[row : row + 1][0] for row in head_rows]).to(device, dtype)
+        else:
+            head = embedding[list(head_rows)].clone()
+    return model, head
+
+
+_Tensors = Mapping[str, tuple[Any, str]]
+"""Our name of a tensor -> the open safetensors file, and its name there."""
+
+
+def _open(folder: Path, stack: ExitStack) -> _Tensors:
+    tensors: dict[str, tuple[Any, str]] = {}
+    for path in _weight_files(folder):
+        try:
+            opened = stack.enter_context(safe_open(path, framework="pt"))
+            names = list(opened.keys())
+        except FileNotFoundError as error:
+            msg = f"`{path}` is missing: the index of this model names it as one of its shards"
+            raise ModelLoadError(msg) from error
+        except (SafetensorError, OSError) as error:
+            msg = f"`{path}` cannot be read as safetensors: {error}"
+            raise ModelLoadError(msg) from error
+        for name in names:
+            tensors[name.removeprefix("model.")] = (opened, name)
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        weight_map = orjson.loads(index.read_bytes())["weight_map"]
+        return [folder / name for name in sorted(set(weight_map.values()))]
+    msg = (
+        f"`{folder}` holds neither `model.safetensors` nor `model.safetensors.index.json`; "
+        "weights in other formats are not read"
+    )
+    raise ModelLoadError(msg)
+
+
+def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple[int, ...]]:
+    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_tokens.weight": (config.vocab_size, hidden),
+        "norm.weight": (hidden,),
+    }
+    if with_head:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    for index in range(config.num_hidden_layers):
+        layer: dict[str, tuple[int, ...]] = {
+            "input_layernorm.weight": (hidden,),
+            "self_attn.q_proj.weight": (query, hidden),
+            "self_attn.k_proj.weight": (key, hidden),
+            "self_attn.v_proj.weight": (key, hidden),
+            "self_attn.q_norm.weight": (dim,),
+            "self_attn.k_norm.weight": (dim,),
+            "self_attn.o_proj.weight": (hidden, query),
+            "post_attention_layernorm.weight": (hidden,),
+            "mlp.gate_proj.weight": (inner, hidden),
+            "mlp.up_proj.weight": (inner, hidden),
+            "mlp.down_proj.weight": (hidden, inner),
+        }
+        shapes.update({f"layers.{index}.{name}": shape for name, shape in layer.items()})
+    return shapes
+
+
+def _check(folder: Path, tensors: _Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
+    def problems() -> Iterator[str]:
+        missing = [name for name in expected if name not in tensors]
+        if missing:
+            yield f"missing {_some(missing)}"
+        # a head that is tied, or that nobody asked for, may be stored all the same
+        unexpected = [name for name in tensors if name not in expected and name != "lm_head.weight"]
+        if unexpected:
+            yield f"unexpected {_some(unexpected)}"
+        for name, shape in expected.items():
+            if name in tensors:
+                opened, stored_name = tensors[name]
+                found = tuple(opened.get_slice(stored_name).get_shape())
+                if found != shape:
+                    yield f"`{name}` has shape {found}, `config.json` asks for {shape}"
+
+    found = list(problems())
+    if found:
+        msg = f"the weights in `{folder}` do not fit its `config.json`: {'; '.join(found[:5])}"
+        raise ModelLoadError(msg)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,266 @@
+"""Queries and documents to probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+
+from quernstone.errors import ConfigError, InputError
+from quernstone.prompts import RERANK_INSTRUCTIONS, render_pair
+from quernstone.session import Encode, Session, check_instruction, check_list, check_positive
+from quernstone.types import (
+    Dtype,
+    EncodedBatch,
+    EngineInfo,
+    EngineName,
+    Float32Array,
+    RankedDocument,
+    RerankTemplate,
+    Usage,
+)
+
+Pair = tuple[str, str]
+
+
+class Reranker:
+    """A Qwen3 reranker: the probability that a document meets what a query asks for.
+
+    All documents of one query share the key/value states of everything up to the document, which
+    are computed once. Thread-safe like `Embedder`, and shared in the process like it.
+
+    Example:
+        >>> from quernstone import Reranker
+        >>> with Reranker("tiny") as reranker:
+        ...     ranked = reranker.rerank("grinding grain", ["it rains", "a mill grinds grain"])
+        >>> ranked[0].index
+        1
+    """
+
+    def __init__(
+        self,
+        model: str = "Qwen/Qwen3-Reranker-0.6B",
+        *,
+        engine: EngineName = "auto",
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        instruction: str | None = None,
+        template: RerankTemplate = "card",
+        max_length: int = 8192,
+        truncate: bool = True,
+        max_batch_tokens: int | None = None,
+        prefix_sharing: bool = True,
+        revision: str | None = None,
+    ) -> None:
+        """Load a model, or join one that this process has loaded already.
+
+        Args:
+            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out).
+            engine: `torch` (ours), `transformers`, or `auto`: `torch` for Qwen3.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
+            instruction: What makes a document right. None: the template's own default.
+            template: `card` is the model card's text; `eval` is the official evaluation's, with
+                which the published tables were made.
+            max_length: Tokens per pair, template included; at most what the model was made for.
+            truncate: Cut documents of longer pairs and count them in `usage`; False makes them
+                an error. The query, the instruction and the template are never cut.
+            max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
+            prefix_sharing: False computes every pair from its first token. Scores differ by
+                rounding only.
+            revision: Branch, tag or commit of a hub id.
+
+        Raises:
+            ConfigError: A setting that can never work.
+            ModelLoadError: No model there, an incomplete one, or the wrong tokenizer.
+            MissingExtraError: The engine's packages are not installed.
+        """
+        if template not in RERANK_INSTRUCTIONS:
+            msg = f"unknown template {template!r}; use {' or '.join(RERANK_INSTRUCTIONS)}"
+            raise ConfigError(msg)
+        self._template: RerankTemplate = template
+        self._instruction = check_instruction(
+            RERANK_INSTRUCTIONS[template] if instruction is None else instruction
+        )
+        self._prefix_sharing = prefix_sharing
+        self._session = Session(
+            model,
+            "rerank",
+            engine=engine,
+            device=device,
+            dtype=dtype,
+            max_length=max_length,
+            truncate=truncate,
+            max_batch_tokens=max_batch_tokens,
+            revision=revision,
+        )
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
+        return self._session.checkpoint.name
+
+    @property
+    def instruction(self) -> str:
+        """The instruction of calls that bring none."""
+        return self._instruction
+
+    @property
+    def template(self) -> RerankTemplate:
+        """The rendering: `card` or `eval`."""
+        return self._template
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per pair, template included."""
+        return self._session.max_length
+
+    @property
+    def info(self) -> EngineInfo:
+        """Engine, device, dtype, attention kernel and batch budget."""
+        return self._session.info
+
+    @property
+    def usage(self) -> Usage:
+        """Pairs, tokens and cut documents so far."""
+        return self._session.usage_so_far()
+
+    @property
+    def fingerprint(self) -> str:
+        """A stable text that differs between rerankers whose scores may differ."""
+        return self._session.fingerprint(template=self._template, instruction=self._instruction)
+
+    def format_pair(self, query: str, document: str, instruction: str | None = None) -> str:
+        """The exact text that a pair becomes."""
+        chosen = self._instruction if instruction is None else instruction
+        return render_pair(query, document, chosen, self._template)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_n: int | None = None,
+        instruction: str | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[RankedDocument]:
+        """Order documents by how well they meet a query.
+
+        Args:
+            query: What is asked.
+            documents: The candidates.
+            top_n: How many to return; None for all.
+            instruction: Replaces the default for this call.
+            progress: Show a progress bar on standard error.
+
+        Returns:
+            Best first; equal scores in the order of `documents`.
+
+        Raises:
+            ConfigError: `top_n` is less than 1.
+            InputError: A document is not a string, is no Unicode text, or a pair is too long.
+            EngineError: The model failed; the error names the document.
+        """
+        pairs = _pairs_of(query, documents, top_n)
+        return _ranked(self.score(pairs, instruction, progress=progress), top_n)
+
+    def score(
+        self, pairs: Sequence[Pair], instruction: str | None = None, *, progress: bool = False
+    ) -> Float32Array:
+        """P(yes) of (query, document) pairs.
+
+        Pairs of the same query share its computation, wherever they stand in the list.
+
+        Returns:
+            Numbers from 0 to 1 in input order. Shape: (len(pairs),)
+
+        Raises:
+            InputError: An entry is not a pair of strings, is no Unicode text, or is too long.
+            EngineError: The model failed; the error names the pair.
+        """
+        _check_pairs(pairs)
+        title = "reranking" if progress else ""
+        return _p_yes(self._session.run_all(pairs, self._encode(instruction), progress=title))
+
+    async def arerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_n: int | None = None,
+        instruction: str | None = None,
+    ) -> list[RankedDocument]:
+        """Like `rerank`, without blocking the event loop."""
+        pairs = _pairs_of(query, documents, top_n)
+        return _ranked(await self.ascore(pairs, instruction), top_n)
+
+    async def ascore(self, pairs: Sequence[Pair], instruction: str | None = None) -> Float32Array:
+        """Like `score`, without blocking the event loop."""
+        _check_pairs(pairs)
+        return _p_yes(await self._session.arun_all(pairs, self._encode(instruction)))
+
+    def close(self) -> None:
+        """Give the model back. It is unloaded when nothing else in the process uses it."""
+        self._session.close()
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        info = self.info
+        return (
+            f"Reranker({self.model!r}, template={self.template!r}, engine={info.engine!r}, "
+            f"device={info.device!r}, dtype={info.dtype!r})"
+        )
+
+    def _encode(self, instruction: str | None) -> Encode[Pair]:
+        session = self._session
+        chosen = self._instruction if instruction is None else check_instruction(instruction)
+
+        def encode(pairs: Sequence[Pair], offset: int) -> EncodedBatch:
+            return session.tokenization.encode_pairs(
+                pairs,
+                chosen,
+                self._template,
+                max_length=session.max_length,
+                truncate=session.truncate,
+                share_prefix=self._prefix_sharing,
+                offset=offset,
+            )
+
+        return encode
+
+
+def _pairs_of(query: str, documents: Sequence[str], top_n: int | None) -> list[Pair]:
+    check_list("documents", documents)
+    if top_n is not None:
+        check_positive("top_n", top_n)
+    return [(query, document) for document in documents]
+
+
+def _check_pairs(pairs: Sequence[Pair]) -> None:
+    check_list("pairs", pairs)
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            reason = f"{type(pair).__name__} is not a (query, document) pair"
+            raise InputError(index, reason)
+
+
+def _p_yes(logits: Float32Array) -> Float32Array:
+    """Softmax over [no, yes], of which the second. Shape: (pairs, 2) -> (pairs,)."""
+    margin = logits[:, 0].astype(np.float64) - logits[:, 1]
+    scores: Float32Array = (1.0 / (1.0 + np.exp(np.minimum(margin, 700.0)))).astype(np.float32)
+    return scores
+
+
+def _ranked(scores: Float32Array, top_n: int | None) -> list[RankedDocument]:
+    order = np.argsort(-scores, kind="stable")[:top_n]
+    return [RankedDocument(int(index), float(scores[index])) for index in order]

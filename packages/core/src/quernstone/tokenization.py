@@ -1,0 +1,252 @@
+"""Texts to token ids: frames, truncation, the pooled token, and no control tokens from users.
+
+The tokenizer file is read twice over: its vocabulary tokenises what users wrote with every added
+token removed, so that `<|im_end|>` in a document is nine harmless pieces of text; the ids of the
+added tokens are placed by us, in the frame only. Whatever post-processor the file has is dropped:
+the pooled token is appended here, exactly once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from tokenizers import Tokenizer
+
+from quernstone.errors import InputError, InputTooLongError, ModelLoadError
+from quernstone.prompts import (
+    CONTROL_TOKENS,
+    ENDOFTEXT,
+    RERANK_PREFIX,
+    RERANK_SUFFIXES,
+    query_frame,
+    rerank_body,
+    rerank_head,
+)
+from quernstone.types import Encoded, EncodedBatch, Prefix, RerankTemplate, TokenArray
+
+_CONTROL = re.compile("(" + "|".join(re.escape(token) for token in CONTROL_TOKENS) + ")")
+
+# Text beyond this many characters per allowed token is not tokenised at first: 10 MB that are cut
+# to 8,192 tokens would cost seconds. English has about 4.5 characters a token.
+_CHARS_PER_TOKEN = 12
+
+# A place where a text can be cut and still give the ids of the whole: behind a letter or a digit,
+# in front of a space or a mark, where every pre-tokenizer we know ends a word.
+_WORD_END = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?、。，；：！？])")
+
+
+class Tokenization:
+    """The tokenizer of one checkpoint. Thread-safe."""
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        """Read `tokenizer.json`.
+
+        Args:
+            folder: The checkpoint's folder.
+            vocab_size: Rows of the model's embedding table.
+
+        Raises:
+            ModelLoadError: The file is damaged, has no `<|endoftext|>`, or numbers tokens beyond
+                the embedding table.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            spec = orjson.loads(path.read_bytes())
+            self._added = {token["content"]: token["id"] for token in spec["added_tokens"]}
+            self._plain = _without_added_tokens(spec)
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            msg = f"`{path}` is not a tokenizer file: {error}"
+            raise ModelLoadError(msg) from error
+        highest = max(self._plain.get_vocab_size() - 1, max(self._added.values(), default=0))
+        if highest >= vocab_size:
+            msg = (
+                f"`{path}` is the wrong tokenizer for this model: it numbers tokens up to "
+                f"{highest}, but the embedding table has {vocab_size} rows; use the tokenizer "
+                "file that came with the checkpoint"
+            )
+            raise ModelLoadError(msg)
+        self._path = path
+        self.eos_id = self.token_id(ENDOFTEXT)
+        self._eos = np.array([self.eos_id], dtype=np.int32)
+        self._frames: dict[str, TokenArray] = {}
+
+    def token_id(self, token: str) -> int:
+        """The id of a single token.
+
+        Raises:
+            ModelLoadError: The tokenizer does not have it.
+        """
+        found = self._added.get(token, self._plain.token_to_id(token))
+        if found is None:
+            msg = f"`{self._path}` has no token {token!r}: not the tokenizer of a Qwen3 model"
+            raise ModelLoadError(msg)
+        return int(found)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, max_length: int, truncate: bool = True, offset: int = 0
+    ) -> EncodedBatch:
+        """Encode texts without a frame, each ending in the pooled token.
+
+        Args:
+            texts: What to encode.
+            max_length: Tokens per sequence, the pooled token included.
+            truncate: Cut longer texts; otherwise they are an error.
+            offset: Added to the index that an error names.
+        """
+        return self._encode_texts(texts, "", max_length, truncate, offset)
+
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        instruction: str,
+        *,
+        max_length: int,
+        truncate: bool = True,
+        offset: int = 0,
+    ) -> EncodedBatch:
+        """Encode queries behind their instruction; only the query itself is ever cut."""
+        return self._encode_texts(texts, query_frame(instruction), max_length, truncate, offset)
+
+    def encode_pairs(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        instruction: str,
+        template: RerankTemplate,
+        *,
+        max_length: int,
+        truncate: bool = True,
+        share_prefix: bool = True,
+        offset: int = 0,
+    ) -> EncodedBatch:
+        """Encode (query, document) pairs for the reranker; only the document is ever cut.
+
+        Pairs of the same query get the same `Prefix` unless `share_prefix` is False.
+        """
+        pairs = list(pairs)
+        check_texts([query for query, _ in pairs], offset, "query")
+        check_texts([document for _, document in pairs], offset, "document")
+        suffix = self.encode_frame(RERANK_SUFFIXES[template])
+        prefixes = self._pair_prefixes([query for query, _ in pairs], instruction, template)
+        rooms = []
+        for index, (query, _) in enumerate(pairs):
+            used = len(prefixes[query]) + len(suffix)
+            if used >= max_length:
+                what = "the query with its instruction and template"
+                raise InputTooLongError(offset + index, used, max_length, what)
+            rooms.append(max_length - used)
+        bodies, cut = self._encode_limited(
+            [rerank_body(document) for _, document in pairs], rooms, truncate, offset
+        )
+        sequences = []
+        for (query, _), body in zip(pairs, bodies, strict=True):
+            prefix = prefixes[query]
+            if share_prefix:
+                sequences.append(Encoded(np.concatenate((body, suffix)), prefix))
+            else:
+                sequences.append(Encoded(np.concatenate((prefix.ids, body, suffix))))
+        return EncodedBatch(sequences, cut)
+
+    def encode_frame(self, text: str) -> TokenArray:
+        """Encode a text of ours, in which control tokens are control tokens."""
+        if text not in self._frames:
+            parts = [
+                np.array([self.token_id(part)], dtype=np.int32)
+                if part in CONTROL_TOKENS
+                else self._ids([part])[0]
+                for part in _CONTROL.split(text)
+                if part
+            ]
+            self._frames[text] = np.concatenate(parts)
+        return self._frames[text]
+
+    def _pair_prefixes(
+        self, queries: Sequence[str], instruction: str, template: RerankTemplate
+    ) -> dict[str, Prefix]:
+        unique = list(dict.fromkeys(queries))
+        start = self.encode_frame(RERANK_PREFIX)
+        heads = self._ids([rerank_head(query, instruction, template) for query in unique])
+        return {
+            query: Prefix(np.concatenate((start, head)))
+            for query, head in zip(unique, heads, strict=True)
+        }
+
+    def _encode_texts(
+        self, texts: Sequence[str], frame: str, max_length: int, truncate: bool, offset: int
+    ) -> EncodedBatch:
+        check_texts(texts, offset)
+        framed = len(self._ids([frame])[0]) + 1 if frame else 1
+        if framed > max_length and texts:
+            raise InputTooLongError(offset, framed, max_length, "the instruction with its frame")
+        rendered = [frame + text for text in texts] if frame else texts
+        bodies, cut = self._encode_limited(
+            rendered, [max_length - 1] * len(texts), truncate, offset
+        )
+        return EncodedBatch([Encoded(np.concatenate((ids, self._eos))) for ids in bodies], cut)
+
+    def _encode_limited(
+        self, texts: Sequence[str], limits: Sequence[int], truncate: bool, offset: int
+    ) -> tuple[list[TokenArray], list[int]]:
+        """Token ids cut to `limits`, and the positions of the texts that were cut."""
+        shortened = [
+            _shorten(text, limit * _CHARS_PER_TOKEN)
+            for text, limit in zip(texts, limits, strict=True)
+        ]
+        encoded = self._ids(shortened)
+        cut = []
+        for index, (text, limit) in enumerate(zip(texts, limits, strict=True)):
+            partial = len(shortened[index]) < len(text)
+            if partial and (not truncate or len(encoded[index]) < limit):
+                encoded[index], partial = self._ids([text])[0], False
+            tokens = len(encoded[index])
+            if tokens > limit or partial:
+                if not truncate:
+                    raise InputTooLongError(offset + index, tokens, limit)
+                encoded[index] = encoded[index][:limit]
+                cut.append(index)
+        return encoded, cut
+
+    def _ids(self, texts: Sequence[str]) -> list[TokenArray]:
+        encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> None:
+    """Refuse what no tokenizer can take, naming the index.
+
+    Raises:
+        InputError: Not a string, or a string with a lone surrogate (half of a UTF-16 pair).
+    """
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            reason = f"the {what} is {type(text).__name__}, expected str"
+            raise InputError(offset + index, reason)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            reason = (
+                f"the {what} holds a lone surrogate {text[error.start]!r} at character "
+                f"{error.start}, which is no Unicode text; decode its source with "
+                '`errors="replace"`'
+            )
+            raise InputError(offset + index, reason) from error
+
+
+def _without_added_tokens(spec: dict[str, Any]) -> Tokenizer:
+    plain = {**spec, "added_tokens": [], "post_processor": None}
+    return Tokenizer.from_str(orjson.dumps({**plain, "truncation": None, "padding": None}).decode())
+
+
+def _shorten(text: str, size: int) -> str:
+    """A beginning of `text` of about `size` characters that ends with a word.
+
+    The whole text when it is not longer, or when there is no such place near.
+    """
+    if len(text) <= size:
+        return text
+    place = _WORD_END.search(text, size)
+    return text[: place.start()] if place else text

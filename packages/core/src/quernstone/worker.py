@@ -1,0 +1,220 @@
+"""The one thread that owns an engine, and the batches that concurrent callers share.
+
+Callers submit jobs and get futures. Between two batches the worker looks at all jobs that wait
+and takes the next batch from all of them (`batching.take_batch`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quernstone.batching import longest_first, take_batch
+from quernstone.errors import ClosedError, EngineMemoryError, NonFiniteError
+from quernstone.types import Encoded, Engine, EngineConfig, EngineInfo, Float32Array
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Sequences of one call, and the rows that come back for them."""
+
+    sequences: Sequence[Encoded]
+    offset: int
+    """Added to a position to give the index that an error names."""
+    rows: Float32Array
+    """Shape: (len(sequences), engine.width)"""
+    future: Future[Float32Array] = field(default_factory=Future)
+    lengths: list[int] = field(init=False)
+    queue: deque[int] = field(init=False)
+    left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lengths = [len(sequence) for sequence in self.sequences]
+        self.queue = longest_first(self.lengths)
+        self.left = len(self.sequences)
+
+    def finish(self) -> None:
+        """Hand the rows over, unless the caller has cancelled."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(self.rows)
+
+    def fail(self, error: Exception) -> None:
+        """Hand an error over, unless the caller has cancelled."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+class Worker:
+    """Runs the jobs of any number of threads and event loops on one engine."""
+
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        """Load the engine on the worker's own thread, and wait for it.
+
+        Raises:
+            QuernstoneError: Whatever `load` raises.
+        """
+        self._changed = threading.Condition()
+        self._arrived: list[Job] = []
+        self._closing = False
+        loaded: Future[Engine] = Future()
+        self._thread = threading.Thread(
+            target=self._main, args=(load, loaded), name="quernstone-worker", daemon=True
+        )
+        self._thread.start()
+        engine = loaded.result()
+        self.info: EngineInfo = engine.info
+        self.width: int = engine.width
+
+    def submit(self, sequences: Sequence[Encoded], offset: int = 0) -> Future[Float32Array]:
+        """Queue sequences. The future gives one row each, in order.
+
+        Raises:
+            ClosedError: The worker was closed.
+        """
+        job = Job(sequences, offset, np.empty((len(sequences), self.width), dtype=np.float32))
+        if not sequences:
+            job.future.set_result(job.rows)
+            return job.future
+        with self._changed:
+            if self._closing:
+                raise ClosedError("the model was closed; make a new one")
+            self._arrived.append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finish what was submitted, free the engine, end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _main(self, load: Callable[[], Engine], loaded: Future[Engine]) -> None:
+        try:
+            engine = load()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            loaded.set_exception(error)
+            return
+        loaded.set_result(engine)
+        waiting: list[Job] = []
+        try:
+            while self._collect(waiting):
+                self._run_next(engine, waiting)
+                waiting[:] = [job for job in waiting if job.left and not job.future.done()]
+        finally:
+            engine.close()
+
+    def _collect(self, waiting: list[Job]) -> bool:
+        """Add the jobs that arrived, waiting for one if there is nothing to do."""
+        with self._changed:
+            while not (self._arrived or waiting or self._closing):
+                self._changed.wait()
+            waiting += self._arrived
+            self._arrived.clear()
+            return bool(waiting) or not self._closing
+
+    def _run_next(self, engine: Engine, waiting: list[Job]) -> None:
+        taken = take_batch(
+            [job.lengths for job in waiting],
+            [job.queue for job in waiting],
+            max_batch_tokens=engine.info.max_batch_tokens,
+        )
+        if taken:
+            self._run(engine, [(waiting[job], place) for job, place in taken])
+
+    def _run(self, engine: Engine, items: list[tuple[Job, int]]) -> None:
+        """Run items as one batch; on too little memory halve it, down to a single item."""
+        # a job that failed or was cancelled meanwhile needs no more rows
+        items = [(job, place) for job, place in items if not job.future.done()]
+        if not items:
+            return
+        try:
+            rows = engine.run([job.sequences[place] for job, place in items])
+            rows = self._recompute_non_finite(engine, items, rows)
+        except EngineMemoryError as error:
+            if len(items) == 1:
+                job, place = items[0]
+                tokens = job.lengths[place]
+                too_large = EngineMemoryError(job.offset + place, tokens, error.detail)
+                too_large.__cause__ = error
+                job.fail(too_large)
+                return
+            middle = len(items) // 2
+            self._run(engine, items[:middle])
+            self._run(engine, items[middle:])
+            return
+        except Exception as error:  # noqa: BLE001 - the callers get it; the worker must live on
+            for job in {job for job, _ in items}:
+                job.fail(error)
+            return
+        for (job, place), row in zip(items, rows, strict=True):
+            if job.future.done():
+                continue
+            if not np.isfinite(row).all():
+                job.fail(NonFiniteError(job.offset + place))
+                continue
+            job.rows[place] = row
+            job.left -= 1
+            if not job.left:
+                job.finish()
+
+    def _recompute_non_finite(
+        self, engine: Engine, items: list[tuple[Job, int]], rows: Float32Array
+    ) -> Float32Array:
+        """Rows that overflowed the engine's dtype, once more in float32."""
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        for place in bad:  # one by one: they are rare, and float32 needs twice the memory
+            job, position = items[place]
+            rows[place] = engine.run([job.sequences[position]], precise=True)[0]
+        return rows
+
+
+# ---------------------------------------------------------------- one worker per configuration
+
+
+@dataclass(slots=True)
+class _Shared:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    worker: Worker | None = None
+    users: int = 0
+
+
+_shared: dict[EngineConfig, _Shared] = {}
+# Reentrant: an embedder may be collected, and so released, while this thread is in `acquire`.
+_shared_lock = threading.RLock()
+
+
+def acquire(config: EngineConfig, load: Callable[[], Engine]) -> Worker:
+    """The process's worker for `config`, loading it if this is the first use.
+
+    Every `acquire` needs one `release`; the last one closes the worker.
+    """
+    with _shared_lock:
+        entry = _shared.setdefault(config, _Shared())
+        entry.users += 1
+    try:
+        with entry.lock:
+            if entry.worker is None:
+                entry.worker = Worker(load)
+            return entry.worker
+    except BaseException:
+        release(config)
+        raise
+
+
+def release(config: EngineConfig) -> None:
+    """Give back one `acquire` of `config`."""
+    with _shared_lock:
+        entry = _shared[config]
+        entry.users -= 1
+        if entry.users:
+            return
+        del _shared[config]
+    if entry.worker is not None:
+        entry.worker.close()
