@@ -1,0 +1,27 @@
+"""Fixtures of all packages. Nothing here or in any test reaches a network."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+
+import pytest
+import torch
+from benchmarks.checkpoints import Layout, random_checkpoint
+
+Checkpoints = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Makes a small random checkpoint of an official layout, once for each set of arguments."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def make(layout: Layout, *, layers: int = 2, width: int = 8, dtype=torch.float32) -> Path:
+        name = f"{layout}-{layers}-{width}-{dtype}".replace("torch.", "")
+        return random_checkpoint(root / name, layout, layers=layers, width=width, dtype=dtype)
+
+    return make

@@ -1,0 +1,101 @@
+"""Each implementation against attention written down naively."""
+
+import numpy as np
+import pytest
+import torch
+from quernstone import attention
+from quernstone.attention import PrefixKeys, SdpaAttention, VarlenAttention
+from quernstone.batching import pack
+from quernstone.types import Encoded, Prefix
+
+HEADS, KV_HEADS, DIM = 4, 2, 16
+
+
+def naive(query, key, value, *, causal):
+    """One sequence. Shape: (tokens, heads, dim); the last query sits at the last key."""
+    repeat = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeat, 1).double() for x in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query.double(), key) / query.shape[2] ** 0.5
+    if causal:
+        rows, columns = scores.shape[1:]
+        scores += torch.full((rows, columns), -torch.inf).triu(1 + columns - rows)
+    lse = scores.logsumexp(-1).T
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).float(), lse.float()
+
+
+def naive_kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
+    """Stands in for a CUDA varlen kernel, to test what is built around it."""
+    assert max_q == int(cu_q.diff().max())
+    assert max_k == int(cu_k.diff().max())
+    parts = [
+        naive(q[a:b], k[c:d], v[c:d], causal=causal)
+        for a, b, c, d in zip(cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True)
+    ]
+    return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts])
+
+
+MAKERS = {
+    "sdpa": lambda batch: SdpaAttention(batch, torch.device("cpu")),
+    "varlen": lambda batch: VarlenAttention(batch, torch.device("cpu"), naive_kernel),
+}
+LENGTHS = [
+    [1],
+    [5, 5, 5],
+    [40, 39, 38, 37, 12, 3, 1],
+    [700, 650, 300, 257, 256, 90, 80, 1, 1],
+]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("prefix_lengths", [[], [7], [300, 5]], ids=str)
+def test_matches_naive_attention(maker, lengths, prefix_lengths):
+    torch.manual_seed(len(lengths))
+    prefixes = [Prefix(np.full(n, n, dtype=np.int32)) for n in prefix_lengths]
+    choices = [None, *prefixes]
+    batch = pack(
+        [
+            Encoded(np.zeros(n, dtype=np.int32), choices[i % len(choices)])
+            for i, n in enumerate(lengths)
+        ]
+    )
+    tokens = sum(lengths)
+    query = torch.randn(tokens, HEADS, DIM)
+    key, value = torch.randn(2, tokens, KV_HEADS, DIM)
+    keys = {
+        prefix: PrefixKeys(*torch.randn(2, len(prefix), KV_HEADS, DIM))
+        for prefix, _, _ in batch.groups
+    }
+    own = dict.fromkeys(range(len(lengths)))
+    own.update({row: keys[p] for p, first, end in batch.groups for row in range(first, end)})
+    expected = []
+    for row, (start, end) in enumerate(zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)):
+        k, v = key[start:end], value[start:end]
+        if own[row]:
+            k, v = torch.cat([own[row].key, k]), torch.cat([own[row].value, v])
+        expected.append(naive(query[start:end], k, v, causal=True)[0])
+    ends = torch.tensor(batch.cu_seqlens[1:]) - 1
+
+    planned = MAKERS[maker](batch)
+    shared = [keys[prefix] for prefix, _, _ in batch.groups]
+    every = planned.all_tokens(query, key, value, shared)
+    last = planned.last_tokens(query[ends], key, value, shared)
+    torch.testing.assert_close(every, torch.cat(expected), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(last, torch.cat(expected)[ends], atol=2e-6, rtol=1e-5)
+
+
+def test_merging_halves_gives_the_whole():
+    query = torch.randn(6, HEADS, DIM)
+    key, value = torch.randn(2, 50, KV_HEADS, DIM)
+    whole, whole_lse = naive(query, key, value, causal=False)
+    left = naive(query, key[:13], value[:13], causal=False)
+    right = naive(query, key[13:], value[13:], causal=False)
+    torch.testing.assert_close(attention.merge(*left, *right), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.logaddexp(left[1], right[1]), whole_lse)
+
+
+def test_the_cpu_has_sdpa():
+    name, make = attention.choose_attention(torch.device("cpu"), torch.bfloat16)
+    assert name == "sdpa"
+    batch = pack([Encoded(np.zeros(3, dtype=np.int32))])
+    assert isinstance(make(batch), SdpaAttention)

@@ -1,0 +1,235 @@
+"""The worker with an engine whose rows say which sequence they belong to."""
+
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+from quernstone import ClosedError, EngineMemoryError, NonFiniteError, worker
+from quernstone.types import Encoded, EngineConfig, EngineInfo
+from quernstone.worker import Worker
+
+
+class NumberEngine:
+    """A sequence's row is its first token id and its length."""
+
+    width = 2
+
+    def __init__(self, budget=100, capacity=10**9):
+        self.info = EngineInfo(
+            engine="test", device="cpu", dtype="float32", attention="none", max_batch_tokens=budget
+        )
+        self.capacity = capacity
+        self.batches = []
+        self.precise = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = False
+
+    def run(self, batch, *, precise=False):
+        self.gate.wait(10)
+        numbers = [int(sequence.ids[0]) for sequence in batch]
+        tokens = sum(map(len, batch))
+        if precise:
+            self.precise += numbers
+        else:
+            self.batches.append(numbers)
+        if tokens > self.capacity:
+            raise EngineMemoryError(None, tokens, "too much")
+        if 666 in numbers:
+            raise RuntimeError("the engine broke")
+        rows = np.array([[n, len(s)] for n, s in zip(numbers, batch, strict=True)], np.float32)
+        for row in rows:
+            if row[0] == 999 or (row[0] == 888 and not precise):
+                row[1] = np.nan
+        return rows
+
+    def close(self):
+        self.closed = True
+
+
+def sequences(*specs):
+    return [Encoded(np.full(length, number, dtype=np.int32)) for number, length in specs]
+
+
+@pytest.fixture
+def started():
+    workers = []
+
+    def start(**settings):
+        engine = NumberEngine(**settings)
+        workers.append(Worker(lambda: engine))
+        return workers[-1], engine
+
+    yield start
+    for each in workers:
+        each.close()
+
+
+def test_rows_come_back_in_input_order(started):
+    work, engine = started(budget=10)
+    rows = work.submit(sequences((1, 2), (2, 9), (3, 5), (4, 4))).result(5)
+    assert rows.tolist() == [[1, 2], [2, 9], [3, 5], [4, 4]]
+    assert engine.batches == [[2], [3, 4], [1]]
+
+
+def test_no_sequences_give_no_rows(started):
+    work, engine = started()
+    assert work.submit([]).result(5).shape == (0, 2)
+    assert engine.batches == []
+
+
+def test_waiting_callers_share_a_batch(started):
+    work, engine = started(budget=1000)
+    engine.gate.clear()
+    first = work.submit(sequences((0, 1)))
+    while not engine.batches and work._arrived:
+        time.sleep(0.001)
+    others = [work.submit(sequences((n, 1))) for n in range(1, 64)]
+    engine.gate.set()
+    assert [f.result(5)[0, 0] for f in [first, *others]] == list(range(64))
+    assert [len(batch) for batch in engine.batches] == [1, 63]
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(started):
+    work, engine = started(budget=80, capacity=25)
+    rows = work.submit(sequences(*((n, 10) for n in range(8)))).result(5)
+    assert rows[:, 0].tolist() == list(range(8))
+    assert sorted(map(len, engine.batches), reverse=True) == [8, 4, 4, 2, 2, 2, 2]
+
+
+def test_an_item_that_does_not_fit_alone_is_named_and_others_survive(started):
+    work, engine = started(budget=1000, capacity=25)
+    engine.gate.clear()
+    blocker = work.submit(sequences((5, 1)))
+    good = work.submit(sequences((1, 10), (2, 10)))
+    bad = work.submit(sequences((3, 10), (4, 30)), offset=100)
+    engine.gate.set()
+    with pytest.raises(EngineMemoryError, match="input 101 with 30 tokens does not fit"):
+        bad.result(5)
+    assert good.result(5)[:, 0].tolist() == [1, 2]
+    assert blocker.result(5)[:, 0].tolist() == [5]
+
+
+def test_a_non_finite_row_is_recomputed_in_float32(started):
+    work, engine = started()
+    rows = work.submit(sequences((1, 1), (888, 3), (2, 1))).result(5)
+    assert rows.tolist() == [[1, 1], [888, 3], [2, 1]]
+    assert engine.precise == [888]
+
+
+def test_a_row_that_stays_non_finite_is_an_error_naming_it(started):
+    work, engine = started()
+    with pytest.raises(NonFiniteError, match="input 12: the model's output is not finite"):
+        work.submit(sequences((1, 1), (2, 1), (999, 1)), offset=10).result(5)
+    assert engine.precise == [999]
+
+
+def test_an_engine_that_breaks_tells_its_callers_and_goes_on(started):
+    work, _ = started()
+    with pytest.raises(RuntimeError, match="the engine broke"):
+        work.submit(sequences((666, 1))).result(5)
+    assert work.submit(sequences((1, 1))).result(5).tolist() == [[1, 1]]
+
+
+def test_a_cancelled_job_stops_between_batches(started):
+    work, engine = started(budget=1)
+    engine.gate.clear()
+    long = work.submit(sequences(*((n, 1) for n in range(50))))
+    assert long.cancel()
+    engine.gate.set()
+    assert work.submit(sequences((70, 1))).result(5).tolist() == [[70, 1]]
+    with pytest.raises(CancelledError):
+        long.result(5)
+    assert len(engine.batches) <= 3
+
+
+def test_many_threads_get_their_own_rows(started):
+    work, _ = started(budget=64)
+    failures = []
+
+    def call(seed):
+        random = np.random.default_rng(seed)
+        for _ in range(20):
+            specs = [(int(n), int(n) % 30 + 1) for n in random.integers(0, 600, 9)]
+            rows = work.submit(sequences(*specs)).result(20)
+            if rows.tolist() != [list(spec) for spec in specs]:
+                failures.append((seed, specs, rows))
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_closing_finishes_what_was_submitted(started):
+    work, engine = started(budget=1)
+    future = work.submit(sequences(*((n, 1) for n in range(20))))
+    work.close()
+    assert future.result(0)[:, 0].tolist() == list(range(20))
+    assert engine.closed
+    with pytest.raises(ClosedError):
+        work.submit(sequences((1, 1)))
+
+
+def test_an_engine_that_does_not_load_raises_where_it_was_asked_for():
+    def load():
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        Worker(load)
+
+
+def config(name):
+    return EngineConfig(task="embed", model=name, engine="torch")
+
+
+def test_equal_configurations_share_one_worker_until_the_last_is_released():
+    loaded = []
+
+    def load():
+        loaded.append(NumberEngine())
+        return loaded[-1]
+
+    one, two = (worker.acquire(config("a"), load) for _ in range(2))
+    other = worker.acquire(config("b"), load)
+    assert one is two
+    assert other is not one
+    assert len(loaded) == 2
+    worker.release(config("a"))
+    assert one.submit(sequences((3, 1))).result(5).tolist() == [[3, 1]]
+    worker.release(config("a"))
+    worker.release(config("b"))
+    assert [engine.closed for engine in loaded] == [True, True]
+
+
+def test_concurrent_users_load_once():
+    loaded = []
+
+    def load():
+        time.sleep(0.05)
+        loaded.append(NumberEngine())
+        return loaded[-1]
+
+    threads = [threading.Thread(target=worker.acquire, args=(config("c"), load)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 1
+    for _ in threads:
+        worker.release(config("c"))
+    assert loaded[0].closed
+
+
+def test_a_failed_load_leaves_nothing_behind():
+    def load():
+        raise ValueError("broken")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"):
+            worker.acquire(config("d"), load)
+    assert worker._shared == {}
