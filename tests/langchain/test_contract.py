@@ -1,0 +1,85 @@
+"""The standard suites of langchain-tests, unchanged, and our own, for every offline engine."""
+
+from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import EmbeddingsUnitTests
+
+from langchain_quernstone import (
+    QuernstoneCrossEncoder,
+    QuernstoneEmbeddings,
+    QuernstoneReranker,
+)
+from langchain_quernstone.testing import CrossEncoderTests, DocumentCompressorTests
+
+RELEVANCE = (
+    "grinding grain by hand",
+    "a hand mill for grinding grain into flour",
+    "a compiler for the C language",
+)
+
+
+class TorchEmbeddings:
+    @property
+    def embeddings_class(self):
+        return QuernstoneEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return {"model": "tiny", "engine": "torch"}
+
+
+class TransformersEmbeddings(TorchEmbeddings):
+    @property
+    def embedding_model_params(self):
+        return {"model": "tiny", "engine": "transformers"}
+
+
+class TestTorchEmbeddingsUnit(TorchEmbeddings, EmbeddingsUnitTests):
+    pass
+
+
+class TestTorchEmbeddingsIntegration(TorchEmbeddings, EmbeddingsIntegrationTests):
+    pass
+
+
+class TestTransformersEmbeddingsUnit(TransformersEmbeddings, EmbeddingsUnitTests):
+    pass
+
+
+class TestTransformersEmbeddingsIntegration(TransformersEmbeddings, EmbeddingsIntegrationTests):
+    pass
+
+
+class TestTorchReranker(DocumentCompressorTests):
+    @property
+    def compressor_class(self):
+        return QuernstoneReranker
+
+    @property
+    def compressor_params(self):
+        return {"model": "tiny", "engine": "torch"}
+
+    @property
+    def relevance_example(self):
+        return RELEVANCE
+
+
+class TestTransformersReranker(TestTorchReranker):
+    @property
+    def compressor_params(self):
+        return {"model": "tiny", "engine": "transformers"}
+
+
+class TestTorchCrossEncoder(CrossEncoderTests):
+    @property
+    def cross_encoder_class(self):
+        return QuernstoneCrossEncoder
+
+    @property
+    def cross_encoder_params(self):
+        return {"model": "tiny", "engine": "torch"}
+
+
+class TestTransformersCrossEncoder(TestTorchCrossEncoder):
+    @property
+    def cross_encoder_params(self):
+        return {"model": "tiny", "engine": "transformers"}

@@ -1,0 +1,67 @@
+"""Our contract suites, for every engine that runs offline."""
+
+from llama_index.embeddings.quernstone import QuernstoneEmbedding
+from llama_index.embeddings.quernstone.testing import EmbeddingTests
+from llama_index.postprocessor.quernstone import QuernstoneRerank
+from llama_index.postprocessor.quernstone.testing import RerankTests
+
+
+class TestTorchEmbedding(EmbeddingTests):
+    @property
+    def embedding_class(self):
+        return QuernstoneEmbedding
+
+    @property
+    def embedding_params(self):
+        return {"model_name": "tiny", "engine": "torch"}
+
+    @property
+    def other_params(self):
+        return {
+            "model_name": "other",
+            "revision": "v2",
+            "dimensions": 32,
+            "dtype": "float16",
+            "max_length": 100,
+            "truncate": False,
+        }
+
+    @property
+    def neutral_params(self):
+        return {
+            "engine": "auto",
+            "device": "cpu",
+            "max_batch_tokens": 100,
+            "embed_batch_size": 3,
+            "num_workers": 2,
+        }
+
+
+class TestTransformersEmbedding(TestTorchEmbedding):
+    @property
+    def embedding_params(self):
+        return {"model_name": "tiny", "engine": "transformers"}
+
+
+class TestTorchRerank(RerankTests):
+    @property
+    def rerank_class(self):
+        return QuernstoneRerank
+
+    @property
+    def rerank_params(self):
+        return {"model": "tiny", "engine": "torch"}
+
+    @property
+    def relevance_example(self):
+        return (
+            "grinding grain by hand",
+            "a hand mill for grinding grain into flour",
+            "a compiler for the C language",
+        )
+
+
+class TestTransformersRerank(TestTorchRerank):
+    @property
+    def rerank_params(self):
+        return {"model": "tiny", "engine": "transformers"}
