@@ -1,0 +1,63 @@
+"""Qdrant for Quernstone: load documents exactly once, search them, and rerank the hits."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quernstone_qdrant.errors import (
+        CollectionError,
+        CollectionNotFoundError,
+        ProvenanceError,
+        RecordError,
+        SourceError,
+        TargetError,
+    )
+    from quernstone_qdrant.loader import LoadReport, QdrantLoader
+    from quernstone_qdrant.records import Record
+    from quernstone_qdrant.searcher import QdrantSearcher, SearchHit
+    from quernstone_qdrant.sources import read_paths
+
+__all__ = [
+    "CollectionError",
+    "CollectionNotFoundError",
+    "LoadReport",
+    "ProvenanceError",
+    "QdrantLoader",
+    "QdrantSearcher",
+    "Record",
+    "RecordError",
+    "SearchHit",
+    "SourceError",
+    "TargetError",
+    "read_paths",
+]
+
+_HOMES = {
+    "loader": ("LoadReport", "QdrantLoader"),
+    "records": ("Record",),
+    "searcher": ("QdrantSearcher", "SearchHit"),
+    "sources": ("read_paths",),
+    "errors": (
+        "CollectionError",
+        "CollectionNotFoundError",
+        "ProvenanceError",
+        "RecordError",
+        "SourceError",
+        "TargetError",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # `quern --help` imports this package for its commands; a client of Qdrant and Arrow, which
+    # take a second to import, are wanted only when something is loaded or searched.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,88 @@
+"""What can go wrong between a file and a collection.
+
+    QuernstoneError
+    |-- SourceError (ValueError)           a file or one row of it; `.path`, `.row`
+    |-- RecordError (ValueError)           one record; `.key`
+    `-- TargetError (RuntimeError)         the Qdrant behind the client failed
+        `-- CollectionError                one collection; `.collection`
+            |-- CollectionNotFoundError (LookupError)   `.available` names the others
+            `-- ProvenanceError            it belongs to another model; `.recorded`, `.wanted`
+
+All of them pickle: `args` equals the positional arguments of the constructor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quernstone.errors import QuernstoneError
+
+
+class SourceError(QuernstoneError, ValueError):
+    """A file, or one row of a file, cannot be read as text."""
+
+    def __init__(self, path: str, reason: str, row: int | None = None) -> None:
+        super().__init__(path, reason, row)
+        self.path, self.reason, self.row = path, reason, row
+
+    def __str__(self) -> str:
+        where = self.path if self.row is None else f"{self.path}, row {self.row}"
+        return f"{where}: {self.reason}"
+
+
+class RecordError(QuernstoneError, ValueError):
+    """One record cannot be loaded. `.key` is its source key, or its position."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"record {self.key!r}: {self.reason}"
+
+
+class TargetError(QuernstoneError, RuntimeError):
+    """Qdrant cannot be reached, or it refused or did not finish a request."""
+
+
+class CollectionError(TargetError):
+    """A collection cannot be used for this."""
+
+    def __init__(self, collection: str, reason: str) -> None:
+        super().__init__(collection, reason)
+        self.collection, self.reason = collection, reason
+
+    def __str__(self) -> str:
+        return f"collection {self.collection!r}: {self.reason}"
+
+
+class CollectionNotFoundError(CollectionError, LookupError):
+    """There is no collection of that name. `.available` holds the names that there are."""
+
+    def __init__(self, collection: str, available: Sequence[str]) -> None:
+        super().__init__(collection, "not found")
+        self.args = (collection, available)
+        self.available = available
+
+    def __str__(self) -> str:
+        others = (
+            "there are " + ", ".join(repr(name) for name in self.available)
+            if self.available
+            else "there are none; load documents first"
+        )
+        return f"collection {self.collection!r} does not exist ({others})"
+
+
+class ProvenanceError(CollectionError):
+    """The collection was loaded with another model or other settings."""
+
+    def __init__(self, collection: str, what: str, recorded: object, wanted: object) -> None:
+        super().__init__(collection, what)
+        self.args = (collection, what, recorded, wanted)
+        self.what, self.recorded, self.wanted = what, recorded, wanted
+
+    def __str__(self) -> str:
+        return (
+            f"collection {self.collection!r} was made with {self.what} {self.recorded!r}, "
+            f"but the embedder has {self.wanted!r}; use the same, or another collection"
+        )

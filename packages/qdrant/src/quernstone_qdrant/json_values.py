@@ -1,0 +1,72 @@
+"""Values as JSON can hold them.
+
+A payload travels as JSON. The embedded client takes more (NaN, numpy numbers) and a server does
+not, so everything is brought to JSON before it is hashed, compared or sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import enum
+import math
+import uuid
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+import numpy as np
+
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+
+_INT64 = 2**63
+
+
+def to_json(value: Any) -> JsonValue:
+    """Bring a value to JSON, the same way every time.
+
+    NaN and infinities become null; dates ISO 8601; numpy values their Python twins; bytes base64;
+    decimals and integers beyond 64 bits strings, so that no digit is lost; sets sorted lists;
+    anything else its `str`.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, int) and not isinstance(value, enum.Enum):
+        return int(value) if -_INT64 <= value < _INT64 else str(int(value))
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {storable(str(key)): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return _other(value)
+
+
+def _other(value: Any) -> JsonValue:
+    if isinstance(value, (np.generic, np.ndarray)):
+        if isinstance(value, (np.datetime64, np.timedelta64)):
+            return None if np.isnat(value) else str(value)
+        return to_json(value.tolist())
+    if isinstance(value, enum.Enum):
+        return to_json(value.value)
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode("ascii")
+    if isinstance(value, (set, frozenset)):
+        return sorted((to_json(item) for item in value), key=repr)
+    if isinstance(value, (decimal.Decimal, uuid.UUID, PurePath, datetime.timedelta)):
+        return str(value)
+    return storable(str(value))
+
+
+def storable(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot hold, by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

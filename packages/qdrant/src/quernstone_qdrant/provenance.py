@@ -1,0 +1,173 @@
+"""Which model made a collection: written when it is created, compared whenever it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+from uuid import UUID
+
+from qdrant_client import models
+
+from quernstone.types import Float32Array
+from quernstone_qdrant.errors import CollectionError, ProvenanceError
+from quernstone_qdrant.points import LAYOUT, collection_namespace
+from quernstone_qdrant.target import Target
+
+METADATA_KEY = "quernstone"
+"""Where the collection's metadata holds ours."""
+
+_COMPARED = ("model", "revision", "dimensions")
+
+
+class TextEmbedder(Protocol):
+    """What the loader and the searcher need of an embedder; `quernstone.Embedder` has it."""
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per vector."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """All that vectors depend on, as `...;name=value;name=value`."""
+        ...
+
+    def embed_documents(self, texts: list[str], /) -> Float32Array:
+        """Embed texts. Shape of the result: (len(texts), dimensions)."""
+        ...
+
+    def embed_query(self, text: str, /, instruction: str | None = None) -> Float32Array:
+        """Embed one query. Shape of the result: (dimensions,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a collection's document vectors depend on.
+
+    The dtype is recorded and not compared: a collection loaded in bfloat16 on a GPU is searched
+    in float32 on a laptop. Neither is the instruction, which only queries get.
+    """
+
+    model: str
+    revision: str
+    dimensions: int
+    dtype: str
+    namespace: UUID
+    """All point ids of the collection are made in it, also after it was renamed by an alias."""
+
+    @classmethod
+    def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
+        """What a collection that is made now with `embedder` will have."""
+        settings = dict(
+            part.split("=", 1) for part in embedder.fingerprint.split(";") if "=" in part
+        )
+        return cls(
+            model=embedder.model,
+            revision=settings.get("revision", ""),
+            dimensions=embedder.dimensions,
+            dtype=settings.get("dtype", ""),
+            namespace=collection_namespace(collection),
+        )
+
+    @classmethod
+    def read(cls, info: models.CollectionInfo) -> Provenance | None:
+        """Read a collection's; None when it was not made by us."""
+        stored = (info.config.metadata or {}).get(METADATA_KEY)
+        if not isinstance(stored, dict):
+            return None
+        return cls(
+            model=str(stored.get("model")),
+            revision=str(stored.get("revision")),
+            dimensions=int(stored.get("dimensions", 0)),
+            dtype=str(stored.get("dtype")),
+            namespace=UUID(str(stored.get("namespace"))),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What goes into the content hash of every point."""
+        return f"{self.model}@{self.revision};{self.dimensions}"
+
+    def metadata(self) -> dict[str, Any]:
+        """Build what is stored with the collection."""
+        return {
+            METADATA_KEY: {
+                "model": self.model,
+                "revision": self.revision,
+                "dimensions": self.dimensions,
+                "dtype": self.dtype,
+                "namespace": str(self.namespace),
+                "layout": LAYOUT,
+                "loader": version("quernstone-qdrant"),
+            }
+        }
+
+
+def check_provenance(
+    info: models.CollectionInfo, collection: str, wanted: Provenance
+) -> Provenance:
+    """Return what the collection records, when it fits the embedder.
+
+    Raises:
+        CollectionError: The collection holds points of unknown origin.
+        ProvenanceError: It was made with another model, revision or size of vectors.
+    """
+    recorded = Provenance.read(info)
+    if recorded is None:
+        raise CollectionError(
+            collection,
+            "nothing is recorded about the model that made it, so its vectors may be of another; "
+            "load into a new collection",
+        )
+    for name in _COMPARED:
+        there, here = getattr(recorded, name), getattr(wanted, name)
+        if there != here:
+            raise ProvenanceError(collection, name, there, here)
+    return recorded
+
+
+def prepare_collection(target: Target, embedder: TextEmbedder) -> Provenance:
+    """Make sure that there is a collection for the vectors of `embedder`.
+
+    It is created when missing. An empty one that somebody prepared, with settings of their own, is
+    adopted when its vectors fit.
+
+    Raises:
+        CollectionError: It cannot take these vectors, or holds points of unknown origin.
+        ProvenanceError: It was made with another model, revision or size of vectors.
+    """
+    wanted = Provenance.of(embedder, target.collection)
+    if not target.exists():
+        target.create(wanted.dimensions, wanted.metadata())
+    info = target.info()
+    if Provenance.read(info) is None and not info.points_count:
+        _check_vectors(info, target.collection, wanted)
+        target.describe(wanted.metadata())
+        info = target.info()
+        if Provenance.read(info) is None:
+            raise CollectionError(
+                target.collection,
+                "the server does not keep collection metadata; Qdrant 1.16 or newer is needed",
+            )
+    recorded = check_provenance(info, target.collection, wanted)
+    _check_vectors(info, target.collection, wanted)
+    return recorded
+
+
+def _check_vectors(info: models.CollectionInfo, collection: str, wanted: Provenance) -> None:
+    vectors = info.config.params.vectors
+    if not isinstance(vectors, models.VectorParams):
+        raise CollectionError(collection, "it has named vectors; one unnamed vector is needed")
+    if vectors.size != wanted.dimensions:
+        raise ProvenanceError(collection, "dimensions", vectors.size, wanted.dimensions)
+    if vectors.distance not in (models.Distance.COSINE, models.Distance.DOT):
+        raise CollectionError(
+            collection, f"its distance is {vectors.distance.value}; it must be Cosine or Dot"
+        )

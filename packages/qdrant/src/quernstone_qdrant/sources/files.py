@@ -1,0 +1,114 @@
+"""Walks files and folders, and gives each file to the reader of its kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from quernstone_qdrant.errors import SourceError
+from quernstone_qdrant.records import Record, TextFormat
+from quernstone_qdrant.sources.rows import RowReader
+from quernstone_qdrant.sources.tables import read_csv, read_jsonl, read_parquet
+
+_TEXTS: dict[str, TextFormat] = {
+    ".txt": "text",
+    ".rst": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+}
+_TABLES = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+SUFFIXES = (*_TEXTS, *_TABLES)
+"""Endings of the files that can be read. In a folder, others are passed over."""
+
+
+def read_paths(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    text_field: str | None = None,
+    id_field: str | None = None,
+) -> Iterator[Record | SourceError]:
+    """Read files, and folders with everything below them, in a fixed order.
+
+    A text or Markdown file is one record whose key is its path relative to the given folder. A row
+    of a JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, else the
+    file's relative path and the row's number. Names that begin with a dot are passed over.
+
+    Args:
+        paths: One path or several. A file stands for itself, relative to its folder.
+        text_field: The column that holds the text; None: the first of `text`, `content`,
+            `page_content`, `body` and `document` that a file has.
+        id_field: The column that holds the ids, which must be unique over all files.
+
+    Yields:
+        Records, and a `SourceError` in the place of each row or file that cannot be read.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    roots = [Path(path) for path in paths]
+    origin: dict[str, Path] = {}
+    for root in roots:
+        for source, path in _walk(root):
+            if isinstance(path, SourceError):
+                yield path
+                continue
+            if len(roots) > 1 and origin.setdefault(source, path) != path:
+                yield SourceError(
+                    str(path),
+                    f"has the same key, `{source}`, as {origin[source]}; "
+                    "load their common folder instead, or each into a collection of its own",
+                )
+                continue
+            yield from _read(path, source, text_field, id_field)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path | SourceError]]:
+    """Yield (path relative to `root`, path) of every file to read."""
+    if root.is_dir():
+        yield from _walk_folder(root, root)
+    else:
+        yield root.name, root
+
+
+def _walk_folder(root: Path, folder: Path) -> Iterator[tuple[str, Path | SourceError]]:
+    source = folder.relative_to(root).as_posix()
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield source, SourceError(str(folder), f"cannot be opened: {error.strerror or error}")
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk_folder(root, path)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path.relative_to(root).as_posix(), path
+
+
+def _read(
+    path: Path, source: str, text_field: str | None, id_field: str | None
+) -> Iterator[Record | SourceError]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix in _TEXTS:
+            text = path.read_bytes().decode("utf-8-sig")
+            yield Record(source, text, {"source": source}, _TEXTS[suffix])
+        elif suffix in _TABLES:
+            reader = RowReader(source, str(path), text_field, id_field)
+            yield from _TABLES[suffix](path, reader)
+        else:
+            known = ", ".join(SUFFIXES)
+            yield SourceError(str(path), f"unknown kind of file; known are {known}")
+    except SourceError as error:
+        yield error
+    except UnicodeDecodeError as error:
+        yield SourceError(str(path), f"not UTF-8: {error.reason} at byte {error.start}")
+    except OSError as error:
+        yield SourceError(str(path), f"cannot be opened: {error.strerror or error}")

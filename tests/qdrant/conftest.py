@@ -1,0 +1,81 @@
+"""A small embedder with distinguishable vectors, so that these tests need no model."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from quernstone.errors import InputError
+from quernstone.types import RankedDocument
+
+
+class WordEmbedder:
+    """Hashes words into a vector: texts that share words are near. Counts what it embeds."""
+
+    def __init__(self, model="words", dimensions=64, revision="1", dtype="float32"):
+        self.model, self.dimensions = model, dimensions
+        self.fingerprint = (
+            f"quernstone:0;model={model};revision={revision};dtype={dtype};"
+            f"dimensions={dimensions};instruction=a=b;c"
+        )
+        self.embedded = []
+
+    def embed_documents(self, texts):
+        for index, text in enumerate(texts):
+            if "poison" in text:
+                raise InputError(index, "no poison")
+        self.embedded.extend(texts)
+        rows = [self._vector(text) for text in texts]
+        return np.stack(rows) if rows else np.empty((0, self.dimensions), np.float32)
+
+    def embed_query(self, text, instruction=None):
+        return self._vector(text)
+
+    def _vector(self, text):
+        vector = np.full(self.dimensions, 1e-3, dtype=np.float32)
+        for word in text.lower().split():
+            digest = hashlib.sha256(word.strip(".,?!").encode()).digest()
+            vector[int.from_bytes(digest[:4], "big") % self.dimensions] += 1
+        return vector / np.linalg.norm(vector)
+
+
+class LengthReranker:
+    """The shorter, the better."""
+
+    def rerank(self, query, documents, top_n=None, instruction=None):
+        order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
+        return [RankedDocument(i, 1 / (1 + len(documents[i]))) for i in order[:top_n]]
+
+
+@pytest.fixture
+def make_embedder():
+    return WordEmbedder
+
+
+@pytest.fixture
+def embedder():
+    return WordEmbedder()
+
+
+@pytest.fixture
+def reranker():
+    return LengthReranker()
+
+
+@pytest.fixture
+def client():
+    client = QdrantClient(":memory:")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def stored():
+    """All points of a collection, by id: (payload, vector)."""
+
+    def read(client, collection):
+        points, _ = client.scroll(collection, limit=100_000, with_payload=True, with_vectors=True)
+        return {point.id: (point.payload, point.vector) for point in points}
+
+    return read

@@ -1,0 +1,82 @@
+import pytest
+from qdrant_client import models
+
+from quernstone.errors import ConfigError
+from quernstone_qdrant import (
+    CollectionError,
+    CollectionNotFoundError,
+    ProvenanceError,
+    QdrantLoader,
+    QdrantSearcher,
+)
+
+RECORDS = [
+    {"id": "mill", "text": "A quern is a stone hand mill for grinding grain.", "topic": "tools"},
+    {"id": "rain", "text": "Rain falls on the stone roof.", "topic": "weather"},
+    {"id": "bread", "text": "Bread is made of grain.", "topic": "food"},
+]
+
+
+@pytest.fixture
+def collection(client, embedder):
+    QdrantLoader(client, "docs", embedder).load(RECORDS)
+    return "docs"
+
+
+def test_dense_search(client, collection, embedder):
+    hits = QdrantSearcher(client, collection, embedder).search("grinding grain mill", limit=2)
+    assert [(hit.key, hit.dense_rank, hit.rerank_score) for hit in hits] == [
+        ("mill", 1, None),
+        ("bread", 2, None),
+    ]
+    assert hits[0].text == RECORDS[0]["text"]
+    assert hits[0].metadata == {"topic": "tools", "chunk": 0}
+    assert 1 >= hits[0].score > hits[1].score > 0
+
+
+def test_reranked_search_keeps_the_dense_rank(client, collection, embedder, reranker):
+    searcher = QdrantSearcher(client, collection, embedder, reranker)
+    hits = searcher.search("grinding grain mill", limit=2)
+    assert [(hit.key, hit.dense_rank) for hit in hits] == [("bread", 2), ("rain", 3)]
+    assert hits[0].rerank_score == pytest.approx(1 / 24)
+    assert searcher.search("grinding grain mill", limit=2, candidates=2)[1].key == "mill"
+
+
+def test_filter(client, collection, embedder):
+    only = models.Filter(
+        must=[models.FieldCondition(key="metadata.topic", match=models.MatchValue(value="weather"))]
+    )
+    hits = QdrantSearcher(client, collection, embedder).search("grain", query_filter=only)
+    assert [hit.key for hit in hits] == ["rain"]
+
+
+def test_nothing_to_rerank(client, collection, embedder, reranker):
+    nothing = models.Filter(must=[models.HasIdCondition(has_id=[])])
+    searcher = QdrantSearcher(client, collection, embedder, reranker)
+    assert searcher.search("grain", query_filter=nothing) == []
+
+
+def test_a_missing_collection_names_the_others(client, collection, embedder):
+    with pytest.raises(CollectionNotFoundError, match=r"'nope' does not exist \(there are 'docs'"):
+        QdrantSearcher(client, "nope", embedder)
+    client.delete_collection("docs")
+    with pytest.raises(CollectionNotFoundError, match="there are none; load documents first"):
+        QdrantSearcher(client, "nope", embedder)
+
+
+def test_another_model_is_refused(client, collection, embedder, make_embedder):
+    with pytest.raises(ProvenanceError, match="'docs' was made with model 'words'"):
+        QdrantSearcher(client, collection, make_embedder(model="other"))
+    client.create_collection(
+        "foreign", vectors_config=models.VectorParams(size=64, distance=models.Distance.COSINE)
+    )
+    with pytest.raises(CollectionError, match="nothing is recorded"):
+        QdrantSearcher(client, "foreign", embedder)
+
+
+def test_limits_that_cannot_work(client, collection, embedder):
+    searcher = QdrantSearcher(client, collection, embedder)
+    with pytest.raises(ConfigError, match="`limit` is 0"):
+        searcher.search("grain", limit=0)
+    with pytest.raises(ConfigError, match="`candidates` is 2, fewer than `limit`, 3"):
+        searcher.search("grain", limit=3, candidates=2)
