@@ -200,7 +200,8 @@ class RerankTests:
 
     def test_wrong_types_are_refused(self, nodes: list[NodeWithScore]) -> None:
         wrong: Any = TEXTS[0]
-        for given in ([wrong], [nodes[0].node]):
+        not_retrieved: Any = nodes[0].node
+        for given in ([wrong], [not_retrieved]):
             with pytest.raises((TypeError, ValueError, AttributeError)):
                 self.make().postprocess_nodes(given, query_str=QUERY)
         with pytest.raises((TypeError, ValueError, AttributeError)):
