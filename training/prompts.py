@@ -1,0 +1,28 @@
+"""The instructions that training mixes in, so that a user's own instruction does no harm."""
+
+OTHER_INSTRUCTIONS = (
+    "Given a question, retrieve passages that answer the question",
+    "Given a question, retrieve documents that can help answer it",
+    "Given the user query, retrieval the relevant passages",
+    "Retrieve semantically similar text",
+    "Retrieve text based on user query",
+    "Given a search query, find the matching documentation page",
+    "Given a programming question, retrieve the documentation that answers it",
+    "Given a short summary of a software package, find its full description",
+    "Given a software package's name or purpose, retrieve the package that fits",
+    "Given a word or term, retrieve its definition",
+    "Given a question about a word, retrieve the definition that answers it",
+    "Find the paragraph that best matches the query",
+    "Given a claim, find documents that support or refute the claim",
+    "Given a title, retrieve the body of the text",
+    "Given a query on a topic, retrieve encyclopedia articles about that topic",
+    "Given a description of a function, retrieve its documentation string",
+    "Given a customer's question, retrieve the help page that solves the problem",
+    "Retrieve notes that are relevant to the question",
+    "Given a keyword query, retrieve relevant entries",
+    "Represent this sentence for searching relevant passages",
+    "Given a news headline, retrieve the article it belongs to",
+    "Given a scientific question, retrieve abstracts that answer it",
+    "Given a command-line task, find the tool that does it",
+    "Find answers in the project's documentation",
+)

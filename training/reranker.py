@@ -1,0 +1,304 @@
+"""Train the tiny reranker: the embedding model's layers and two more, on lists of eight documents.
+
+usage: reranker.py WORK [--steps 1600] [--resume] [--export]
+Reads pairs.jsonl, teacher.pt and the shipped embedding model; writes WORK/reranker (mined lists,
+checkpoints) and, with --export, the shipped folder.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+import vocabulary
+from common import SEED, TINY, read_jsonl
+from embedding import SAME, TEMPERATURE, optimizers
+from model import TinyQwen3, load, save
+from prompts import OTHER_INSTRUCTIONS
+from quernstone.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES, rerank_head
+from quernstone.tokenization import Tokenization
+
+LAYERS = 5
+NEGATIVES = 7
+QUERIES = 24  # lists in a batch
+BLOCK = 3000  # negatives are mined among so many documents, as many as the held-out set has
+MINED = 20
+BLOCKS = {"debian": 12, "wordnet": 2, "docstring": 3}
+DOCUMENT_TOKENS = ((48, 0.4), (80, 0.4), (200, 0.2))
+QUERY_TOKENS = 48
+OTHER_INSTRUCTION_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mined:
+    """Every pair's hard negatives and its vectors; the first axis of all counts pairs."""
+
+    near: Tensor
+    """Nearest wrong documents, MINED each at 64 and at 256 dimensions; -1 where there is none."""
+    blocks: Tensor
+    """Block number of each pair: random negatives come from the same block."""
+    queries: Tensor
+    documents: Tensor
+
+
+@torch.inference_mode()
+def mine(
+    tokenization: Tokenization, model: TinyQwen3, pairs: list[dict[str, str]], teacher: Tensor
+) -> Mined:
+    """Embed all pairs with the tiny embedding model and search each block for what it confuses."""
+    frame = tokenization.encode_queries([""], DEFAULT_INSTRUCTION, max_length=64).sequences[0]
+    vectors = []
+    with torch.autocast("cpu", torch.bfloat16):
+        prefix = model.read([frame.ids[:-1].tolist()])
+        for name, before in (("query", prefix), ("document", None)):
+            texts = [row[name][:800] for row in pairs]
+            batch = tokenization.encode_documents(texts, max_length=64)
+            rows = [sequence.ids.tolist() for sequence in batch.sequences]
+            parts = [model.last(rows[i : i + 4096], before) for i in range(0, len(rows), 4096)]
+            vectors.append(torch.cat(parts))
+    queries, documents = (functional.normalize(each.float(), dim=-1) for each in vectors)
+    near = torch.full((len(pairs), 2 * MINED), -1)
+    blocks = torch.zeros(len(pairs), dtype=torch.long)
+    for number, block in enumerate(torch.arange(len(pairs)).split(BLOCK)):
+        blocks[block] = number
+        wanted = teacher[:, block].float()
+        same = (wanted[0] @ wanted[0].T > SAME) | (wanted[1] @ wanted[1].T > SAME)
+        for place, size in enumerate((64, 256)):
+            q = functional.normalize(queries[block, :size], dim=-1)
+            d = functional.normalize(documents[block, :size], dim=-1)
+            found = (q @ d.T).masked_fill(same, -2).topk(MINED)
+            indices = block[found.indices].masked_fill(found.values < -1, -1)
+            near[block, place * MINED : (place + 1) * MINED] = indices
+    return Mined(near=near, blocks=blocks, queries=queries.half(), documents=documents.half())
+
+
+def start_from(embedding: TinyQwen3, end: int) -> TinyQwen3:
+    """The embedding model with layers on top whose heads begin by comparing its vectors."""
+    config = replace(embedding.config, num_hidden_layers=LAYERS)
+    model = TinyQwen3(config)
+    model.load_state_dict(embedding.state_dict(), strict=False)
+    with torch.no_grad():
+        # The score is read at `</think>`: it starts as the token that the embedding model pools.
+        model.embed_tokens.weight[end + 4] = model.embed_tokens.weight[end]
+        still = torch.cat(
+            (torch.arange(10, 32), torch.arange(42, 64))
+        )  # rotary dimensions that hardly turn in a document
+        for layer in model.layers[embedding.config.num_hidden_layers :]:
+            attention = layer.self_attn
+            layer.input_layernorm.weight.copy_(embedding.norm.weight)
+            attention.k_proj.weight.mul_(0.1)
+            attention.q_proj.weight.mul_(0.1)
+            for head in range(config.num_key_value_heads):
+                dimensions = torch.arange(head, 2 * len(still), config.num_key_value_heads)
+                attention.k_proj.weight[head * 64 + still, dimensions] = 1.0
+                for query_head in (2 * head, 2 * head + 1):
+                    attention.q_proj.weight[query_head * 64 + still, dimensions] = 1.0
+            attention.q_norm.weight.fill_(1.7)
+            attention.k_norm.weight.fill_(1.7)
+            attention.o_proj.weight.mul_(0.5)
+            layer.mlp.down_proj.weight.mul_(0.5)
+    return model
+
+
+class Frames:
+    """Token ids of the template's parts."""
+
+    def __init__(self, tokenization: Tokenization) -> None:
+        self.tokenization = tokenization
+        self.suffix: list[int] = tokenization.encode_frame(RERANK_SUFFIXES["card"]).tolist()
+        self.system: list[int] = tokenization.encode_frame(RERANK_PREFIX).tolist()
+
+    def plain(self, texts: Sequence[str], most: int = 2048) -> list[list[int]]:
+        """Ids of users' texts, nothing appended."""
+        return [
+            s.ids[:-1].tolist()
+            for s in self.tokenization.encode_documents(texts, max_length=most).sequences
+        ]
+
+    def opening(self, instruction: str) -> list[int]:
+        """The template up to the query, which all queries share."""
+        return (
+            self.system
+            + self.plain([rerank_head("", instruction, "card").split("\n<Document>")[0]])[0]
+        )
+
+    def queries(self, texts: Sequence[str]) -> list[list[int]]:
+        """The template from the query to the document."""
+        closing = self.plain(["\n<Document>:"])[0]
+        return [ids + closing for ids in self.plain(texts, QUERY_TOKENS)]
+
+
+def score(
+    model: TinyQwen3,
+    frames: Frames,
+    opening: list[int],
+    queries: list[list[int]],
+    documents: list[list[int]],
+    owners: Tensor,
+) -> Tensor:
+    """Logit of yes against no for every document; `owners` names each one's query."""
+    prefix = model.read(queries, model.read([opening]))
+    hidden = model.last([row + frames.suffix for row in documents], prefix, owners)
+    yes, no = (frames.tokenization.token_id(word) for word in ("yes", "no"))
+    return hidden.float() @ (model.embed_tokens.weight[yes] - model.embed_tokens.weight[no])
+
+
+def choose_list(
+    mined: Mined, members: list[list[int]], pair: int, hard: int, choose: random.Random
+) -> list[int]:
+    """The pair itself, `hard` mined negatives and random ones of its block."""
+    near = [i for i in mined.near[pair].tolist() if i >= 0]
+    negatives = choose.sample(near, min(hard, len(near)))
+    block = members[int(mined.blocks[pair])]
+    while len(negatives) < NEGATIVES:
+        other = choose.choice(block)
+        if other != pair:
+            negatives.append(other)
+    return [pair, *negatives]
+
+
+def losses(
+    scores: Tensor, mined: Mined, teacher: Tensor, lists: Tensor, hard: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Right document first; the teachers' order of all; each score's own right or wrong."""
+    first = lists[:, :1]
+    wanted = (mined.queries[first].float() * mined.documents[lists].float()).sum(dim=-1)
+    wanted = wanted + (teacher[0, first].float() * teacher[1, lists].float()).sum(dim=-1)
+    right = functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
+    order = functional.kl_div(
+        scores.log_softmax(dim=-1),
+        (wanted / 2 / TEMPERATURE).softmax(dim=-1),
+        reduction="batchmean",
+    )
+    target = torch.zeros_like(scores)
+    target[:, 0] = 1.0
+    weight = torch.ones_like(scores)
+    weight[:, 1 : 1 + hard] = 0.3
+    weight[:, 0] = weight[:, 1:].sum(dim=-1)
+    each = (
+        functional.binary_cross_entropy_with_logits(scores, target, weight, reduction="sum")
+        / weight.sum()
+    )
+    return right, order, each
+
+
+def export(model: TinyQwen3, pieces: list[str], folder: Path) -> None:
+    """Write the shipped folder."""
+    save(model, folder, end=len(pieces), key_prefix="model.")
+    vocabulary.write(pieces, folder, append_end_of_text=False)
+
+
+def main() -> None:
+    """Mine once, then train or go on from the last checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        help="write the newest checkpoint to the package, train nothing",
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    torch.manual_seed(SEED)
+    folder = arguments.work / "reranker"
+    folder.mkdir(exist_ok=True)
+    pieces = json.loads((arguments.work / "pieces.json").read_text())
+    embedding = load(TINY / "embedding")
+    model = start_from(embedding, len(pieces))
+    if arguments.export:
+        model.load_state_dict(torch.load(folder / "checkpoint.pt")["model"])
+        shutil.rmtree(TINY / "reranker", ignore_errors=True)
+        export(model, pieces, TINY / "reranker")
+        return
+
+    tokenization = Tokenization(TINY / "embedding", model.config.vocab_size)
+    frames = Frames(tokenization)
+    pairs = list(read_jsonl(arguments.work / "pairs.jsonl"))
+    chosen: list[int] = []
+    for source, count in BLOCKS.items():
+        chosen += [i for i, row in enumerate(pairs) if row["source"] == source][: count * BLOCK]
+    pairs = [pairs[i] for i in chosen]
+    teacher = torch.load(arguments.work / "teacher.pt")[:, chosen]
+    if not (folder / "mined.pt").exists():
+        found = mine(tokenization, embedding, pairs, teacher)
+        torch.save([found.near, found.blocks, found.queries, found.documents], folder / "mined.pt")
+        print("mined", flush=True)
+    near, blocks, query_vectors, document_vectors = torch.load(folder / "mined.pt")
+    mined = Mined(near=near, blocks=blocks, queries=query_vectors, documents=document_vectors)
+    members = [
+        torch.nonzero(blocks == number)[:, 0].tolist() for number in range(int(blocks.max()) + 1)
+    ]
+    queries = frames.queries([row["query"] for row in pairs])
+    documents = frames.plain([row["document"][:1500] for row in pairs], 256)
+    openings = [frames.opening(text) for text in (DEFAULT_INSTRUCTION, *OTHER_INSTRUCTIONS)]
+
+    generator = np.random.default_rng(SEED)
+    epochs = arguments.steps * QUERIES // len(pairs) + 1
+    order = np.concatenate([generator.permutation(len(pairs)) for _ in range(epochs)]).tolist()
+    opts = optimizers(model)
+    opts[0].param_groups[0]["peak"] = 5e-4
+    opts[1].param_groups[0]["peak"] = 3e-3
+    first = 0
+    if arguments.resume:
+        checkpoint = torch.load(folder / "checkpoint.pt")
+        model.load_state_dict(checkpoint["model"])
+        for optimizer, state in zip(opts, checkpoint["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        first = checkpoint["step"]
+    started, seen, correct = time.monotonic(), 0, 0.0
+    for step in range(first, arguments.steps):
+        choose = random.Random(f"{SEED} {step}")
+        done = step / arguments.steps
+        hard = 1 if done < 0.05 else 3 if done < 0.15 else 5
+        cap = choose.choices(*zip(*DOCUMENT_TOKENS, strict=True))[0]
+        other = choose.random() < OTHER_INSTRUCTION_SHARE
+        opening = openings[choose.randrange(1, len(openings)) if other else 0]
+        batch = order[step * QUERIES : (step + 1) * QUERIES]
+        lists = torch.tensor([choose_list(mined, members, pair, hard, choose) for pair in batch])
+        rows = [documents[i][:cap] for i in lists.flatten().tolist()]
+        owners = torch.arange(QUERIES).repeat_interleave(1 + NEGATIVES)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = score(model, frames, opening, [queries[i] for i in batch], rows, owners)
+        scores = scores.float().view(QUERIES, -1)
+        right, agree, each = losses(scores, mined, teacher, lists, hard)
+        (0.5 * right + 0.5 * agree + 0.5 * each).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        rate = min(1.0, (step + 1) / 50, (arguments.steps - step) / (0.6 * arguments.steps))
+        for optimizer in opts:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            optimizer.step()
+            optimizer.zero_grad()
+        seen += sum(map(len, rows))
+        correct += (scores.argmax(dim=1) == 0).float().mean().item() / 20
+        if (step + 1) % 20 == 0:
+            clock = time.monotonic() - started
+            print(
+                f"{step + 1} right {right:.3f} order {agree:.3f} each {each:.3f} "
+                f"first {correct:.2f} {clock:.0f} s",
+                flush=True,
+            )
+            correct = 0.0
+        if (step + 1) % 100 == 0 or step + 1 == arguments.steps:
+            state = {
+                "step": step + 1,
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in opts],
+            }
+            torch.save(state, folder / "checkpoint.pt.new")
+            (folder / "checkpoint.pt.new").replace(folder / "checkpoint.pt")
+
+
+if __name__ == "__main__":
+    main()
