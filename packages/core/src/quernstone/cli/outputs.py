@@ -1,0 +1,163 @@
+"""Output of `embed` and `rerank`. A file appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import orjson
+
+from quernstone.cli.rows import Row
+from quernstone.errors import ConfigError, MissingExtraError
+from quernstone.types import Float32Array
+
+_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+
+
+class VectorWriter(Protocol):
+    """Writes rows and their vectors to an open file."""
+
+    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+        """Write some rows. Shape of `vectors`: (len(rows), dimensions)."""
+        ...
+
+    def finish(self) -> None:
+        """Write what comes at the end of the file."""
+        ...
+
+
+class JsonlWriter:
+    """JSON Lines: each row as it came, with `embedding` added."""
+
+    def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:  # noqa: ARG002
+        self._file = file
+
+    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+        """See `VectorWriter`."""
+        for row, vector in zip(rows, vectors, strict=True):
+            self._file.write(orjson.dumps({**row.fields, "embedding": vector}, option=_JSON))
+
+    def finish(self) -> None:
+        """See `VectorWriter`."""
+
+
+class NpyWriter:
+    """One float32 array of numpy's own format. Shape: (rows, dimensions)."""
+
+    def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:  # noqa: ARG002
+        self._file, self._dimensions, self._rows = file, dimensions, 0
+        self._data = self._header()
+
+    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+        """See `VectorWriter`."""
+        self._file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+        self._rows += len(rows)
+
+    def finish(self) -> None:
+        """Put the number of rows, which is known only now, into the header."""
+        end = self._file.tell()
+        self._file.seek(0)
+        # numpy pads the header for a first axis of up to 21 digits, so that it can be rewritten
+        if self._header() != self._data:
+            raise RuntimeError("numpy's header changed its length")
+        self._file.seek(end)
+
+    def _header(self) -> int:
+        shape = (self._rows, self._dimensions)
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
+        return self._file.tell()
+
+
+class ParquetWriter:
+    """Columns `text` and `embedding` (a fixed-size list of float32), and the id when asked."""
+
+    def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise MissingExtraError("pyarrow", "parquet") from error
+        self._arrow, self._dimensions, self._id_field = pa, dimensions, id_field
+        columns = [("text", pa.string()), ("embedding", pa.list_(pa.float32(), dimensions))]
+        if id_field is not None:
+            columns.insert(0, (id_field, pa.string()))
+        self._schema = pa.schema(columns)
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+        """See `VectorWriter`."""
+        pa = self._arrow
+        numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+        columns = [
+            pa.array([row.text for row in rows], pa.string()),
+            pa.FixedSizeListArray.from_arrays(numbers, self._dimensions),
+        ]
+        if self._id_field is not None:
+            columns.insert(
+                0, pa.array([str(row.fields[self._id_field]) for row in rows], pa.string())
+            )
+        self._writer.write_table(pa.table(columns, schema=self._schema))
+
+    def finish(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, int, str | None], VectorWriter]] = {
+    ".jsonl": JsonlWriter,
+    ".ndjson": JsonlWriter,
+    ".npy": NpyWriter,
+    ".parquet": ParquetWriter,
+}
+
+
+def vector_writer(path: Path) -> Callable[[BinaryIO, int, str | None], VectorWriter]:
+    """The writer for a file name; `-` is JSON Lines.
+
+    Raises:
+        ConfigError: The ending is unknown, or the folder does not exist.
+    """
+    check_output(path)
+    if str(path) == "-":
+        return JsonlWriter
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ConfigError(f"--output {path}: unknown ending; use {', '.join(_WRITERS)}, or -")
+    return writer
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place that cannot be written to, before a model is loaded for it.
+
+    Raises:
+        ConfigError: The folder does not exist, or the name is a folder's.
+    """
+    if str(path) != "-" and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise ConfigError(f"--output {path}: not a file in a folder that exists")
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written; `-` is standard output.
+
+    The file gets its name at the end of the block, and only when that did not fail, so nobody
+    ever takes half a file for a whole one.
+    """
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

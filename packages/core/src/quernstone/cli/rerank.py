@@ -1,0 +1,186 @@
+"""`quern rerank`: queries with documents in, the same in the right order out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quernstone.cli.options import (
+    RERANKING_MODEL,
+    BatchTokens,
+    Device,
+    DtypeName,
+    Engine,
+    Instruction,
+    RerankingModel,
+    on_terminal,
+    open_reranker,
+)
+from quernstone.errors import InputError
+
+if TYPE_CHECKING:
+    from quernstone import Reranker
+    from quernstone.cli.rows import RowInput
+
+_PAIRS = 1024
+"""Pairs that are scored together: rows with few documents share batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    line: int
+    fields: dict[str, Any]
+    """What is repeated in the result: the row without its documents."""
+    query: str
+    documents: list[str]
+
+
+def rerank(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help='JSONL rows {"query": ..., "documents": [...]}, or plain lines with --query; '
+            "- is standard input.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .jsonl file; - is standard output.")
+    ] = Path("-"),
+    query: Annotated[
+        str | None,
+        typer.Option(
+            "--query", "-q", help="Take every line of INPUT as a document for this query."
+        ),
+    ] = None,
+    top_n: Annotated[
+        int | None, typer.Option("--top-n", "-n", min=1, help="Results per query. (default: all)")
+    ] = None,
+    with_text: Annotated[
+        bool, typer.Option("--with-text", help="Repeat each document's text in its result.")
+    ] = False,
+    text_field: Annotated[
+        str | None,
+        typer.Option(help="The text's name in documents that are objects. (default: text, ...)"),
+    ] = None,
+    model: RerankingModel = RERANKING_MODEL,
+    instruction: Instruction = None,
+    device: Device = "auto",
+    dtype: DtypeName = "auto",
+    engine: Engine = "auto",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Order documents by how well they answer a query.
+
+    Each row comes out with `results`, best first, in the place of `documents`: the `index` of a
+    document in its row, and its `score`, the probability from 0 to 1 that it answers the query.
+    """
+    import orjson
+
+    from quernstone.cli.outputs import check_output, open_output
+    from quernstone.cli.rows import RowInput
+    from quernstone.progress import progress_bar
+
+    check_output(output)
+    rows = RowInput(source, "auto" if query is None else "lines", text_field)
+    requests = _requests(rows) if query is None else _one_request(rows, query)
+    with (
+        open_reranker(
+            model,
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            instruction=instruction,
+            batch_tokens=batch_tokens,
+        ) as reranker,
+        open_output(output) as file,
+        progress_bar("reranking", None, show=on_terminal()) as advance,
+    ):
+        for group in _groups(requests):
+            scores = _scores(reranker, group, rows.name)
+            for request, row in zip(group, scores, strict=True):
+                results = _results(request, row, top_n, with_text=with_text)
+                line = {**request.fields, "query": request.query, "results": results}
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            advance(len(group))
+
+
+def _requests(source: RowInput) -> Iterator[_Request]:
+    from quernstone.cli.rows import LineError
+
+    for number, row in source.rows():
+        query, documents = row.get("query"), row.get("documents")
+        if not isinstance(query, str) or not isinstance(documents, list):
+            has = ", ".join(f"`{field}`" for field in row) or "nothing"
+            raise LineError(
+                source.name,
+                number,
+                f"expected `query`, a string, and `documents`, a list; it has {has} "
+                "(for plain lines give the query with --query)",
+            )
+        texts = [
+            document if isinstance(document, str) else _text(source, number, document)
+            for document in documents
+        ]
+        fields = {name: value for name, value in row.items() if name != "documents"}
+        yield _Request(number, fields, query, texts)
+
+
+def _text(source: RowInput, number: int, document: object) -> str:
+    from quernstone.cli.rows import LineError
+
+    if not isinstance(document, dict):
+        found = type(document).__name__
+        raise LineError(source.name, number, f"a document is a {found}, not a string or object")
+    return source.text(number, document)
+
+
+def _one_request(source: RowInput, query: str) -> Iterator[_Request]:
+    yield _Request(1, {}, query, [fields["text"] for _, fields in source.rows()])
+
+
+def _groups(requests: Iterator[_Request]) -> Iterator[list[_Request]]:
+    group: list[_Request] = []
+    pairs = 0
+    for request in requests:
+        group.append(request)
+        pairs += len(request.documents)
+        if pairs >= _PAIRS:
+            yield group
+            group, pairs = [], 0
+    if group:
+        yield group
+
+
+def _scores(reranker: Reranker, group: list[_Request], source: str) -> Iterator[list[float]]:
+    """Yield the scores of each request's documents."""
+    from quernstone.cli.rows import LineError
+
+    places = [(r.line, index) for r in group for index in range(len(r.documents))]
+    try:
+        scores = reranker.score(
+            [(request.query, text) for request in group for text in request.documents]
+        ).tolist()
+    except InputError as error:
+        line, index = places[error.index]
+        reason = str(error).removeprefix(f"input {error.index}").lstrip(": ")
+        raise LineError(source, line, f"document {index}: {reason}") from error
+    start = 0
+    for request in group:
+        yield scores[start : start + len(request.documents)]
+        start += len(request.documents)
+
+
+def _results(
+    request: _Request, scores: list[float], top_n: int | None, *, with_text: bool
+) -> list[dict[str, Any]]:
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_n]
+    return [
+        {"index": index, "score": scores[index]}
+        | ({"text": request.documents[index]} if with_text else {})
+        for index in order
+    ]

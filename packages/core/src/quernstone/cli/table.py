@@ -1,0 +1,144 @@
+"""The table of commands, of which each is imported when it is wanted, and the exit codes.
+
+Another distribution adds a command with an entry point in the group `quernstone.commands`, whose
+value is a function for Typer, or a `typer.Typer` with commands of its own:
+
+    [project.entry-points."quernstone.commands"]
+    load = "quernstone_qdrant.cli:load"
+
+`quern --help` imports the modules of all commands to show their first lines, so these modules
+import what is heavy inside their functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from quernstone.errors import ConfigError, QuernstoneError
+
+GROUP = "quernstone.commands"
+
+_OWN = {
+    "embed": "quernstone.cli.embed:embed",
+    "rerank": "quernstone.cli.rerank:rerank",
+}
+_FAILED = 1
+_WRONG_USAGE = 2
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell reports of `cat` when `head` has seen enough
+
+
+class CommandImportError(QuernstoneError, ImportError):
+    """A command is declared by an installed distribution and cannot be imported."""
+
+
+class CommandTable(TyperGroup):
+    """A group whose commands are found by name, here and in other distributions."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Names of all commands, sorted."""
+        return sorted(_declared())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """Import one command; None when nobody declares it."""
+        found = _declared().get(cmd_name)
+        if found is None:
+            return None
+        try:
+            target = found.load()
+        except ImportError as error:
+            target = _broken(found, error)
+        if isinstance(target, typer.Typer):
+            group = typer.main.get_group(target)
+            group.name = cmd_name
+            return group
+        single = new_app()
+        single.command(cmd_name, help=_unwrapped(target.__doc__ or ""))(target)
+        return typer.main.get_command(single)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command and turn its errors into one line and an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe is noticed here and not while Python exits
+        except BrokenPipeError:
+            _abandon_stdout()
+            raise typer.Exit(_PIPE_CLOSED) from None
+        except QuernstoneError as error:
+            _complain(str(error))
+            code = _WRONG_USAGE if isinstance(error, ConfigError) else _FAILED
+            raise typer.Exit(code) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _complain(f"{where}{error.strerror or error}")
+            raise typer.Exit(_FAILED) from error
+        return result
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A Typer app with the settings that all our commands share."""
+    # A bug should print a plain traceback, which one can copy into a report.
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **settings)
+
+
+app = new_app(cls=CommandTable, no_args_is_help=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quern {version('quernstone')}")
+        raise typer.Exit
+
+
+@app.callback()
+def quern(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Qwen3 embeddings and reranking: files, pipes and Qdrant.
+
+    Exit codes: 0 done, 1 the data or the model failed, 2 wrong usage.
+    """
+
+
+def _unwrapped(text: str) -> str:
+    """Join the lines of each paragraph: Typer would break help where the source code does."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _declared() -> dict[str, EntryPoint]:
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    own = {name: EntryPoint(name, value, GROUP) for name, value in _OWN.items()}
+    return {**found, **own}
+
+
+def _broken(entry: EntryPoint, error: ImportError) -> Callable[[], None]:
+    """A command that says why it is not there: one broken distribution must not break all."""
+
+    def command() -> None:
+        raise CommandImportError(f"`quern {entry.name}` ({entry.value}): {error}") from error
+
+    command.__doc__ = f"(Cannot be imported: {error})"
+    return command
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"quern: {' '.join(message.split())}", err=True)
+
+
+def _abandon_stdout() -> None:
+    """Let what is still buffered go nowhere, or Python would complain while it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,94 @@
+import resource
+import statistics
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, version
+
+import pytest
+import typer
+
+from quernstone.cli.table import GROUP
+
+MAIN = "from quernstone.cli import main; main()"
+
+
+@pytest.fixture
+def declare(monkeypatch):
+    """Declares commands as another distribution would."""
+
+    def declare(**targets):
+        entries = [EntryPoint(name, value, GROUP) for name, value in targets.items()]
+        monkeypatch.setattr("quernstone.cli.table.entry_points", lambda group: entries)
+
+    return declare
+
+
+def cpu_seconds(*arguments):
+    def once():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return statistics.median(once() for _ in range(5))
+
+
+def test_help_takes_less_than_half_a_second():
+    more = cpu_seconds("-c", MAIN, "--help") - cpu_seconds("-c", "pass")
+    assert more < 0.5, f"`quern --help` took {more:.2f} s of CPU time more than `pass`"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from quernstone.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'qdrant_client', 'pyarrow', 'semantic_text_splitter'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "HEAVY []" in done.stdout
+    for command in ("embed", "rerank", "load", "search"):
+        assert command in done.stdout
+
+
+def test_version(quern):
+    done = quern("--version")
+    assert (done.exit_code, done.output) == (0, f"quern {version('quernstone')}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("--nonsense",), ("embed",), ("embed", "-", "--nonsense")]
+)
+def test_wrong_usage_is_2(quern, arguments):
+    done = quern(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: quern" in done.stderr
+
+
+def test_a_distribution_adds_a_function_or_an_app(declare, quern, monkeypatch):
+    group = typer.Typer(help="Tools of all kinds.")
+    group.command("one")(lambda: typer.echo("inside"))
+    group.command("other")(lambda: None)
+    monkeypatch.setattr("quernstone.cli.extra", group, raising=False)
+    declare(hello="quernstone.cli.table:_complain", tools="quernstone.cli:extra")
+    listed = quern("--help").output
+    assert "tools   Tools of all kinds." in listed
+    assert "hello" in listed
+    assert quern("tools", "one").output == "inside\n"
+    done = quern("hello", "a\nmessage")
+    assert (done.exit_code, done.stderr) == (0, "quern: a message\n")
+
+
+def test_a_broken_distribution_breaks_only_its_own_command(declare, quern):
+    declare(load="no_such_module.cli:load")
+    listed = quern("--help")
+    assert listed.exit_code == 0
+    assert "Cannot be imported: No module named 'no_such_module'" in listed.output
+    done = quern("load")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "quern: `quern load` (no_such_module.cli:load): No module named 'no_such_module'\n"
+    )
