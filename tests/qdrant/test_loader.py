@@ -217,11 +217,14 @@ def test_a_failing_engine_stops_the_load_and_keeps_what_was_written(client, embe
 def test_another_model_is_refused_with_both_sides_named(client, embedder, make_embedder):
     QdrantLoader(client, "docs", embedder).load(RECORDS)
     with pytest.raises(ProvenanceError, match=r"made with model 'words', but .* has 'other'"):
-        QdrantLoader(client, "docs", make_embedder(model="other"))
+        QdrantLoader(client, "docs", make_embedder(model="other", revision="2"))
     with pytest.raises(ProvenanceError, match=r"made with dimensions 64, but .* has 32"):
         QdrantLoader(client, "docs", make_embedder(dimensions=32))
     with pytest.raises(ProvenanceError, match=r"made with revision '1', but .* has '2'"):
         QdrantLoader(client, "docs", make_embedder(revision="2"))
+    # the same files in another folder
+    moved = QdrantLoader(client, "docs", make_embedder(model="/elsewhere/words")).load(RECORDS)
+    assert moved.embedded == 0
     # float32 on a laptop and bfloat16 on a GPU are the same model
     same = QdrantLoader(client, "docs", make_embedder(dtype="bfloat16")).load(RECORDS)
     assert same.embedded == 0
@@ -257,13 +260,15 @@ def test_an_unfinished_write_is_not_reported_as_done(client, embedder, monkeypat
     loader = QdrantLoader(client, "docs", embedder)
     late = models.UpdateResult(operation_id=1, status=models.UpdateStatus.ACKNOWLEDGED)
     monkeypatch.setattr(client, "upsert", lambda *_, **__: late)
-    with pytest.raises(TargetError, match="'acknowledged' instead of 'completed'"):
+    with pytest.raises(
+        TargetError, match="'acknowledged' instead of 'completed' to writing 4 points"
+    ):
         loader.load(RECORDS)
 
 
 def test_an_unreachable_server_is_one_clear_error(embedder):
     client = QdrantClient(url="http://127.0.0.1:9", check_compatibility=False)
-    with pytest.raises(TargetError, match=r"'docs' failed: .*refused"):
+    with pytest.raises(TargetError, match=r"\(collection 'docs'\): .*refused"):
         QdrantLoader(client, "docs", embedder)
 
 

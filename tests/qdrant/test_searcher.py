@@ -66,7 +66,7 @@ def test_a_missing_collection_names_the_others(client, collection, embedder):
 
 def test_another_model_is_refused(client, collection, embedder, make_embedder):
     with pytest.raises(ProvenanceError, match="'docs' was made with model 'words'"):
-        QdrantSearcher(client, collection, make_embedder(model="other"))
+        QdrantSearcher(client, collection, make_embedder(model="other", revision="2"))
     client.create_collection(
         "foreign", vectors_config=models.VectorParams(size=64, distance=models.Distance.COSINE)
     )

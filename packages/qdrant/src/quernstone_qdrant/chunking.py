@@ -41,18 +41,20 @@ class Chunker:
 
     Args:
         size: Most characters per chunk; None keeps every text whole.
-        overlap: Most characters that a chunk repeats of the one before.
+        overlap: Most characters that a chunk repeats of the one before; None: a tenth of `size`.
 
     Raises:
         ConfigError: `size` is below 1, or `overlap` is negative or not below `size`.
     """
 
-    def __init__(self, size: int | None = 1200, overlap: int = 120) -> None:
-        self.size, self.overlap = size, overlap
+    def __init__(self, size: int | None = 1200, overlap: int | None = None) -> None:
+        self.size = size
         if size is None:
             return
         if size < 1:
             raise ConfigError(f"`chunk_size` is {size}; it must be at least 1, or None")
+        if overlap is None:
+            overlap = size // 10
         if not 0 <= overlap < size:
             raise ConfigError(
                 f"`chunk_overlap` is {overlap}; it must be from 0 to below `chunk_size`, {size}"

@@ -100,8 +100,12 @@ def load(
         int, typer.Option(min=0, help="Most characters per chunk; 0 keeps every text whole.")
     ] = 1200,
     chunk_overlap: Annotated[
-        int, typer.Option(min=0, help="Most characters that a chunk repeats of the one before.")
-    ] = 120,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Most characters that a chunk repeats of the one before. (default: a tenth)",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Chunks per write.")] = 256,
     skip_errors: Annotated[
         bool,

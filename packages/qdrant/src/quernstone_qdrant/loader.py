@@ -89,7 +89,8 @@ class QdrantLoader:
         collection: Created when missing (cosine, one unnamed vector).
         embedder: Usually a `quernstone.Embedder`.
         chunk_size: Most characters per chunk; None keeps every text whole.
-        chunk_overlap: Most characters that a chunk repeats of the one before.
+        chunk_overlap: Most characters that a chunk repeats of the one before; None: a tenth of
+            `chunk_size`.
         batch_size: Chunks per lookup, embedding call and write.
         skip_errors: Leave out what cannot be read or embedded, count it, and go on. Otherwise the
             load stops at the first such error, after writing all that was embedded before it.
@@ -117,7 +118,7 @@ class QdrantLoader:
         embedder: TextEmbedder,
         *,
         chunk_size: int | None = 1200,
-        chunk_overlap: int = 120,
+        chunk_overlap: int | None = None,
         batch_size: int = 256,
         skip_errors: bool = False,
         on_error: Callable[[QuernstoneError], None] | None = None,

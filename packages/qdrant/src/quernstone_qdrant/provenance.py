@@ -17,8 +17,6 @@ from quernstone_qdrant.target import Target
 METADATA_KEY = "quernstone"
 """Where the collection's metadata holds ours."""
 
-_COMPARED = ("model", "revision", "dimensions")
-
 
 class TextEmbedder(Protocol):
     """What the loader and the searcher need of an embedder; `quernstone.Embedder` has it."""
@@ -93,7 +91,25 @@ class Provenance:
     @property
     def fingerprint(self) -> str:
         """What goes into the content hash of every point."""
-        return f"{self.model}@{self.revision};{self.dimensions}"
+        return f"{self._identity};{self.dimensions}"
+
+    @property
+    def _identity(self) -> str:
+        """Revisions are hashes: a local folder may have another path on another machine."""
+        return self.revision or self.model
+
+    def check(self, wanted: Provenance, collection: str) -> None:
+        """Refuse to mix this collection's vectors with those of another embedder.
+
+        Raises:
+            ProvenanceError: The model, its revision or the size of the vectors differs.
+        """
+        for name in ("model", "revision") if self._identity != wanted._identity else ():
+            there, here = getattr(self, name), getattr(wanted, name)
+            if there != here:
+                raise ProvenanceError(collection, name, there, here)
+        if self.dimensions != wanted.dimensions:
+            raise ProvenanceError(collection, "dimensions", self.dimensions, wanted.dimensions)
 
     def metadata(self) -> dict[str, Any]:
         """Build what is stored with the collection."""
@@ -126,10 +142,7 @@ def check_provenance(
             "nothing is recorded about the model that made it, so its vectors may be of another; "
             "load into a new collection",
         )
-    for name in _COMPARED:
-        there, here = getattr(recorded, name), getattr(wanted, name)
-        if there != here:
-            raise ProvenanceError(collection, name, there, here)
+    recorded.check(wanted, collection)
     return recorded
 
 

@@ -63,7 +63,7 @@ class Target:
 
     def exists(self) -> bool:
         """Whether the collection is there."""
-        with self._failures("looking for it"):
+        with self._failures("looking for the collection"):
             return self.client.collection_exists(self.collection)
 
     def info(self) -> models.CollectionInfo:
@@ -76,12 +76,12 @@ class Target:
             with self._failures("listing the collections"):
                 names = [found.name for found in self.client.get_collections().collections]
             raise CollectionNotFoundError(self.collection, sorted(names))
-        with self._failures("reading its configuration"):
+        with self._failures("reading the configuration"):
             return self.client.get_collection(self.collection)
 
     def create(self, size: int, metadata: dict[str, Any]) -> None:
         """Create the collection: one unnamed cosine vector of `size` numbers."""
-        with self._failures("creating it"):
+        with self._failures("creating the collection"):
             self.client.create_collection(
                 self.collection,
                 vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE),
@@ -90,7 +90,7 @@ class Target:
 
     def describe(self, metadata: dict[str, Any]) -> None:
         """Merge `metadata` into the collection's."""
-        with self._failures("writing its metadata"):
+        with self._failures("writing the metadata"):
             self.client.update_collection(self.collection, metadata=metadata)
 
     def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -150,8 +150,8 @@ class Target:
             status = request().status
         if status != models.UpdateStatus.COMPLETED:
             raise TargetError(
-                f"{doing} in collection {self.collection!r}: Qdrant answered {status.value!r} "
-                "instead of 'completed'; the points may be missing, run the load again"
+                f"Qdrant answered {status.value!r} instead of 'completed' to {doing} "
+                f"(collection {self.collection!r}); some may be missing, run the load again"
             )
 
     @contextmanager
@@ -161,7 +161,7 @@ class Target:
             yield
         except (ApiException, QdrantException, OSError, ValueError, RuntimeError) as error:
             raise TargetError(
-                f"{doing} in collection {self.collection!r} failed: {_reason(error)}"
+                f"Qdrant failed at {doing} (collection {self.collection!r}): {_reason(error)}"
             ) from error
 
 

@@ -1,0 +1,209 @@
+import os
+import subprocess
+import sys
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from qdrant_client import QdrantClient
+from typer.testing import CliRunner
+
+from quernstone.cli import app
+
+MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
+
+
+@pytest.fixture
+def quern(monkeypatch, tmp_path, checkpoints):
+    """Runs a command in this process and in an empty folder, with small random models."""
+    for task, name in (("embedding", "QUERN_MODEL"), ("reranker", "QUERN_RERANK_MODEL")):
+        monkeypatch.setenv(name, str(checkpoints(f"{task}-0.6b", layers=1, width=16)))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="quern")
+
+    return run
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("A quern is a hand mill.")
+    (folder / "deep" / "b.md").write_text("# Bread\n\nBread is made of grain.")
+    (folder / "c.jsonl").write_text('{"text": "Rain falls."}\n{"text": "Snow falls."}\n')
+    return folder
+
+
+def texts(path="qdrant-data", collection="docs"):
+    client = QdrantClient(path=path)
+    points, _ = client.scroll(collection, limit=1000)
+    client.close()
+    return sorted(point.payload["page_content"] for point in points)
+
+
+def test_load_twice(quern, docs):
+    first = quern("load", docs, "--collection", "docs")
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert first.stdout.startswith("docs in qdrant-data: 4 documents, 4 chunks, 4 embedded (")
+    assert len(texts()) == 4
+
+    second = quern("load", docs, "-c", "docs", "--json")
+    report = orjson.loads(second.stdout)
+    assert report.pop("seconds") >= 0
+    assert report == {
+        "collection": "docs",
+        "target": "qdrant-data",
+        "seen": 4,
+        "chunks": 4,
+        "embedded": 0,
+        "skipped": 4,
+        "removed": 0,
+        "failed": 0,
+    }
+    assert len(texts()) == 4
+
+
+def test_chunk_size_and_fields(quern, docs):
+    rows = docs / "rows.csv"
+    rows.write_text(f"key,story\nk1,{'A mill grinds. ' * 20}\n")
+    options = ("--text-field", "story", "--id-field", "key", "--path", "elsewhere")
+    quern("load", rows, "-c", "docs", *options, "--chunk-size", 100, "--chunk-overlap", 0)
+    assert len(texts("elsewhere")) > 2
+    whole = quern("load", rows, "-c", "whole", *options, "--chunk-size", 0, "--json")
+    assert orjson.loads(whole.stdout)["chunks"] == 1
+
+
+@pytest.mark.parametrize("bad", ["z.parquet", "z.txt", "z.jsonl", "z.csv", "gone.txt"])
+def test_a_bad_file_stops_with_its_name_and_loses_nothing(quern, docs, bad):
+    path = docs / "zz" / bad
+    path.parent.mkdir()
+    if bad == "z.parquet":
+        pq.write_table(pa.table({"text": ["x"] * 100}), path)
+        path.write_bytes(path.read_bytes()[:-10])
+    elif bad == "gone.txt":
+        path.symlink_to("nowhere")
+    else:
+        path.write_bytes(b"\xff\xfe{")
+    (docs / "zz" / "zzz.txt").write_text("The last one.")
+
+    stopped = quern("load", docs, "-c", "docs")
+    assert (stopped.exit_code, stopped.stdout) == (1, "")
+    assert stopped.stderr.startswith(f"quern: {path}")
+    assert stopped.stderr.count("\n") == 1
+    assert len(texts()) == 4
+
+    skipped = quern("load", docs, "-c", "docs", "--skip-errors", "--json")
+    assert skipped.exit_code == 0
+    assert skipped.stderr.startswith(f"quern: left out: {path}")
+    report = orjson.loads(skipped.stdout)
+    assert (report["failed"], report["embedded"], report["skipped"]) == (1, 1, 4)
+    assert "The last one." in texts()
+
+
+def test_search_prints_a_table_with_the_dense_rank(quern, docs):
+    quern("load", docs, "-c", "docs")
+    done = quern("search", "what grinds grain?", "-c", "docs", "-n", 3)
+    assert (done.exit_code, done.stderr) == (0, "")
+    for head in ("what grinds grain?", "rank", "was", "P(yes)", "cosine", "source"):
+        assert head in done.stdout
+    dense = quern("search", "what grinds grain?", "-c", "docs", "--no-rerank")
+    assert "was" not in dense.stdout
+    assert "b.md › Bread" in dense.stdout
+
+
+def test_search_as_json_is_reranked_and_remembers_the_model(quern, docs, monkeypatch, tmp_path):
+    quern("load", docs, "-c", "docs", "--dimensions", 48)
+    monkeypatch.delenv("QUERN_MODEL")
+    done = quern("search", "mills", "-c", "docs", "--json", "-n", 4)
+    hits = orjson.loads(done.stdout)
+    assert sorted(hit["dense_rank"] for hit in hits) == [1, 2, 3, 4]
+    scores = [hit["rerank_score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert {hit["key"] for hit in hits} == {"a.txt", "deep/b.md", "c.jsonl#1", "c.jsonl#2"}
+
+
+def test_searching_in_the_wrong_place(quern, docs):
+    missing = quern("search", "mills", "-c", "docs")
+    assert missing.exit_code == 2
+    assert "there is no Qdrant folder 'qdrant-data'; load documents" in missing.stderr
+    assert not os.path.exists("qdrant-data")
+    quern("load", docs, "-c", "docs")
+    done = quern("search", "mills", "-c", "dogs")
+    assert done.exit_code == 1
+    assert done.stderr == "quern: collection 'dogs' does not exist (there are 'docs')\n"
+
+
+def test_another_model_is_refused(quern, docs, checkpoints):
+    quern("load", docs, "-c", "docs")
+    other = checkpoints("embedding-0.6b", layers=2, width=16)
+    for command in (("load", docs), ("search", "mills", "--no-rerank")):
+        done = quern(*command, "-c", "docs", "--model", other)
+        assert done.exit_code == 1
+        assert "collection 'docs' was made with model" in done.stderr
+        assert str(other) in done.stderr
+    smaller = quern("load", docs, "-c", "docs", "--dimensions", 32)
+    assert "was made with dimensions 64, but the embedder has 32" in smaller.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["load", "-c", "docs"], "Missing argument"),
+        (["load", "gone", "-c", "docs"], "gone"),
+        (["load", "."], "--collection"),
+        (["load", ".", "-c", "docs", "--path", "a", "--url", "http://b"], "both a folder (a)"),
+        (
+            ["load", ".", "-c", "d", "--chunk-size", "9", "--chunk-overlap", "9"],
+            "`chunk_overlap` is 9",
+        ),
+        (["search", "q", "-c", "docs", "--limit", "0"], "--limit"),
+    ],
+)
+def test_wrong_usage_is_2(quern, arguments, message):
+    done = quern(*arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
+def test_a_folder_in_use_and_a_server_that_is_not_there(quern, docs):
+    quern("load", docs, "-c", "docs")
+    client = QdrantClient(path="qdrant-data")
+    busy = quern("search", "mills", "-c", "docs")
+    client.close()
+    assert busy.exit_code == 1
+    assert "'qdrant-data' is in use by another process" in busy.stderr
+    away = quern("search", "mills", "-c", "docs", "--url", "http://127.0.0.1:9")
+    assert away.exit_code == 1
+    assert away.stderr.startswith(
+        "quern: Qdrant failed at looking for the collection (collection 'docs'): "
+    )
+
+
+def test_process(quern, docs):
+    load = subprocess.run(
+        [*MAIN, "load", docs, "-c", "docs"], capture_output=True, timeout=120, check=False
+    )
+    assert (load.returncode, load.stderr) == (0, b"")
+    bad = subprocess.run(
+        [*MAIN, "load", docs, "-c", "docs", "--text-field", "nope"],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (bad.returncode, bad.stdout) == (1, b"")
+    assert b"Traceback" not in bad.stderr
+    assert b"c.jsonl, row 1: no column `nope` for the text; it has `text`" in bad.stderr
+    search = subprocess.run(
+        [*MAIN, "search", "mills", "-c", "docs", "--json"],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert search.returncode == 0
+    assert len(orjson.loads(search.stdout)) == 4
