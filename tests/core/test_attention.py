@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from quernstone import attention
 from quernstone.attention import PrefixKeys, SdpaAttention, VarlenAttention
 from quernstone.batching import pack

@@ -1,6 +1,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quernstone.batching import longest_first, pack, take_batch
 from quernstone.types import Encoded, Prefix
 

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.checkpoints import SHAPES
+
 from quernstone import Embedder, Reranker
 
 EMBEDDING = [layout for layout in SHAPES if layout.startswith("embedding")]
 RERANKER = [layout for layout in SHAPES if layout.startswith("reranker")]
 LENGTHS = [1, 2, 3, 7, 8, 9, 30, 31, 60, 100, 120, 257, 300, 511, 900, 1300, 2000]
-WORDS = "the a quick fox jumps über 中文 字 <think> import of importance , . ! \n 12 naïve".split(" ")
+WORDS = "the a quick fox jumps über 中文 字 <think> import of importance , . ! \n 12 naïve".split(
+    " "
+)
 
 
 @pytest.fixture(scope="module")

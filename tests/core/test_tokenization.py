@@ -8,6 +8,8 @@ import pytest
 from benchmarks.qwen_tokenizer import SHA256, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
 from quernstone import InputError, InputTooLongError, ModelLoadError
 from quernstone.prompts import (
     DEFAULT_INSTRUCTION,
@@ -18,7 +20,6 @@ from quernstone.prompts import (
     rerank_head,
 )
 from quernstone.tokenization import _CHARS_PER_TOKEN, Tokenization
-from transformers import AutoTokenizer
 
 EOS = 151643
 VOCABULARY = {"base": 151669, "embedding": 151669, "embedding_large": 151665}
@@ -154,9 +155,7 @@ def test_a_document_cannot_close_the_prompt(ours):
 
 def test_pairs_of_one_query_share_one_prefix(ours):
     pairs = [("q", "a"), ("other", "b"), ("q", "c")]
-    one, two, three = (
-        ours["base"].encode_pairs(pairs, "i", "card", max_length=8192).sequences
-    )
+    one, two, three = ours["base"].encode_pairs(pairs, "i", "card", max_length=8192).sequences
     assert one.prefix is three.prefix
     assert one.prefix != two.prefix
     apart = ours["base"].encode_pairs(pairs, "i", "card", max_length=8192, share_prefix=False)
@@ -237,7 +236,9 @@ def test_ten_megabytes_are_cut_quickly(ours):
 
 
 def test_lone_surrogate_names_text_and_character(ours):
-    with pytest.raises(InputError, match=r"input 1: the text holds a lone surrogate .* character 2"):
+    with pytest.raises(
+        InputError, match=r"input 1: the text holds a lone surrogate .* character 2"
+    ):
         ours["embedding"].encode_documents(["fine", "ab\ud800"], max_length=99)
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
+
 from quernstone import ClosedError, EngineMemoryError, NonFiniteError, worker
 from quernstone.types import Encoded, EngineConfig, EngineInfo
 from quernstone.worker import Worker

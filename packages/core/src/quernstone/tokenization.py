@@ -237,8 +237,12 @@ def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> No
 
 
 def _without_added_tokens(spec: dict[str, Any]) -> Tokenizer:
-    plain = {**spec, "added_tokens": [], "post_processor": None}
-    return Tokenizer.from_str(orjson.dumps({**plain, "truncation": None, "padding": None}).decode())
+    dropped = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    text = orjson.dumps({**spec, **dropped}).decode()
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:
+        raise ValueError(str(error)) from error
 
 
 def _shorten(text: str, size: int) -> str:
