@@ -1,0 +1,290 @@
+"""Our LangChain and LlamaIndex classes beside the stock ones: speed, and what becomes of the input.
+
+    python -m benchmarks.adapters --folder checkpoints                             # 0.6B shapes
+    python -m benchmarks.adapters --folder checkpoints --layers 2 --documents 20   # a trial
+
+Needs the dependency group `benchmarks`, and minutes on a CPU.
+
+All read the same random checkpoints in the official layout and the same documents (the held-out
+package descriptions of `tests/data`). The stock classes get the files that sentence-transformers
+wants: `modules.json` for embeddings, and for reranking a chat template that renders the model
+card's prompt. Each class is constructed with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gzip
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.checkpoints import random_checkpoint
+from quernstone import Embedder, Reranker
+
+HELD_OUT = Path(__file__).parent.parent / "tests" / "data" / "tiny_heldout.jsonl.gz"
+QUERY = "a fast tool to search and convert large collections of files"
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+# Jinja drops the last newline of a file, hence the expression that ends it.
+CHAT_TEMPLATE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n<Instruct>: " + INSTRUCTION + "\n"
+    "<Query>: {{ (messages | selectattr('role', 'eq', 'query') | first).content }}\n"
+    "<Document>: {{ (messages | selectattr('role', 'eq', 'document') | first).content }}"
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>{{ '\\n\\n' }}"
+)
+
+
+@dataclass(slots=True)
+class EmbeddingRow:
+    """One class that embeds."""
+
+    name: str
+    seconds: float
+    query_prompt: bool
+    """The query's vector is that of the model's own prompt."""
+    verbatim: bool
+    """A newline is not a space."""
+    reads_to_the_end: bool
+    """A change after 600 tokens changes the vector."""
+
+
+@dataclass(slots=True)
+class RerankingRow:
+    """One class that reranks."""
+
+    name: str
+    seconds: float
+    off: float
+    """Largest difference of a score from the core's in float32; NaN if there are no scores."""
+    mutates_input: bool
+    reads_to_the_end: bool
+    """A change after 600 tokens changes the score."""
+
+
+@dataclass(slots=True)
+class EmbeddingContender:
+    """Embeds documents and a query."""
+
+    name: str
+    documents: Callable[[list[str]], list[list[float]]]
+    query: Callable[[str], list[float]]
+
+
+@dataclass(slots=True)
+class RerankingContender:
+    """Reranks texts, wrapped by `wrap`; `scores` gives them back in input order."""
+
+    name: str
+    wrap: Callable[[list[str]], list[Any]]
+    rerank: Callable[[str, list[Any]], list[Any]]
+    score: Callable[[Any], float]
+    place: Callable[[Any], int]
+
+
+def embedding_contenders(folder: str) -> Iterator[EmbeddingContender]:
+    """One at a time, so that only one model is in memory."""
+    from langchain_huggingface import HuggingFaceEmbeddings
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    from langchain_quernstone import QuernstoneEmbeddings
+    from llama_index.embeddings.quernstone import QuernstoneEmbedding
+
+    for langchain in (QuernstoneEmbeddings, HuggingFaceEmbeddings):
+        embeddings: Any = langchain(model_name=folder)
+        yield EmbeddingContender(
+            langchain.__name__, embeddings.embed_documents, embeddings.embed_query
+        )
+        del embeddings
+    for llama_index in (QuernstoneEmbedding, HuggingFaceEmbedding):
+        model: Any = llama_index(model_name=folder)
+        yield EmbeddingContender(
+            llama_index.__name__, model.get_text_embedding_batch, model.get_query_embedding
+        )
+        del model
+
+
+def reranking_contenders(folder: str, count: int) -> Iterator[RerankingContender]:
+    """One at a time, so that only one model is in memory."""
+    from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+    from langchain_core.cross_encoders import BaseCrossEncoder
+    from langchain_core.documents import Document
+    from llama_index.core.schema import NodeWithScore, TextNode
+    from llama_index.postprocessor.sbert_rerank import SentenceTransformerRerank
+    from sentence_transformers import CrossEncoder
+
+    from langchain_quernstone import QuernstoneReranker
+    from llama_index.postprocessor.quernstone import QuernstoneRerank
+
+    class SentenceTransformersCrossEncoder(BaseCrossEncoder):
+        """What `HuggingFaceCrossEncoder` of the retired langchain-community does."""
+
+        def __init__(self) -> None:
+            self.client = CrossEncoder(folder)
+
+        def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+            scores: list[float] = self.client.predict(text_pairs).tolist()
+            return scores
+
+    def documents(texts: list[str]) -> list[Any]:
+        return [Document(text, metadata={"place": place}) for place, text in enumerate(texts)]
+
+    def nodes(texts: list[str]) -> list[Any]:
+        return [
+            NodeWithScore(node=TextNode(text=text, id_=str(place)), score=0.5)
+            for place, text in enumerate(texts)
+        ]
+
+    for make in (
+        lambda: QuernstoneReranker(model=folder, top_n=count),
+        lambda: CrossEncoderReranker(model=SentenceTransformersCrossEncoder(), top_n=count),
+    ):
+        compressor: Any = make()
+        yield RerankingContender(
+            type(compressor).__name__,
+            documents,
+            lambda query, given, used=compressor: list(used.compress_documents(given, query)),
+            lambda document: document.metadata.get("relevance_score", math.nan),
+            lambda document: document.metadata["place"],
+        )
+        del compressor
+    for cls in (QuernstoneRerank, SentenceTransformerRerank):
+        rerank: Any = cls(model=folder, top_n=count)
+        yield RerankingContender(
+            cls.__name__,
+            nodes,
+            lambda query, given, used=rerank: used.postprocess_nodes(given, query_str=query),
+            lambda node: node.score,
+            lambda node: int(node.node_id),
+        )
+        del rerank
+
+
+def embedding_rows(folder: str, texts: list[str], repeat: int) -> Iterator[EmbeddingRow]:
+    """Measure every class that embeds."""
+    with Embedder(folder, dtype="float32") as core:
+        expected = core.embed_query(QUERY)
+    long, other = _long_texts()
+    for contender in embedding_contenders(folder):
+        contender.documents(texts[:2])  # load and warm up
+        row = EmbeddingRow(
+            name=contender.name,
+            seconds=_seconds(lambda used=contender: used.documents(texts), repeat),
+            query_prompt=float(np.dot(contender.query(QUERY), expected)) > 0.99,
+            verbatim=contender.documents(["one\ntwo"]) != contender.documents(["one two"]),
+            reads_to_the_end=contender.documents([long]) != contender.documents([other]),
+        )
+        print(row)
+        yield row
+
+
+def reranking_rows(folder: str, texts: list[str], repeat: int) -> Iterator[RerankingRow]:
+    """Measure every class that reranks."""
+    with Reranker(folder, dtype="float32") as core:
+        expected = core.score([(QUERY, text) for text in texts])
+    long, other = _long_texts()
+    for contender in reranking_contenders(folder, len(texts)):
+        contender.rerank(QUERY, contender.wrap(texts[:2]))  # load and warm up
+        given = contender.wrap(texts)
+        before = copy.deepcopy(given)
+        results = contender.rerank(QUERY, given)
+        scores = {contender.place(result): contender.score(result) for result in results}
+        [one], [two] = (contender.rerank(QUERY, contender.wrap([t])) for t in (long, other))
+        if math.isnan(contender.score(one)):  # no scores: see which of the two comes first
+            reads = _order_changes(contender, long, other)
+        else:
+            reads = contender.score(one) != contender.score(two)
+        row = RerankingRow(
+            name=contender.name,
+            seconds=_seconds(lambda used=contender: used.rerank(QUERY, used.wrap(texts)), repeat),
+            off=float(np.max(np.abs([scores[place] for place in range(len(texts))] - expected))),
+            mutates_input=given != before,
+            reads_to_the_end=reads,
+        )
+        print(row)
+        yield row
+
+
+def _order_changes(contender: RerankingContender, long: str, other: str) -> bool:
+    """Whether swapping two texts swaps the results: a tie keeps the order of the input."""
+    first = [contender.place(r) for r in contender.rerank(QUERY, contender.wrap([long, other]))]
+    second = [contender.place(r) for r in contender.rerank(QUERY, contender.wrap([other, long]))]
+    return first != second
+
+
+def _long_texts() -> tuple[str, str]:
+    start = "word " * 600
+    return start + "red", start + "blue"
+
+
+def _seconds(work: Callable[[], object], repeat: int) -> float:
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _documents(count: int) -> list[str]:
+    with gzip.open(HELD_OUT, "rt", encoding="utf-8") as lines:
+        texts = [json.loads(line)["document"] for line in lines]
+    return texts[:count]
+
+
+def _table(rows: list[Any]) -> str:
+    columns = list(asdict(rows[0]))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in asdict(row).values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run both comparisons and print them as Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are kept")
+    parser.add_argument("--layers", type=int, default=None, help="depth; default: the official 28")
+    parser.add_argument("--documents", type=int, default=100)
+    parser.add_argument("--repeat", type=int, default=2, help="take the fastest of so many runs")
+    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
+    options = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    depth = options.layers or "full"
+    embedding = random_checkpoint(
+        options.folder / f"embedding-{depth}", "embedding-0.6b", layers=options.layers
+    )
+    reranker = random_checkpoint(
+        options.folder / f"reranker-{depth}", "reranker-0.6b", layers=options.layers
+    )
+    (reranker / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    texts = _documents(options.documents)
+    embedded = list(embedding_rows(str(embedding), texts, options.repeat))
+    reranked = list(reranking_rows(str(reranker), texts, options.repeat))
+    characters = sum(map(len, texts))
+    print(
+        f"\n{len(texts)} documents, {characters} characters, {depth} layers; torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}\n"
+    )
+    print(_table(embedded), _table(reranked), sep="\n\n")
+    if options.json:
+        results = {"embedding": embedded, "reranking": reranked}
+        rows = {name: [asdict(row) for row in table] for name, table in results.items()}
+        options.json.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
