@@ -16,13 +16,19 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint) -> str:
     """Resolve `auto`: our packed engine for Qwen3, transformers for any other architecture.
 
     Raises:
-        ConfigError: There is no engine of that name.
+        ConfigError: There is no engine of that name, or it cannot run this architecture.
         MissingExtraError: The engine's packages are not installed.
     """
     if name == "auto":
         name = "torch" if checkpoint.is_qwen3 else "transformers"
     if name not in ENGINES:
         msg = f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}"
+        raise ConfigError(msg)
+    if name == "torch" and not checkpoint.is_qwen3:
+        msg = (
+            f"the torch engine runs Qwen3 checkpoints, and `{checkpoint.name}` is a "
+            f'{checkpoint.architecture}; use `engine="transformers"`'
+        )
         raise ConfigError(msg)
     for module in ("torch", name):
         if importlib.util.find_spec(module) is None:
