@@ -28,6 +28,7 @@ from quernstone.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIX
 from quernstone.tokenization import Tokenization
 
 LAYERS = 5
+NEW_LAYERS = (1, 4)  # among the three of the embedding model
 NEGATIVES = 7
 QUERIES = 24  # lists in a batch
 BLOCK = 3000  # negatives are mined among so many documents, as many as the held-out set has
@@ -36,18 +37,17 @@ BLOCKS = {"debian": 12, "wordnet": 2, "docstring": 3}
 DOCUMENT_TOKENS = ((48, 0.4), (80, 0.4), (200, 0.2))
 QUERY_TOKENS = 48
 OTHER_INSTRUCTION_SHARE = 0.2
+DROPPED_TOKENS = 0.1  # of a document, against learning training documents by heart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mined:
-    """Every pair's hard negatives and its vectors; the first axis of all counts pairs."""
+    """Every pair's hard negatives; the first axis counts pairs."""
 
     near: Tensor
     """Nearest wrong documents, MINED each at 64 and at 256 dimensions; -1 where there is none."""
     blocks: Tensor
     """Block number of each pair: random negatives come from the same block."""
-    queries: Tensor
-    documents: Tensor
 
 
 @torch.inference_mode()
@@ -78,34 +78,40 @@ def mine(
             found = (q @ d.T).masked_fill(same, -2).topk(MINED)
             indices = block[found.indices].masked_fill(found.values < -1, -1)
             near[block, place * MINED : (place + 1) * MINED] = indices
-    return Mined(near=near, blocks=blocks, queries=queries.half(), documents=documents.half())
+    return Mined(near=near, blocks=blocks)
 
 
 def start_from(embedding: TinyQwen3, end: int) -> TinyQwen3:
-    """The embedding model with layers on top whose heads begin by comparing its vectors."""
+    """The embedding model with new layers whose heads begin by looking for what is alike.
+
+    `q_proj` and `k_proj` of a new layer start as one projection onto the main directions, in the
+    rotary dimensions that hardly turn within a document: words attend to the same or similar words
+    before them, and the last token to what the query was pooled in.
+    """
     config = replace(embedding.config, num_hidden_layers=LAYERS)
     model = TinyQwen3(config)
-    model.load_state_dict(embedding.state_dict(), strict=False)
+    kept = [index for index in range(LAYERS) if index not in NEW_LAYERS]
+    model.embed_tokens.load_state_dict(embedding.embed_tokens.state_dict())
+    model.norm.load_state_dict(embedding.norm.state_dict())
+    for index, layer in zip(kept, embedding.layers, strict=True):
+        model.layers[index].load_state_dict(layer.state_dict())
+    still = torch.cat((torch.arange(10, 32), torch.arange(42, 64)))
     with torch.no_grad():
         # The score is read at `</think>`: it starts as the token that the embedding model pools.
         model.embed_tokens.weight[end + 4] = model.embed_tokens.weight[end]
-        still = torch.cat(
-            (torch.arange(10, 32), torch.arange(42, 64))
-        )  # rotary dimensions that hardly turn in a document
-        for layer in model.layers[embedding.config.num_hidden_layers :]:
+        for layer in (model.layers[index] for index in NEW_LAYERS):
             attention = layer.self_attn
-            layer.input_layernorm.weight.copy_(embedding.norm.weight)
-            attention.k_proj.weight.mul_(0.1)
             attention.q_proj.weight.mul_(0.1)
-            for head in range(config.num_key_value_heads):
-                dimensions = torch.arange(head, 2 * len(still), config.num_key_value_heads)
-                attention.k_proj.weight[head * 64 + still, dimensions] = 1.0
-                for query_head in (2 * head, 2 * head + 1):
-                    attention.q_proj.weight[query_head * 64 + still, dimensions] = 1.0
+            attention.k_proj.weight.mul_(0.1)
+            for head in range(config.num_attention_heads):
+                group = head * config.num_key_value_heads // config.num_attention_heads
+                main = torch.arange(group, 2 * len(still), config.num_key_value_heads)
+                attention.q_proj.weight[head * config.head_dim + still, main] = 1.0
+                attention.k_proj.weight[group * config.head_dim + still, main] = 1.0
             attention.q_norm.weight.fill_(1.7)
             attention.k_norm.weight.fill_(1.7)
-            attention.o_proj.weight.mul_(0.5)
-            layer.mlp.down_proj.weight.mul_(0.5)
+            attention.o_proj.weight.mul_(0.3)
+            layer.mlp.down_proj.weight.mul_(0.3)
     return model
 
 
@@ -167,16 +173,14 @@ def choose_list(
 
 
 def losses(
-    scores: Tensor, mined: Mined, teacher: Tensor, lists: Tensor, hard: int
+    scores: Tensor, teacher: Tensor, lists: Tensor, hard: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Right document first; the teachers' order of all; each score's own right or wrong."""
-    first = lists[:, :1]
-    wanted = (mined.queries[first].float() * mined.documents[lists].float()).sum(dim=-1)
-    wanted = wanted + (teacher[0, first].float() * teacher[1, lists].float()).sum(dim=-1)
+    """Right document first; the teacher's order of all; each score's own right or wrong."""
+    wanted = (teacher[0, lists[:, :1]].float() * teacher[1, lists].float()).sum(dim=-1)
     right = functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
     order = functional.kl_div(
         scores.log_softmax(dim=-1),
-        (wanted / 2 / TEMPERATURE).softmax(dim=-1),
+        (wanted / TEMPERATURE).softmax(dim=-1),
         reduction="batchmean",
     )
     target = torch.zeros_like(scores)
@@ -232,10 +236,10 @@ def main() -> None:
     teacher = torch.load(arguments.work / "teacher.pt")[:, chosen]
     if not (folder / "mined.pt").exists():
         found = mine(tokenization, embedding, pairs, teacher)
-        torch.save([found.near, found.blocks, found.queries, found.documents], folder / "mined.pt")
+        torch.save([found.near, found.blocks], folder / "mined.pt")
         print("mined", flush=True)
-    near, blocks, query_vectors, document_vectors = torch.load(folder / "mined.pt")
-    mined = Mined(near=near, blocks=blocks, queries=query_vectors, documents=document_vectors)
+    near, blocks = torch.load(folder / "mined.pt")
+    mined = Mined(near=near, blocks=blocks)
     members = [
         torch.nonzero(blocks == number)[:, 0].tolist() for number in range(int(blocks.max()) + 1)
     ]
@@ -266,12 +270,15 @@ def main() -> None:
         opening = openings[choose.randrange(1, len(openings)) if other else 0]
         batch = order[step * QUERIES : (step + 1) * QUERIES]
         lists = torch.tensor([choose_list(mined, members, pair, hard, choose) for pair in batch])
-        rows = [documents[i][:cap] for i in lists.flatten().tolist()]
+        rows = [
+            [token for token in documents[i][:cap] if choose.random() >= DROPPED_TOKENS]
+            for i in lists.flatten().tolist()
+        ]
         owners = torch.arange(QUERIES).repeat_interleave(1 + NEGATIVES)
         with torch.autocast("cpu", torch.bfloat16):
             scores = score(model, frames, opening, [queries[i] for i in batch], rows, owners)
         scores = scores.float().view(QUERIES, -1)
-        right, agree, each = losses(scores, mined, teacher, lists, hard)
+        right, agree, each = losses(scores, teacher, lists, hard)
         (0.5 * right + 0.5 * agree + 0.5 * each).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = min(1.0, (step + 1) / 50, (arguments.steps - step) / (0.6 * arguments.steps))
