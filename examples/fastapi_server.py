@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from langchain_core.documents import Document
 from langchain_qdrant import QdrantVectorStore as LangChainStore
 from llama_index.core import VectorStoreIndex
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.vector_stores.qdrant import QdrantVectorStore as LlamaIndexStore
 from pydantic import BaseModel
 from qdrant_client import AsyncQdrantClient, QdrantClient
@@ -38,7 +38,7 @@ embeddings = QuernstoneEmbeddings(model=MODEL)
 embed_model = QuernstoneEmbedding(model_name=MODEL)
 # Made once: a model is unloaded when the last object that uses it goes.
 reranker = QuernstoneReranker(model=MODEL, top_n=None)
-rerank_nodes = QuernstoneRerank(model=MODEL, top_n=CANDIDATES)
+rerank_nodes = QuernstoneRerank(model=MODEL, top_n=CANDIDATES, metadata_mode=MetadataMode.NONE)
 IDS = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in PACKAGES}
 
 
