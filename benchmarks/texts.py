@@ -1,0 +1,33 @@
+"""Real texts of realistic lengths: the docstrings of Python's standard library."""
+
+from __future__ import annotations
+
+import ast
+import random
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+
+def docstrings(count: int, seed: int = 0) -> list[str]:
+    """A sample of docstrings, short and long mixed as they are found. Deterministic."""
+    return random.Random(seed).sample(_all_docstrings(), count)
+
+
+@lru_cache(maxsize=1)
+def _all_docstrings() -> list[str]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not {"test", "tests", "site-packages", "lib2to3", "idlelib"} & set(path.parts)
+    ]
+    return list(dict.fromkeys(text for path in files for text in _docstrings_of(path)))
+
+
+def _docstrings_of(path: Path) -> Iterator[str]:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)) and len(text) > 30:
+            yield text

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# From a folder of documents to reranked hits, offline, with the bundled tiny models.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export QUERN_MODEL=tiny QUERN_RERANK_MODEL=tiny
+target=(--collection demo --path demo-data)
+
+echo "Loading this project's documentation and 64 short passages into an embedded Qdrant:"
+quern load README.md docs examples/sample.jsonl "${target[@]}"
+
+for question in \
+    "Which bird flies the longest way every year?" \
+    "why do we have winter and summer" \
+    "How is flour made without machines?" \
+    "What happens to the database when a load is interrupted and started again?"; do
+    printf '\n%s\n' "$question"
+    quern search "$question" --limit 5 "${target[@]}"
+done
