@@ -79,3 +79,19 @@ def stored():
         return {point.id: (point.payload, point.vector) for point in points}
 
     return read
+
+
+@pytest.fixture
+def assert_same(stored):
+    """Fails unless two collections hold the same points."""
+
+    def check(client, other, collection):
+        here, there = stored(client, collection), stored(other, collection)
+        assert {i: payload for i, (payload, _) in here.items()} == {
+            i: payload for i, (payload, _) in there.items()
+        }
+        for point, (_, vector) in there.items():
+            # the embedded client normalises in float32 or float64, as a point came
+            np.testing.assert_allclose(here[point][1], vector, atol=1e-7)
+
+    return check

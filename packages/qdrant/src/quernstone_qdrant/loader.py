@@ -170,6 +170,8 @@ class QdrantLoader:
                         self._write(*running.popleft())
                 while running:
                     self._write(*running.popleft())
+            except TargetError:
+                raise  # what waits could not be written either
             except QuernstoneError:
                 with suppress(QuernstoneError):  # the first error is the one to report
                     while running:
