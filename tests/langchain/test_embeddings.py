@@ -159,12 +159,6 @@ def test_repr_shows_what_was_set():
     assert repr(embeddings) == "QuernstoneEmbeddings(model='tiny', dimensions=64)"
 
 
-def test_text_is_verbatim():
-    embeddings = QuernstoneEmbeddings(model="tiny")
-    a, b, c = embeddings.embed_documents(["a\nb", "a b", " a b"])
-    assert a != b != c
-
-
 @pytest.mark.parametrize("wrong", ["one string", None, 7])
 def test_documents_that_are_no_list_are_refused(wrong):
     with pytest.raises(InputError, match=r"`texts` is .*, expected a list of strings"):

@@ -16,6 +16,10 @@ class TestTorchEmbedding(EmbeddingTests):
         return {"model_name": "tiny", "engine": "torch"}
 
     @property
+    def reads_whitespace(self):
+        return False  # `test_stock.py` shows it with the official tokenizer
+
+    @property
     def other_params(self):
         return {
             "model_name": "other",
