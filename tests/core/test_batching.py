@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quernstone.batching import longest_first, pack, take_batch
+from quernstone.batching import pack, take_batch, work_order
 from quernstone.types import Encoded, Prefix
 
 
@@ -30,44 +30,56 @@ def test_pack_groups_equal_prefixes_behind_sequences_without():
     assert batch.groups == [(one, 1, 3), (other, 3, 4)]
 
 
-def test_longest_first_keeps_the_order_of_equals():
-    assert list(longest_first([2, 5, 2, 9])) == [3, 1, 0, 2]
+def of_lengths(*lengths, prefix=None):
+    return [encoded(*[0] * length, prefix=prefix) for length in lengths]
 
 
-def take_all(lengths, budget):
-    queues = [longest_first(job) for job in lengths]
+def test_work_order_is_longest_first_and_keeps_the_order_of_equals():
+    assert list(work_order(of_lengths(2, 5, 2, 9))) == [3, 1, 0, 2]
+
+
+def test_work_order_keeps_sequences_of_one_prefix_together():
+    one, two = (Prefix(np.array([n], dtype=np.int32)) for n in (1, 2))
+    sequences = [*of_lengths(3, prefix=one), *of_lengths(9, prefix=two), *of_lengths(7, prefix=one)]
+    assert list(work_order(sequences)) == [2, 0, 1]
+
+
+def take_all(jobs, budget):
+    queues = [work_order(job) for job in jobs]
     batches = []
     while any(queues):
-        batches.append(take_batch(lengths, queues, max_batch_tokens=budget))
+        batches.append(take_batch(jobs, queues, max_batch_tokens=budget))
     return batches
 
 
-@given(
-    st.lists(st.lists(st.integers(1, 50), max_size=20), max_size=5),
-    st.integers(1, 60),
+PREFIXES = [None, *(Prefix(np.full(n, n, dtype=np.int32)) for n in (3, 20))]
+SEQUENCE = st.builds(
+    lambda length, prefix: encoded(*[0] * length, prefix=prefix),
+    st.integers(1, 50),
+    st.sampled_from(PREFIXES),
 )
-def test_every_sequence_is_taken_once_and_the_budget_holds(lengths, budget):
-    batches = take_all(lengths, budget)
+
+
+@given(st.lists(st.lists(SEQUENCE, max_size=20), max_size=5), st.integers(1, 60))
+def test_every_sequence_is_taken_once_and_the_budget_holds(jobs, budget):
+    batches = take_all(jobs, budget)
     taken = [item for batch in batches for item in batch]
-    assert sorted(taken) == [(j, p) for j, job in enumerate(lengths) for p in range(len(job))]
+    assert sorted(taken) == [(j, p) for j, job in enumerate(jobs) for p in range(len(job))]
     for batch in batches:
-        tokens = sum(lengths[job][place] for job, place in batch)
+        sequences = [jobs[job][place] for job, place in batch]
+        prefixes = {sequence.prefix for sequence in sequences} - {None}
+        tokens = sum(map(len, sequences)) + sum(map(len, prefixes))
         assert tokens <= budget or len(batch) == 1
 
 
 def test_a_single_query_shares_the_next_batch_with_a_large_job():
-    lengths = [[10] * 100, [3]]
-    queues = [longest_first(job) for job in lengths]
-    batch = take_batch(lengths, queues, max_batch_tokens=40)
+    jobs = [of_lengths(*[10] * 100), of_lengths(3)]
+    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=40)
     assert (1, 0) in batch
-    assert batch.count((1, 0)) == 1
-    assert sum(lengths[job][place] for job, place in batch) == 33
+    assert [job for job, _ in batch].count(0) == 3
 
 
 def test_what_a_small_job_leaves_goes_to_the_oldest():
-    lengths = [[10] * 10, [10], [10] * 10]
-    queues = [longest_first(job) for job in lengths]
-    batch = take_batch(lengths, queues, max_batch_tokens=90)
-    assert [job for job, _ in batch].count(0) == 5
-    assert [job for job, _ in batch].count(1) == 1
-    assert [job for job, _ in batch].count(2) == 3
+    jobs = [of_lengths(*[10] * 10), of_lengths(10), of_lengths(*[10] * 10)]
+    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=90)
+    assert [[job for job, _ in batch].count(n) for n in range(3)] == [5, 1, 3]

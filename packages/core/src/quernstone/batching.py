@@ -38,13 +38,7 @@ def pack(sequences: Sequence[Encoded]) -> PackedBatch:
 
     Sequences of similar length become neighbours, which lets attention handle them together.
     """
-    prefixes: dict[Prefix | None, int] = {None: 0}  # those without a prefix come first
-    for sequence in sequences:
-        prefixes.setdefault(sequence.prefix, len(prefixes))
-    order = sorted(
-        range(len(sequences)),
-        key=lambda i: (prefixes[sequences[i].prefix], -len(sequences[i]), i),
-    )
+    order = list(work_order(sequences))
     lengths = [len(sequences[i]) for i in order]
     starts = [len(sequences[i].prefix or ()) for i in order]
     groups: list[tuple[Prefix, int, int]] = []
@@ -68,20 +62,24 @@ def pack(sequences: Sequence[Encoded]) -> PackedBatch:
     )
 
 
-def longest_first(lengths: Sequence[int]) -> deque[int]:
-    """Positions by falling length.
+def work_order(sequences: Sequence[Encoded]) -> deque[int]:
+    """Positions in the order in which a job is worked off: by prefix, then longest first.
 
-    The first batch of a job is then the largest that the engine will see, so running out of
-    memory happens at the start of a job and not at its end.
+    Sequences of one prefix stay together, so that it is computed once and can then be forgotten.
+    Longest first, because the largest batches then come at the start of a job and not at its end,
+    and with them any lack of memory.
     """
-    return deque(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)))
+    places = _prefix_places(sequences)
+    return deque(
+        sorted(
+            range(len(sequences)),
+            key=lambda i: (places[sequences[i].prefix], -len(sequences[i]), i),
+        )
+    )
 
 
 def take_batch(
-    lengths: Sequence[Sequence[int]],
-    queues: Sequence[deque[int]],
-    *,
-    max_batch_tokens: int,
+    jobs: Sequence[Sequence[Encoded]], queues: Sequence[deque[int]], *, max_batch_tokens: int
 ) -> list[tuple[int, int]]:
     """Take the next batch from several waiting jobs, removing it from their queues.
 
@@ -90,25 +88,40 @@ def take_batch(
     one that alone exceeds the budget makes a batch of its own.
 
     Args:
-        lengths: Tokens of each sequence, per job.
+        jobs: The sequences of each job.
         queues: Positions still to be done, per job, oldest job first.
-        max_batch_tokens: Budget of the batch.
+        max_batch_tokens: Budget of the batch. A prefix counts once, with its first sequence.
 
     Returns:
         (job, position) pairs; empty only when all queues are.
     """
     batch: list[tuple[int, int]] = []
+    prefixes: set[Prefix] = set()
     used = 0
     waiting = sum(1 for queue in queues if queue)
     for share in (max_batch_tokens // max(waiting, 1), max_batch_tokens):
         for job, queue in enumerate(queues):
             taken = 0
             while queue:
-                tokens = lengths[job][queue[0]]
+                sequence = jobs[job][queue[0]]
+                prefix = sequence.prefix
+                tokens = len(sequence)
+                if prefix is not None and prefix not in prefixes:
+                    tokens += len(prefix)
                 fits = used + tokens <= max_batch_tokens and (not taken or taken + tokens <= share)
                 if batch and not fits:
                     break
                 batch.append((job, queue.popleft()))
+                if prefix is not None:
+                    prefixes.add(prefix)
                 used += tokens
                 taken += tokens
     return batch
+
+
+def _prefix_places(sequences: Sequence[Encoded]) -> dict[Prefix | None, int]:
+    """A number for each prefix, in order of first use; sequences without one come first."""
+    places: dict[Prefix | None, int] = {None: 0}
+    for sequence in sequences:
+        places.setdefault(sequence.prefix, len(places))
+    return places

@@ -130,7 +130,8 @@ class Session:
         with progress_bar(progress, total, show=bool(progress)) as advance:
 
             def next_rows() -> Float32Array:
-                rows = pending.popleft().result()
+                rows = pending[0].result()  # stays in `pending` until done: see `finally`
+                pending.popleft()
                 advance(len(rows))
                 return rows
 

@@ -237,7 +237,12 @@ def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> No
 
 
 def _without_added_tokens(spec: dict[str, Any]) -> Tokenizer:
-    dropped = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    dropped: dict[str, Any] = {
+        "added_tokens": [],
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+    }
     text = orjson.dumps({**spec, **dropped}).decode()
     try:
         return Tokenizer.from_str(text)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quernstone.batching import longest_first, take_batch
+from quernstone.batching import take_batch, work_order
 from quernstone.errors import ClosedError, EngineMemoryError, NonFiniteError
 from quernstone.types import Encoded, Engine, EngineConfig, EngineInfo, Float32Array
 
@@ -29,13 +29,11 @@ class Job:
     rows: Float32Array
     """Shape: (len(sequences), engine.width)"""
     future: Future[Float32Array] = field(default_factory=Future)
-    lengths: list[int] = field(init=False)
     queue: deque[int] = field(init=False)
     left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.lengths = [len(sequence) for sequence in self.sequences]
-        self.queue = longest_first(self.lengths)
+        self.queue = work_order(self.sequences)
         self.left = len(self.sequences)
 
     def finish(self) -> None:
@@ -121,7 +119,7 @@ class Worker:
 
     def _run_next(self, engine: Engine, waiting: list[Job]) -> None:
         taken = take_batch(
-            [job.lengths for job in waiting],
+            [job.sequences for job in waiting],
             [job.queue for job in waiting],
             max_batch_tokens=engine.info.max_batch_tokens,
         )
@@ -140,7 +138,7 @@ class Worker:
         except EngineMemoryError as error:
             if len(items) == 1:
                 job, place = items[0]
-                tokens = job.lengths[place]
+                tokens = len(job.sequences[place])
                 too_large = EngineMemoryError(job.offset + place, tokens, error.detail)
                 too_large.__cause__ = error
                 job.fail(too_large)
