@@ -1,21 +1,15 @@
-"""Causal attention over packed sequences, with an optional prefix that sequences share.
-
-One signature, two implementations: `VarlenAttention` calls a varlen flash kernel on CUDA,
-`SdpaAttention` runs anywhere torch does. Both treat a shared prefix the same way: attention over
-the sequence's own keys and attention over the prefix's keys are computed apart, each with its
-log-sum-exp, and merged exactly. So the prefix's keys are neither copied nor masked per document.
-"""
+"""Attention by torch's own operations, on any device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from quernstone.attention.base import PrefixKeys, merge
 from quernstone.batching import PackedBatch
 
 # Up to this many keys plain matrix products beat the fused CPU kernel: in bfloat16 1.5x at 100
@@ -27,56 +21,6 @@ _SCORE_ROWS = 128
 # Sequences of up to this much shorter length join a padded group. Padding costs attention only.
 _GROUP_SLACK = 0.15
 _GROUP_TOKENS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixKeys:
-    """Keys and values of one shared prefix in one layer. Shape: (prefix tokens, kv heads, dim)."""
-
-    key: Tensor
-    value: Tensor
-
-
-class BatchAttention(Protocol):
-    """Attention for one batch; what depends on the layout alone is computed once."""
-
-    def all_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
-        """Every token attends to the prefix and to its sequence up to itself.
-
-        Args:
-            query: Shape: (tokens, heads, head_dim)
-            key: Shape: (tokens, kv heads, head_dim)
-            value: Shape: (tokens, kv heads, head_dim)
-            prefixes: One for each of the batch's groups.
-
-        Returns:
-            Shape: (tokens, heads, head_dim)
-        """
-        ...
-
-    def last_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
-        """Only the last token of each sequence attends. `query` and result: (sequences, ...)."""
-        ...
-
-
-def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
-    """Join two attentions of the same queries over disjoint keys into attention over both.
-
-    Args:
-        out_a: Shape: (..., head_dim)
-        lse_a: Log of the sum of exponentiated scores, float32. Shape: (...)
-        out_b: Like `out_a`, over the other keys.
-        lse_b: Like `lse_a`.
-    """
-    weight = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
-    return torch.lerp(out_b.float(), out_a.float(), weight).to(out_a.dtype)
-
-
-# ---------------------------------------------------------------- torch's own kernels
 
 
 class SdpaAttention:
@@ -276,186 +220,3 @@ def _cpu_flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tu
     k, v = (x.reshape(n * kv_heads, 1, -1, dim).expand(-1, repeat, -1, -1) for x in (key, value))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(folded, k, v, 0.0, causal)
     return out.reshape(n, heads, rows, dim), lse.reshape(n, heads, rows)
-
-
-# ---------------------------------------------------------------- CUDA varlen kernels
-
-VarlenKernel = Callable[..., tuple[Tensor, Tensor]]
-"""(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads)."""
-
-
-class VarlenAttention:
-    """Attention by one varlen flash kernel call per layer, plus one for shared prefixes."""
-
-    def __init__(self, batch: PackedBatch, device: torch.device, kernel: VarlenKernel) -> None:
-        bounds = batch.cu_seqlens
-        self._kernel = kernel
-        self._max = batch.max_seqlen
-        self._cu = torch.tensor(bounds, dtype=torch.int32, device=device)
-        self._cu_last = torch.arange(len(bounds), dtype=torch.int32, device=device)
-        self._prefix: _PrefixLayout | None = None
-        if batch.groups:
-            self._prefix = _PrefixLayout.of(batch, device)
-
-    def all_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
-        """See `BatchAttention`."""
-        own = self._kernel(query, key, value, self._cu, self._cu, self._max, self._max, causal=True)
-        layout = self._prefix
-        if layout is None:
-            return own[0]
-        part = slice(layout.token_start, None)
-        shared = self._shared(query[part], prefixes, layout.cu_tokens, layout.max_tokens)
-        own[0][part] = merge(own[0][part], own[1][part], *shared)
-        return own[0]
-
-    def last_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
-        """See `BatchAttention`."""
-        own = self._kernel(query, key, value, self._cu_last, self._cu, 1, self._max, causal=False)
-        layout = self._prefix
-        if layout is None:
-            return own[0]
-        part = slice(layout.row_start, None)
-        shared = self._shared(query[part], prefixes, layout.cu_rows, layout.max_rows)
-        own[0][part] = merge(own[0][part], own[1][part], *shared)
-        return own[0]
-
-    def _shared(
-        self, query: Tensor, prefixes: list[PrefixKeys], cu_query: Tensor, max_query: int
-    ) -> tuple[Tensor, Tensor]:
-        layout = self._prefix
-        if layout is None:
-            msg = "no prefix in this batch. This is a bug in Quernstone."
-            raise AssertionError(msg)
-        key = torch.cat([prefix.key for prefix in prefixes])
-        value = torch.cat([prefix.value for prefix in prefixes])
-        return self._kernel(
-            query, key, value, cu_query, layout.cu_keys, max_query, layout.max_keys, causal=False
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _PrefixLayout:
-    """Where the sequences with a shared prefix lie. They are the batch's last ones."""
-
-    row_start: int
-    token_start: int
-    cu_rows: Tensor
-    cu_tokens: Tensor
-    cu_keys: Tensor
-    max_rows: int
-    max_tokens: int
-    max_keys: int
-
-    @classmethod
-    def of(cls, batch: PackedBatch, device: torch.device) -> _PrefixLayout:
-        row_start = batch.groups[0][1]
-        rows = [0] + [end - row_start for _, _, end in batch.groups]
-        token_start = batch.cu_seqlens[row_start]
-        tokens = [batch.cu_seqlens[row_start + row] - token_start for row in rows]
-        keys = np.cumsum([0, *(len(prefix) for prefix, _, _ in batch.groups)]).tolist()
-
-        def on_device(bounds: list[int]) -> Tensor:
-            return torch.tensor(bounds, dtype=torch.int32, device=device)
-
-        def widest(bounds: list[int]) -> int:
-            return int(np.diff(bounds).max())
-
-        return cls(
-            row_start,
-            token_start,
-            on_device(rows),
-            on_device(tokens),
-            on_device(keys),
-            widest(rows),
-            widest(tokens),
-            widest(keys),
-        )
-
-
-def torch_varlen() -> VarlenKernel | None:
-    """Torch's own varlen kernel (torch 2.10 and later), or None where torch lacks it."""
-    try:
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn  # noqa: PLC0415
-    except ImportError:
-        return None
-
-    def kernel(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Tensor,
-        cu_k: Tensor,
-        max_q: int,
-        max_k: int,
-        *,
-        causal: bool,
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = varlen_attn(
-            q,
-            k,
-            v,
-            cu_q,
-            cu_k,
-            max_q,
-            max_k,
-            return_aux=AuxRequest(lse=True),
-            window_size=(-1, 0) if causal else (-1, -1),
-            enable_gqa=True,
-        )
-        return out, lse.transpose(0, 1)  # stored as (heads, tokens)
-
-    return kernel
-
-
-def flash_attn_varlen() -> VarlenKernel | None:
-    """The kernel of the `flash-attn` package, or None where it is not installed."""
-    try:
-        from flash_attn import flash_attn_varlen_func  # noqa: PLC0415
-    except ImportError:
-        return None
-
-    def kernel(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Tensor,
-        cu_k: Tensor,
-        max_q: int,
-        max_k: int,
-        *,
-        causal: bool,
-    ) -> tuple[Tensor, Tensor]:
-        out, lse, _ = flash_attn_varlen_func(
-            q, k, v, cu_q, cu_k, max_q, max_k, causal=causal, return_attn_probs=True
-        )
-        return out, lse.transpose(0, 1)  # flash-attn: (heads, tokens)
-
-    return kernel
-
-
-def choose_attention(
-    device: torch.device, dtype: torch.dtype
-) -> tuple[str, Callable[[PackedBatch], BatchAttention]]:
-    """Pick the implementation for a device and a dtype.
-
-    Flash kernels take half precision only and need compute capability 8.0 (Ampere) or newer.
-
-    Returns:
-        Its name, and what makes a `BatchAttention` of a batch.
-    """
-    half = dtype in (torch.bfloat16, torch.float16)
-    if device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0):
-        for name, kernel in (("torch-varlen", torch_varlen()), ("flash-attn", flash_attn_varlen())):
-            if kernel is not None:
-                return name, _varlen_factory(device, kernel)
-    return "sdpa", lambda batch: SdpaAttention(batch, device)
-
-
-def _varlen_factory(
-    device: torch.device, kernel: VarlenKernel
-) -> Callable[[PackedBatch], BatchAttention]:
-    return lambda batch: VarlenAttention(batch, device, kernel)

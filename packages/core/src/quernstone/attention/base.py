@@ -1,0 +1,56 @@
+"""What attention over packed sequences is, whoever computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixKeys:
+    """Keys and values of one shared prefix in one layer. Shape: (prefix tokens, kv heads, dim)."""
+
+    key: Tensor
+    value: Tensor
+
+
+class BatchAttention(Protocol):
+    """Attention for one batch; what depends on the layout alone is computed once."""
+
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """Every token attends to the prefix and to its sequence up to itself.
+
+        Args:
+            query: Shape: (tokens, heads, head_dim)
+            key: Shape: (tokens, kv heads, head_dim)
+            value: Shape: (tokens, kv heads, head_dim)
+            prefixes: One for each of the batch's groups.
+
+        Returns:
+            Shape: (tokens, heads, head_dim)
+        """
+        ...
+
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
+    ) -> Tensor:
+        """Only the last token of each sequence attends. `query` and result: (sequences, ...)."""
+        ...
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
+    """Join two attentions of the same queries over disjoint keys into attention over both.
+
+    Args:
+        out_a: Shape: (..., head_dim)
+        lse_a: Log of the sum of exponentiated scores, float32. Shape: (...)
+        out_b: Like `out_a`, over the other keys.
+        lse_b: Like `lse_a`.
+    """
+    weight = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
+    return torch.lerp(out_b.float(), out_a.float(), weight).to(out_a.dtype)
