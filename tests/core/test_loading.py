@@ -181,3 +181,21 @@ def test_copies_of_a_folder_have_one_revision_and_changed_weights_another(copy, 
     assert before == resolve(str(checkpoints("embedding-0.6b")), "embed").revision
     change_weights(folder, lambda t: t["norm.weight"].add_(1))
     assert resolve(str(folder), "embed").revision != before
+
+
+def test_a_hub_id_is_found_in_the_cache_by_name_and_revision(checkpoints, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--Qwen--Qwen3-Embedding-0.6B"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(checkpoints("embedding-0.6b"), repository / "snapshots" / commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with Embedder("Qwen/Qwen3-Embedding-0.6B", dtype="float32") as embedder:
+        assert embedder.model == "Qwen/Qwen3-Embedding-0.6B"
+        assert commit in embedder.fingerprint
+        assert embedder.embed_query("a").shape == (128,)
+    assert resolve("Qwen/Qwen3-Embedding-0.6B", "embed", commit).revision == commit
+    with pytest.raises(ModelLoadError, match="could not be fetched from the hub"):
+        resolve("Qwen/Qwen3-Embedding-0.6B", "embed", "some-other-branch")
