@@ -115,6 +115,7 @@ def test_search_prints_a_table_with_the_dense_rank(quern, docs):
     dense = quern("search", "what grinds grain?", "-c", "docs", "--no-rerank")
     assert "was" not in dense.stdout
     assert "b.md › Bread" in dense.stdout
+    assert "c.jsonl#2" in dense.stdout
 
 
 def test_search_as_json_is_reranked_and_remembers_the_model(quern, docs, monkeypatch, tmp_path):

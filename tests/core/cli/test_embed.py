@@ -196,3 +196,25 @@ def test_a_closed_pipe_ends_it_quietly(models, tmp_path):
     assert embed.stderr.read() == b""
     embed.stderr.close()
     assert embed.wait(timeout=60) == 141
+
+
+def test_progress_is_shown_on_a_terminal_only(models, lines, tmp_path):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    main = [sys.executable, "-c", "from quernstone.cli import main; main()"]
+    output = tmp_path / "out.jsonl"
+    with subprocess.Popen([*main, "embed", str(lines), "-o", str(output)], stderr=theirs) as embed:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                some = os.read(ours, 4096)
+            except OSError:  # Linux says so when the other end of a terminal is closed
+                break
+            if not some:
+                break
+            shown += some
+    os.close(ours)
+    assert embed.returncode == 0
+    assert b"embedding" in shown
+    assert len(output.read_bytes().splitlines()) == len(TEXTS)

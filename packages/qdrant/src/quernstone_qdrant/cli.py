@@ -341,6 +341,8 @@ def _moved(rank: int, was: int) -> str:
 
 def _source(hit: SearchHit) -> str:
     source = str(hit.metadata.get("source", hit.key))
+    if "row" in hit.metadata:
+        return f"{source}#{hit.metadata['row']}"
     headings = hit.metadata.get("headings")
     return f"{source} › {headings[-1]}" if isinstance(headings, list) and headings else source
 
