@@ -43,9 +43,11 @@ def test_folder_in_a_fixed_order_without_hidden_and_unknown_files(tmp_path):
     assert records[2].metadata == {"source": "b.txt"}
 
 
-def test_one_file_is_relative_to_its_folder(tmp_path):
-    write(tmp_path, {"a/b.txt": "text"})
+def test_a_file_by_itself_is_named_as_it_was_given(tmp_path, monkeypatch):
+    write(tmp_path, {"a/b.txt": "text", "b.txt": "other"})
     assert read(tmp_path / "a/b.txt") == ({"b.txt": ("text", {"source": "b.txt"})}, [])
+    monkeypatch.chdir(tmp_path)
+    assert list(read("./b.txt", "a/b.txt")[0]) == ["b.txt", "a/b.txt"]
 
 
 def test_jsonl(tmp_path):

@@ -35,12 +35,13 @@ def read_paths(
 ) -> Iterator[Record | SourceError]:
     """Read files, and folders with everything below them, in a fixed order.
 
-    A text or Markdown file is one record whose key is its path relative to the given folder. A row
-    of a JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, else the
-    file's relative path and the row's number. Names that begin with a dot are passed over.
+    A text or Markdown file is one record whose key is its path relative to the given folder; a
+    file that is given by itself is named by its path as given, or an absolute path's last part. A
+    row of a JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, else the
+    file's key and the row's number. Names that begin with a dot are passed over.
 
     Args:
-        paths: One path or several. A file stands for itself, relative to its folder.
+        paths: One path or several.
         text_field: The column that holds the text; None: the first of `text`, `content`,
             `page_content`, `body` and `document` that a file has.
         id_field: The column that holds the ids, which must be unique over all files.
@@ -68,11 +69,11 @@ def read_paths(
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | SourceError]]:
-    """Yield (path relative to `root`, path) of every file to read."""
+    """Yield (key, path) of every file to read."""
     if root.is_dir():
         yield from _walk_folder(root, root)
     else:
-        yield root.name, root
+        yield root.name if root.is_absolute() else root.as_posix(), root
 
 
 def _walk_folder(root: Path, folder: Path) -> Iterator[tuple[str, Path | SourceError]]:

@@ -1,0 +1,78 @@
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import quernstone_qdrant
+from quernstone.errors import QuernstoneError
+from quernstone_qdrant import errors
+from quernstone_qdrant.errors import (
+    CollectionError,
+    CollectionNotFoundError,
+    ProvenanceError,
+    RecordError,
+    SourceError,
+    TargetError,
+)
+
+
+def test_all_is_sorted_and_there():
+    assert quernstone_qdrant.__all__ == sorted(quernstone_qdrant.__all__)
+    for name in quernstone_qdrant.__all__:
+        assert getattr(quernstone_qdrant, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = quernstone_qdrant.Nonsense
+
+
+def test_import_is_light():
+    code = (
+        "import sys, quernstone_qdrant, quernstone_qdrant.cli\n"
+        "print({'torch', 'qdrant_client', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin", "text"),
+    [
+        (SourceError("a.csv", "bad", 3), ValueError, "a.csv, row 3: bad"),
+        (SourceError("a.csv", "bad"), ValueError, "a.csv: bad"),
+        (RecordError("k", "bad"), ValueError, "record 'k': bad"),
+        (TargetError("gone"), RuntimeError, "gone"),
+        (CollectionError("c", "bad"), RuntimeError, "collection 'c': bad"),
+        (
+            CollectionNotFoundError("c", ["a", "b"]),
+            LookupError,
+            "collection 'c' does not exist (there are 'a', 'b')",
+        ),
+        (
+            ProvenanceError("c", "dimensions", 64, 32),
+            RuntimeError,
+            "collection 'c' was made with dimensions 64, but the embedder has 32; "
+            "use the same, or another collection",
+        ),
+    ],
+)
+def test_errors_pickle_and_are_what_a_caller_would_guess(error, builtin, text):
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), text, vars(error))
+    assert isinstance(error, (QuernstoneError, builtin))
+    assert isinstance(error, builtin)
+
+
+def test_every_error_is_tested():
+    here = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert here == {
+        SourceError,
+        RecordError,
+        TargetError,
+        CollectionError,
+        CollectionNotFoundError,
+        ProvenanceError,
+    }
