@@ -177,6 +177,10 @@ def test_all_that_was_read_before_an_error_is_written(client, embedder, stored):
             [*records, SourceError("b.txt", "gone"), {"id": "z", "text": "z"}]
         )
     assert len(stored(client, "docs")) == 10
+    records[7]["text"] = "poison"
+    with pytest.raises(RecordError, match="record '7': chunk 0 cannot be embedded: no poison"):
+        QdrantLoader(client, "more", embedder).load(records)
+    assert len(stored(client, "more")) == 7
 
 
 def test_one_key_for_two_texts_is_an_error(client, embedder):

@@ -267,13 +267,14 @@ class QdrantLoader:
             except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
                 if error.index is None:
                     raise
-                point = points.pop(error.index)
+                point = points[error.index]
                 why = str(error).removeprefix(f"input {error.index}").lstrip(": ")
                 reason = f"chunk {point.chunk.number} cannot be embedded: {why}"
                 failure = RecordError(point.chunk.record.key, reason)
-                if not self._skip_errors:
-                    raise failure from error
+                failure.__cause__ = error
                 failures.append(failure)
+                # what comes before the failure is written even if the load stops there
+                del points[error.index : error.index + 1 if self._skip_errors else None]
             else:
                 return _Embedded(points, vectors, failures)
 
