@@ -150,6 +150,17 @@ def test_parquet_reads_in_row_batches(tmp_path):
     )
 
 
+def test_a_large_row_group_is_not_read_at_once(tmp_path):
+    path = tmp_path / "t.parquet"
+    table = pa.table({"text": [os.urandom(500).hex() for _ in range(20_000)]})
+    pq.write_table(table, path, row_group_size=20_000, use_dictionary=False)
+    del table
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in read_paths(path))
+    assert path.stat().st_size > 10_000_000
+    assert most < 8_000_000
+
+
 def test_parquet_values_become_json(tmp_path):
     table = pa.table(
         {
