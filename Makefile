@@ -23,6 +23,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --group dev $(PACKAGES)
 	touch $@
 
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	$(PIP) --group benchmarks $(PACKAGES)
+	touch $@
+
 demo: install
 	PATH="$(abspath $(VENV))/bin:$$PATH" examples/demo.sh
 
@@ -38,5 +42,5 @@ fix: install-dev
 	$(RUN)ruff check --fix
 	$(RUN)ruff format
 
-bench: install-dev
+bench: $(VENV)/installed-bench
 	$(RUN)python -m benchmarks
