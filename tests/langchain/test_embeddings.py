@@ -148,6 +148,15 @@ async def test_loading_does_not_block_the_event_loop(monkeypatch):
     assert [task.result() for task in tasks] == [[1.0, 1.0]] * 20
 
 
+@pytest.mark.parametrize("engine", ["torch", "transformers"])
+def test_first_call_is_like_the_second(engine):
+    embeddings = QuernstoneEmbeddings(
+        model="tiny", engine=engine, dtype="bfloat16", max_batch_tokens=1004
+    )
+    text = "a long text " * 100
+    assert embeddings.embed_documents([text]) == embeddings.embed_documents([text])
+
+
 def test_pickle_holds_no_weights():
     embeddings = QuernstoneEmbeddings(model="tiny")
     embeddings.embed_query("q")

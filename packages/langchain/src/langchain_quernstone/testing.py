@@ -23,6 +23,7 @@ import asyncio
 import copy
 import math
 import pickle
+import random
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -93,6 +94,17 @@ class DocumentCompressorTests:
     def scores(self, documents: Any) -> list[float]:
         """The scores that a result carries."""
         return [document.metadata[self.score_key] for document in documents]
+
+    def different_calls(self, documents: list[Document]) -> list[tuple[str, list[Document]]]:
+        """Queries of different lengths, each with some of the documents."""
+        chance = random.Random(0)
+        return [
+            (
+                QUERY + " word" * (number % 7),
+                chance.sample(documents, chance.randint(1, len(documents))),
+            )
+            for number in range(60)
+        ]
 
     @pytest.fixture
     def documents(self) -> list[Document]:
@@ -216,22 +228,20 @@ class DocumentCompressorTests:
 
     async def test_concurrent_calls_do_not_mix(self, documents: list[Document]) -> None:
         compressor = self.make()
-        queries = [f"{text} {number}" for number in range(3) for text in TEXTS]
+        calls = self.different_calls(documents)
         concurrent = await asyncio.gather(
-            *(compressor.acompress_documents(documents, query) for query in queries)
+            *(compressor.acompress_documents(given, query) for query, given in calls)
         )
-        for query, results in zip(queries, concurrent, strict=True):
-            self._assert_same(results, compressor.compress_documents(documents, query))
+        for (query, given), results in zip(calls, concurrent, strict=True):
+            self.assert_same(results, compressor.compress_documents(given, query))
 
     def test_threads_do_not_mix(self, documents: list[Document]) -> None:
         compressor = self.make()
-        queries = [f"{text} {number}" for number in range(2) for text in TEXTS]
+        calls = self.different_calls(documents)
         with ThreadPoolExecutor(8) as pool:
-            parallel = list(
-                pool.map(lambda q: compressor.compress_documents(documents, q), queries)
-            )
-        for query, results in zip(queries, parallel, strict=True):
-            self._assert_same(results, compressor.compress_documents(documents, query))
+            parallel = list(pool.map(lambda c: compressor.compress_documents(c[1], c[0]), calls))
+        for (query, given), results in zip(calls, parallel, strict=True):
+            self.assert_same(results, compressor.compress_documents(given, query))
 
     def test_pickle_and_copy(self, documents: list[Document]) -> None:
         compressor = self.make(top_n=2)
@@ -240,7 +250,7 @@ class DocumentCompressorTests:
         if self.is_picklable:
             twins.append(pickle.loads(pickle.dumps(compressor)))
         for twin in twins:
-            self._assert_same(twin.compress_documents(documents, QUERY), expected)
+            self.assert_same(twin.compress_documents(documents, QUERY), expected)
 
     def test_repr_is_one_readable_line(self) -> None:
         text = repr(self.make())
@@ -248,7 +258,7 @@ class DocumentCompressorTests:
         assert "\n" not in text
         assert " at 0x" not in text
 
-    def _assert_same(self, results: Any, expected: Any) -> None:
+    def assert_same(self, results: Any, expected: Any) -> None:
         """Equal documents with about equal scores; near ties may swap."""
         found = {
             document.id: score

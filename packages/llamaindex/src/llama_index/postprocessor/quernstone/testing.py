@@ -22,6 +22,7 @@ import asyncio
 import copy
 import math
 import pickle
+import random
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,14 @@ class RerankTests:
     def make(self, **params: Any) -> BaseNodePostprocessor:
         """Construct the reranker, with every result kept unless `top_n` is given."""
         return self.rerank_class(**{**self.rerank_params, "top_n": 1000, **params})
+
+    def different_calls(self, nodes: list[NodeWithScore]) -> list[tuple[str, list[NodeWithScore]]]:
+        """Queries of different lengths, each with some of the nodes."""
+        chance = random.Random(0)
+        return [
+            (QUERY + " word" * (number % 7), chance.sample(nodes, chance.randint(1, len(nodes))))
+            for number in range(60)
+        ]
 
     @pytest.fixture
     def nodes(self) -> list[NodeWithScore]:
@@ -165,7 +174,7 @@ class RerankTests:
     def test_query_bundle_is_query_str(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
         bundle = rerank.postprocess_nodes(nodes, query_bundle=QueryBundle(QUERY))
-        self._assert_same(bundle, rerank.postprocess_nodes(nodes, query_str=QUERY))
+        self.assert_same(bundle, rerank.postprocess_nodes(nodes, query_str=QUERY))
 
     def test_empty_texts(self, nodes: list[NodeWithScore]) -> None:
         rerank, with_empty = self.make(), [*nodes, NodeWithScore(node=TextNode(text=""))]
@@ -214,7 +223,7 @@ class RerankTests:
     async def test_async_is_sync(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
         results = await rerank.apostprocess_nodes(nodes, query_str=QUERY)
-        self._assert_same(results, rerank.postprocess_nodes(nodes, query_str=QUERY))
+        self.assert_same(results, rerank.postprocess_nodes(nodes, query_str=QUERY))
 
     async def test_async_does_not_block_the_loop(self, nodes: list[NodeWithScore]) -> None:
         task = asyncio.create_task(self.make().apostprocess_nodes(nodes * 10, query_str=QUERY))
@@ -227,22 +236,22 @@ class RerankTests:
 
     async def test_concurrent_calls_do_not_mix(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
-        queries = [f"{text} {number}" for number in range(3) for text in TEXTS]
+        calls = self.different_calls(nodes)
         concurrent = await asyncio.gather(
-            *(rerank.apostprocess_nodes(nodes, query_str=query) for query in queries)
+            *(rerank.apostprocess_nodes(given, query_str=query) for query, given in calls)
         )
-        for query, results in zip(queries, concurrent, strict=True):
-            self._assert_same(results, rerank.postprocess_nodes(nodes, query_str=query))
+        for (query, given), results in zip(calls, concurrent, strict=True):
+            self.assert_same(results, rerank.postprocess_nodes(given, query_str=query))
 
     def test_threads_do_not_mix(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
-        queries = [f"{text} {number}" for number in range(2) for text in TEXTS]
+        calls = self.different_calls(nodes)
         with ThreadPoolExecutor(8) as pool:
             parallel = list(
-                pool.map(lambda query: rerank.postprocess_nodes(nodes, query_str=query), queries)
+                pool.map(lambda call: rerank.postprocess_nodes(call[1], query_str=call[0]), calls)
             )
-        for query, results in zip(queries, parallel, strict=True):
-            self._assert_same(results, rerank.postprocess_nodes(nodes, query_str=query))
+        for (query, given), results in zip(calls, parallel, strict=True):
+            self.assert_same(results, rerank.postprocess_nodes(given, query_str=query))
 
     def test_round_trips(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make(top_n=2)
@@ -255,7 +264,7 @@ class RerankTests:
             copy.deepcopy(rerank),
         ):
             assert twin.to_dict() == rerank.to_dict()
-            self._assert_same(twin.postprocess_nodes(nodes, query_str=QUERY), expected)
+            self.assert_same(twin.postprocess_nodes(nodes, query_str=QUERY), expected)
 
     async def test_events_and_callbacks(
         self, nodes: list[NodeWithScore], events: list[BaseEvent]
@@ -278,7 +287,7 @@ class RerankTests:
             assert start.payload["query_str"] == QUERY
             assert len(end.payload["nodes"]) == len(nodes)
 
-    def _assert_same(self, results: list[NodeWithScore], expected: list[NodeWithScore]) -> None:
+    def assert_same(self, results: list[NodeWithScore], expected: list[NodeWithScore]) -> None:
         """Equal nodes with about equal scores; near ties may swap."""
         found = {result.node_id: result.get_score() for result in results}
         wanted = {result.node_id: result.get_score() for result in expected}
