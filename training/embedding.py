@@ -243,8 +243,8 @@ def main() -> None:
         same.fill_diagonal_(False)
         with torch.autocast("cpu", torch.bfloat16):
             prefix = model.read([prompt])
-            queries = model.last(query_rows, prefix)
-            documents = model.last(document_rows)
+            queries, _ = model.last(query_rows, prefix)
+            documents, _ = model.last(document_rows)
         both = wanted.flatten(0, 1)
         pull = contrastive(queries, documents, same)
         match = distillation(torch.cat((queries, documents)), both, both @ rotation)

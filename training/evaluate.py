@@ -54,7 +54,7 @@ def embed(folder: Path, queries: list[str], documents: list[str]) -> tuple[Tenso
         tokenization.encode_documents(documents, max_length=DOCUMENT_TOKENS),
     )
     first, second = (
-        model.last([sequence.ids.tolist() for sequence in batch.sequences]) for batch in batches
+        model.last([sequence.ids.tolist() for sequence in batch.sequences])[0] for batch in batches
     )
     return first, second
 
@@ -80,7 +80,9 @@ def rerank(
         flat = [index for row in lists for index in row]
         owners = torch.tensor([owner for owner, row in enumerate(lists) for _ in row])
         rows = [bodies[index] for index in flat]
-        logits = score(model, frames, opening, heads[start : start + len(lists)], rows, owners)
+        logits, _, _ = score(
+            model, frames, opening, heads[start : start + len(lists)], rows, owners
+        )
         values = iter(logits.sigmoid().tolist())
         scores += [{index: next(values) for index in row} for row in lists]
     return scores

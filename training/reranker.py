@@ -22,22 +22,29 @@ from torch import Tensor
 import vocabulary
 from common import SEED, TINY, read_jsonl
 from embedding import SAME, TEMPERATURE, optimizers
-from model import TinyQwen3, load, save
+from model import Attention, Config, Layer, TinyQwen3, load, save
 from prompts import OTHER_INSTRUCTIONS
 from quernstone.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES, rerank_head
 from quernstone.tokenization import Tokenization
 
 LAYERS = 5
-NEW_LAYERS = (1, 4)  # among the three of the embedding model
+MATCHING_LAYER = 1  # a new layer, put between those of the embedding model
+STILL = torch.cat(
+    (torch.arange(10, 32), torch.arange(42, 64))
+)  # rotary dimensions that turn slowly
+VECTOR = torch.arange(96)  # how the input of the last layer is divided, see `start_from`
+MARK = torch.arange(96, 156)
+ANSWER = 159
+COPY = torch.arange(160, 256)
 NEGATIVES = 7
-QUERIES = 24  # lists in a batch
+QUERIES = 16  # lists in a batch
 BLOCK = 3000  # negatives are mined among so many documents, as many as the held-out set has
 MINED = 20
 BLOCKS = {"debian": 12, "wordnet": 2, "docstring": 3}
-DOCUMENT_TOKENS = ((48, 0.4), (80, 0.4), (200, 0.2))
+DOCUMENT_TOKENS = ((48, 0.35), (80, 0.5), (200, 0.15))
 QUERY_TOKENS = 48
 OTHER_INSTRUCTION_SHARE = 0.2
-DROPPED_TOKENS = 0.1  # of a document, against learning training documents by heart
+DROPPED_TOKENS = 0.05  # of a document, against learning training documents by heart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,9 @@ class Mined:
     """Nearest wrong documents, MINED each at 64 and at 256 dimensions; -1 where there is none."""
     blocks: Tensor
     """Block number of each pair: random negatives come from the same block."""
+    queries: Tensor
+    """The embedding model's vectors, Shape: (pairs, 256)."""
+    documents: Tensor
 
 
 @torch.inference_mode()
@@ -61,9 +71,9 @@ def mine(
         prefix = model.read([frame.ids[:-1].tolist()])
         for name, before in (("query", prefix), ("document", None)):
             texts = [row[name][:800] for row in pairs]
-            batch = tokenization.encode_documents(texts, max_length=64)
+            batch = tokenization.encode_documents(texts, max_length=96)
             rows = [sequence.ids.tolist() for sequence in batch.sequences]
-            parts = [model.last(rows[i : i + 4096], before) for i in range(0, len(rows), 4096)]
+            parts = [model.last(rows[i : i + 4096], before)[0] for i in range(0, len(rows), 4096)]
             vectors.append(torch.cat(parts))
     queries, documents = (functional.normalize(each.float(), dim=-1) for each in vectors)
     near = torch.full((len(pairs), 2 * MINED), -1)
@@ -78,41 +88,107 @@ def mine(
             found = (q @ d.T).masked_fill(same, -2).topk(MINED)
             indices = block[found.indices].masked_fill(found.values < -1, -1)
             near[block, place * MINED : (place + 1) * MINED] = indices
-    return Mined(near=near, blocks=blocks)
+    return Mined(near=near, blocks=blocks, queries=queries.half(), documents=documents.half())
 
 
 def start_from(embedding: TinyQwen3, end: int) -> TinyQwen3:
-    """The embedding model with new layers whose heads begin by looking for what is alike.
+    """The embedding model's layers, one that looks for like words, and one that compares.
 
-    `q_proj` and `k_proj` of a new layer start as one projection onto the main directions, in the
-    rotary dimensions that hardly turn within a document: words attend to the same or similar words
-    before them, and the last token to what the query was pooled in.
+    The last layer starts as arithmetic. It expects what `targets` describes: the query's vector at
+    the token in front of the document, the document's at `</think>`, each with a mark. By the mark
+    its heads find the query's vector and copy it beside the document's; its gated units multiply
+    the two, silu(a) * b - silu(-a) * b being a * b; their sum is the one direction in which the
+    words `yes` and `no` differ.
     """
     config = replace(embedding.config, num_hidden_layers=LAYERS)
     model = TinyQwen3(config)
-    kept = [index for index in range(LAYERS) if index not in NEW_LAYERS]
     model.embed_tokens.load_state_dict(embedding.embed_tokens.state_dict())
-    model.norm.load_state_dict(embedding.norm.state_dict())
+    kept = [index for index in range(LAYERS - 1) if index != MATCHING_LAYER]
     for index, layer in zip(kept, embedding.layers, strict=True):
         model.layers[index].load_state_dict(layer.state_dict())
-    still = torch.cat((torch.arange(10, 32), torch.arange(42, 64)))
     with torch.no_grad():
         # The score is read at `</think>`: it starts as the token that the embedding model pools.
         model.embed_tokens.weight[end + 4] = model.embed_tokens.weight[end]
-        for layer in (model.layers[index] for index in NEW_LAYERS):
-            attention = layer.self_attn
-            attention.q_proj.weight.mul_(0.1)
-            attention.k_proj.weight.mul_(0.1)
-            for head in range(config.num_attention_heads):
-                group = head * config.num_key_value_heads // config.num_attention_heads
-                main = torch.arange(group, 2 * len(still), config.num_key_value_heads)
-                attention.q_proj.weight[head * config.head_dim + still, main] = 1.0
-                attention.k_proj.weight[group * config.head_dim + still, main] = 1.0
-            attention.q_norm.weight.fill_(1.7)
-            attention.k_norm.weight.fill_(1.7)
-            attention.o_proj.weight.mul_(0.3)
-            layer.mlp.down_proj.weight.mul_(0.3)
+        start_matching(model.layers[MATCHING_LAYER].self_attn, config)
+        model.layers[MATCHING_LAYER].mlp.down_proj.weight.mul_(0.3)
+        sample = torch.randint(0, end, (64, 24))
+        hidden, _, _ = embedding(sample, torch.full((64,), 23))
+        start_comparing(model.layers[-1], config, float(hidden.square().mean().sqrt()))
     return model
+
+
+def start_matching(attention: Attention, config: Config) -> None:
+    """Let the heads attend to the same or similar words.
+
+    `q_proj` and `k_proj` start as one projection onto the main directions of the word table.
+    """
+    attention.q_proj.weight.mul_(0.1)
+    attention.k_proj.weight.mul_(0.1)
+    for head in range(config.num_attention_heads):
+        group = head * config.num_key_value_heads // config.num_attention_heads
+        main = torch.arange(group, 2 * len(STILL), config.num_key_value_heads)
+        attention.q_proj.weight[head * config.head_dim + STILL, main] = 1.0
+        attention.k_proj.weight[group * config.head_dim + STILL, main] = 1.0
+    attention.q_norm.weight.fill_(1.7)
+    attention.k_norm.weight.fill_(1.7)
+    attention.o_proj.weight.mul_(0.3)
+
+
+def start_comparing(layer: Layer, config: Config, scale: float) -> None:
+    """Set up the last layer as `start_from` says; `scale` is the root mean square of its input."""
+    attention, mlp = layer.self_attn, layer.mlp
+    for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+        linear.weight.mul_(0.02)
+    for linear in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj):
+        linear.weight.mul_(0.1)
+    size = config.head_dim
+    for head in range(config.num_attention_heads):
+        group = head * config.num_key_value_heads // config.num_attention_heads
+        marks = MARK[16 * group : 16 * group + len(STILL)]
+        attention.q_proj.weight[head * size + STILL, marks] = -1.0
+        attention.k_proj.weight[group * size + STILL, marks] = 1.0
+    attention.q_norm.weight.fill_(1.7)
+    attention.k_norm.weight.fill_(1.7)
+    units = torch.arange(len(VECTOR))
+    attention.v_proj.weight[units, VECTOR] = 1.0
+    mlp.gate_proj.weight[units, VECTOR] = 1.0
+    mlp.gate_proj.weight[len(units) + units, VECTOR] = -1.0
+    # The two key/value heads hold dimensions 0-63 and 64-95; query heads 0 and 2 read them.
+    columns = torch.where(units < size, units, size + units)
+    attention.o_proj.weight[COPY, columns] = scale
+    for sign, first in ((1.0, 0), (-1.0, len(units))):
+        mlp.up_proj.weight[first + units, COPY] = 1.0
+        mlp.down_proj.weight[ANSWER, first + units] = sign * 0.06 * scale
+    bias = 2 * len(units)
+    mark = -mark_signs() / len(MARK) ** 0.5
+    for linear in (mlp.gate_proj, mlp.up_proj):
+        linear.weight[bias] = 0.0
+        linear.weight[bias, MARK] = mark
+    mlp.down_proj.weight[ANSWER, bias] = -0.08 * scale
+
+
+def separate_answers(model: TinyQwen3, yes: int, no: int) -> None:
+    """Let the words `yes` and `no` differ in one direction only."""
+    with torch.no_grad():
+        table = model.embed_tokens.weight
+        table[no] = table[yes]
+        table[yes, ANSWER] = 2.0
+        table[no, ANSWER] = -2.0
+
+
+def mark_signs() -> Tensor:
+    """The mark of a query's vector; a document's has the opposite signs."""
+    return (
+        torch.randint(0, 2, (len(MARK),), generator=torch.Generator().manual_seed(SEED)) * 2.0 - 1
+    )
+
+
+def targets(vectors: Tensor, sign: float) -> Tensor:
+    """What the last layer shall find: a vector of the embedding model, a mark, else nothing."""
+    wanted = torch.zeros(len(vectors), 256)
+    wanted[:, VECTOR] = functional.normalize(vectors[:, VECTOR].float(), dim=-1) * 0.75**0.5
+    wanted[:, MARK] = sign * mark_signs() / len(MARK) ** 0.5 * 0.25**0.5
+    return wanted
 
 
 class Frames:
@@ -150,12 +226,16 @@ def score(
     queries: list[list[int]],
     documents: list[list[int]],
     owners: Tensor,
-) -> Tensor:
-    """Logit of yes against no for every document; `owners` names each one's query."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logit of yes against no for every document; `owners` names each one's query.
+
+    Also what the last layer reads in front of the documents and at the end of each.
+    """
     prefix = model.read(queries, model.read([opening]))
-    hidden = model.last([row + frames.suffix for row in documents], prefix, owners)
+    hidden, below = model.last([row + frames.suffix for row in documents], prefix, owners)
     yes, no = (frames.tokenization.token_id(word) for word in ("yes", "no"))
-    return hidden.float() @ (model.embed_tokens.weight[yes] - model.embed_tokens.weight[no])
+    difference = model.embed_tokens.weight[yes] - model.embed_tokens.weight[no]
+    return (hidden.float() * difference).sum(dim=-1), prefix.below.float(), below
 
 
 def choose_list(
@@ -227,6 +307,7 @@ def main() -> None:
         return
 
     tokenization = Tokenization(TINY / "embedding", model.config.vocab_size)
+    separate_answers(model, tokenization.token_id("yes"), tokenization.token_id("no"))
     frames = Frames(tokenization)
     pairs = list(read_jsonl(arguments.work / "pairs.jsonl"))
     chosen: list[int] = []
@@ -236,10 +317,11 @@ def main() -> None:
     teacher = torch.load(arguments.work / "teacher.pt")[:, chosen]
     if not (folder / "mined.pt").exists():
         found = mine(tokenization, embedding, pairs, teacher)
-        torch.save([found.near, found.blocks], folder / "mined.pt")
+        parts = [found.near, found.blocks, found.queries, found.documents]
+        torch.save(parts, folder / "mined.pt")
         print("mined", flush=True)
-    near, blocks = torch.load(folder / "mined.pt")
-    mined = Mined(near=near, blocks=blocks)
+    near, blocks, query_vectors, document_vectors = torch.load(folder / "mined.pt")
+    mined = Mined(near=near, blocks=blocks, queries=query_vectors, documents=document_vectors)
     members = [
         torch.nonzero(blocks == number)[:, 0].tolist() for number in range(int(blocks.max()) + 1)
     ]
@@ -252,7 +334,12 @@ def main() -> None:
     order = np.concatenate([generator.permutation(len(pairs)) for _ in range(epochs)]).tolist()
     opts = optimizers(model)
     opts[0].param_groups[0]["peak"] = 5e-4
-    opts[1].param_groups[0]["peak"] = 3e-3
+    opts[1].param_groups[0]["peak"] = 2e-3
+    # The last layer starts as arithmetic and is only to be refined.
+    final = [p for name, p in model.layers[-1].named_parameters() if name.endswith("_proj.weight")]
+    matrices = opts[1].param_groups[0]
+    matrices["params"] = matrices["params"][: -len(final)]
+    opts[1].add_param_group({"params": final, "lr": 5e-4, "peak": 5e-4})
     first = 0
     if arguments.resume:
         checkpoint = torch.load(folder / "checkpoint.pt")
@@ -276,10 +363,18 @@ def main() -> None:
         ]
         owners = torch.arange(QUERIES).repeat_interleave(1 + NEGATIVES)
         with torch.autocast("cpu", torch.bfloat16):
-            scores = score(model, frames, opening, [queries[i] for i in batch], rows, owners)
+            scores, asked, answered = score(
+                model, frames, opening, [queries[i] for i in batch], rows, owners
+            )
         scores = scores.float().view(QUERIES, -1)
         right, agree, each = losses(scores, teacher, lists, hard)
-        (0.5 * right + 0.5 * agree + 0.5 * each).backward()
+        wanted = targets(mined.queries[batch], 1.0), targets(mined.documents[lists.flatten()], -1.0)
+        apart = sum(
+            (1 - functional.cosine_similarity(got, want, dim=-1)).mean()
+            for got, want in zip((asked, answered), wanted, strict=True)
+        )
+        held = 0.3 + 3 * (1 - done)
+        (0.5 * right + 0.5 * agree + 0.5 * each + held * apart).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = min(1.0, (step + 1) / 50, (arguments.steps - step) / (0.6 * arguments.steps))
         for optimizer in opts:
@@ -292,7 +387,7 @@ def main() -> None:
         if (step + 1) % 20 == 0:
             clock = time.monotonic() - started
             print(
-                f"{step + 1} right {right:.3f} order {agree:.3f} each {each:.3f} "
+                f"{step + 1} right {right:.3f} order {agree:.3f} each {each:.3f} apart {apart:.3f} "
                 f"first {correct:.2f} {clock:.0f} s",
                 flush=True,
             )
