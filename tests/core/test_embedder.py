@@ -326,6 +326,8 @@ def test_fingerprint_tells_apart_what_differs(folder, embedder):
         Embedder(folder, dtype="bfloat16") as half,
     ):
         assert same.fingerprint == embedder.fingerprint
+        assert same.revision == embedder.revision
+        assert same.revision in same.fingerprint
         others = {e.fingerprint for e in (embedder, cut, instructed, half)}
         assert len(others) == 4
 

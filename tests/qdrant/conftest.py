@@ -7,17 +7,16 @@ import pytest
 from qdrant_client import QdrantClient
 
 from quernstone.errors import InputError
-from quernstone.types import RankedDocument
+from quernstone.types import EngineInfo, RankedDocument
 
 
 class WordEmbedder:
     """Hashes words into a vector: texts that share words are near. Counts what it embeds."""
 
     def __init__(self, model="words", dimensions=64, revision="1", dtype="float32"):
-        self.model, self.dimensions = model, dimensions
-        self.fingerprint = (
-            f"quernstone:0;model={model};revision={revision};dtype={dtype};"
-            f"dimensions={dimensions};instruction=a=b;c"
+        self.model, self.revision, self.dimensions = model, revision, dimensions
+        self.info = EngineInfo(
+            engine="test", device="cpu", dtype=dtype, attention="none", max_batch_tokens=1
         )
         self.embedded = []
 

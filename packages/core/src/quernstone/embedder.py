@@ -89,6 +89,11 @@ class Embedder:
         return self._session.checkpoint.name
 
     @property
+    def revision(self) -> str:
+        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files."""
+        return self._session.checkpoint.revision
+
+    @property
     def dimensions(self) -> int:
         """Length of every vector."""
         return self._dimensions

@@ -102,6 +102,11 @@ class Reranker:
         return self._session.checkpoint.name
 
     @property
+    def revision(self) -> str:
+        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files."""
+        return self._session.checkpoint.revision
+
+    @property
     def instruction(self) -> str:
         """The instruction of calls that bring none."""
         return self._instruction

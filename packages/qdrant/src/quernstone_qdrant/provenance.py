@@ -9,7 +9,7 @@ from uuid import UUID
 
 from qdrant_client import models
 
-from quernstone.types import Float32Array
+from quernstone.types import EngineInfo, Float32Array
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
 from quernstone_qdrant.points import LAYOUT, collection_namespace
 from quernstone_qdrant.target import Target
@@ -32,8 +32,13 @@ class TextEmbedder(Protocol):
         ...
 
     @property
-    def fingerprint(self) -> str:
-        """All that vectors depend on, as `...;name=value;name=value`."""
+    def revision(self) -> str:
+        """Commit of the model, or a digest of its files."""
+        ...
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs the model."""
         ...
 
     def embed_documents(self, texts: list[str], /) -> Float32Array:
@@ -63,14 +68,11 @@ class Provenance:
     @classmethod
     def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
         """What a collection that is made now with `embedder` will have."""
-        settings = dict(
-            part.split("=", 1) for part in embedder.fingerprint.split(";") if "=" in part
-        )
         return cls(
             model=embedder.model,
-            revision=settings.get("revision", ""),
+            revision=embedder.revision,
             dimensions=embedder.dimensions,
-            dtype=settings.get("dtype", ""),
+            dtype=embedder.info.dtype,
             namespace=collection_namespace(collection),
         )
 
