@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 
 export QUERN_MODEL=tiny QUERN_RERANK_MODEL=tiny
 target=(--collection demo --path demo-data)
+rm -rf demo-data  # the collection of an earlier version may have been made by other models
 
 echo "Loading this project's documentation and 64 short passages into an embedded Qdrant:"
 quern load README.md docs examples/sample.jsonl "${target[@]}"
