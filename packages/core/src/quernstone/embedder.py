@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from types import TracebackType
 
 import numpy as np
 
 from quernstone.errors import ConfigError
 from quernstone.prompts import query_frame
-from quernstone.session import Encode, Session, check_instruction, check_list
-from quernstone.types import Dtype, EncodedBatch, EngineInfo, EngineName, Float32Array, Usage
+from quernstone.session import Encode, ModelUser, Session, check_instruction, check_list
+from quernstone.types import Dtype, EncodedBatch, EngineName, Float32Array
 
 MIN_DIMENSIONS = 32
 """The smallest size that Qwen3-Embedding was trained for (model card, "MRL Support")."""
 
 
-class Embedder:
+class Embedder(ModelUser):
     """A Qwen3 embedding model.
 
     Thread-safe, and usable from any number of event loops: concurrent callers share batches, and
@@ -84,39 +83,9 @@ class Embedder:
             raise
 
     @property
-    def model(self) -> str:
-        """The model as it was named."""
-        return self._session.checkpoint.name
-
-    @property
-    def revision(self) -> str:
-        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files."""
-        return self._session.checkpoint.revision
-
-    @property
     def dimensions(self) -> int:
         """Length of every vector."""
         return self._dimensions
-
-    @property
-    def instruction(self) -> str:
-        """The instruction that queries get by default."""
-        return self._instruction
-
-    @property
-    def max_length(self) -> int:
-        """Tokens per text, frame included."""
-        return self._session.max_length
-
-    @property
-    def info(self) -> EngineInfo:
-        """Engine, device, dtype, attention kernel and batch budget."""
-        return self._session.info
-
-    @property
-    def usage(self) -> Usage:
-        """Inputs, tokens and cut inputs so far."""
-        return self._session.usage_so_far()
 
     @property
     def fingerprint(self) -> str:
@@ -199,21 +168,6 @@ class Embedder:
         async for rows in self._session.arun(texts, self._encode_documents):
             for vector in self._finish(rows):
                 yield vector
-
-    def close(self) -> None:
-        """Give the model back. It is unloaded when nothing else in the process uses it."""
-        self._session.close()
-
-    def __enter__(self) -> Embedder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         info = self.info

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 
 from quernstone.errors import ConfigError, InputError
 from quernstone.prompts import RERANK_INSTRUCTIONS, render_pair
-from quernstone.session import Encode, Session, check_instruction, check_list, check_positive
+from quernstone.session import (
+    Encode,
+    ModelUser,
+    Session,
+    check_instruction,
+    check_list,
+    check_positive,
+)
 from quernstone.types import (
     Dtype,
     EncodedBatch,
-    EngineInfo,
     EngineName,
     Float32Array,
     RankedDocument,
     RerankTemplate,
-    Usage,
 )
 
 Pair = tuple[str, str]
 
 
-class Reranker:
+class Reranker(ModelUser):
     """A Qwen3 reranker: the probability that a document meets what a query asks for.
 
     All documents of one query share the key/value states of everything up to the document, which
@@ -97,39 +101,9 @@ class Reranker:
         )
 
     @property
-    def model(self) -> str:
-        """The model as it was named."""
-        return self._session.checkpoint.name
-
-    @property
-    def revision(self) -> str:
-        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files."""
-        return self._session.checkpoint.revision
-
-    @property
-    def instruction(self) -> str:
-        """The instruction of calls that bring none."""
-        return self._instruction
-
-    @property
     def template(self) -> RerankTemplate:
         """The rendering: `card` or `eval`."""
         return self._template
-
-    @property
-    def max_length(self) -> int:
-        """Tokens per pair, template included."""
-        return self._session.max_length
-
-    @property
-    def info(self) -> EngineInfo:
-        """Engine, device, dtype, attention kernel and batch budget."""
-        return self._session.info
-
-    @property
-    def usage(self) -> Usage:
-        """Pairs, tokens and cut documents so far."""
-        return self._session.usage_so_far()
 
     @property
     def fingerprint(self) -> str:
@@ -203,21 +177,6 @@ class Reranker:
         """Like `score`, without blocking the event loop."""
         _check_pairs(pairs)
         return _p_yes(await self._session.arun_all(pairs, self._encode(instruction)))
-
-    def close(self) -> None:
-        """Give the model back. It is unloaded when nothing else in the process uses it."""
-        self._session.close()
-
-    def __enter__(self) -> Reranker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         info = self.info

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from types import TracebackType
 from typing import Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -44,6 +45,7 @@ from quernstone.types import (
 logger = logging.getLogger("quernstone")
 
 T = TypeVar("T")
+User = TypeVar("User", bound="ModelUser")
 Encode = Callable[[Sequence[T], int], EncodedBatch]
 """(inputs, index of the first one) -> their sequences."""
 
@@ -218,6 +220,58 @@ class Session:
         }
         readable = ";".join(f"{key}={value}" for key, value in parts.items())
         return f"quernstone:{hashlib.sha256(readable.encode()).hexdigest()[:16]};{readable}"
+
+
+class ModelUser:
+    """What `Embedder` and `Reranker` have in common for their users."""
+
+    _session: Session
+    _instruction: str
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
+        return self._session.checkpoint.name
+
+    @property
+    def revision(self) -> str:
+        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files."""
+        return self._session.checkpoint.revision
+
+    @property
+    def instruction(self) -> str:
+        """The instruction of calls that bring none."""
+        return self._instruction
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per input, prompt included."""
+        return self._session.max_length
+
+    @property
+    def info(self) -> EngineInfo:
+        """Engine, device, dtype, attention kernel and batch budget."""
+        return self._session.info
+
+    @property
+    def usage(self) -> Usage:
+        """Inputs, tokens and cut inputs so far."""
+        return self._session.usage_so_far()
+
+    def close(self) -> None:
+        """Give the model back. It is unloaded when nothing else in the process uses it."""
+        self._session.close()
+
+    def __enter__(self: User) -> User:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def check_list(name: str, values: object) -> None:
