@@ -80,9 +80,9 @@ def rerank(
         flat = [index for row in lists for index in row]
         owners = torch.tensor([owner for owner, row in enumerate(lists) for _ in row])
         rows = [bodies[index] for index in flat]
-        logits, _, _ = score(
-            model, frames, opening, heads[start : start + len(lists)], rows, owners
-        )
+        asked = heads[start : start + len(lists)]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, _, _ = score(model, frames, opening, asked, rows, owners)
         values = iter(logits.sigmoid().tolist())
         scores += [{index: next(values) for index in row} for row in lists]
     return scores
