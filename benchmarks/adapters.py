@@ -8,7 +8,8 @@ Needs the dependency group `benchmarks`, and minutes on a CPU.
 All read the same random checkpoints in the official layout and the same documents (the held-out
 package descriptions of `tests/data`). The stock classes get the files that sentence-transformers
 wants: `modules.json` for embeddings, and for reranking a chat template that renders the model
-card's prompt. Each class is constructed with its defaults.
+card's prompt. All run in one
+dtype; for the rest each class is constructed with its defaults.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class RerankingContender:
     place: Callable[[Any], int]
 
 
-def embedding_contenders(folder: str) -> Iterator[EmbeddingContender]:
+def embedding_contenders(folder: str, dtype: str) -> Iterator[EmbeddingContender]:
     """One at a time, so that only one model is in memory."""
     from langchain_huggingface import HuggingFaceEmbeddings
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
@@ -102,21 +103,28 @@ def embedding_contenders(folder: str) -> Iterator[EmbeddingContender]:
     from langchain_quernstone import QuernstoneEmbeddings
     from llama_index.embeddings.quernstone import QuernstoneEmbedding
 
-    for langchain in (QuernstoneEmbeddings, HuggingFaceEmbeddings):
-        embeddings: Any = langchain(model_name=folder)
+    weights = {"dtype": dtype}
+    for langchain in (
+        lambda: QuernstoneEmbeddings(model_name=folder, **weights),
+        lambda: HuggingFaceEmbeddings(model_name=folder, model_kwargs={"model_kwargs": weights}),
+    ):
+        embeddings: Any = langchain()
         yield EmbeddingContender(
-            langchain.__name__, embeddings.embed_documents, embeddings.embed_query
+            type(embeddings).__name__, embeddings.embed_documents, embeddings.embed_query
         )
         del embeddings
-    for llama_index in (QuernstoneEmbedding, HuggingFaceEmbedding):
-        model: Any = llama_index(model_name=folder)
+    for llama_index in (
+        lambda: QuernstoneEmbedding(model_name=folder, **weights),
+        lambda: HuggingFaceEmbedding(model_name=folder, model_kwargs=weights),
+    ):
+        model: Any = llama_index()
         yield EmbeddingContender(
-            llama_index.__name__, model.get_text_embedding_batch, model.get_query_embedding
+            type(model).__name__, model.get_text_embedding_batch, model.get_query_embedding
         )
         del model
 
 
-def reranking_contenders(folder: str, count: int) -> Iterator[RerankingContender]:
+def reranking_contenders(folder: str, dtype: str, count: int) -> Iterator[RerankingContender]:
     """One at a time, so that only one model is in memory."""
     from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
     from langchain_core.cross_encoders import BaseCrossEncoder
@@ -128,11 +136,13 @@ def reranking_contenders(folder: str, count: int) -> Iterator[RerankingContender
     from langchain_quernstone import QuernstoneReranker
     from llama_index.postprocessor.quernstone import QuernstoneRerank
 
+    weights = {"dtype": dtype}
+
     class SentenceTransformersCrossEncoder(BaseCrossEncoder):
         """What `HuggingFaceCrossEncoder` of the retired langchain-community does."""
 
         def __init__(self) -> None:
-            self.client = CrossEncoder(folder)
+            self.client = CrossEncoder(folder, model_kwargs=weights)
 
         def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
             scores: list[float] = self.client.predict(text_pairs).tolist()
@@ -148,7 +158,7 @@ def reranking_contenders(folder: str, count: int) -> Iterator[RerankingContender
         ]
 
     for make in (
-        lambda: QuernstoneReranker(model=folder, top_n=count),
+        lambda: QuernstoneReranker(model=folder, top_n=count, **weights),
         lambda: CrossEncoderReranker(model=SentenceTransformersCrossEncoder(), top_n=count),
     ):
         compressor: Any = make()
@@ -160,10 +170,15 @@ def reranking_contenders(folder: str, count: int) -> Iterator[RerankingContender
             lambda document: document.metadata["place"],
         )
         del compressor
-    for cls in (QuernstoneRerank, SentenceTransformerRerank):
-        rerank: Any = cls(model=folder, top_n=count)
+    for llama_index in (
+        lambda: QuernstoneRerank(model=folder, top_n=count, **weights),
+        lambda: SentenceTransformerRerank(
+            model=folder, top_n=count, cross_encoder_kwargs={"model_kwargs": weights}
+        ),
+    ):
+        rerank: Any = llama_index()
         yield RerankingContender(
-            cls.__name__,
+            type(rerank).__name__,
             nodes,
             lambda query, given, used=rerank: used.postprocess_nodes(given, query_str=query),
             lambda node: node.score,
@@ -172,12 +187,14 @@ def reranking_contenders(folder: str, count: int) -> Iterator[RerankingContender
         del rerank
 
 
-def embedding_rows(folder: str, texts: list[str], repeat: int) -> Iterator[EmbeddingRow]:
+def embedding_rows(
+    folder: str, dtype: str, texts: list[str], repeat: int
+) -> Iterator[EmbeddingRow]:
     """Measure every class that embeds."""
     with Embedder(folder, dtype="float32") as core:
         expected = core.embed_query(QUERY)
     long, other = _long_texts()
-    for contender in embedding_contenders(folder):
+    for contender in embedding_contenders(folder, dtype):
         contender.documents(texts[:2])  # load and warm up
         row = EmbeddingRow(
             name=contender.name,
@@ -190,12 +207,14 @@ def embedding_rows(folder: str, texts: list[str], repeat: int) -> Iterator[Embed
         yield row
 
 
-def reranking_rows(folder: str, texts: list[str], repeat: int) -> Iterator[RerankingRow]:
+def reranking_rows(
+    folder: str, dtype: str, texts: list[str], repeat: int
+) -> Iterator[RerankingRow]:
     """Measure every class that reranks."""
     with Reranker(folder, dtype="float32") as core:
         expected = core.score([(QUERY, text) for text in texts])
     long, other = _long_texts()
-    for contender in reranking_contenders(folder, len(texts)):
+    for contender in reranking_contenders(folder, dtype, len(texts)):
         contender.rerank(QUERY, contender.wrap(texts[:2]))  # load and warm up
         given = contender.wrap(texts)
         before = copy.deepcopy(given)
@@ -260,6 +279,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=None, help="depth; default: the official 28")
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--repeat", type=int, default=2, help="take the fastest of so many runs")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="of all sides; bfloat16 is that of the checkpoints"
+    )
     parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -272,12 +294,12 @@ def main() -> None:
     )
     (reranker / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     texts = _documents(options.documents)
-    embedded = list(embedding_rows(str(embedding), texts, options.repeat))
-    reranked = list(reranking_rows(str(reranker), texts, options.repeat))
+    embedded = list(embedding_rows(str(embedding), options.dtype, texts, options.repeat))
+    reranked = list(reranking_rows(str(reranker), options.dtype, texts, options.repeat))
     characters = sum(map(len, texts))
     print(
-        f"\n{len(texts)} documents, {characters} characters, {depth} layers; torch "
-        f"{torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}\n"
+        f"\n{len(texts)} documents, {characters} characters, {depth} layers, {options.dtype}; "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}\n"
     )
     print(_table(embedded), _table(reranked), sep="\n\n")
     if options.json:

@@ -8,5 +8,9 @@ def models():
     """Hold the models that the tests use, or each test would load and unload its own."""
     from quernstone import Embedder, Reranker
 
-    engines = ("torch", "transformers")
-    return [core("tiny", engine=engine) for core in (Embedder, Reranker) for engine in engines]
+    return [
+        core("tiny", engine=engine, dtype=dtype)
+        for core in (Embedder, Reranker)
+        for engine in ("torch", "transformers")
+        for dtype in ("auto", "float32")
+    ]

@@ -56,7 +56,11 @@ class TestTorchReranker(DocumentCompressorTests):
 
     @property
     def compressor_params(self):
-        return {"model": "tiny", "engine": "torch"}
+        return {"model": "tiny", "engine": "torch", "dtype": "float32"}
+
+    @property
+    def tolerance(self):
+        return 1e-4
 
     @property
     def relevance_example(self):
@@ -66,7 +70,7 @@ class TestTorchReranker(DocumentCompressorTests):
 class TestTransformersReranker(TestTorchReranker):
     @property
     def compressor_params(self):
-        return {"model": "tiny", "engine": "transformers"}
+        return {"model": "tiny", "engine": "transformers", "dtype": "float32"}
 
 
 class TestTorchCrossEncoder(CrossEncoderTests):
@@ -76,10 +80,14 @@ class TestTorchCrossEncoder(CrossEncoderTests):
 
     @property
     def cross_encoder_params(self):
-        return {"model": "tiny", "engine": "torch"}
+        return {"model": "tiny", "engine": "torch", "dtype": "float32"}
+
+    @property
+    def tolerance(self):
+        return 1e-4
 
 
 class TestTransformersCrossEncoder(TestTorchCrossEncoder):
     @property
     def cross_encoder_params(self):
-        return {"model": "tiny", "engine": "transformers"}
+        return {"model": "tiny", "engine": "transformers", "dtype": "float32"}

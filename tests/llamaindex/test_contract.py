@@ -13,7 +13,11 @@ class TestTorchEmbedding(EmbeddingTests):
 
     @property
     def embedding_params(self):
-        return {"model_name": "tiny", "engine": "torch"}
+        return {"model_name": "tiny", "engine": "torch", "dtype": "float32"}
+
+    @property
+    def tolerance(self):
+        return 1e-4
 
     @property
     def reads_whitespace(self):
@@ -44,7 +48,7 @@ class TestTorchEmbedding(EmbeddingTests):
 class TestTransformersEmbedding(TestTorchEmbedding):
     @property
     def embedding_params(self):
-        return {"model_name": "tiny", "engine": "transformers"}
+        return {"model_name": "tiny", "engine": "transformers", "dtype": "float32"}
 
 
 class TestTorchRerank(RerankTests):
@@ -54,7 +58,11 @@ class TestTorchRerank(RerankTests):
 
     @property
     def rerank_params(self):
-        return {"model": "tiny", "engine": "torch"}
+        return {"model": "tiny", "engine": "torch", "dtype": "float32"}
+
+    @property
+    def tolerance(self):
+        return 1e-4
 
     @property
     def relevance_example(self):
@@ -68,4 +76,4 @@ class TestTorchRerank(RerankTests):
 class TestTransformersRerank(TestTorchRerank):
     @property
     def rerank_params(self):
-        return {"model": "tiny", "engine": "transformers"}
+        return {"model": "tiny", "engine": "transformers", "dtype": "float32"}
