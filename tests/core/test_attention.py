@@ -44,6 +44,7 @@ LENGTHS = [
     [1],
     [5, 5, 5],
     [40, 39, 38, 37, 12, 3, 1],
+    [12, 7, 12, 12, 9, 12],  # with prefixes, neighbours of falling and rising length
     [700, 650, 300, 257, 256, 90, 80, 1, 1],
 ]
 

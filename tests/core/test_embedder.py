@@ -291,6 +291,29 @@ def test_rows_that_overflow_are_recomputed_in_float32(checkpoints, monkeypatch):
         np.testing.assert_allclose(half.embed_documents(texts), exact, atol=1e-6)
 
 
+def test_transformers_recomputes_in_float32_and_is_unchanged_by_it(checkpoints, monkeypatch):
+    from quernstone.engines.transformers import TransformersEngine
+
+    folder = str(checkpoints("embedding-0.6b", dtype=torch.bfloat16))
+    run = TransformersEngine.run
+
+    def overflowing(self, batch, *, precise=False):
+        rows = run(self, batch, precise=precise)
+        return rows if precise else np.full_like(rows, np.nan)
+
+    texts = ["importance of mills and millers " * 9]
+    with (
+        Embedder(folder, dtype="bfloat16", engine="transformers") as half,
+        Embedder(folder, dtype="float32", engine="transformers") as full,
+    ):
+        before = half.embed_documents(texts)
+        with monkeypatch.context() as broken:
+            broken.setattr(TransformersEngine, "run", overflowing)
+            exact = half.embed_documents(texts)
+        np.testing.assert_allclose(exact, full.embed_documents(texts), atol=1e-6)
+        np.testing.assert_array_equal(half.embed_documents(texts), before)
+
+
 def test_a_row_that_stays_non_finite_is_an_error(embedder, monkeypatch):
     def broken(self, batch, *, precise=False):
         return np.full((len(batch), self.width), np.nan, dtype=np.float32)

@@ -119,7 +119,7 @@ def _bucket(
 ) -> _Bucket:
     rows, own = slice(first, end), lengths[first:end]
     tokens, longest = slice(bounds[first], bounds[end]), int(own[0])
-    if own[-1] == longest:
+    if own.min() == longest:
         return _Bucket(rows, tokens, longest, None, None, None)
     place = np.arange(longest)
     real = place < own[:, None]

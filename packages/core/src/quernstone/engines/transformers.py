@@ -5,6 +5,7 @@ It reads the same token ids as our own engine, so the two differ in arithmetic o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,23 +59,19 @@ class TransformersEngine:
         )
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
-        """See `Engine.run`. `precise` converts the model to float32 for this one batch."""
+        """See `Engine.run`. `precise` runs on a copy of the model in float32."""
         whole = [
             sequence.ids
             if sequence.prefix is None
             else np.concatenate((sequence.prefix.ids, sequence.ids))
             for sequence in batch
         ]
-        dtype = self._model.dtype
-        if precise:
-            self._model.float()
-        try:
-            with torch.inference_mode(), memory_errors(sum(map(len, whole))):
-                out = np.empty((len(whole), self.width), dtype=np.float32)
-                for rows in _padded_batches(whole, self.info.max_batch_tokens):
-                    out[rows] = self._forward([whole[row] for row in rows])
-        finally:
-            self._model.to(dtype)
+        # a copy, for conversion there and back would round the rotary frequencies
+        model = copy.deepcopy(self._model).float() if precise else self._model
+        with torch.inference_mode(), memory_errors(sum(map(len, whole))):
+            out = np.empty((len(whole), self.width), dtype=np.float32)
+            for rows in _padded_batches(whole, self.info.max_batch_tokens):
+                out[rows] = self._forward(model, [whole[row] for row in rows])
         return out
 
     def close(self) -> None:
@@ -83,7 +80,7 @@ class TransformersEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _forward(self, sequences: Sequence[np.ndarray[Any, Any]]) -> Float32Array:
+    def _forward(self, model: Any, sequences: Sequence[np.ndarray[Any, Any]]) -> Float32Array:
         """One forward padded on the left, as the model cards do."""
         longest = max(map(len, sequences))
         ids = np.full((len(sequences), longest), self._pad_id, dtype=np.int64)
@@ -97,9 +94,9 @@ class TransformersEngine:
             "use_cache": False,
         }
         if self._yes_no is None:
-            rows = self._model(**inputs).last_hidden_state[:, -1]
+            rows = model(**inputs).last_hidden_state[:, -1]
         else:
-            rows = self._model(**inputs, logits_to_keep=1).logits[:, -1, self._yes_no]
+            rows = model(**inputs, logits_to_keep=1).logits[:, -1, self._yes_no]
         result: Float32Array = rows.float().cpu().numpy()
         return result
 
