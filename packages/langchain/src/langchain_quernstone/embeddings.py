@@ -8,8 +8,8 @@ from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from langchain_quernstone._lazy import Lazy
 from quernstone import Embedder
+from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName
 
 

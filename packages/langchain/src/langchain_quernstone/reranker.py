@@ -11,9 +11,9 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from langchain_quernstone._lazy import Lazy
 from quernstone import Reranker
 from quernstone.errors import InputError
+from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
 
 

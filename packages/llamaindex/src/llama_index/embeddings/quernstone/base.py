@@ -7,9 +7,9 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
-from llama_index.embeddings.quernstone._lazy import Lazy
 from quernstone import Embedder
 from quernstone.errors import ConfigError
+from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName
 
 

@@ -13,9 +13,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
-from llama_index.embeddings.quernstone._lazy import Lazy
 from quernstone import Reranker
 from quernstone.errors import InputError
+from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
 
 dispatcher = get_dispatcher(__name__)

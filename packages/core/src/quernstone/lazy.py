@@ -1,4 +1,4 @@
-"""Loading on first use."""
+"""Loading on first use, for the objects of frameworks that are made, copied and pickled freely."""
 
 from __future__ import annotations
 
