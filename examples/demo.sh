@@ -12,9 +12,9 @@ quern load README.md docs examples/sample.jsonl "${target[@]}"
 
 for question in \
     "Which bird flies the longest way every year?" \
-    "why do we have winter and summer" \
-    "How is flour made without machines?" \
+    "what stops sailors from getting scurvy" \
+    "Which exit code tells a script that the data was bad?" \
     "What happens to the database when a load is interrupted and started again?"; do
     printf '\n%s\n' "$question"
-    quern search "$question" --limit 5 "${target[@]}"
+    quern search "$question" --limit 3 "${target[@]}"
 done
