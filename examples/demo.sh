@@ -15,6 +15,6 @@ for question in \
     "what stops sailors from getting scurvy" \
     "Which exit code tells a script that the data was bad?" \
     "What happens to the database when a load is interrupted and started again?"; do
-    printf '\n%s\n' "$question"
+    echo
     quern search "$question" --limit 3 "${target[@]}"
 done
