@@ -1,6 +1,6 @@
 """Train the tiny reranker: the embedding model's layers and two more, on lists of eight documents.
 
-usage: reranker.py WORK [--steps 1250] [--resume] [--export]
+usage: reranker.py WORK [--steps 1540] [--resume] [--export]
 Reads pairs.jsonl, teacher.pt and the shipped embedding model; writes WORK/reranker (mined lists,
 checkpoints) and, with --export, the shipped folder.
 """
@@ -41,10 +41,12 @@ QUERIES = 16  # lists in a batch
 BLOCK = 3000  # negatives are mined among so many documents, as many as the held-out set has
 MINED = 20
 BLOCKS = {"debian": 12, "wordnet": 2, "docstring": 3}
-DOCUMENT_TOKENS = ((64, 0.3), (96, 0.5), (200, 0.2))
+FIRST_ROUND = 1250  # steps of the first of two rounds of the learning rate
+# The cap of a batch's documents, and its share of the batches, in each round.
+DOCUMENT_TOKENS = (((48, 0.35), (80, 0.5), (200, 0.15)), ((64, 0.3), (96, 0.5), (200, 0.2)))
+DROPPED_TOKENS = (0.05, 0.0)  # of a document, against learning training documents by heart
 QUERY_TOKENS = 48
 OTHER_INSTRUCTION_SHARE = 0.2
-DROPPED_TOKENS = 0.0  # of a document, against learning training documents by heart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +287,7 @@ def main() -> None:
     """Mine once, then train or go on from the last checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=1250)
+    parser.add_argument("--steps", type=int, default=1540)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument(
         "--export",
@@ -350,15 +352,17 @@ def main() -> None:
     started, seen, correct = time.monotonic(), 0, 0.0
     for step in range(first, arguments.steps):
         choose = random.Random(f"{SEED} {step}")
-        done = step / arguments.steps
+        late = step >= FIRST_ROUND
+        end = arguments.steps if late else min(FIRST_ROUND, arguments.steps)
+        done = step / end
         hard = 1 if done < 0.05 else 3 if done < 0.15 else 5
-        cap = choose.choices(*zip(*DOCUMENT_TOKENS, strict=True))[0]
+        cap = choose.choices(*zip(*DOCUMENT_TOKENS[late], strict=True))[0]
         other = choose.random() < OTHER_INSTRUCTION_SHARE
         opening = openings[choose.randrange(1, len(openings)) if other else 0]
         batch = order[step * QUERIES : (step + 1) * QUERIES]
         lists = torch.tensor([choose_list(mined, members, pair, hard, choose) for pair in batch])
         rows = [
-            [token for token in documents[i][:cap] if choose.random() >= DROPPED_TOKENS]
+            [token for token in documents[i][:cap] if choose.random() >= DROPPED_TOKENS[late]]
             for i in lists.flatten().tolist()
         ]
         owners = torch.arange(QUERIES).repeat_interleave(1 + NEGATIVES)
@@ -376,7 +380,7 @@ def main() -> None:
         held = 0.3 + 3 * (1 - done)
         (0.5 * right + 0.5 * agree + 0.5 * each + held * apart).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = min(1.0, (step + 1) / 50, (arguments.steps - step) / (0.6 * arguments.steps))
+        rate = min(1.0, (step + 1) / 50, (end - step) / (0.6 * end))
         for optimizer in opts:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate
