@@ -184,14 +184,14 @@ def test_copies_of_a_folder_have_one_revision_and_changed_weights_another(copy, 
 
 
 def test_a_hub_id_is_found_in_the_cache_by_name_and_revision(checkpoints, tmp_path, monkeypatch):
-    import huggingface_hub
+    from huggingface_hub import constants
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--Qwen--Qwen3-Embedding-0.6B"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
     shutil.copytree(checkpoints("embedding-0.6b"), repository / "snapshots" / commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with Embedder("Qwen/Qwen3-Embedding-0.6B", dtype="float32") as embedder:
         assert embedder.model == "Qwen/Qwen3-Embedding-0.6B"
         assert commit in embedder.fingerprint
