@@ -6,7 +6,9 @@ A model is named by a hub id, a local folder, or `tiny` (bundled, offline).
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +147,16 @@ def _download(name: str, revision: str | None) -> Path:
         LocalEntryNotFoundError,
     )
 
+    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(fetch())
     except HFValidationError as error:
         msg = f"`{name}` is neither an existing folder, nor `tiny`, nor a hub id like `org/model`"
         raise ModelLoadError(msg) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
+        # some versions ask the hub about a pinned commit although the cache holds it
+        with suppress(LocalEntryNotFoundError):
+            return Path(fetch(local_files_only=True))
         msg = (
             f"`{name}` is not a local folder and could not be fetched from the hub: {error}. "
             "Offline, pass the path of a downloaded folder, or `tiny` to try things out"
