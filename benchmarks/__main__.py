@@ -50,7 +50,7 @@ def main(
     }
     if only and only not in suites:
         raise typer.BadParameter(f"{only!r} is none of {', '.join(suites)}", param_hint="--only")
-    console = Console()
+    console = Console(width=110)
     hardware = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     console.print(hardware)
     results: list[Result] = []

@@ -56,12 +56,12 @@ def ours(folders):
     return {kind: Tokenization(folder, VOCABULARY[kind]) for kind, folder in folders.items()}
 
 
-def ids_of(batch):
-    return [sequence.ids.tolist() for sequence in batch.sequences]
-
-
 def whole(sequence):
-    return [*(sequence.prefix.ids if sequence.prefix else ()), *sequence.ids]
+    return [*(sequence.prefix.ids.tolist() if sequence.prefix else ()), *sequence.ids.tolist()]
+
+
+def ids_of(batch):
+    return [whole(sequence) for sequence in batch.sequences]
 
 
 @pytest.mark.parametrize("kind", SHA256)
@@ -82,6 +82,16 @@ def test_queries_are_the_official_ids(kind, ours, official):
     expected = official[kind](rendered, add_special_tokens=False)["input_ids"]
     got = ids_of(ours[kind].encode_queries(TEXTS, DEFAULT_INSTRUCTION, max_length=8192))
     assert got == [[*ids, EOS] for ids in expected]
+
+
+def test_queries_share_their_instruction(ours):
+    batch = ours["embedding"].encode_queries(TEXTS, "Find code", max_length=8192)
+    (prefix,) = {sequence.prefix for sequence in batch.sequences}
+    other = ours["embedding"].encode_queries(["x"], "Find code", max_length=99)
+    assert other.sequences[0].prefix == prefix
+    assert len(prefix) == 7  # Inst, ruct, colon, Find, code, newline, Query
+    bare = ours["embedding"].encode_queries(TEXTS, "", max_length=8192)
+    assert {sequence.prefix for sequence in bare.sequences} == {None}
 
 
 def test_published_ids(ours):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ class Tokenization:
         self.eos_id = self.token_id(ENDOFTEXT)
         self._eos = np.array([self.eos_id], dtype=np.int32)
         self._frames: dict[str, TokenArray] = {}
+        # an application has few instructions and asks about them with every query
+        self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
 
     def token_id(self, token: str) -> int:
         """The id of a single token.
@@ -109,7 +112,10 @@ class Tokenization:
         truncate: bool = True,
         offset: int = 0,
     ) -> EncodedBatch:
-        """Encode queries behind their instruction; only the query itself is ever cut."""
+        """Encode queries behind their instruction; only the query itself is ever cut.
+
+        They share the instruction as a `Prefix`.
+        """
         return self._encode_texts(texts, query_frame(instruction), max_length, truncate, offset)
 
     def encode_pairs(
@@ -179,14 +185,31 @@ class Tokenization:
         self, texts: Sequence[str], frame: str, max_length: int, truncate: bool, offset: int
     ) -> EncodedBatch:
         check_texts(texts, offset)
-        framed = len(self._ids([frame])[0]) + 1 if frame else 1
-        if framed > max_length and texts:
-            raise InputTooLongError(offset, framed, max_length, "the instruction with its frame")
+        frame_tokens, shared = self._query_frame(frame)
+        if frame_tokens >= max_length and texts:
+            what = "the instruction with its frame"
+            raise InputTooLongError(offset, frame_tokens + 1, max_length, what)
         rendered = [frame + text for text in texts] if frame else texts
         bodies, cut = self._encode_limited(
             rendered, [max_length - 1] * len(texts), truncate, offset
         )
-        return EncodedBatch([Encoded(np.concatenate((ids, self._eos))) for ids in bodies], cut)
+        return EncodedBatch([self._ended(ids, shared) for ids in bodies], cut)
+
+    def _read_query_frame(self, frame: str) -> tuple[int, Prefix | None]:
+        """Tokens of a frame, and what all queries behind it begin with.
+
+        That is all but the last character, with which a query's first one may join.
+        """
+        if not frame:
+            return 0, None
+        whole, shared = self._ids([frame, frame[:-1]])
+        return len(whole), Prefix(shared)
+
+    def _ended(self, ids: TokenArray, shared: Prefix | None) -> Encoded:
+        """Append the pooled token, and part with the shared prefix if the ids do begin with it."""
+        if shared is not None and np.array_equal(ids[: len(shared)], shared.ids):
+            return Encoded(np.concatenate((ids[len(shared) :], self._eos)), shared)
+        return Encoded(np.concatenate((ids, self._eos)))
 
     def _encode_limited(
         self, texts: Sequence[str], limits: Sequence[int], truncate: bool, offset: int
@@ -211,6 +234,9 @@ class Tokenization:
         return encoded, cut
 
     def _ids(self, texts: Sequence[str]) -> list[TokenArray]:
+        if len(texts) == 1:  # without waking the tokenizer's threads
+            ids = self._plain.encode(texts[0], add_special_tokens=False).ids
+            return [np.array(ids, dtype=np.int32)]
         encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 

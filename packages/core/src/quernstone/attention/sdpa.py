@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,43 +141,27 @@ def _causal(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     length = query.shape[2]
     if query.device.type == "cpu" and length > _MATMUL_KEYS:
         return _cpu_flash(query, key, value, causal=True)
-
-    def block(start: int, end: int) -> tuple[Tensor, Tensor]:
+    parts = []
+    for start in range(0, length, _SCORE_ROWS):
+        end = min(start + _SCORE_ROWS, length)
         future = torch.full((end - start, end), -torch.inf, device=query.device).triu_(start + 1)
-        return _products(query[:, :, start:end], key[:, :, :end], value[:, :, :end], future)
-
-    return _in_blocks(length, block)
-
-
-def _full(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of every query to every key. Shape: (sequences, heads, queries or keys, dim)."""
-    if query.device.type == "cpu" and key.shape[2] > _MATMUL_KEYS:
-        return _cpu_flash(query, key, value, causal=False)
-    return _in_blocks(
-        query.shape[2],
-        lambda start, end: _products(query[:, :, start:end], key, value, None),
-    )
-
-
-def _in_blocks(
-    rows: int, block: Callable[[int, int], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    if rows <= _SCORE_ROWS:
-        return block(0, rows)
-    parts = [block(start, min(start + _SCORE_ROWS, rows)) for start in range(0, rows, _SCORE_ROWS)]
+        parts.append(_products(query[:, :, start:end], key[:, :, :end], value[:, :, :end], future))
+    if len(parts) == 1:
+        return parts[0]
     return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
 
 
 def _merge_prefix(query: Tensor, out: Tensor, lse: Tensor, prefix: PrefixKeys) -> None:
-    """Add the prefix's keys to an attention over own keys, in place."""
-    q = query.transpose(0, 1).unsqueeze(0)
+    """Add the prefix's keys to an attention over own keys, in place and block by block."""
     k, v = (x.transpose(0, 1).unsqueeze(0) for x in (prefix.key, prefix.value))
-    prefix_out, prefix_lse = _full(q, k, v)
-    out.copy_(
-        merge(
-            out, lse, prefix_out.squeeze(0).transpose(0, 1), prefix_lse.squeeze(0).transpose(0, 1)
-        )
-    )
+    fused = query.device.type == "cpu" and k.shape[2] > _MATMUL_KEYS
+    block = len(query) if fused else _SCORE_ROWS
+    for start in range(0, len(query), block):
+        at = slice(start, start + block)
+        q = query[at].transpose(0, 1).unsqueeze(0)
+        shared = _cpu_flash(q, k, v, causal=False) if fused else _products(q, k, v, None)
+        prefix_out, prefix_lse = (x.squeeze(0).transpose(0, 1) for x in shared)
+        out[at] = merge(out[at], lse[at], prefix_out, prefix_lse)
 
 
 def _products(
