@@ -14,7 +14,7 @@ for question in \
     "Which bird flies the longest way every year?" \
     "what stops sailors from getting scurvy" \
     "Which exit code tells a script that the data was bad?" \
-    "What happens to the database when a load is interrupted and started again?"; do
+    "how can a program find an entry quickly however many there are"; do
     echo
     quern search "$question" --limit 3 "${target[@]}"
 done

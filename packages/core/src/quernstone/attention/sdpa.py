@@ -17,6 +17,8 @@ _MATMUL_KEYS = 4096
 # Rows of scores held at a time by the matrix-product form: they stay in the cache, and the upper
 # half of a causal mask is mostly skipped.
 _SCORE_ROWS = 128
+# Tokens whose attention to a shared prefix is computed and merged at a time.
+_PREFIX_ROWS = 512
 # Sequences of up to this much shorter length join a padded group. Padding costs attention only.
 _GROUP_SLACK = 0.15
 _GROUP_TOKENS = 8
@@ -155,7 +157,7 @@ def _merge_prefix(query: Tensor, out: Tensor, lse: Tensor, prefix: PrefixKeys) -
     """Add the prefix's keys to an attention over own keys, in place and block by block."""
     k, v = (x.transpose(0, 1).unsqueeze(0) for x in (prefix.key, prefix.value))
     fused = query.device.type == "cpu" and k.shape[2] > _MATMUL_KEYS
-    block = len(query) if fused else _SCORE_ROWS
+    block = len(query) if fused else _PREFIX_ROWS
     for start in range(0, len(query), block):
         at = slice(start, start + block)
         q = query[at].transpose(0, 1).unsqueeze(0)
