@@ -14,6 +14,8 @@ from quernstone_qdrant.errors import (
     RecordError,
     SourceError,
     TargetError,
+    TooLargeError,
+    TransientError,
 )
 
 
@@ -27,7 +29,7 @@ def test_all_is_sorted_and_there():
 
 def test_import_is_light():
     code = (
-        "import sys, quernstone_qdrant, quernstone_qdrant.cli\n"
+        "import sys, quernstone_qdrant, quernstone_qdrant.cli.load, quernstone_qdrant.cli.search\n"
         "print({'torch', 'qdrant_client', 'pyarrow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -41,6 +43,8 @@ def test_import_is_light():
         (SourceError("a.csv", "bad"), ValueError, "a.csv: bad"),
         (RecordError("k", "bad"), ValueError, "record 'k': bad"),
         (TargetError("gone"), RuntimeError, "gone"),
+        (TransientError("busy", 2.5), RuntimeError, "busy"),
+        (TooLargeError("32 MiB"), RuntimeError, "32 MiB"),
         (CollectionError("c", "bad"), RuntimeError, "collection 'c': bad"),
         (
             CollectionNotFoundError("c", ["a", "b"]),
@@ -72,6 +76,8 @@ def test_every_error_is_tested():
         SourceError,
         RecordError,
         TargetError,
+        TransientError,
+        TooLargeError,
         CollectionError,
         CollectionNotFoundError,
         ProvenanceError,

@@ -9,7 +9,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from quernstone_qdrant import CollectionError, QdrantLoader, TargetError
-from quernstone_qdrant.target import connect
+from quernstone_qdrant.targets import connect
 
 
 @contextmanager

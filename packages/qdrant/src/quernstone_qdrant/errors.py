@@ -4,6 +4,8 @@
     |-- SourceError (ValueError)           a file or one row of it; `.path`, `.row`
     |-- RecordError (ValueError)           one record; `.key`
     `-- TargetError (RuntimeError)         the Qdrant behind the client failed
+        |-- TransientError                 the same request may succeed later; `.delay`
+        |-- TooLargeError                  a smaller request may succeed
         `-- CollectionError                one collection; `.collection`
             |-- CollectionNotFoundError (LookupError)   `.available` names the others
             `-- ProvenanceError            it belongs to another model; `.recorded`, `.wanted`
@@ -43,6 +45,25 @@ class RecordError(QuernstoneError, ValueError):
 
 class TargetError(QuernstoneError, RuntimeError):
     """Qdrant cannot be reached, or it refused or did not finish a request."""
+
+
+class TransientError(TargetError):
+    """A request failed that may succeed later. Writes are idempotent, so all may be repeated.
+
+    `.delay` holds the seconds that the server asked to wait; None when it did not say.
+    """
+
+    def __init__(self, message: str, delay: float | None = None) -> None:
+        super().__init__(message)
+        self.args = (message, delay)
+        self.message, self.delay = message, delay
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TooLargeError(TargetError):
+    """A request was refused because of its size."""
 
 
 class CollectionError(TargetError):

@@ -25,7 +25,8 @@ from quernstone_qdrant.errors import RecordError, TargetError
 from quernstone_qdrant.points import OWN_KEY, Point, make_point, point_id, stored_hash
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.records import Record, to_record
-from quernstone_qdrant.target import Target
+from quernstone_qdrant.settings import CollectionSettings
+from quernstone_qdrant.targets import Target, as_target
 
 _AHEAD = 2
 """Batches that are prepared while one is embedded."""
@@ -85,9 +86,10 @@ class QdrantLoader:
     the first one stopped, and an edited document is replaced.
 
     Args:
-        client: Of any kind. It is used on the calling thread only.
-        collection: Created when missing (cosine, one unnamed vector).
+        client: Of any kind, or a target. It is used on the calling thread only.
+        collection: Created when missing.
         embedder: Usually a `quernstone.Embedder`.
+        settings: What a new collection is made of; None: one unnamed cosine vector.
         chunk_size: Most characters per chunk; None keeps every text whole.
         chunk_overlap: Most characters that a chunk repeats of the one before; None: a tenth of
             `chunk_size`.
@@ -113,10 +115,11 @@ class QdrantLoader:
 
     def __init__(
         self,
-        client: QdrantClient,
+        client: QdrantClient | Target,
         collection: str,
         embedder: TextEmbedder,
         *,
+        settings: CollectionSettings | None = None,
         chunk_size: int | None = 1200,
         chunk_overlap: int | None = None,
         batch_size: int = 256,
@@ -132,8 +135,9 @@ class QdrantLoader:
         self._skip_errors = skip_errors
         self._on_error = on_error
         self._progress = progress
-        self._target = Target(client, collection)
-        self._provenance = prepare_collection(self._target, embedder)
+        self._target = as_target(client, collection)
+        self._settings = settings or CollectionSettings()
+        self._provenance = prepare_collection(self._target, embedder, self._settings)
         self._report, self._started = LoadReport(), time.monotonic()
 
     @property
@@ -282,7 +286,8 @@ class QdrantLoader:
         """Store a batch. It is counted only when Qdrant has confirmed it."""
         done = future.result()
         if done.points:
-            self._target.upsert(done.points, done.vectors)
+            texts = [point.text for point in done.points]
+            self._target.upsert(done.points, self._settings.rows(done.vectors, texts))
         if batch.stale:
             self._target.delete(batch.stale)
         for failure in done.failures:

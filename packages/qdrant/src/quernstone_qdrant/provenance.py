@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
 from uuid import UUID
 
-from qdrant_client import models
-
 from quernstone.types import EngineInfo, Float32Array
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
 from quernstone_qdrant.points import LAYOUT, collection_namespace
-from quernstone_qdrant.target import Target
+from quernstone_qdrant.settings import CollectionSettings
+from quernstone_qdrant.targets import CollectionState, Target
 
 METADATA_KEY = "quernstone"
 """Where the collection's metadata holds ours."""
@@ -77,9 +77,9 @@ class Provenance:
         )
 
     @classmethod
-    def read(cls, info: models.CollectionInfo) -> Provenance | None:
+    def read(cls, state: CollectionState) -> Provenance | None:
         """Read a collection's; None when it was not made by us."""
-        stored = (info.config.metadata or {}).get(METADATA_KEY)
+        stored = state.metadata.get(METADATA_KEY)
         if not isinstance(stored, dict):
             return None
         return cls(
@@ -128,16 +128,14 @@ class Provenance:
         }
 
 
-def check_provenance(
-    info: models.CollectionInfo, collection: str, wanted: Provenance
-) -> Provenance:
+def check_provenance(state: CollectionState, collection: str, wanted: Provenance) -> Provenance:
     """Return what the collection records, when it fits the embedder.
 
     Raises:
         CollectionError: The collection holds points of unknown origin.
         ProvenanceError: It was made with another model, revision or size of vectors.
     """
-    recorded = Provenance.read(info)
+    recorded = Provenance.read(state)
     if recorded is None:
         raise CollectionError(
             collection,
@@ -148,7 +146,9 @@ def check_provenance(
     return recorded
 
 
-def prepare_collection(target: Target, embedder: TextEmbedder) -> Provenance:
+def prepare_collection(
+    target: Target, embedder: TextEmbedder, settings: CollectionSettings
+) -> Provenance:
     """Make sure that there is a collection for the vectors of `embedder`.
 
     It is created when missing. An empty one that somebody prepared, with settings of their own, is
@@ -160,29 +160,39 @@ def prepare_collection(target: Target, embedder: TextEmbedder) -> Provenance:
     """
     wanted = Provenance.of(embedder, target.collection)
     if not target.exists():
-        target.create(wanted.dimensions, wanted.metadata())
-    info = target.info()
-    if Provenance.read(info) is None and not info.points_count:
-        _check_vectors(info, target.collection, wanted)
+        target.create(settings, wanted.dimensions, wanted.metadata())
+    state = target.state()
+    if Provenance.read(state) is None and not state.points:
+        _check_vectors(state, target.collection, wanted, settings)
         target.describe(wanted.metadata())
-        info = target.info()
-        if Provenance.read(info) is None:
+        state = target.state()
+        if Provenance.read(state) is None:
             raise CollectionError(
                 target.collection,
                 "the server does not keep collection metadata; Qdrant 1.16 or newer is needed",
             )
-    recorded = check_provenance(info, target.collection, wanted)
-    _check_vectors(info, target.collection, wanted)
+    recorded = check_provenance(state, target.collection, wanted)
+    _check_vectors(state, target.collection, wanted, settings)
     return recorded
 
 
-def _check_vectors(info: models.CollectionInfo, collection: str, wanted: Provenance) -> None:
-    vectors = info.config.params.vectors
-    if not isinstance(vectors, models.VectorParams):
-        raise CollectionError(collection, "it has named vectors; one unnamed vector is needed")
-    if vectors.size != wanted.dimensions:
-        raise ProvenanceError(collection, "dimensions", vectors.size, wanted.dimensions)
-    if vectors.distance not in (models.Distance.COSINE, models.Distance.DOT):
+def _check_vectors(
+    state: CollectionState, collection: str, wanted: Provenance, settings: CollectionSettings
+) -> None:
+    needed = settings.vectors(wanted.dimensions)
+    if set(state.vectors) != set(needed):
         raise CollectionError(
-            collection, f"its distance is {vectors.distance.value}; it must be Cosine or Dot"
+            collection, f"it has {_named(state.vectors)}; {_named(needed)} is needed"
         )
+    for name, vector in state.vectors.items():
+        if vector.size != needed[name].size:
+            raise ProvenanceError(collection, "dimensions", vector.size, needed[name].size)
+        if vector.distance not in ("Cosine", "Dot"):
+            raise CollectionError(
+                collection, f"its distance is {vector.distance}; it must be Cosine or Dot"
+            )
+
+
+def _named(vectors: Iterable[str]) -> str:
+    names = [f"`{name}`" for name in vectors if name]
+    return f"named vectors ({', '.join(names)})" if names else "one unnamed vector"

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from qdrant_client import QdrantClient, models
+from qdrant_client import QdrantClient
+from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
 from quernstone.types import RankedDocument
 from quernstone_qdrant.points import OWN_KEY
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
-from quernstone_qdrant.target import Target
+from quernstone_qdrant.targets import FoundPoint, SearchRequest, Target, as_target
 
 _PER_HIT = 4
 _FEWEST = 20
@@ -54,7 +55,7 @@ class QdrantSearcher:
     """Finds chunks in a collection that a `QdrantLoader` filled.
 
     Args:
-        client: Of any kind.
+        client: Of any kind, or a target.
         collection: Must exist, and be made with the same model.
         embedder: Usually a `quernstone.Embedder`.
         reranker: Usually a `quernstone.Reranker`; None leaves the dense order.
@@ -67,16 +68,16 @@ class QdrantSearcher:
 
     def __init__(
         self,
-        client: QdrantClient,
+        client: QdrantClient | Target,
         collection: str,
         embedder: TextEmbedder,
         reranker: TextReranker | None = None,
     ) -> None:
-        self._target = Target(client, collection)
+        self._target = as_target(client, collection)
         self._embedder = embedder
         self._reranker = reranker
         self._provenance = check_provenance(
-            self._target.info(), collection, Provenance.of(embedder, collection)
+            self._target.state(), collection, Provenance.of(embedder, collection)
         )
 
     @property
@@ -91,7 +92,7 @@ class QdrantSearcher:
         *,
         candidates: int | None = None,
         instruction: str | None = None,
-        query_filter: models.Filter | None = None,
+        query_filter: Filter | None = None,
     ) -> list[SearchHit]:
         """Find the chunks that answer a query best.
 
@@ -118,24 +119,22 @@ class QdrantSearcher:
         if self._reranker is not None:
             fetched = candidates or max(_PER_HIT * limit, _FEWEST)
         vector = self._embedder.embed_query(query, instruction)
-        hits = [
-            _hit(point, rank)
-            for rank, point in enumerate(self._target.nearest(vector, fetched, query_filter), 1)
-        ]
+        request = SearchRequest(vector=vector, limit=fetched, where=query_filter)
+        hits = [_hit(point, rank) for rank, point in enumerate(self._target.query(request), 1)]
         if self._reranker is None or not hits:
             return hits
         ranked = self._reranker.rerank(query, [hit.text for hit in hits], limit, instruction)
         return [replace(hits[found.index], rerank_score=found.score) for found in ranked]
 
 
-def _hit(point: models.ScoredPoint, rank: int) -> SearchHit:
-    payload = point.payload or {}
+def _hit(point: FoundPoint, rank: int) -> SearchHit:
+    payload = point.payload
     own = payload.get(OWN_KEY) or {}
     return SearchHit(
-        id=str(point.id),
+        id=point.id,
         key=str(own.get("key", "")),
         text=str(payload.get("page_content", "")),
         metadata=dict(payload.get("metadata") or {}),
-        score=float(point.score),
+        score=point.score,
         dense_rank=rank,
     )

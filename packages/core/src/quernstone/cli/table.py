@@ -4,7 +4,7 @@ Another distribution adds a command with an entry point in the group `quernstone
 value is a function for Typer, or a `typer.Typer` with commands of its own:
 
     [project.entry-points."quernstone.commands"]
-    load = "quernstone_qdrant.cli:load"
+    load = "quernstone_qdrant.cli.load:load"
 
 `quern --help` imports the modules of all commands to show their first lines, so these modules
 import what is heavy inside their functions.

@@ -1,0 +1,170 @@
+"""`quern search`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quernstone.cli.options import (
+    EMBEDDING_MODEL,
+    RERANKING_MODEL,
+    BatchTokens,
+    Device,
+    DtypeName,
+    Engine,
+    Instruction,
+    open_embedder,
+    open_reranker,
+)
+from quernstone.errors import ConfigError
+from quernstone_qdrant.cli.options import (
+    ApiKey,
+    Collection,
+    Folder,
+    Json,
+    Url,
+    connected,
+    print_json,
+    target_name,
+)
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+    from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.searcher import SearchHit
+
+_TINY = "tiny"
+_SNIPPET = 140
+
+
+def search(
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.")],
+    collection: Collection,
+    path: Folder = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most hits to show.")] = 10,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Hits that the reranker reads. (default: 4 for each wanted, at least 20)"
+        ),
+    ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank/--no-rerank", help="Put the hits in order with a reranker.")
+    ] = True,
+    as_json: Json = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="QUERN_MODEL",
+            help="Embedding model. (default: the one that made the collection)",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
+    ] = None,
+    rerank_model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="QUERN_RERANK_MODEL",
+            help=f"Reranking model. (default: {RERANKING_MODEL}; tiny with tiny)",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
+    ] = None,
+    instruction: Instruction = None,
+    device: Device = "auto",
+    dtype: DtypeName = "auto",
+    engine: Engine = "auto",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Search a collection by meaning and rerank the hits.
+
+    The column `was` holds a hit's place before the reranking.
+    """
+    from quernstone_qdrant.searcher import QdrantSearcher
+
+    where = target_name(path, url)
+    if url is None and not Path(where).is_dir():
+        raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
+    settings = {"device": device, "dtype": dtype, "engine": engine}
+    with connected(where, url, api_key) as client:
+        made = _provenance(client, collection)
+        chosen = model or (made.model if made else EMBEDDING_MODEL)
+        with open_embedder(
+            chosen,
+            dimensions=made.dimensions if made else None,
+            batch_tokens=batch_tokens,
+            **settings,
+        ) as embedder:
+            if rerank:
+                default = _TINY if chosen == _TINY else RERANKING_MODEL
+                with open_reranker(
+                    rerank_model or default, batch_tokens=batch_tokens, **settings
+                ) as reranker:
+                    searcher = QdrantSearcher(client, collection, embedder, reranker)
+                    hits = searcher.search(
+                        question, limit, candidates=candidates, instruction=instruction
+                    )
+            else:
+                searcher = QdrantSearcher(client, collection, embedder)
+                hits = searcher.search(question, limit, instruction=instruction)
+    if as_json:
+        print_json([dataclasses.asdict(hit) for hit in hits])
+    else:
+        _print_table(hits, question)
+
+
+def _provenance(client: QdrantClient, collection: str) -> Provenance | None:
+    from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.targets import as_target
+
+    return Provenance.read(as_target(client, collection).state())
+
+
+def _print_table(hits: list[SearchHit], question: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    reranked = any(hit.rerank_score is not None for hit in hits)
+    table = Table(title=Text(question), title_justify="left", title_style="bold")
+    table.add_column("rank", justify="right")
+    if reranked:
+        table.add_column("was", justify="right")
+        table.add_column("P(yes)", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("source", overflow="fold", max_width=26)
+    table.add_column("text", ratio=1)
+    for rank, hit in enumerate(hits, start=1):
+        cells = [str(rank)]
+        if reranked:
+            cells += [_moved(rank, hit.dense_rank), f"{hit.rerank_score:.3f}"]
+        cells += [f"{hit.score:.3f}", _source(hit), _snippet(hit.text)]
+        table.add_row(*map(Text, cells))
+    console = Console()
+    console.print(table if hits else Text("nothing found"))
+
+
+def _moved(rank: int, was: int) -> str:
+    arrow = "↑" if rank < was else "↓" if rank > was else " "
+    return f"{was} {arrow}"
+
+
+def _source(hit: SearchHit) -> str:
+    source = str(hit.metadata.get("source", hit.key))
+    if "row" in hit.metadata:
+        return f"{source}#{hit.metadata['row']}"
+    headings = hit.metadata.get("headings")
+    return f"{source} › {headings[-1]}" if isinstance(headings, list) and headings else source
+
+
+def _snippet(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _SNIPPET else f"{flat[: _SNIPPET - 1]}…"

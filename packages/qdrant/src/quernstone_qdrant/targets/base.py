@@ -1,0 +1,170 @@
+"""What the loader, the searcher and everything else need of the place where points are kept.
+
+Nothing here imports a client. `qdrant_client.models.Filter` is the filter language of every target;
+one that speaks another language translates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from quernstone.types import Float32Array
+from quernstone_qdrant.points import Point
+from quernstone_qdrant.settings import CollectionSettings, Rows
+
+if TYPE_CHECKING:
+    from qdrant_client.models import Filter
+
+TargetKind = Literal["embedded", "server", "edge"]
+Payload: TypeAlias = "dict[str, Any]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorState:
+    """One dense vector of a collection, as it is."""
+
+    size: int
+    distance: str
+    """`Cosine`, `Dot`, `Euclid` or `Manhattan`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionState:
+    """What a target says about its collection."""
+
+    metadata: Mapping[str, Any]
+    """Ours and other people's. Empty, too, where the server is too old to keep any."""
+    points: int
+    """About how many there are: a server's figure may be late. `Target.count` is exact."""
+    vectors: Mapping[str, VectorState]
+    """By name; the unnamed vector's name is empty."""
+    status: str = "green"
+    """`green`, `yellow` (optimising), `grey` (waits for a write to optimise) or `red` (failed)."""
+    max_batch: int | None = None
+    """Most points that the collection's strict mode takes at once; None: any number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPoint:
+    """A point as it was read back."""
+
+    id: str
+    payload: Payload = field(default_factory=dict)
+    """Of the fields that were asked for, those that it has."""
+    vectors: Mapping[str, Float32Array] = field(default_factory=dict)
+    """By name, when they were asked for. Shape of each: (dimensions,)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPoint:
+    """A point that a query found."""
+
+    id: str
+    score: float
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """What to look for."""
+
+    vector: Float32Array
+    """Shape: (dimensions,)"""
+    limit: int
+    using: str = ""
+    """Name of the vector to compare with."""
+    where: Filter | None = None
+
+
+class Target(Protocol):
+    """One collection, wherever it is.
+
+    Every method raises a `TargetError` when it fails: a `TransientError` when the same request may
+    succeed later, a `TooLargeError` when a smaller one may succeed, and any other when it will
+    always fail. Nothing is retried in here: `retry.py` does that for every target.
+    """
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        ...
+
+    @property
+    def kind(self) -> TargetKind:
+        """What keeps the points."""
+        ...
+
+    @property
+    def writers(self) -> int:
+        """How many threads may use the target at once.
+
+        1 means the thread that made it, and no other.
+        """
+        ...
+
+    def exists(self) -> bool:
+        """Whether the collection is there."""
+        ...
+
+    def state(self) -> CollectionState:
+        """Read what the collection is.
+
+        Raises:
+            CollectionNotFoundError: It does not exist.
+        """
+        ...
+
+    def create(
+        self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
+    ) -> None:
+        """Create the collection for embeddings of `dimensions` numbers."""
+        ...
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Merge `metadata` into the collection's; an equal key at the top is replaced."""
+        ...
+
+    def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
+        """Read some payload fields of those of `ids` that exist, by id."""
+        ...
+
+    def upsert(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
+        """Write points, replacing those of the same ids. Returns when they are applied.
+
+        Args:
+            points: What to store.
+            vectors: By name (empty: the unnamed vector), one row per point.
+
+        Raises:
+            TransientError: Also when the write was accepted and its end was not confirmed.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete points by id; ids that do not exist are no error. Returns when it is applied."""
+        ...
+
+    def scroll(
+        self,
+        fields: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        batch: int = 256,
+        where: Filter | None = None,
+    ) -> Iterator[StoredPoint]:
+        """Read all points, `batch` per request, in the order of their ids."""
+        ...
+
+    def count(self) -> int:
+        """Count the points, exactly."""
+        ...
+
+    def query(self, request: SearchRequest) -> list[FoundPoint]:
+        """Find points, best first, with their whole payloads."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...

@@ -1,0 +1,250 @@
+"""A collection behind `qdrant_client`: embedded, or a server by REST or gRPC.
+
+This is the one place that knows what these clients return and raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import orjson
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from quernstone_qdrant.errors import CollectionNotFoundError, TargetError, TransientError
+from quernstone_qdrant.points import Point
+from quernstone_qdrant.settings import CollectionSettings, Rows
+from quernstone_qdrant.targets.base import (
+    CollectionState,
+    FoundPoint,
+    Payload,
+    SearchRequest,
+    StoredPoint,
+    TargetKind,
+    VectorState,
+)
+
+_SECONDS = 60
+"""The client's own limit of 5 s is too short for a bulk write that waits for completion."""
+_SERVER_WRITERS = 4
+"""Qdrant's guide to bulk uploads advises 2 to 4 parallel streams of writes."""
+
+
+def connect(
+    *, path: str | None = None, url: str | None = None, api_key: str | None = None
+) -> QdrantClient:
+    """Open an embedded Qdrant in a folder, or a server.
+
+    Args:
+        path: Folder of the embedded Qdrant, created when missing; `:memory:` keeps nothing.
+        url: Address of a server. Exactly one of `path` and `url` is given.
+        api_key: For the server.
+
+    Raises:
+        TargetError: Another process has the folder open, or the address is no address.
+    """
+    try:
+        if url is not None:
+            return QdrantClient(
+                url=url, api_key=api_key, timeout=_SECONDS, check_compatibility=False
+            )
+        if path == ":memory:":
+            return QdrantClient(":memory:")
+        return QdrantClient(path=path)
+    except RuntimeError as error:
+        raise TargetError(
+            f"the folder {path!r} is in use by another process; close it, or run a Qdrant server "
+            "and pass its address (`--url`)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{url or path!r} cannot be opened: {error}") from error
+
+
+class ClientTarget:
+    """One collection, seen through a `QdrantClient`. See `Target`."""
+
+    def __init__(self, client: QdrantClient, collection: str) -> None:
+        self.client, self.collection = client, collection
+        embedded = isinstance(client._client, QdrantLocal)
+        self.kind: TargetKind = "embedded" if embedded else "server"
+        # The embedded client has no locks, and its SQLite file is of the thread that opened it.
+        self.writers = 1 if embedded else _SERVER_WRITERS
+
+    def exists(self) -> bool:
+        """See `Target.exists`."""
+        with self._failures("looking for the collection"):
+            return self.client.collection_exists(self.collection)
+
+    def state(self) -> CollectionState:
+        """See `Target.state`."""
+        if not self.exists():
+            with self._failures("listing the collections"):
+                names = [found.name for found in self.client.get_collections().collections]
+            raise CollectionNotFoundError(self.collection, sorted(names))
+        with self._failures("reading the configuration"):
+            return _state(self.client.get_collection(self.collection))
+
+    def create(
+        self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
+    ) -> None:
+        """See `Target.create`."""
+        named = {
+            name: models.VectorParams(size=v.size, distance=models.Distance(v.distance))
+            for name, v in settings.vectors(dimensions).items()
+        }
+        with self._failures("creating the collection"):
+            self.client.create_collection(
+                self.collection,
+                vectors_config=named[""] if list(named) == [""] else named,
+                metadata=dict(metadata),
+            )
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """See `Target.describe`."""
+        with self._failures("writing the metadata"):
+            self.client.update_collection(self.collection, metadata=dict(metadata))
+
+    def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
+        """See `Target.payloads`."""
+        if not ids:
+            return {}
+        with self._failures(f"reading {len(ids)} points"):
+            found = self.client.retrieve(
+                self.collection, ids=list(ids), with_payload=list(fields), with_vectors=False
+            )
+        return {str(point.id): point.payload or {} for point in found}
+
+    def upsert(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
+        """See `Target.upsert`."""
+        rows = {name: _json_rows(matrix) for name, matrix in vectors.items()}
+        batch = models.Batch(
+            ids=[point.id for point in points],
+            vectors=rows[""] if list(rows) == [""] else rows,
+            payloads=[point.payload() for point in points],
+        )
+        self._apply(
+            f"writing {len(points)} points",
+            lambda: self.client.upsert(self.collection, points=batch, wait=True),
+        )
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """See `Target.delete`."""
+        self._apply(
+            f"deleting {len(ids)} points",
+            lambda: self.client.delete(
+                self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True
+            ),
+        )
+
+    def scroll(
+        self,
+        fields: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        batch: int = 256,
+        where: models.Filter | None = None,
+    ) -> Iterator[StoredPoint]:
+        """See `Target.scroll`."""
+        offset: Any = None
+        while True:
+            with self._failures("reading points"):
+                found, offset = self.client.scroll(
+                    self.collection,
+                    scroll_filter=where,
+                    limit=batch,
+                    offset=offset,
+                    with_payload=list(fields),
+                    with_vectors=with_vectors,
+                )
+            for record in found:
+                yield StoredPoint(
+                    id=str(record.id), payload=record.payload or {}, vectors=_vectors(record.vector)
+                )
+            if offset is None:
+                return
+
+    def count(self) -> int:
+        """See `Target.count`."""
+        with self._failures("counting the points"):
+            return self.client.count(self.collection, exact=True).count
+
+    def query(self, request: SearchRequest) -> list[FoundPoint]:
+        """See `Target.query`."""
+        with self._failures("searching"):
+            found = self.client.query_points(
+                self.collection,
+                query=request.vector.tolist(),
+                using=request.using or None,
+                limit=request.limit,
+                query_filter=request.where,
+                with_payload=True,
+            ).points
+        return [
+            FoundPoint(id=str(point.id), score=float(point.score), payload=point.payload or {})
+            for point in found
+        ]
+
+    def close(self) -> None:
+        """See `Target.close`."""
+        self.client.close()
+
+    def _apply(self, doing: str, request: Callable[[], models.UpdateResult]) -> None:
+        with self._failures(doing):
+            status = request().status
+        if status != models.UpdateStatus.COMPLETED:
+            raise TransientError(
+                f"Qdrant answered {status.value!r} instead of 'completed' to {doing} "
+                f"(collection {self.collection!r}); some may be missing, run the load again"
+            )
+
+    @contextmanager
+    def _failures(self, doing: str) -> Iterator[None]:
+        """Turn what the clients raise into a `TargetError` that says what was being done."""
+        try:
+            yield
+        except (ApiException, QdrantException, OSError, ValueError, RuntimeError) as error:
+            raise TargetError(
+                f"Qdrant failed at {doing} (collection {self.collection!r}): {_reason(error)}"
+            ) from error
+
+
+def _state(info: models.CollectionInfo) -> CollectionState:
+    config = info.config
+    params = config.params.vectors or {}
+    named = {"": params} if isinstance(params, models.VectorParams) else params
+    strict = config.strict_mode_config
+    return CollectionState(
+        metadata=config.metadata or {},
+        points=info.points_count or 0,
+        vectors={
+            name: VectorState(size=vector.size, distance=vector.distance.value)
+            for name, vector in named.items()
+        },
+        status=info.status.value,
+        max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
+    )
+
+
+def _json_rows(matrix: Rows) -> Any:
+    # Through orjson the numbers keep float32's shortest digits: `tolist()` would send the 17 digits
+    # of a double, nearly twice the bytes.
+    return orjson.loads(
+        orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)
+    )
+
+
+def _vectors(stored: Any) -> dict[str, Any]:
+    named = stored if isinstance(stored, dict) else {"": stored} if stored is not None else {}
+    return {name: np.asarray(vector, dtype=np.float32) for name, vector in named.items()}
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnexpectedResponse):
+        content = (error.content or b"").decode("utf-8", "replace").strip()
+        return f"status {error.status_code}: {content or error.reason_phrase}"
+    return str(error) or type(error).__name__
