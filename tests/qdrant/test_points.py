@@ -8,12 +8,14 @@ import numpy as np
 import orjson
 import pytest
 
+from quernstone.errors import ConfigError
 from quernstone_qdrant.chunking import Chunker
 from quernstone_qdrant.json_values import to_json
+from quernstone_qdrant.layouts import LAYOUTS, layout_of
 from quernstone_qdrant.points import collection_namespace, make_point, point_id, stored_hash
 from quernstone_qdrant.records import Record
 
-GOLDEN = Path(__file__).parent / "golden_payload.json"
+GOLDEN = Path(__file__).parent / "golden_layouts.json"
 
 RECORD = Record(
     "guide/mills.md",
@@ -24,26 +26,64 @@ RECORD = Record(
         "tags": ["stone", "grain"],
         "nested": {"ok": True, "none": None},
         "page_content": "a name that the payload needs itself",
+        "text": "another one",
     },
     "markdown",
 )
 
 
-def point_of(record, collection="docs", fingerprint="model@1;64"):
+def point_of(record, collection="docs", fingerprint="model@1;64", layout="universal"):
     (chunk,) = Chunker().split(record)
-    return make_point(collection_namespace(collection), fingerprint, chunk)
+    return make_point(collection_namespace(collection), fingerprint, chunk, LAYOUTS[layout])
 
 
-def test_payload_is_the_golden_one():
-    point = point_of(RECORD)
-    assert {"id": point.id, "payload": point.payload()} == orjson.loads(GOLDEN.read_bytes())
+def test_payloads_are_the_golden_ones():
+    points = {name: point_of(RECORD, layout=name) for name in LAYOUTS}
+    written = {name: {"id": p.id, "payload": p.payload()} for name, p in points.items()}
+    assert written == orjson.loads(GOLDEN.read_bytes())
 
 
-def test_payload_equals_what_the_frameworks_write():
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_reads_back_what_it_wrote(layout):
+    content = LAYOUTS[layout].read(point_of(RECORD, layout=layout).payload())
+    assert (content.key, content.text) == (RECORD.key, RECORD.text)
+    assert content.metadata == {**RECORD.metadata, "chunk": 0, "headings": ["Mills"]}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_reads_what_it_did_not_write(layout):
+    for foreign in ({}, {"quernstone": None, "metadata": None, "page_content": None}):
+        content = LAYOUTS[layout].read(foreign)
+        assert (content.key, content.text) == ("", "")
+
+
+def test_filters_name_the_field_that_a_layout_has():
+    payloads = {name: point_of(RECORD, layout=name).payload() for name in LAYOUTS}
+    fields = {name: layout.field("year") for name, layout in LAYOUTS.items()}
+    assert fields == {
+        "universal": "metadata.year",
+        "langchain": "metadata.year",
+        "llamaindex": "year",
+        "plain": "year",
+    }
+    for name, path in fields.items():
+        found = payloads[name]
+        for part in path.split("."):
+            found = found[part]
+        assert found == 1200
+
+
+def test_an_unknown_layout_is_refused():
+    with pytest.raises(ConfigError, match="`layout` is 'flat'; it must be one of universal, lang"):
+        layout_of("flat")
+
+
+@pytest.mark.parametrize("layout", ["universal", "llamaindex"])
+def test_payload_equals_what_the_frameworks_write(layout):
     schema = pytest.importorskip("llama_index.core.schema")
     from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-    point = point_of(RECORD)
+    point = point_of(RECORD, layout=layout)
     payload = point.payload()
     node = schema.TextNode(
         id_=point.id,
@@ -55,9 +95,9 @@ def test_payload_equals_what_the_frameworks_write():
     )
     theirs = node_to_metadata_dict(node, remove_text=False, flat_metadata=False)
     assert orjson.loads(payload["_node_content"]) == orjson.loads(theirs["_node_content"])
-    langchain = {"page_content", "metadata"}
-    assert {k: v for k, v in payload.items() if k not in langchain | {"_node_content"}} == {
-        **{k: v for k, v in theirs.items() if k not in langchain | {"_node_content"}},
+    apart = {"_node_content"} | ({"page_content", "metadata"} if layout == "universal" else set())
+    assert {k: v for k, v in payload.items() if k not in apart} == {
+        **{k: v for k, v in theirs.items() if k not in apart},
         "quernstone": payload["quernstone"],
     }
     assert metadata_dict_to_node(payload) == node
@@ -72,8 +112,9 @@ def test_hash_changes_with_all_that_matters_and_nothing_else():
         point_of(Record(RECORD.key, RECORD.text, {**RECORD.metadata, "year": 1201}, "markdown")),
         point_of(Record("other", RECORD.text, RECORD.metadata, "markdown")),
         point_of(RECORD, fingerprint="model@2;64"),
+        point_of(RECORD, layout="plain"),
     ]
-    assert len({base, *(point.content_hash for point in different)}) == 5
+    assert len({base, *(point.content_hash for point in different)}) == 6
     assert stored_hash(point_of(RECORD).payload()) == base
     assert [stored_hash(p) for p in (None, {}, {"quernstone": 1}, {"quernstone": {}})] == [None] * 4
 
