@@ -327,8 +327,8 @@ def test_equal_configurations_share_a_model_and_close_apart(folder):
     one = Embedder(folder, dtype="float32", max_batch_tokens=77)
     two = Embedder(folder, dtype="float32", max_batch_tokens=77, dimensions=32, instruction="x")
     other = Embedder(folder, dtype="float32", max_batch_tokens=78)
-    assert one._session._worker is two._session._worker
-    assert one._session._worker is not other._session._worker
+    assert one._session._backend is two._session._backend
+    assert one._session._backend is not other._session._backend
     one.close()
     one.close()  # closing twice is fine
     with pytest.raises(ClosedError, match="after `close"):
@@ -340,7 +340,7 @@ def test_equal_configurations_share_a_model_and_close_apart(folder):
 
 def test_a_forgotten_embedder_gives_its_model_back(folder):
     forgotten = Embedder(folder, dtype="float32", max_batch_tokens=79)
-    held = forgotten._session._worker
+    held = forgotten._session._backend
     del forgotten
     held._thread.join(10)
     assert not held._thread.is_alive()

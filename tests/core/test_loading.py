@@ -140,11 +140,27 @@ def test_the_wrong_tokenizer_for_the_vocabulary(copy, checkpoints):
         Embedder(str(folder))
 
 
-def test_another_architecture_goes_to_transformers(copy):
+def hide(module, monkeypatch):
+    find = engines.importlib.util.find_spec
+    monkeypatch.setattr(
+        engines.importlib.util, "find_spec", lambda m: None if m == module else find(m)
+    )
+
+
+def test_another_architecture_goes_to_a_library(copy, monkeypatch):
     folder = copy()
     change_config(folder, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     checkpoint = resolve(str(folder), "embed")
+    assert engines.choose_engine("auto", checkpoint) == "sentence-transformers"
+    assert engines.choose_engine("auto", checkpoint, "rerank") == "transformers"
+    with monkeypatch.context() as without:
+        hide("sentence_transformers", without)
+        assert engines.choose_engine("auto", checkpoint) == "transformers"
+    (folder / "modules.json").unlink()
     assert engines.choose_engine("auto", checkpoint) == "transformers"
+    change_config(folder, architectures=["Qwen2ForSequenceClassification"])
+    classifier = resolve(str(folder), "rerank")
+    assert engines.choose_engine("auto", classifier, "rerank") == "sentence-transformers"
     with pytest.raises(ConfigError, match="the torch engine runs Qwen3 checkpoints"):
         engines.choose_engine("torch", checkpoint)
 
@@ -156,14 +172,20 @@ def test_transformers_refuses_another_pooling(copy):
         Embedder(str(folder), engine="transformers")
 
 
-def test_a_missing_package_prints_its_extra(copy, monkeypatch):
-    folder = copy()
-    find = engines.importlib.util.find_spec
-    monkeypatch.setattr(
-        engines.importlib.util, "find_spec", lambda m: None if m == "transformers" else find(m)
-    )
-    with pytest.raises(MissingExtraError, match=r'pip install "quernstone\[transformers\]"'):
-        Embedder(str(folder), engine="transformers")
+@pytest.mark.parametrize(
+    ("engine", "module", "extra"),
+    [
+        ("transformers", "transformers", "transformers"),
+        ("sentence-transformers", "sentence_transformers", "sentence-transformers"),
+        ("sentence-transformers", "torch", "sentence-transformers"),
+        ("vllm", "vllm", "vllm"),
+    ],
+)
+def test_a_missing_package_prints_its_extra(engine, module, extra, checkpoints, monkeypatch):
+    hide(module, monkeypatch)
+    message = rf'`{module}` is not installed; run `pip install "quernstone\[{extra}\]"`'
+    with pytest.raises(MissingExtraError, match=message):
+        Embedder(str(checkpoints("embedding-0.6b")), engine=engine)
 
 
 def test_the_instruction_stored_with_the_model_is_used(copy):

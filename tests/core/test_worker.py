@@ -7,8 +7,15 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 
-from quernstone import ClosedError, EngineMemoryError, NonFiniteError, worker
-from quernstone.types import Encoded, EngineConfig, EngineInfo
+from quernstone import (
+    ClosedError,
+    EngineError,
+    EngineMemoryError,
+    InputTooLongError,
+    NonFiniteError,
+    worker,
+)
+from quernstone.types import Encoded, EngineConfig, EngineInfo, TextInput
 from quernstone.worker import Worker
 
 
@@ -39,7 +46,9 @@ class NumberEngine:
         if tokens > self.capacity:
             raise EngineMemoryError(None, tokens, "too much")
         if 666 in numbers:
-            raise RuntimeError("the engine broke")
+            raise OSError("the engine broke")
+        if 777 in numbers:
+            raise InputTooLongError(numbers.index(777), 50, 40)
         rows = np.array([[n, len(s)] for n, s in zip(numbers, batch, strict=True)], np.float32)
         for row in rows:
             if row[0] == 999 or (row[0] == 888 and not precise):
@@ -129,9 +138,39 @@ def test_a_row_that_stays_non_finite_is_an_error_naming_it(started):
 
 def test_an_engine_that_breaks_tells_its_callers_and_goes_on(started):
     work, _ = started()
-    with pytest.raises(RuntimeError, match="the engine broke"):
+    with pytest.raises(EngineError, match="the test engine failed: OSError: the engine broke") as e:
         work.submit(sequences((666, 1))).result(5)
+    assert isinstance(e.value.__cause__, OSError)
     assert work.submit(sequences((1, 1))).result(5).tolist() == [[1, 1]]
+
+
+def test_an_input_that_the_engine_refuses_is_named_and_others_survive(started):
+    work, engine = started(budget=1000)
+    engine.gate.clear()
+    blocker = work.submit(sequences((5, 1)))
+    good = work.submit(sequences((1, 3), (2, 2)))
+    bad = work.submit(sequences((3, 4), (4, 3), (777, 1)), offset=100)
+    engine.gate.set()
+    with pytest.raises(InputTooLongError, match="input 102: the text has 50 tokens") as caught:
+        bad.result(5)
+    assert (caught.value.index, caught.value.tokens, caught.value.limit) == (102, 50, 40)
+    assert good.result(5)[:, 0].tolist() == [1, 2]
+    assert blocker.result(5)[:, 0].tolist() == [5]
+
+
+def test_texts_are_planned_by_their_size():
+    class TextEngine(NumberEngine):
+        def run(self, batch, *, precise=False):
+            self.batches.append([each.text for each in batch])
+            return np.array([[len(each.text), len(each)] for each in batch], np.float32)
+
+    engine = TextEngine(budget=10)
+    work = Worker(lambda: engine)
+    texts = ["a" * 20, "b", "c" * 36, "日本語" * 3]
+    rows = work.submit([TextInput(text) for text in texts]).result(5)
+    assert rows.tolist() == [[20, 6], [1, 1], [36, 10], [9, 7]]
+    assert engine.batches == [[texts[2]], [texts[3]], [texts[0], texts[1]]]
+    work.close()
 
 
 def test_a_cancelled_job_stops_between_batches(started):
@@ -188,15 +227,18 @@ def config(name):
     return EngineConfig(task="embed", model=name, engine="torch")
 
 
-def test_equal_configurations_share_one_worker_until_the_last_is_released():
-    loaded = []
-
+def loading(loaded):
     def load():
         loaded.append(NumberEngine())
         return loaded[-1]
 
-    one, two = (worker.acquire(config("a"), load) for _ in range(2))
-    other = worker.acquire(config("b"), load)
+    return lambda: Worker(load)
+
+
+def test_equal_configurations_share_one_worker_until_the_last_is_released():
+    loaded = []
+    one, two = (worker.acquire(config("a"), loading(loaded)) for _ in range(2))
+    other = worker.acquire(config("b"), loading(loaded))
     assert one is two
     assert other is not one
     assert len(loaded) == 2
@@ -210,12 +252,13 @@ def test_equal_configurations_share_one_worker_until_the_last_is_released():
 def test_concurrent_users_load_once():
     loaded = []
 
-    def load():
+    def slowly():
         time.sleep(0.05)
-        loaded.append(NumberEngine())
-        return loaded[-1]
+        return loading(loaded)()
 
-    threads = [threading.Thread(target=worker.acquire, args=(config("c"), load)) for _ in range(6)]
+    threads = [
+        threading.Thread(target=worker.acquire, args=(config("c"), slowly)) for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -232,5 +275,5 @@ def test_a_failed_load_leaves_nothing_behind():
 
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
-            worker.acquire(config("d"), load)
+            worker.acquire(config("d"), lambda: Worker(load))
     assert worker._shared == {}

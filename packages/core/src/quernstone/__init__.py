@@ -1,6 +1,7 @@
 """Quernstone runs Qwen3-Embedding and Qwen3-Reranker: exact, fast, and pleasant to use."""
 
 from quernstone.embedder import Embedder
+from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import (
     ClosedError,
     ConfigError,
@@ -32,6 +33,7 @@ __all__ = [
     "NonFiniteError",
     "QuernstoneError",
     "RankedDocument",
+    "RemoteOptions",
     "Reranker",
     "Usage",
 ]

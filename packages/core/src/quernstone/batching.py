@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from quernstone.types import Encoded, Prefix, TokenArray
+from quernstone.types import Encoded, Input, Prefix, TokenArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def pack(sequences: Sequence[Encoded]) -> PackedBatch:
     )
 
 
-def work_order(sequences: Sequence[Encoded]) -> deque[int]:
+def work_order(sequences: Sequence[Input]) -> deque[int]:
     """Positions in the order in which a job is worked off: by prefix, then longest first.
 
     Sequences of one prefix stay together, so that it is computed once and can then be forgotten.
@@ -79,7 +79,7 @@ def work_order(sequences: Sequence[Encoded]) -> deque[int]:
 
 
 def take_batch(
-    jobs: Sequence[Sequence[Encoded]], queues: Sequence[deque[int]], *, max_batch_tokens: int
+    jobs: Sequence[Sequence[Input]], queues: Sequence[deque[int]], *, max_batch_tokens: int
 ) -> list[tuple[int, int]]:
     """Take the next batch from several waiting jobs, removing it from their queues.
 
@@ -119,7 +119,7 @@ def take_batch(
     return batch
 
 
-def _prefix_places(sequences: Sequence[Encoded]) -> dict[Prefix | None, int]:
+def _prefix_places(sequences: Sequence[Input]) -> dict[Prefix | None, int]:
     """A number for each prefix, in order of first use; sequences without one come first."""
     places: dict[Prefix | None, int] = {None: 0}
     for sequence in sequences:

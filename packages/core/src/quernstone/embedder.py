@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 import numpy as np
 
 from quernstone.errors import ConfigError
+from quernstone.options import EngineOptions
 from quernstone.prompts import query_frame
 from quernstone.session import Encode, ModelUser, Session, check_instruction, check_list
 from quernstone.types import Dtype, EncodedBatch, EngineName, Float32Array
@@ -41,12 +42,15 @@ class Embedder(ModelUser):
         truncate: bool = True,
         max_batch_tokens: int | None = None,
         revision: str | None = None,
+        engine_options: EngineOptions = None,
     ) -> None:
         """Load a model, or join one that this process has loaded already.
 
         Args:
-            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out).
-            engine: `torch` (ours), `transformers`, or `auto`: `torch` for Qwen3.
+            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
+                `remote` the name that the server knows.
+            engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
+                `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
             dimensions: Length of the vectors, 32 to the model's hidden size. None: uncut.
@@ -56,6 +60,9 @@ class Embedder(ModelUser):
             truncate: Cut longer texts and count them in `usage`; False makes them an error.
             max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
             revision: Branch, tag or commit of a hub id.
+            engine_options: Keyword arguments for sentence-transformers' or vLLM's own constructor;
+                with `remote` a `RemoteOptions`, or a mapping of its fields. Equal options share
+                a model.
 
         Raises:
             ConfigError: A setting that can never work.
@@ -72,12 +79,12 @@ class Embedder(ModelUser):
             truncate=truncate,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
+            engine_options=engine_options,
         )
         try:
             self._dimensions = _check_dimensions(dimensions, self._session.width)
-            self._instruction = check_instruction(
-                self._session.checkpoint.instruction if instruction is None else instruction
-            )
+            default = "" if self._session.own_prompts else self._session.instruction
+            self._instruction = check_instruction(default if instruction is None else instruction)
         except ConfigError:
             self._session.close()
             raise
@@ -178,7 +185,7 @@ class Embedder(ModelUser):
 
     def _encode_documents(self, texts: Sequence[str], offset: int) -> EncodedBatch:
         session = self._session
-        return session.tokenization.encode_documents(
+        return session.encoder.encode_documents(
             texts, max_length=session.max_length, truncate=session.truncate, offset=offset
         )
 
@@ -187,7 +194,7 @@ class Embedder(ModelUser):
         chosen = self._instruction if instruction is None else check_instruction(instruction)
 
         def encode(texts: Sequence[str], offset: int) -> EncodedBatch:
-            return session.tokenization.encode_queries(
+            return session.encoder.encode_queries(
                 texts,
                 chosen,
                 max_length=session.max_length,

@@ -9,11 +9,17 @@
     `-- EngineError (RuntimeError)       the model ran and failed
         |-- EngineMemoryError            out of memory; `.index` when one input alone does not fit
         |-- NonFiniteError               NaN or infinity, also in float32; `.index` says where
+        |-- RemoteError                  a server failed; `.url`, `.status`, `.index`
+        |   |-- RemoteUnavailableError   not reached, or overloaded, after every retry
+        |   |-- RemoteRequestError       it refuses the request: key, address, model
+        |   `-- RemoteAnswerError        its answer does not fit the request
         `-- ClosedError                  used after `close()`
 
 Each class also inherits the built-in that a caller would guess. All of them pickle: `args`
 equals the positional arguments of the constructor, and the text is made in `__str__`.
 """
+
+from __future__ import annotations
 
 
 class QuernstoneError(Exception):
@@ -44,6 +50,10 @@ class InputError(QuernstoneError, ValueError):
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(index, reason)
         self.index, self.reason = index, reason
+
+    def at(self, index: int) -> InputError:
+        """The same error of another position: an engine counts in its batch, a caller in a list."""
+        return type(self)(index, *self.args[1:])
 
     def __str__(self) -> str:
         return f"input {self.index}: {self.reason}"
@@ -100,16 +110,47 @@ class EngineMemoryError(EngineError):
 class NonFiniteError(EngineError):
     """A result holds NaN or infinity, and still does when recomputed in float32."""
 
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.index = index
+    def __init__(
+        self,
+        index: int,
+        detail: str = "also in float32; the checkpoint is probably damaged",
+    ) -> None:
+        super().__init__(index, detail)
+        self.index, self.detail = index, detail
 
     def __str__(self) -> str:
-        return (
-            f"input {self.index}: the model's output is not finite, also in float32; "
-            "the checkpoint is probably damaged"
-        )
+        return f"input {self.index}: the model's output is not finite, {self.detail}"
 
 
 class ClosedError(EngineError):
     """An embedder or a reranker was used after `close()`."""
+
+
+class RemoteError(EngineError):
+    """A server could not be used. No message holds a key, a password or a user's name.
+
+    `.url` is the address asked, `.status` the HTTP status if there was an answer, `.index` the
+    position of the input at fault if one is known.
+    """
+
+    def __init__(
+        self, reason: str, url: str, status: int | None = None, index: int | None = None
+    ) -> None:
+        super().__init__(reason, url, status, index)
+        self.reason, self.url, self.status, self.index = reason, url, status, index
+
+    def __str__(self) -> str:
+        where = f"input {self.index}: " if self.index is not None else ""
+        return f"{where}{self.url} {self.reason}"
+
+
+class RemoteUnavailableError(RemoteError):
+    """The server was not reached, or had no time for us, in all attempts."""
+
+
+class RemoteRequestError(RemoteError):
+    """The server refuses the request, and would refuse it again."""
+
+
+class RemoteAnswerError(RemoteError):
+    """The server's answer does not fit the request, so none of it is used."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
+
+from quernstone.options import freeze
 
 Core = TypeVar("Core")
 
@@ -21,12 +23,12 @@ class Lazy(Generic[Core]):
 
     def __init__(self, build: Callable[..., Core]) -> None:
         self._build = build
-        self._built: dict[tuple[tuple[str, object], ...], Core] = {}
+        self._built: dict[Hashable, Core] = {}
         self._lock = threading.Lock()
 
     def get(self, settings: dict[str, Any]) -> Core:
         """Return the object for `settings`, built once whatever the number of threads."""
-        key = tuple(settings.items())
+        key = freeze(settings)
         with self._lock:
             if key not in self._built:
                 self._built[key] = self._build(**settings)
@@ -34,7 +36,7 @@ class Lazy(Generic[Core]):
 
     async def aget(self, settings: dict[str, Any]) -> Core:
         """`get` for coroutines: a model that is still to be loaded does not block the loop."""
-        built = self._built.get(tuple(settings.items()))
+        built = self._built.get(freeze(settings))
         return built if built is not None else await asyncio.to_thread(self.get, settings)
 
     def __reduce__(self) -> tuple[type[Lazy[Core]], tuple[Callable[..., Core]]]:

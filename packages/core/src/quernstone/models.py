@@ -23,6 +23,8 @@ _TINY_FOLDERS: dict[Task, str] = {"embed": "embedding", "rerank": "reranker"}
 
 _DIGEST_BYTES = 1 << 20
 
+_MODULES = "modules.json"
+
 # Only data: never pickles, never remote code.
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "1_Pooling/*"]
 
@@ -62,6 +64,11 @@ class Checkpoint:
     def is_qwen3(self) -> bool:
         """Whether the packed engine knows this architecture."""
         return self.raw_config.get("model_type") == "qwen3"
+
+    @property
+    def is_sentence_transformers(self) -> bool:
+        """Whether the folder lists modules for sentence-transformers."""
+        return (self.folder / _MODULES).is_file()
 
     @property
     def hidden_size(self) -> int:
@@ -124,7 +131,8 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         folder = _download(name, revision)
         found = folder.name  # a snapshot's folder is named after its commit
     raw = _read_json(folder / "config.json")
-    if not (folder / "tokenizer.json").is_file():
+    # what sentence-transformers loads may keep its tokenizer elsewhere, or in another form
+    if not any((folder / name).is_file() for name in ("tokenizer.json", _MODULES)):
         msg = f"`{folder}` holds no `tokenizer.json`, so it is not a complete model folder"
         raise ModelLoadError(msg)
     architectures = raw.get("architectures") or ["unknown"]

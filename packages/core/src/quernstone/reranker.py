@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from quernstone.errors import ConfigError, InputError
+from quernstone.options import EngineOptions
 from quernstone.prompts import RERANK_INSTRUCTIONS, render_pair
 from quernstone.session import (
     Encode,
@@ -56,12 +57,15 @@ class Reranker(ModelUser):
         max_batch_tokens: int | None = None,
         prefix_sharing: bool = True,
         revision: str | None = None,
+        engine_options: EngineOptions = None,
     ) -> None:
         """Load a model, or join one that this process has loaded already.
 
         Args:
-            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out).
-            engine: `torch` (ours), `transformers`, or `auto`: `torch` for Qwen3.
+            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
+                `remote` the name that the server knows.
+            engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
+                `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
             instruction: What makes a document right. None: the template's own default.
@@ -74,6 +78,9 @@ class Reranker(ModelUser):
             prefix_sharing: False computes every pair from its first token. Scores differ by
                 rounding only.
             revision: Branch, tag or commit of a hub id.
+            engine_options: Keyword arguments for sentence-transformers' or vLLM's own constructor;
+                with `remote` a `RemoteOptions`, or a mapping of its fields. Equal options share
+                a model.
 
         Raises:
             ConfigError: A setting that can never work.
@@ -84,9 +91,8 @@ class Reranker(ModelUser):
             msg = f"unknown template {template!r}; use {' or '.join(RERANK_INSTRUCTIONS)}"
             raise ConfigError(msg)
         self._template: RerankTemplate = template
-        self._instruction = check_instruction(
-            RERANK_INSTRUCTIONS[template] if instruction is None else instruction
-        )
+        if instruction is not None:
+            check_instruction(instruction)
         self._prefix_sharing = prefix_sharing
         self._session = Session(
             model,
@@ -98,7 +104,10 @@ class Reranker(ModelUser):
             truncate=truncate,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
+            engine_options=engine_options,
         )
+        default = "" if self._session.own_prompts else RERANK_INSTRUCTIONS[template]
+        self._instruction = default if instruction is None else instruction
 
     @property
     def template(self) -> RerankTemplate:
@@ -160,7 +169,7 @@ class Reranker(ModelUser):
         """
         _check_pairs(pairs)
         title = "reranking" if progress else ""
-        return _p_yes(self._session.run_all(pairs, self._encode(instruction), progress=title))
+        return _scores(self._session.run_all(pairs, self._encode(instruction), progress=title))
 
     async def arerank(
         self,
@@ -176,7 +185,7 @@ class Reranker(ModelUser):
     async def ascore(self, pairs: Sequence[Pair], instruction: str | None = None) -> Float32Array:
         """Like `score`, without blocking the event loop."""
         _check_pairs(pairs)
-        return _p_yes(await self._session.arun_all(pairs, self._encode(instruction)))
+        return _scores(await self._session.arun_all(pairs, self._encode(instruction)))
 
     def __repr__(self) -> str:
         info = self.info
@@ -190,7 +199,7 @@ class Reranker(ModelUser):
         chosen = self._instruction if instruction is None else check_instruction(instruction)
 
         def encode(pairs: Sequence[Pair], offset: int) -> EncodedBatch:
-            return session.tokenization.encode_pairs(
+            return session.encoder.encode_pairs(
                 pairs,
                 chosen,
                 self._template,
@@ -218,9 +227,14 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
             raise InputError(index, reason)
 
 
-def _p_yes(logits: Float32Array) -> Float32Array:
-    """Softmax over [no, yes], of which the second. Shape: (pairs, 2) -> (pairs,)."""
-    margin = logits[:, 0].astype(np.float64) - logits[:, 1]
+def _scores(rows: Float32Array) -> Float32Array:
+    """P(yes): softmax over [no, yes], of which the second; an engine may have done it itself.
+
+    Shape: (pairs, 2) or (pairs, 1) -> (pairs,)
+    """
+    if rows.shape[1] == 1:
+        return rows[:, 0]
+    margin = rows[:, 0].astype(np.float64) - rows[:, 1]
     scores: Float32Array = (1.0 / (1.0 + np.exp(np.minimum(margin, 700.0)))).astype(np.float32)
     return scores
 

@@ -21,19 +21,24 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Literal, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
 from quernstone import worker
-from quernstone.engines import choose_engine, load_engine
+from quernstone.engines import check_engine, choose_engine, connect, load_engine, takes_text
 from quernstone.errors import ClosedError, ConfigError, InputError
-from quernstone.models import resolve
+from quernstone.models import Checkpoint, resolve
+from quernstone.options import EngineOptions, Options, read_options
 from quernstone.progress import progress_bar
+from quernstone.prompts import DEFAULT_INSTRUCTION
+from quernstone.text_encoder import TextEncoder
 from quernstone.tokenization import Tokenization, check_texts
 from quernstone.types import (
+    Backend,
     Dtype,
     EncodedBatch,
+    Encoder,
     EngineConfig,
     EngineInfo,
     EngineName,
@@ -62,7 +67,7 @@ _INLINE_CHARS = 20_000
 
 
 class Session:
-    """One user's hold on a loaded model."""
+    """One user's hold on a loaded model, or on a connection to a server."""
 
     def __init__(
         self,
@@ -76,39 +81,55 @@ class Session:
         truncate: bool,
         max_batch_tokens: int | None,
         revision: str | None,
+        engine_options: EngineOptions,
     ) -> None:
         check_positive("max_length", max_length)
         if max_batch_tokens is not None:
             check_positive("max_batch_tokens", max_batch_tokens)
-        self.checkpoint = resolve(model, task, revision)
-        name = choose_engine(engine, self.checkpoint)
-        self.tokenization = _tokenization(self.checkpoint.folder, self.checkpoint.vocab_size)
-        self.max_length = min(max_length, self.checkpoint.max_positions)
-        self.truncate = truncate
-        self.usage = Usage()
-        self._usage_lock = threading.Lock()
+        check_engine(engine)
+        checkpoint, name = None, "remote"
+        if engine == "remote":
+            _check_remote(device=device, dtype=dtype, max_batch_tokens=max_batch_tokens)
+        else:
+            checkpoint = resolve(model, task, revision)
+            name = choose_engine(engine, checkpoint, task)
+        self.encoder, self.own_prompts = _encoder(name, checkpoint, task)
+        reads_text = isinstance(self.encoder, TextEncoder)
         config = EngineConfig(
             task=task,
-            model=str(self.checkpoint.folder),
-            engine=cast("Literal['torch', 'transformers']", name),
+            model=str(checkpoint.folder) if checkpoint else model,
+            engine=cast("Any", name),  # one of the names in `EngineConfig`: `choose_engine`
             device=device,
             dtype=dtype,
             max_batch_tokens=max_batch_tokens,
+            options=read_options(name, engine_options),
+            max_length=max_length if reads_text else None,
+            truncate=truncate if reads_text else True,
         )
-        self._worker = worker.acquire(
-            config, partial(load_engine, config, self.checkpoint, self.tokenization)
-        )
+        self._options = config.options
+        self._backend = worker.acquire(config, partial(_start, config, checkpoint, self.encoder))
         self._release = weakref.finalize(self, worker.release, config)
+        info = self._backend.info
+        self.model = model
+        self.revision = checkpoint.revision if checkpoint else revision or info.revision
+        self.instruction = checkpoint.instruction if checkpoint else DEFAULT_INSTRUCTION
+        limits = [max_length, info.max_length]
+        if checkpoint and not reads_text:
+            limits.append(checkpoint.max_positions)
+        self.max_length = min(limit for limit in limits if limit is not None)
+        self.truncate = truncate
+        self.usage = Usage()
+        self._usage_lock = threading.Lock()
 
     @property
     def info(self) -> EngineInfo:
         """What the engine turned out to be."""
-        return self._worker.info
+        return self._backend.info
 
     @property
     def width(self) -> int:
         """Numbers per row that the engine returns."""
-        return self._worker.width
+        return self._backend.width
 
     def close(self) -> None:
         """Give the model back; it is unloaded when no other session of the process holds it."""
@@ -196,9 +217,10 @@ class Session:
             )
         with self._usage_lock:
             self.usage.inputs += len(window)
-            self.usage.tokens += sum(len(s) + len(s.prefix or ()) for s in batch.sequences)
+            if isinstance(self.encoder, Tokenization):
+                self.usage.tokens += sum(len(s) + len(s.prefix or ()) for s in batch.sequences)
             self.usage.truncated += len(batch.truncated)
-        return self._worker.submit(batch.sequences, offset)
+        return self._backend.submit(batch.sequences, offset)
 
     def usage_so_far(self) -> Usage:
         """A copy of the running totals."""
@@ -212,12 +234,16 @@ class Session:
             settings: Further settings of the caller that results depend on.
         """
         parts = {
-            "model": self.checkpoint.name,
-            "revision": self.checkpoint.revision,
+            "model": self.model,
+            "revision": self.revision,
             "dtype": self.info.dtype,
             "max_length": self.max_length,
             **settings,
         }
+        if self.own_prompts:  # pooled and scored as its library does, not as Qwen3
+            parts["engine"] = self.info.engine
+        if isinstance(self._options, Options):  # where a server is does not change its results
+            parts["engine_options"] = self._options.digest
         readable = ";".join(f"{key}={value}" for key, value in parts.items())
         return f"quernstone:{hashlib.sha256(readable.encode()).hexdigest()[:16]};{readable}"
 
@@ -231,12 +257,15 @@ class ModelUser:
     @property
     def model(self) -> str:
         """The model as it was named."""
-        return self._session.checkpoint.name
+        return self._session.model
 
     @property
     def revision(self) -> str:
-        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files."""
-        return self._session.checkpoint.revision
+        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files.
+
+        With `engine="remote"` what was passed, else what the server says, which may be nothing.
+        """
+        return self._session.revision
 
     @property
     def instruction(self) -> str:
@@ -307,6 +336,29 @@ def check_instruction(instruction: str) -> str:
     except InputError as error:
         raise ConfigError(error.reason) from error
     return instruction
+
+
+def _check_remote(**settings: object) -> None:
+    for name, value in settings.items():
+        if value not in ("auto", None):
+            msg = f'`{name}` is {value!r}, but with `engine="remote"` the server decides it'
+            raise ConfigError(msg)
+
+
+def _encoder(name: str, checkpoint: Checkpoint | None, task: Task) -> tuple[Encoder, bool]:
+    """What makes the engine's inputs, and whether the model brings prompts of its own."""
+    if checkpoint is None:
+        return TextEncoder(), False
+    if takes_text(name, checkpoint, task):
+        return TextEncoder(), True
+    return _tokenization(checkpoint.folder, checkpoint.vocab_size), False
+
+
+def _start(config: EngineConfig, checkpoint: Checkpoint | None, encoder: Encoder) -> Backend:
+    if checkpoint is None:
+        return connect(config)
+    tokenization = encoder if isinstance(encoder, Tokenization) else None
+    return worker.Worker(partial(load_engine, config, checkpoint, tokenization))
 
 
 class _Window(Generic[T]):

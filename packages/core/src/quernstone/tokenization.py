@@ -60,6 +60,9 @@ class Tokenization:
             spec = orjson.loads(path.read_bytes())
             self._added = {token["content"]: token["id"] for token in spec["added_tokens"]}
             self._plain = _without_added_tokens(spec)
+        except FileNotFoundError as error:
+            msg = f"`{folder}` holds no `tokenizer.json`, which this engine reads"
+            raise ModelLoadError(msg) from error
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             msg = f"`{path}` is not a tokenizer file: {error}"
             raise ModelLoadError(msg) from error

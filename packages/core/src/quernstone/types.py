@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Task = Literal["embed", "rerank"]
-EngineName = Literal["auto", "torch", "transformers"]
+EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "vllm", "remote"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 RerankTemplate = Literal["card", "eval"]
 
@@ -60,17 +61,52 @@ class Encoded:
         return len(self.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """One input of an engine that takes text, not yet rendered.
+
+    For an embedding `text` is a document or a query, for reranking the document of a pair.
+    """
+
+    text: str
+    instruction: str | None = None
+    """None makes `text` a document to embed; queries and pairs have one, which may be empty."""
+    query: str | None = None
+    """The query of a pair; None in embedding."""
+    template: RerankTemplate = "card"
+    """How a pair of a Qwen3 reranker is rendered."""
+
+    @property
+    def prefix(self) -> None:
+        """Nothing: what texts share is known to engines that take token ids only."""
+        return None
+
+    def __len__(self) -> int:
+        """About how many tokens this is, to plan batches by: a quarter of its UTF-8 bytes."""
+        return (len(self.text.encode()) + len((self.query or "").encode())) // 4 + 1
+
+
+Input = Encoded | TextInput
+"""What a session submits: token ids, or text if the engine has a tokenizer of its own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """All that decides which engine is loaded. Equal configurations share one loaded model."""
 
     task: Task
     model: str
-    """Local folder of the resolved checkpoint."""
-    engine: Literal["torch", "transformers"]
+    """Local folder of the resolved checkpoint; for `remote`, the name that the server knows."""
+    engine: Literal["torch", "transformers", "sentence-transformers", "vllm", "remote"]
     device: str = "auto"
     dtype: Dtype = "auto"
     max_batch_tokens: int | None = None
+    options: Hashable = None
+    """`Options` for a library's constructor, `RemoteOptions` for a server, None without any."""
+    max_length: int | None = None
+    """Tokens per input, for engines that take text and so have to cut it; None for the others."""
+    truncate: bool = True
+    """Whether an engine that takes text cuts longer inputs or raises `InputTooLongError`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,29 +119,44 @@ class EngineInfo:
     attention: str
     """The attention kernel, for example `sdpa` or `torch-varlen`."""
     max_batch_tokens: int
+    max_length: int | None = None
+    """Tokens of the longest input, where the engine knows better than the checkpoint's config."""
+    revision: str = ""
+    """What the engine says of the model's version, where there is no local checkpoint."""
 
 
-class Engine(Protocol):
-    """Runs batches of token ids. Called from one thread only."""
+BatchInput = TypeVar("BatchInput", bound=Encoded | TextInput, contravariant=True)
+
+
+class Engine(Protocol[BatchInput]):
+    """Runs batches on this machine, of token ids or of texts. Called from one thread only.
+
+    Engines of token ids are `Engine[Encoded]`: they get rendered prompts, cut to length. Engines
+    of texts are `Engine[TextInput]`: they render (`quernstone.prompts`) and cut.
+    """
 
     info: EngineInfo
     width: int
-    """Numbers per row: the hidden size for `embed`, 2 for `rerank`."""
+    """Numbers per row: the hidden size for `embed`; for `rerank` 2, or 1 (see `run`)."""
 
-    def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
+    def run(self, batch: Sequence[BatchInput], *, precise: bool = False) -> Float32Array:
         """Run one batch.
 
         Args:
-            batch: At most `info.max_batch_tokens` tokens, unless it is one single sequence.
-            precise: Compute in float32 whatever the dtype of the weights.
+            batch: At most `info.max_batch_tokens` tokens, unless it is one single input.
+            precise: Compute in float32 whatever the dtype of the weights. An engine that cannot
+                computes as always; the caller then reports what is not finite.
 
         Returns:
-            One row per sequence, in the order of `batch`. Shape: (len(batch), width).
-            `embed`: the final hidden state of the last token, neither cut nor normalised.
-            `rerank`: the logits of [no, yes] at the last token.
+            One row per input, in the order of `batch`. Shape: (len(batch), width).
+            `embed`: the embedding, neither cut nor normalised (a normalised one does no harm).
+            `rerank`: the logits of [no, yes] at the last token; or, with `width` 1, the score
+            itself, 0 to 1.
 
         Raises:
             EngineMemoryError: The batch does not fit; the caller may split it.
+            InputError: One input cannot be computed; `.index` is its place in `batch`. The
+                others are then run again without it.
         """
         ...
 
@@ -114,9 +165,44 @@ class Engine(Protocol):
         ...
 
 
+class Backend(Protocol):
+    """What a session submits inputs to: a `Worker` with an engine, or a connection to a server.
+
+    Used from any number of threads at once. Sessions of equal `EngineConfig` share one.
+    """
+
+    info: EngineInfo
+    width: int
+    """Numbers per row, as in `Engine`."""
+
+    def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
+        """Start to compute inputs, without waiting for them.
+
+        Args:
+            inputs: Any number, of the kind that this backend takes.
+            offset: Added to a position to give the index that an error names.
+
+        Returns:
+            A future of one row each, in order, all finite. Shape: (len(inputs), width).
+            It can be cancelled, and fails with a `QuernstoneError`.
+
+        Raises:
+            ClosedError: The backend was closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish what was submitted, and free everything."""
+        ...
+
+
 @dataclass(slots=True)
 class Usage:
-    """Running totals of an embedder or a reranker."""
+    """Running totals of an embedder or a reranker.
+
+    `tokens` and `truncated` are counted where this process makes the token ids. With engines that
+    take text (`remote`, and `sentence-transformers` for models other than Qwen3) they stay 0.
+    """
 
     inputs: int = 0
     """Texts or pairs processed."""
@@ -128,8 +214,44 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """What tokenization returns for a list of inputs."""
+    """What an encoder returns for a list of inputs."""
 
-    sequences: list[Encoded]
+    sequences: Sequence[Input]
     truncated: list[int] = field(default_factory=list)
     """Positions of the inputs that were cut."""
+
+
+class Encoder(Protocol):
+    """Checks inputs and makes what a backend takes of them. See `Tokenization`, `TextEncoder`."""
+
+    def encode_documents(
+        self, texts: Sequence[str], *, max_length: int, truncate: bool = True, offset: int = 0
+    ) -> EncodedBatch:
+        """Encode texts to embed as they are."""
+        ...
+
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        instruction: str,
+        *,
+        max_length: int,
+        truncate: bool = True,
+        offset: int = 0,
+    ) -> EncodedBatch:
+        """Encode queries with their instruction."""
+        ...
+
+    def encode_pairs(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        instruction: str,
+        template: RerankTemplate,
+        *,
+        max_length: int,
+        truncate: bool = True,
+        share_prefix: bool = True,
+        offset: int = 0,
+    ) -> EncodedBatch:
+        """Encode (query, document) pairs to rerank."""
+        ...

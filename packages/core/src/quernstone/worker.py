@@ -11,19 +11,27 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from quernstone.batching import take_batch, work_order
-from quernstone.errors import ClosedError, EngineMemoryError, NonFiniteError
-from quernstone.types import Encoded, Engine, EngineConfig, EngineInfo, Float32Array
+from quernstone.errors import (
+    ClosedError,
+    EngineError,
+    EngineMemoryError,
+    InputError,
+    NonFiniteError,
+    QuernstoneError,
+)
+from quernstone.types import Backend, Engine, EngineConfig, EngineInfo, Float32Array, Input
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """Sequences of one call, and the rows that come back for them."""
 
-    sequences: Sequence[Encoded]
+    sequences: Sequence[Input]
     offset: int
     """Added to a position to give the index that an error names."""
     rows: Float32Array
@@ -48,9 +56,12 @@ class Job:
 
 
 class Worker:
-    """Runs the jobs of any number of threads and event loops on one engine."""
+    """Runs the jobs of any number of threads and event loops on one engine.
 
-    def __init__(self, load: Callable[[], Engine]) -> None:
+    Whether that takes token ids or texts makes no difference here.
+    """
+
+    def __init__(self, load: Callable[[], Engine[Any]]) -> None:
         """Load the engine on the worker's own thread, and wait for it.
 
         Raises:
@@ -59,7 +70,7 @@ class Worker:
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
         self._closing = False
-        loaded: Future[Engine] = Future()
+        loaded: Future[Engine[Any]] = Future()
         self._thread = threading.Thread(
             target=self._main, args=(load, loaded), name="quernstone-worker", daemon=True
         )
@@ -68,14 +79,14 @@ class Worker:
         self.info: EngineInfo = engine.info
         self.width: int = engine.width
 
-    def submit(self, sequences: Sequence[Encoded], offset: int = 0) -> Future[Float32Array]:
-        """Queue sequences. The future gives one row each, in order.
+    def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
+        """Queue inputs. See `Backend.submit`.
 
         Raises:
             ClosedError: The worker was closed.
         """
-        job = Job(sequences, offset, np.empty((len(sequences), self.width), dtype=np.float32))
-        if not sequences:
+        job = Job(inputs, offset, np.empty((len(inputs), self.width), dtype=np.float32))
+        if not inputs:
             job.future.set_result(job.rows)
             return job.future
         with self._changed:
@@ -93,7 +104,7 @@ class Worker:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _main(self, load: Callable[[], Engine], loaded: Future[Engine]) -> None:
+    def _main(self, load: Callable[[], Engine[Any]], loaded: Future[Engine[Any]]) -> None:
         try:
             engine = load()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
@@ -117,7 +128,7 @@ class Worker:
             self._arrived.clear()
             return bool(waiting) or not self._closing
 
-    def _run_next(self, engine: Engine, waiting: list[Job]) -> None:
+    def _run_next(self, engine: Engine[Any], waiting: list[Job]) -> None:
         taken = take_batch(
             [job.sequences for job in waiting],
             [job.queue for job in waiting],
@@ -126,7 +137,7 @@ class Worker:
         if taken:
             self._run(engine, [(waiting[job], place) for job, place in taken])
 
-    def _run(self, engine: Engine, items: list[tuple[Job, int]]) -> None:
+    def _run(self, engine: Engine[Any], items: list[tuple[Job, int]]) -> None:
         """Run items as one batch; on too little memory halve it, down to a single item."""
         # a job that failed or was cancelled meanwhile needs no more rows
         items = [(job, place) for job, place in items if not job.future.done()]
@@ -147,9 +158,16 @@ class Worker:
             self._run(engine, items[:middle])
             self._run(engine, items[middle:])
             return
+        except InputError as error:
+            job, place = items[error.index]
+            fault = error.at(job.offset + place)
+            fault.__cause__ = error
+            job.fail(fault)
+            self._run(engine, items)  # the others: `items` of a failed job are left out
+            return
         except Exception as error:  # noqa: BLE001 - the callers get it; the worker must live on
             for job in {job for job, _ in items}:
-                job.fail(error)
+                job.fail(_engine_error(error, engine.info.engine))
             return
         for (job, place), row in zip(items, rows, strict=True):
             if job.future.done():
@@ -163,7 +181,7 @@ class Worker:
                 job.finish()
 
     def _recompute_non_finite(
-        self, engine: Engine, items: list[tuple[Job, int]], rows: Float32Array
+        self, engine: Engine[Any], items: list[tuple[Job, int]], rows: Float32Array
     ) -> Float32Array:
         """Rows that overflowed the engine's dtype, once more in float32."""
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
@@ -173,13 +191,22 @@ class Worker:
         return rows
 
 
-# ---------------------------------------------------------------- one worker per configuration
+def _engine_error(error: Exception, engine: str) -> QuernstoneError:
+    """Libraries raise anything; callers get one type, with the origin as its cause."""
+    if isinstance(error, QuernstoneError):
+        return error
+    wrapped = EngineError(f"the {engine} engine failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+# --------------------------------------------------------------- one backend per configuration
 
 
 @dataclass(slots=True)
 class _Shared:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    worker: Worker | None = None
+    backend: Backend | None = None
     users: int = 0
 
 
@@ -188,19 +215,19 @@ _shared: dict[EngineConfig, _Shared] = {}
 _shared_lock = threading.RLock()
 
 
-def acquire(config: EngineConfig, load: Callable[[], Engine]) -> Worker:
-    """The process's worker for `config`, loading it if this is the first use.
+def acquire(config: EngineConfig, start: Callable[[], Backend]) -> Backend:
+    """The process's backend for `config`, started if this is the first use.
 
-    Every `acquire` needs one `release`; the last one closes the worker.
+    Every `acquire` needs one `release`; the last one closes the backend.
     """
     with _shared_lock:
         entry = _shared.setdefault(config, _Shared())
         entry.users += 1
     try:
         with entry.lock:
-            if entry.worker is None:
-                entry.worker = Worker(load)
-            return entry.worker
+            if entry.backend is None:
+                entry.backend = start()
+            return entry.backend
     except BaseException:
         release(config)
         raise
@@ -214,5 +241,5 @@ def release(config: EngineConfig) -> None:
         if entry.users:
             return
         del _shared[config]
-    if entry.worker is not None:
-        entry.worker.close()
+    if entry.backend is not None:
+        entry.backend.close()

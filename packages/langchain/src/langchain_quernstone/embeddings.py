@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from quernstone import Embedder
+from quernstone import Embedder, RemoteOptions
 from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName
 
@@ -57,6 +58,8 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     """Tokens that are computed at once; None is chosen from the free memory."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
+    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(default=None, repr=False)
+    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server."""
 
     _core: Lazy[Embedder] = PrivateAttr(default_factory=lambda: Lazy(Embedder))
 
@@ -116,6 +119,6 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
         return {name: getattr(self, name) for name in QuernstoneEmbeddings.model_fields}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Show the model and what was set: a dozen defaults are noise."""
-        shown = {"model"} | self.model_fields_set
+        """Show the model and what was set: a dozen defaults are noise, options may be secret."""
+        shown = {"model"} | self.model_fields_set - {"engine_options"}
         return [(name, getattr(self, name)) for name in type(self).model_fields if name in shown]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from langchain_core.callbacks import Callbacks
@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from quernstone import Reranker
+from quernstone import RemoteOptions, Reranker
 from quernstone.errors import InputError
 from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
@@ -54,6 +54,8 @@ class RerankerSettings(BaseModel):
     """Compute what the documents of one query have in common only once."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
+    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(default=None, repr=False)
+    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server."""
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
 
@@ -62,8 +64,8 @@ class RerankerSettings(BaseModel):
         return {name: getattr(self, name) for name in RerankerSettings.model_fields}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Show the model and what was set: a dozen defaults are noise."""
-        shown = {"model"} | self.model_fields_set
+        """Show the model and what was set: a dozen defaults are noise, options may be secret."""
+        shown = {"model"} | self.model_fields_set - {"engine_options"}
         return [(name, getattr(self, name)) for name in type(self).model_fields if name in shown]
 
 

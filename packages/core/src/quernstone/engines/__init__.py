@@ -1,52 +1,145 @@
-"""The engines that run a model, imported only when one is asked for."""
+"""What runs a model. Engines are imported when they are chosen, and never before."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from dataclasses import dataclass
+from typing import Any
 
-from quernstone.errors import ConfigError, MissingExtraError
-from quernstone.models import Checkpoint
+from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
+from quernstone.models import Checkpoint, stored_pooling
 from quernstone.tokenization import Tokenization
-from quernstone.types import Engine, EngineConfig, EngineName
-
-ENGINES = ("torch", "transformers")
+from quernstone.types import Backend, Engine, EngineConfig, EngineName, Task
 
 
-def choose_engine(name: EngineName, checkpoint: Checkpoint) -> str:
-    """Resolve `auto`: our packed engine for Qwen3, transformers for any other architecture.
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    module: str
+    name: str
+    """The class in `module`."""
+    needs: tuple[str, ...]
+    """Packages that must be installed; the extra that brings them has the engine's name."""
+
+
+_ENGINES = {
+    "torch": _Entry("quernstone.engines.torch", "TorchEngine", ("torch",)),
+    "transformers": _Entry(
+        "quernstone.engines.transformers", "TransformersEngine", ("torch", "transformers")
+    ),
+    "sentence-transformers": _Entry(
+        "quernstone.engines.sentence_transformers",
+        "SentenceTransformersEngine",
+        ("torch", "sentence_transformers"),
+    ),
+    "vllm": _Entry("quernstone.engines.vllm", "VllmEngine", ("vllm",)),
+    "remote": _Entry("quernstone.engines.remote", "RemoteBackend", ()),
+}
+ENGINES = tuple(_ENGINES)
+
+
+def check_engine(name: str) -> None:
+    """Refuse the name of no engine.
+
+    Raises:
+        ConfigError: There is no engine of that name.
+    """
+    if name != "auto" and name not in _ENGINES:
+        msg = f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}"
+        raise ConfigError(msg)
+
+
+def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed") -> str:
+    """Resolve `auto` for a local checkpoint, and check what was asked for.
+
+    `auto` is our packed engine for Qwen3; sentence-transformers, if it is installed, for what is
+    made for it; and transformers for any other decoder.
 
     Raises:
         ConfigError: There is no engine of that name, or it cannot run this architecture.
         MissingExtraError: The engine's packages are not installed.
     """
+    check_engine(name)
     if name == "auto":
-        name = "torch" if checkpoint.is_qwen3 else "transformers"
-    if name not in ENGINES:
-        msg = f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}"
-        raise ConfigError(msg)
+        name = _automatic(checkpoint, task)
     if name == "torch" and not checkpoint.is_qwen3:
         msg = (
             f"the torch engine runs Qwen3 checkpoints, and `{checkpoint.name}` is a "
-            f'{checkpoint.architecture}; use `engine="transformers"`'
+            f'{checkpoint.architecture}; use `engine="transformers"` or '
+            '`engine="sentence-transformers"`'
         )
         raise ConfigError(msg)
-    for module in ("torch", name):
-        if importlib.util.find_spec(module) is None:
+    for module in _ENGINES[name].needs:
+        if not _is_installed(module):
             raise MissingExtraError(module, name)
     return name
 
 
-def load_engine(config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization) -> Engine:
+def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
+    """Whether an engine runs this checkpoint on texts, by the model's own tokenizer and prompts.
+
+    All others get token ids of our prompts, cut by us. sentence-transformers gets them too for
+    what is a Qwen3-Embedding or a Qwen3-Reranker.
+    """
+    if name != "sentence-transformers":
+        return name == "remote"
+    if task == "rerank":
+        return checkpoint.architecture != "Qwen3ForCausalLM"
+    return not checkpoint.is_qwen3 or stored_pooling(checkpoint.folder) not in (None, "lasttoken")
+
+
+def load_engine(
+    config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization | None
+) -> Engine[Any]:
     """Load the model that `config` describes.
 
+    Args:
+        config: Of any engine but `remote`.
+        checkpoint: The resolved model.
+        tokenization: None for an engine that takes text.
+
     Raises:
-        ConfigError: An unknown device or dtype, or one that this machine does not have.
-        ModelLoadError: The checkpoint is incomplete or damaged.
+        ConfigError: An unknown device, dtype or option, or one that this machine does not have.
+        ModelLoadError: The checkpoint is incomplete or damaged, or the library cannot load it.
     """
-    if config.engine == "torch":
-        from quernstone.engines.torch import TorchEngine
+    try:
+        engine: Engine[Any] = _class_of(config.engine)(config, checkpoint, tokenization)
+    except (QuernstoneError, ImportError):
+        raise
+    except Exception as error:  # libraries raise anything; callers get one type
+        if config.options and isinstance(error, TypeError):
+            msg = f"the {config.engine} engine does not take these `engine_options`: {error}"
+            raise ConfigError(msg) from error
+        msg = f"the {config.engine} engine cannot load `{checkpoint.folder}`: {error}"
+        raise ModelLoadError(msg) from error
+    return engine
 
-        return TorchEngine(config, checkpoint, tokenization)
-    from quernstone.engines.transformers import TransformersEngine
 
-    return TransformersEngine(config, checkpoint, tokenization)
+def connect(config: EngineConfig) -> Backend:
+    """Connect to the server that `config.options` describes.
+
+    Raises:
+        ConfigError: The server cannot do what is asked of it.
+        EngineError: It does not answer.
+    """
+    backend: Backend = _class_of("remote")(config)
+    return backend
+
+
+def _class_of(name: str) -> Any:
+    entry = _ENGINES[name]
+    return getattr(importlib.import_module(entry.module), entry.name)
+
+
+def _automatic(checkpoint: Checkpoint, task: Task) -> EngineName:
+    classifies = task == "rerank" and checkpoint.architecture.endswith("ForSequenceClassification")
+    if checkpoint.is_qwen3 and not classifies:
+        return "torch"
+    made_for_it = classifies if task == "rerank" else checkpoint.is_sentence_transformers
+    if made_for_it and _is_installed("sentence_transformers"):
+        return "sentence-transformers"
+    return "transformers"
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

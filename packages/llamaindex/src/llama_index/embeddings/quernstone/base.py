@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
-from quernstone import Embedder
+from quernstone import Embedder, RemoteOptions
 from quernstone.errors import ConfigError
 from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName
@@ -76,6 +77,13 @@ class QuernstoneEmbedding(BaseEmbedding):
         default=None,
         description="Tokens that are computed at once; None is chosen from the free memory.",
         ge=1,
+        exclude=True,
+    )
+    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
+        default=None,
+        description="For sentence-transformers or vLLM: arguments of its constructor; with "
+        "`remote`: the server. They may hold a key, so neither `to_dict` nor `repr` shows them.",
+        repr=False,
         exclude=True,
     )
     embed_batch_size: int = Field(
@@ -163,4 +171,5 @@ class QuernstoneEmbedding(BaseEmbedding):
             "engine": self.engine,
             "device": self.device,
             "max_batch_tokens": self.max_batch_tokens,
+            "engine_options": self.engine_options,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
-from quernstone import Reranker
+from quernstone import RemoteOptions, Reranker
 from quernstone.errors import InputError
 from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
@@ -85,6 +85,13 @@ class QuernstoneRerank(BaseNodePostprocessor):
         default=None,
         description="Tokens that are computed at once; None is chosen from the free memory.",
         ge=1,
+    )
+    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
+        default=None,
+        description="For sentence-transformers or vLLM: arguments of its constructor; with "
+        "`remote`: the server. They may hold a key, so neither `to_dict` nor `repr` shows them.",
+        repr=False,
+        exclude=True,
     )
     prefix_sharing: bool = Field(
         default=True, description="Compute what the nodes of one query have in common only once."
@@ -180,6 +187,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
             "device": self.device,
             "max_batch_tokens": self.max_batch_tokens,
             "prefix_sharing": self.prefix_sharing,
+            "engine_options": self.engine_options,
         }
 
 

@@ -1,0 +1,124 @@
+"""`engine_options`: what a user passes on to a library, or says of a server."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Union
+
+from quernstone.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quernstone.engines.remote.options import RemoteOptions
+
+EngineOptions = Union[Mapping[str, object], "RemoteOptions", None]
+"""A mapping of keyword arguments; for `remote` also a `RemoteOptions`."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class Options(Mapping[str, object]):
+    """Keyword arguments for the constructor of a library.
+
+    Read-only, and compared by value: engines with equal options are one engine. The representation
+    names the options and hides their values, among which may be an access token.
+    """
+
+    __slots__ = ("_key", "_values")
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        """Take a copy.
+
+        Raises:
+            ConfigError: A name is not a string, or a value cannot be compared.
+        """
+        self._values = dict(values)
+        self._key = freeze(self._values)
+
+    def __getitem__(self, name: str) -> object:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
+        return Options, (self._values,)
+
+    def __repr__(self) -> str:
+        return f"Options({', '.join(self._values)})"
+
+    @property
+    def digest(self) -> str:
+        """A short text that is equal for equal options, in any process."""
+        text = _ADDRESS.sub("", repr(self._key))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def freeze(value: object) -> Hashable:
+    """What two equal settings have in common: nested mappings and lists as something hashable.
+
+    Raises:
+        ConfigError: Something in it can be neither hashed nor taken apart.
+    """
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            msg = f"`engine_options` has a name that is not a string among {list(value)}"
+            raise ConfigError(msg)
+        return ("mapping", *((name, freeze(value[name])) for name in sorted(value)))
+    if isinstance(value, (list, tuple)):
+        return ("list", *map(freeze, value))
+    if isinstance(value, Hashable):
+        # True, 1 and 1.0 are equal and not the same setting
+        return (type(value).__name__, value)
+    msg = f"`engine_options` holds a {type(value).__name__}, which cannot be compared"
+    raise ConfigError(msg)
+
+
+def read_options(engine: str, given: EngineOptions) -> Hashable:
+    """Bring `engine_options` into the form that `EngineConfig` holds.
+
+    Returns:
+        `Options` for `sentence-transformers` and `vllm`, `RemoteOptions` for `remote`; None for
+        none.
+
+    Raises:
+        ConfigError: The engine takes no options, or not these.
+    """
+    if engine == "remote":
+        from quernstone.engines.remote.options import RemoteOptions  # noqa: PLC0415
+
+        if isinstance(given, RemoteOptions):
+            return given
+        return RemoteOptions.of(_mapping(given))
+    values = _mapping(given)
+    if not values:
+        return None
+    if engine in ("torch", "transformers"):
+        msg = (
+            f"the {engine} engine takes no `engine_options`, got {', '.join(map(str, values))}; "
+            "they are for sentence-transformers, vllm and remote"
+        )
+        raise ConfigError(msg)
+    return Options(values)
+
+
+def _mapping(given: object) -> Mapping[str, object]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        msg = (
+            f"`engine_options` is {type(given).__name__}, expected a mapping of names to values, "
+            'or `RemoteOptions` with `engine="remote"`'
+        )
+        raise ConfigError(msg)
+    return given
