@@ -22,10 +22,11 @@ from quernstone.types import Float32Array
 from quernstone_qdrant.chunking import Chunker
 from quernstone_qdrant.duplicates import RecentKeys
 from quernstone_qdrant.errors import RecordError, TargetError
-from quernstone_qdrant.points import OWN_KEY, Point, make_point, point_id, stored_hash
+from quernstone_qdrant.layouts import OWN_KEY, LayoutName, layout_of
+from quernstone_qdrant.points import Point, make_point, point_id, stored_hash
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.records import Record, to_record
-from quernstone_qdrant.settings import CollectionSettings
+from quernstone_qdrant.settings import CollectionSettings, Preset, SettingsWish
 from quernstone_qdrant.targets import Target, as_target
 
 _AHEAD = 2
@@ -89,7 +90,11 @@ class QdrantLoader:
         client: Of any kind, or a target. It is used on the calling thread only.
         collection: Created when missing.
         embedder: Usually a `quernstone.Embedder`.
-        settings: What a new collection is made of; None: one unnamed cosine vector.
+        preset: How a new collection stores its points: a preset's name, or settings of your own;
+            None: `dense`, or what the collection was made with.
+        layout: Shape of the payload; None: `universal`, or what the collection was made with.
+        hybrid: Whether there is BM25 for hybrid search; None: no, or what the collection was made
+            with.
         chunk_size: Most characters per chunk; None keeps every text whole.
         chunk_overlap: Most characters that a chunk repeats of the one before; None: a tenth of
             `chunk_size`.
@@ -101,7 +106,7 @@ class QdrantLoader:
 
     Raises:
         ConfigError: A size that can never work.
-        CollectionError: The collection cannot take these vectors.
+        CollectionError: The collection cannot take these vectors, or was made with other settings.
         ProvenanceError: The collection was made with another model.
         TargetError: Qdrant cannot be reached.
 
@@ -119,7 +124,9 @@ class QdrantLoader:
         collection: str,
         embedder: TextEmbedder,
         *,
-        settings: CollectionSettings | None = None,
+        preset: Preset | CollectionSettings | None = None,
+        layout: LayoutName | None = None,
+        hybrid: bool | None = None,
         chunk_size: int | None = 1200,
         chunk_overlap: int | None = None,
         batch_size: int = 256,
@@ -136,8 +143,9 @@ class QdrantLoader:
         self._on_error = on_error
         self._progress = progress
         self._target = as_target(client, collection)
-        self._settings = settings or CollectionSettings()
-        self._provenance = prepare_collection(self._target, embedder, self._settings)
+        wish = SettingsWish(preset=preset, layout=layout, hybrid=hybrid)
+        self._provenance = prepare_collection(self._target, embedder, wish)
+        self._layout = layout_of(self._provenance.settings.layout)
         self._report, self._started = LoadReport(), time.monotonic()
 
     @property
@@ -194,7 +202,10 @@ class QdrantLoader:
                 number = 0
                 for chunk in self._chunker.split(record):
                     point = make_point(
-                        self._provenance.namespace, self._provenance.fingerprint, chunk
+                        self._provenance.namespace,
+                        self._provenance.fingerprint,
+                        chunk,
+                        self._layout,
                     )
                     batch.points.append(point)
                     batch.chars += len(point.text)
@@ -287,7 +298,7 @@ class QdrantLoader:
         done = future.result()
         if done.points:
             texts = [point.text for point in done.points]
-            self._target.upsert(done.points, self._settings.rows(done.vectors, texts))
+            self._target.upsert(done.points, self._provenance.settings.rows(done.vectors, texts))
         if batch.stale:
             self._target.delete(batch.stale)
         for failure in done.failures:

@@ -14,12 +14,10 @@ import orjson
 
 from quernstone_qdrant.chunking import Chunk
 from quernstone_qdrant.json_values import JsonValue
-from quernstone_qdrant.layouts import LAYOUTS, OWN_KEY, Layout
+from quernstone_qdrant.layouts import OWN_KEY, Layout
 
 NAMESPACE = uuid.UUID("6a1f0bd2-5c0e-5d0c-9a55-0d1b3f6f6c21")
 """Root of the namespaces of all collections. Changing it would duplicate every collection."""
-
-LAYOUT = "universal/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +56,7 @@ def point_id(namespace: uuid.UUID, key: str, number: int) -> str:
     return str(uuid.uuid5(namespace, f"{key}:{number}"))
 
 
-def make_point(
-    namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Layout = LAYOUTS["universal"]
-) -> Point:
+def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Layout) -> Point:
     """Prepare a chunk.
 
     Args:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Protocol
 from uuid import UUID
 
 from quernstone.types import EngineInfo, Float32Array
+from quernstone_qdrant.bm25 import has_encoder
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
-from quernstone_qdrant.points import LAYOUT, collection_namespace
-from quernstone_qdrant.settings import CollectionSettings
+from quernstone_qdrant.points import collection_namespace
+from quernstone_qdrant.settings import ANY_SETTINGS, CollectionSettings, SettingsWish
 from quernstone_qdrant.targets import CollectionState, Target
 
 METADATA_KEY = "quernstone"
@@ -64,10 +65,12 @@ class Provenance:
     dtype: str
     namespace: UUID
     """All point ids of the collection are made in it, also after it was renamed by an alias."""
+    settings: CollectionSettings = field(default_factory=CollectionSettings)
+    """How the collection stores its points. Each `auto` is resolved."""
 
     @classmethod
     def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
-        """What a collection that is made now with `embedder` will have."""
+        """What a collection that is made now with `embedder` will have, in the default settings."""
         return cls(
             model=embedder.model,
             revision=embedder.revision,
@@ -88,6 +91,7 @@ class Provenance:
             dimensions=int(stored.get("dimensions", 0)),
             dtype=str(stored.get("dtype")),
             namespace=UUID(str(stored.get("namespace"))),
+            settings=CollectionSettings.from_json(stored.get("settings") or {}),
         )
 
     @property
@@ -122,7 +126,7 @@ class Provenance:
                 "dimensions": self.dimensions,
                 "dtype": self.dtype,
                 "namespace": str(self.namespace),
-                "layout": LAYOUT,
+                "settings": self.settings.to_json(),
                 "loader": version("quernstone-qdrant"),
             }
         }
@@ -147,23 +151,31 @@ def check_provenance(state: CollectionState, collection: str, wanted: Provenance
 
 
 def prepare_collection(
-    target: Target, embedder: TextEmbedder, settings: CollectionSettings
+    target: Target, embedder: TextEmbedder, wish: SettingsWish = ANY_SETTINGS
 ) -> Provenance:
     """Make sure that there is a collection for the vectors of `embedder`.
 
-    It is created when missing. An empty one that somebody prepared, with settings of their own, is
-    adopted when its vectors fit.
+    It is created when missing. An empty one that somebody prepared is adopted when its vectors fit.
+
+    Args:
+        target: Where the collection is, or will be.
+        embedder: What makes the vectors.
+        wish: What is wanted of a new collection, or expected of one that is there.
 
     Raises:
-        CollectionError: It cannot take these vectors, or holds points of unknown origin.
+        CollectionError: It cannot take these vectors, holds points of unknown origin, or was made
+            with other settings.
         ProvenanceError: It was made with another model, revision or size of vectors.
     """
     wanted = Provenance.of(embedder, target.collection)
+    can_encode = target.kind != "embedded" or has_encoder()
+    settings = wish.of(CollectionSettings()).resolved(wanted.dimensions, can_encode=can_encode)
+    wanted = replace(wanted, settings=settings)
     if not target.exists():
         target.create(settings, wanted.dimensions, wanted.metadata())
     state = target.state()
     if Provenance.read(state) is None and not state.points:
-        _check_vectors(state, target.collection, wanted, settings)
+        _check_vectors(state, target.collection, wanted)
         target.describe(wanted.metadata())
         state = target.state()
         if Provenance.read(state) is None:
@@ -172,14 +184,27 @@ def prepare_collection(
                 "the server does not keep collection metadata; Qdrant 1.16 or newer is needed",
             )
     recorded = check_provenance(state, target.collection, wanted)
-    _check_vectors(state, target.collection, wanted, settings)
+    _check_settings(recorded.settings, wish.of(recorded.settings), target.collection)
+    _check_vectors(state, target.collection, recorded)
+    if not state.points:  # also after a crash between the two
+        target.create_indexes(recorded.settings)
     return recorded
 
 
-def _check_vectors(
-    state: CollectionState, collection: str, wanted: Provenance, settings: CollectionSettings
-) -> None:
-    needed = settings.vectors(wanted.dimensions)
+def _check_settings(made: CollectionSettings, wanted: CollectionSettings, collection: str) -> None:
+    differences = wanted.differences(made)
+    if differences:
+        there = ", ".join(f"{name}={value!r}" for name, value, _ in differences)
+        here = ", ".join(f"{name}={value!r}" for name, _, value in differences)
+        raise CollectionError(
+            collection,
+            f"it was made with {there}, but {here} is wanted; leave that out, or use another "
+            "collection",
+        )
+
+
+def _check_vectors(state: CollectionState, collection: str, wanted: Provenance) -> None:
+    needed = wanted.settings.vectors(wanted.dimensions)
     if set(state.vectors) != set(needed):
         raise CollectionError(
             collection, f"it has {_named(state.vectors)}; {_named(needed)} is needed"
@@ -187,9 +212,11 @@ def _check_vectors(
     for name, vector in state.vectors.items():
         if vector.size != needed[name].size:
             raise ProvenanceError(collection, "dimensions", vector.size, needed[name].size)
-        if vector.distance not in ("Cosine", "Dot"):
+        distances = {"Cosine", "Dot"} if needed[name].distance == "Cosine" else {"Euclid"}
+        if vector.distance not in distances:
             raise CollectionError(
-                collection, f"its distance is {vector.distance}; it must be Cosine or Dot"
+                collection,
+                f"its distance is {vector.distance}; it must be {' or '.join(sorted(distances))}",
             )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
+from quernstone_qdrant.bm25 import Bm25Text
 from quernstone_qdrant.points import Point
 from quernstone_qdrant.settings import CollectionSettings, Rows
 
@@ -42,6 +43,10 @@ class CollectionState:
     """By name; the unnamed vector's name is empty."""
     status: str = "green"
     """`green`, `yellow` (optimising), `grey` (waits for a write to optimise) or `red` (failed)."""
+    failure: str | None = None
+    """What the optimiser said when it failed."""
+    queued: int = 0
+    """Writes that are accepted and not applied."""
     max_batch: int | None = None
     """Most points that the collection's strict mode takes at once; None: any number."""
 
@@ -63,12 +68,41 @@ class FoundPoint:
 
     id: str
     score: float
+    """What it was ordered by: the nearness of `SearchRequest.vector`, or the sum of RRF."""
     payload: Payload
+    vector: Float32Array | None = None
+    """That of the name `SearchRequest.using`, as it is stored, when it was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixStage:
+    """The first of two stages: the nearest short vectors."""
+
+    using: str
+    vector: Float32Array
+    """Shape: (numbers of the short vector,)"""
+    limit: int
+    """Points that go on to the second stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bm25Stage:
+    """The second order of a hybrid search: points that share words with the query."""
+
+    using: str
+    """Name of the sparse vector, or path of the field that has a text index."""
+    sparse: bool
+    """Which of the two `using` is."""
+    query: Bm25Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """What to look for."""
+    """What to look for: the points nearest to `vector`, in full precision.
+
+    With `prefix`, only among those that the first stage finds. With `bm25`, the two orders are
+    fused by reciprocal ranks: a point's score is the sum of 1/(k + its place, from 0).
+    """
 
     vector: Float32Array
     """Shape: (dimensions,)"""
@@ -76,6 +110,17 @@ class SearchRequest:
     using: str = ""
     """Name of the vector to compare with."""
     where: Filter | None = None
+    oversampling: float | None = None
+    """What is searched first is quantised: find this many times as many points by the quantised
+    numbers, and order them by the full ones. None: nothing is quantised."""
+    prefix: PrefixStage | None = None
+    bm25: Bm25Stage | None = None
+    depth: int = 0
+    """Hybrid: points of each of the two orders."""
+    rrf_k: int = 60
+    """Hybrid: how little the first places matter. 60 is of Cormack, Clarke and Büttcher, 2009."""
+    with_vector: bool = False
+    """Whether the found points' vector of the name `using` is wanted."""
 
 
 class Target(Protocol):
@@ -122,6 +167,10 @@ class Target(Protocol):
         """Create the collection for embeddings of `dimensions` numbers."""
         ...
 
+    def create_indexes(self, settings: CollectionSettings) -> None:
+        """Create the payload indexes of the settings; what is there already stays."""
+        ...
+
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """Merge `metadata` into the collection's; an equal key at the top is replaced."""
         ...
@@ -159,6 +208,18 @@ class Target(Protocol):
 
     def count(self) -> int:
         """Count the points, exactly."""
+        ...
+
+    def wait_for_index(self, timeout: float) -> None:
+        """Return when what was written is indexed; at once where there is nothing to wait for.
+
+        Args:
+            timeout: In seconds.
+
+        Raises:
+            CollectionError: The optimiser failed; the error says why.
+            TargetError: It takes longer.
+        """
         ...
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:

@@ -5,12 +5,12 @@ This is the one place that knows what these clients return and raise.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import orjson
 from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
@@ -27,6 +27,22 @@ from quernstone_qdrant.targets.base import (
     StoredPoint,
     TargetKind,
     VectorState,
+)
+from quernstone_qdrant.targets.indexing import (
+    IndexConfig,
+    index_arguments,
+    index_config,
+    wait_until_green,
+)
+from quernstone_qdrant.targets.translate import (
+    batch_rows,
+    graph_config,
+    key_index,
+    knows_memory,
+    query_arguments,
+    sparse_config,
+    text_index,
+    vectors_config,
 )
 
 _SECONDS = 60
@@ -75,6 +91,17 @@ class ClientTarget:
         # The embedded client has no locks, and its SQLite file is of the thread that opened it.
         self.writers = 1 if embedded else _SERVER_WRITERS
 
+    @functools.cached_property
+    def _memory(self) -> bool:
+        """Whether `memory` says where things are kept; else `on_disk` does."""
+        if self.kind != "server":
+            return False
+        try:
+            version = self.client.info().version
+        except (ApiException, ValueError):
+            return False  # a gateway may hide the version; every server takes the older words
+        return knows_memory(version)
+
     def exists(self) -> bool:
         """See `Target.exists`."""
         with self._failures("looking for the collection"):
@@ -93,16 +120,30 @@ class ClientTarget:
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
     ) -> None:
         """See `Target.create`."""
-        named = {
-            name: models.VectorParams(size=v.size, distance=models.Distance(v.distance))
-            for name, v in settings.vectors(dimensions).items()
-        }
         with self._failures("creating the collection"):
             self.client.create_collection(
                 self.collection,
-                vectors_config=named[""] if list(named) == [""] else named,
+                vectors_config=vectors_config(settings, dimensions, memory=self._memory),
+                sparse_vectors_config=sparse_config(settings),
+                hnsw_config=graph_config(settings),
+                shard_number=settings.shards,
                 metadata=dict(metadata),
             )
+
+    def create_indexes(self, settings: CollectionSettings) -> None:
+        """See `Target.create_indexes`."""
+        schemas: dict[str, Any] = {}
+        if self.kind == "server":  # the embedded client filters without an index
+            schemas = dict(settings.fields())
+            for name in settings.key_fields():
+                schemas[name] = key_index(memory=self._memory)
+        if settings.bm25 == "text":
+            schemas[settings.text_field] = text_index(settings, embedded=self.kind == "embedded")
+        for name, schema in schemas.items():
+            with self._failures(f"creating the index of {name}"):
+                self.client.create_payload_index(
+                    self.collection, field_name=name, field_schema=schema, wait=True
+                )
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """See `Target.describe`."""
@@ -121,7 +162,8 @@ class ClientTarget:
 
     def upsert(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
         """See `Target.upsert`."""
-        rows = {name: _json_rows(matrix) for name, matrix in vectors.items()}
+        embedded = self.kind == "embedded"
+        rows = {name: batch_rows(part, embedded=embedded) for name, part in vectors.items()}
         batch = models.Batch(
             ids=[point.id for point in points],
             vectors=rows[""] if list(rows) == [""] else rows,
@@ -177,17 +219,32 @@ class ClientTarget:
         """See `Target.query`."""
         with self._failures("searching"):
             found = self.client.query_points(
-                self.collection,
-                query=request.vector.tolist(),
-                using=request.using or None,
-                limit=request.limit,
-                query_filter=request.where,
-                with_payload=True,
+                self.collection, **query_arguments(request, embedded=self.kind == "embedded")
             ).points
         return [
-            FoundPoint(id=str(point.id), score=float(point.score), payload=point.payload or {})
+            FoundPoint(
+                id=str(point.id),
+                score=float(point.score),
+                payload=point.payload or {},
+                vector=_vectors(point.vector).get(request.using),
+            )
             for point in found
         ]
+
+    def wait_for_index(self, timeout: float) -> None:
+        """See `Target.wait_for_index`. The embedded client has no index."""
+        if self.kind == "server":
+            wait_until_green(self, timeout)
+
+    def read_index(self) -> IndexConfig:
+        """Read what decides when and how densely the vectors are indexed."""
+        with self._failures("reading the configuration"):
+            return index_config(self.client.get_collection(self.collection).config)
+
+    def change_index(self, config: IndexConfig) -> None:
+        """Set the values of `config` that are not None."""
+        with self._failures("changing the index"):
+            self.client.update_collection(self.collection, **index_arguments(config))
 
     def close(self) -> None:
         """See `Target.close`."""
@@ -226,21 +283,19 @@ def _state(info: models.CollectionInfo) -> CollectionState:
             for name, vector in named.items()
         },
         status=info.status.value,
+        failure=getattr(info.optimizer_status, "error", None),
+        queued=info.update_queue.length if info.update_queue else 0,
         max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
-    )
-
-
-def _json_rows(matrix: Rows) -> Any:
-    # Through orjson the numbers keep float32's shortest digits: `tolist()` would send the 17 digits
-    # of a double, nearly twice the bytes.
-    return orjson.loads(
-        orjson.dumps(np.ascontiguousarray(matrix), option=orjson.OPT_SERIALIZE_NUMPY)
     )
 
 
 def _vectors(stored: Any) -> dict[str, Any]:
     named = stored if isinstance(stored, dict) else {"": stored} if stored is not None else {}
-    return {name: np.asarray(vector, dtype=np.float32) for name, vector in named.items()}
+    return {
+        name: np.asarray(vector, dtype=np.float32)
+        for name, vector in named.items()
+        if isinstance(vector, list)  # a sparse one is made anew whenever a point is written
+    }
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,204 @@
+"""Our settings and requests, in the words of `qdrant_client`.
+
+A server from 1.19 on is told where to keep things by `memory`; older ones know only `on_disk` and
+`always_ram`, which newer ones call deprecated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+from qdrant_client import models
+
+from quernstone_qdrant.bm25 import MODEL, Bm25Text, SparseVector, encode_document, encode_query
+from quernstone_qdrant.settings import (
+    BM25,
+    CollectionSettings,
+    Quantization,
+    Rows,
+    VectorSettings,
+)
+from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest
+
+_MEMORY_SINCE = (1, 19)
+_TURBO_BITS = {
+    "turbo1": models.TurboQuantBitSize.BITS1,
+    "turbo2": models.TurboQuantBitSize.BITS2,
+    "turbo4": models.TurboQuantBitSize.BITS4,
+    "turbo8": models.TurboQuantBitSize.BITS8,
+}
+
+
+def knows_memory(version: str) -> bool:
+    """Whether a server of this version takes `memory`; an unreadable version does not."""
+    parts = version.split(".")[:2]
+    return all(part.isdecimal() for part in parts) and tuple(map(int, parts)) >= _MEMORY_SINCE
+
+
+def vectors_config(
+    settings: CollectionSettings, dimensions: int, *, memory: bool
+) -> models.VectorParams | dict[str, models.VectorParams]:
+    """The dense vectors of a new collection.
+
+    Args:
+        settings: Of the collection.
+        dimensions: Of the embeddings.
+        memory: Whether the server takes `memory`.
+    """
+    named = {
+        name: _vector_params(vector, memory=memory)
+        for name, vector in settings.vectors(dimensions).items()
+    }
+    return named[""] if list(named) == [""] else named
+
+
+def sparse_config(settings: CollectionSettings) -> dict[str, models.SparseVectorParams] | None:
+    """The sparse vector of a new collection, if it has one."""
+    if settings.bm25 != "sparse":
+        return None
+    return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)}
+
+
+def graph_config(settings: CollectionSettings) -> models.HnswConfigDiff | None:
+    """What differs from the server's default graph."""
+    if settings.m is None and settings.ef_construct is None:
+        return None
+    return models.HnswConfigDiff(m=settings.m, ef_construct=settings.ef_construct)
+
+
+def key_index(*, memory: bool) -> models.KeywordIndexParams:
+    """An index that is asked only when a document is deleted: on disk."""
+    where: dict[str, Any] = {"memory": models.Memory.COLD} if memory else {"on_disk": True}
+    return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, **where)
+
+
+def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIndexParams:
+    """A text index with scores; the embedded client knows no stemmer and no stop words."""
+    if embedded:
+        return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
+    return models.TextIndexParams(
+        type=models.TextIndexType.TEXT,
+        scoring=True,
+        stopwords=models.Language(settings.language),
+        stemmer=models.SnowballParams(
+            type=models.Snowball.SNOWBALL, language=models.SnowballLanguage(settings.language)
+        ),
+    )
+
+
+def batch_rows(rows: Rows, *, embedded: bool) -> list[Any]:
+    """One vector of each point, as it is sent."""
+    if isinstance(rows, np.ndarray):
+        # Through orjson the numbers keep float32's shortest digits: `tolist()` would send the 17
+        # digits of a double, nearly twice the bytes.
+        packed = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
+        numbers: list[Any] = orjson.loads(packed)
+        return numbers
+    if embedded:
+        return [_sparse(encode_document(row)) for row in rows]
+    return [_document(row) for row in rows]
+
+
+def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]:
+    """Arguments of `QdrantClient.query_points`, apart from the collection."""
+    common = {
+        "limit": request.limit,
+        "query_filter": request.where,
+        "with_payload": True,
+        "with_vectors": [request.using] if request.with_vector else False,
+    }
+    dense = _dense(request)
+    if request.bm25 is None:
+        dense["query_filter"] = dense.pop("filter")
+        return {**common, **dense}
+    legs = [models.Prefetch(**dense, limit=request.depth)]
+    words = _words(request.bm25, embedded=embedded)
+    if words is not None:
+        legs.append(
+            models.Prefetch(
+                query=words,
+                using=request.bm25.using,
+                limit=request.depth,
+                filter=request.where,
+            )
+        )
+    fusion = models.RrfQuery(rrf=models.Rrf(k=request.rrf_k))
+    return {**common, "prefetch": legs, "query": fusion}
+
+
+def _vector_params(vector: VectorSettings, *, memory: bool) -> models.VectorParams:
+    where: dict[str, Any] = {}
+    if vector.on_disk:
+        where = {"memory": models.Memory.COLD} if memory else {"on_disk": True}
+    return models.VectorParams(
+        size=vector.size,
+        distance=models.Distance(vector.distance),
+        datatype=None if vector.datatype == "float32" else models.Datatype(vector.datatype),
+        quantization_config=_quantization(vector.quantization, memory=memory),
+        hnsw_config=None if vector.graph else models.HnswConfigDiff(m=0),
+        **where,
+    )
+
+
+def _quantization(kind: Quantization | None, *, memory: bool) -> models.QuantizationConfig | None:
+    """Quantised vectors are always in RAM: they are what is searched."""
+    where: dict[str, Any] = {"memory": models.Memory.PINNED} if memory else {"always_ram": True}
+    if kind is None:
+        return None
+    if kind == "scalar":
+        return models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, **where)
+        )
+    if kind == "binary":
+        return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(**where))
+    return models.TurboQuantization(
+        turbo=models.TurboQuantQuantizationConfig(bits=_TURBO_BITS[kind], **where)
+    )
+
+
+def _dense(request: SearchRequest) -> dict[str, Any]:
+    """The dense search, without its limit: one stage, or two."""
+    stage: dict[str, Any] = {
+        "query": request.vector.tolist(),
+        "using": request.using or None,
+        "filter": request.where,
+    }
+    if request.prefix is not None:
+        stage["prefetch"] = models.Prefetch(
+            query=request.prefix.vector.tolist(),
+            using=request.prefix.using,
+            limit=request.prefix.limit,
+            filter=request.where,
+            # the second stage sees the full vectors, so the first need not
+            params=_params(rescore=False),
+        )
+    elif request.oversampling is not None:
+        stage["params"] = _params(rescore=True, oversampling=request.oversampling)
+    return stage
+
+
+def _params(*, rescore: bool, oversampling: float | None = None) -> models.SearchParams:
+    how = models.QuantizationSearchParams(rescore=rescore, oversampling=oversampling)
+    return models.SearchParams(quantization=how)
+
+
+def _words(stage: Bm25Stage, *, embedded: bool) -> Any:
+    """The query of the BM25 stage; None when it has only stop words."""
+    if not stage.sparse:
+        return models.TextQuery(text=stage.query.text)
+    if not embedded:
+        return _document(stage.query)
+    vector = encode_query(stage.query)
+    return _sparse(vector) if vector.indices else None
+
+
+def _sparse(vector: SparseVector) -> models.SparseVector:
+    return models.SparseVector(indices=list(vector.indices), values=list(vector.values))
+
+
+def _document(text: Bm25Text) -> models.Document:
+    return models.Document(
+        text=text.text, model=MODEL, options=models.Bm25Config(language=text.language)
+    )
