@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import concurrency, embedding, reranking
+from benchmarks import concurrency, embedding, reranking, serving
 from benchmarks.checkpoints import random_checkpoint
 from benchmarks.timing import Result
 
@@ -21,7 +21,7 @@ from benchmarks.timing import Result
 def main(
     *,
     only: Annotated[
-        str, typer.Option(help="One of embedding, reranking, concurrency; all if empty.")
+        str, typer.Option(help="One of embedding, reranking, concurrency, serving; all if empty.")
     ] = "",
     documents: Annotated[int, typer.Option(help="Documents to embed and to rerank.")] = 100,
     repeats: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
@@ -46,6 +46,10 @@ def main(
         "concurrency": lambda: [
             concurrency.run("tiny", "tiny model", repeats=max(5, repeats)),
             concurrency.run(str(embedding_model()), "0.6B shape", repeats=repeats),
+        ],
+        "serving": lambda: [
+            serving.run(f"/{framework}/search", repeats=max(5, repeats))
+            for framework in ("langchain", "llamaindex")
         ],
     }
     if only and only not in suites:

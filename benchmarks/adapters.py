@@ -8,8 +8,9 @@ Needs the dependency group `benchmarks`, and minutes on a CPU.
 All read the same random checkpoints in the official layout and the same documents (the held-out
 package descriptions of `tests/data`). The stock classes get the files that sentence-transformers
 wants: `modules.json` for embeddings, and for reranking a chat template that renders the model
-card's prompt. All run in one
-dtype; for the rest each class is constructed with its defaults.
+card's prompt. All run in one dtype; for the rest each class is constructed with its defaults.
+Each class has a process of its own, as in an application: two users of torch in one process have
+two pools of OpenMP threads, and OpenMP then puts waiting threads to sleep, which slows both.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import copy
 import gzip
 import json
 import math
+import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,18 @@ from quernstone import Embedder, Reranker
 
 HELD_OUT = Path(__file__).parent.parent / "tests" / "data" / "tiny_heldout.jsonl.gz"
 QUERY = "a fast tool to search and convert large collections of files"
+EMBEDDING = (
+    "QuernstoneEmbeddings",
+    "HuggingFaceEmbeddings",
+    "QuernstoneEmbedding",
+    "HuggingFaceEmbedding",
+)
+RERANKING = (
+    "QuernstoneReranker",
+    "CrossEncoderReranker",
+    "QuernstoneRerank",
+    "SentenceTransformerRerank",
+)
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 # Jinja drops the last newline of a file, hence the expression that ends it.
@@ -79,24 +94,22 @@ class RerankingRow:
 class EmbeddingContender:
     """Embeds documents and a query."""
 
-    name: str
     documents: Callable[[list[str]], list[list[float]]]
     query: Callable[[str], list[float]]
 
 
 @dataclass(slots=True)
 class RerankingContender:
-    """Reranks texts, wrapped by `wrap`; `scores` gives them back in input order."""
+    """Reranks texts, wrapped by `wrap`; `score` and `place` read a result."""
 
-    name: str
     wrap: Callable[[list[str]], list[Any]]
     rerank: Callable[[str, list[Any]], list[Any]]
     score: Callable[[Any], float]
     place: Callable[[Any], int]
 
 
-def embedding_contenders(folder: str, dtype: str) -> Iterator[EmbeddingContender]:
-    """One at a time, so that only one model is in memory."""
+def embedding_contender(name: str, folder: str, dtype: str) -> EmbeddingContender:
+    """Construct a class that embeds."""
     from langchain_huggingface import HuggingFaceEmbeddings
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
@@ -104,28 +117,24 @@ def embedding_contenders(folder: str, dtype: str) -> Iterator[EmbeddingContender
     from llama_index.embeddings.quernstone import QuernstoneEmbedding
 
     weights = {"dtype": dtype}
-    for langchain in (
-        lambda: QuernstoneEmbeddings(model_name=folder, **weights),
-        lambda: HuggingFaceEmbeddings(model_name=folder, model_kwargs={"model_kwargs": weights}),
-    ):
-        embeddings: Any = langchain()
-        yield EmbeddingContender(
-            type(embeddings).__name__, embeddings.embed_documents, embeddings.embed_query
-        )
-        del embeddings
-    for llama_index in (
-        lambda: QuernstoneEmbedding(model_name=folder, **weights),
-        lambda: HuggingFaceEmbedding(model_name=folder, model_kwargs=weights),
-    ):
-        model: Any = llama_index()
-        yield EmbeddingContender(
-            type(model).__name__, model.get_text_embedding_batch, model.get_query_embedding
-        )
-        del model
+    makers: dict[str, Callable[[], Any]] = {
+        "QuernstoneEmbeddings": lambda: QuernstoneEmbeddings(model_name=folder, **weights),
+        "HuggingFaceEmbeddings": lambda: HuggingFaceEmbeddings(
+            model_name=folder, model_kwargs={"model_kwargs": weights}
+        ),
+        "QuernstoneEmbedding": lambda: QuernstoneEmbedding(model_name=folder, **weights),
+        "HuggingFaceEmbedding": lambda: HuggingFaceEmbedding(
+            model_name=folder, model_kwargs=weights
+        ),
+    }
+    model = makers[name]()
+    if name.endswith("Embeddings"):  # LangChain
+        return EmbeddingContender(model.embed_documents, model.embed_query)
+    return EmbeddingContender(model.get_text_embedding_batch, model.get_query_embedding)
 
 
-def reranking_contenders(folder: str, dtype: str, count: int) -> Iterator[RerankingContender]:
-    """One at a time, so that only one model is in memory."""
+def reranking_contender(name: str, folder: str, dtype: str, count: int) -> RerankingContender:
+    """Construct a class that reranks."""
     from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
     from langchain_core.cross_encoders import BaseCrossEncoder
     from langchain_core.documents import Document
@@ -157,83 +166,103 @@ def reranking_contenders(folder: str, dtype: str, count: int) -> Iterator[Rerank
             for place, text in enumerate(texts)
         ]
 
-    for make in (
-        lambda: QuernstoneReranker(model=folder, top_n=count, **weights),
-        lambda: CrossEncoderReranker(model=SentenceTransformersCrossEncoder(), top_n=count),
-    ):
-        compressor: Any = make()
-        yield RerankingContender(
-            type(compressor).__name__,
+    makers: dict[str, Callable[[], Any]] = {
+        "QuernstoneReranker": lambda: QuernstoneReranker(model=folder, top_n=count, **weights),
+        "CrossEncoderReranker": lambda: CrossEncoderReranker(
+            model=SentenceTransformersCrossEncoder(), top_n=count
+        ),
+        "QuernstoneRerank": lambda: QuernstoneRerank(model=folder, top_n=count, **weights),
+        "SentenceTransformerRerank": lambda: SentenceTransformerRerank(
+            model=folder, top_n=count, cross_encoder_kwargs={"model_kwargs": weights}
+        ),
+    }
+    used = makers[name]()
+    if name.endswith("Reranker"):  # LangChain
+        return RerankingContender(
             documents,
-            lambda query, given, used=compressor: list(used.compress_documents(given, query)),
+            lambda query, given: list(used.compress_documents(given, query)),
             lambda document: document.metadata.get("relevance_score", math.nan),
             lambda document: document.metadata["place"],
         )
-        del compressor
-    for llama_index in (
-        lambda: QuernstoneRerank(model=folder, top_n=count, **weights),
-        lambda: SentenceTransformerRerank(
-            model=folder, top_n=count, cross_encoder_kwargs={"model_kwargs": weights}
-        ),
-    ):
-        rerank: Any = llama_index()
-        yield RerankingContender(
-            type(rerank).__name__,
-            nodes,
-            lambda query, given, used=rerank: used.postprocess_nodes(given, query_str=query),
-            lambda node: node.score,
-            lambda node: int(node.node_id),
-        )
-        del rerank
+    return RerankingContender(
+        nodes,
+        lambda query, given: used.postprocess_nodes(given, query_str=query),
+        lambda node: node.score,
+        lambda node: int(node.node_id),
+    )
 
 
-def embedding_rows(
-    folder: str, dtype: str, texts: list[str], repeat: int
-) -> Iterator[EmbeddingRow]:
-    """Measure every class that embeds."""
+def embedding_row(
+    name: str, folder: str, dtype: str, texts: list[str], repeat: int, expected: np.ndarray
+) -> EmbeddingRow:
+    """Measure one class that embeds.
+
+    Args:
+        name: Of the class.
+        folder: Of the checkpoint.
+        dtype: Of the weights.
+        texts: What is embedded.
+        repeat: The fastest of so many runs counts.
+        expected: The core's vector of `QUERY` in float32.
+    """
+    long, other = _long_texts()
+    contender = embedding_contender(name, folder, dtype)
+    contender.documents(texts[:2])  # load and warm up
+    return EmbeddingRow(
+        name=name,
+        seconds=_seconds(lambda: contender.documents(texts), repeat),
+        query_prompt=float(np.dot(contender.query(QUERY), expected)) > 0.99,
+        verbatim=contender.documents(["one\ntwo"]) != contender.documents(["one two"]),
+        reads_to_the_end=contender.documents([long]) != contender.documents([other]),
+    )
+
+
+def reranking_row(
+    name: str, folder: str, dtype: str, texts: list[str], repeat: int, expected: np.ndarray
+) -> RerankingRow:
+    """Measure one class that reranks; `expected` are the core's scores in float32."""
+    long, other = _long_texts()
+    contender = reranking_contender(name, folder, dtype, len(texts))
+    contender.rerank(QUERY, contender.wrap(texts[:2]))  # load and warm up
+    given = contender.wrap(texts)
+    before = copy.deepcopy(given)
+    results: list[Any] = []
+    seconds = _seconds(lambda: results.extend(contender.rerank(QUERY, given)), 1)
+    for _ in range(repeat - 1):
+        fresh = contender.wrap(texts)
+        seconds = min(seconds, _seconds(lambda used=fresh: contender.rerank(QUERY, used), 1))
+    scores = {contender.place(result): contender.score(result) for result in results}
+    [one], [two] = (contender.rerank(QUERY, contender.wrap([t])) for t in (long, other))
+    if math.isnan(contender.score(one)):  # no scores: see which of the two comes first
+        reads = _order_changes(contender, long, other)
+    else:
+        reads = contender.score(one) != contender.score(two)
+    return RerankingRow(
+        name=name,
+        seconds=seconds,
+        off=float(np.max(np.abs([scores[place] for place in range(len(texts))] - expected))),
+        mutates_input=given != before,
+        reads_to_the_end=reads,
+    )
+
+
+def _expected_vector(folder: str) -> np.ndarray:
     with Embedder(folder, dtype="float32") as core:
-        expected = core.embed_query(QUERY)
-    long, other = _long_texts()
-    for contender in embedding_contenders(folder, dtype):
-        contender.documents(texts[:2])  # load and warm up
-        row = EmbeddingRow(
-            name=contender.name,
-            seconds=_seconds(lambda used=contender: used.documents(texts), repeat),
-            query_prompt=float(np.dot(contender.query(QUERY), expected)) > 0.99,
-            verbatim=contender.documents(["one\ntwo"]) != contender.documents(["one two"]),
-            reads_to_the_end=contender.documents([long]) != contender.documents([other]),
-        )
-        print(row)
-        yield row
+        return core.embed_query(QUERY)
 
 
-def reranking_rows(
-    folder: str, dtype: str, texts: list[str], repeat: int
-) -> Iterator[RerankingRow]:
-    """Measure every class that reranks."""
+def _expected_scores(folder: str, texts: list[str]) -> np.ndarray:
     with Reranker(folder, dtype="float32") as core:
-        expected = core.score([(QUERY, text) for text in texts])
-    long, other = _long_texts()
-    for contender in reranking_contenders(folder, dtype, len(texts)):
-        contender.rerank(QUERY, contender.wrap(texts[:2]))  # load and warm up
-        given = contender.wrap(texts)
-        before = copy.deepcopy(given)
-        results = contender.rerank(QUERY, given)
-        scores = {contender.place(result): contender.score(result) for result in results}
-        [one], [two] = (contender.rerank(QUERY, contender.wrap([t])) for t in (long, other))
-        if math.isnan(contender.score(one)):  # no scores: see which of the two comes first
-            reads = _order_changes(contender, long, other)
-        else:
-            reads = contender.score(one) != contender.score(two)
-        row = RerankingRow(
-            name=contender.name,
-            seconds=_seconds(lambda used=contender: used.rerank(QUERY, used.wrap(texts)), repeat),
-            off=float(np.max(np.abs([scores[place] for place in range(len(texts))] - expected))),
-            mutates_input=given != before,
-            reads_to_the_end=reads,
-        )
-        print(row)
-        yield row
+        return core.score([(QUERY, text) for text in texts])
+
+
+def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        result = pool.submit(work, *arguments).result()
+    if isinstance(result, (EmbeddingRow, RerankingRow)):
+        print(result, flush=True)
+    return result
 
 
 def _order_changes(contender: RerankingContender, long: str, other: str) -> bool:
@@ -294,8 +323,13 @@ def main() -> None:
     )
     (reranker / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     texts = _documents(options.documents)
-    embedded = list(embedding_rows(str(embedding), options.dtype, texts, options.repeat))
-    reranked = list(reranking_rows(str(reranker), options.dtype, texts, options.repeat))
+    settings = (options.dtype, texts, options.repeat)
+    vector = _alone(_expected_vector, str(embedding))
+    embedded = [
+        _alone(embedding_row, name, str(embedding), *settings, vector) for name in EMBEDDING
+    ]
+    scores = _alone(_expected_scores, str(reranker), texts)
+    reranked = [_alone(reranking_row, name, str(reranker), *settings, scores) for name in RERANKING]
     characters = sum(map(len, texts))
     print(
         f"\n{len(texts)} documents, {characters} characters, {depth} layers, {options.dtype}; "

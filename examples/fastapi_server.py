@@ -1,7 +1,7 @@
 """One model, both frameworks, many users at a time.
 
     pip install "langchain-quernstone[torch]" "llama-index-quernstone[torch]" langchain-qdrant \
-        llama-index-vector-stores-qdrant fastapi uvicorn
+        llama-index-vector-stores-qdrant fastapi "uvicorn[standard]"
     cd examples && uvicorn fastapi_server:app
     curl "localhost:8000/langchain/search?query=edit+a+photo&rerank=true"
 

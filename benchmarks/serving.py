@@ -1,0 +1,87 @@
+"""Searches through `examples/fastapi_server.py`, concurrent and one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from benchmarks.timing import Result, Side, compare
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TOPICS = ("edit a photo", "an SQL database", "record sound", "copy files to another host")
+QUERIES = [f"{topic} {number}" for number in range(50) for topic in TOPICS]
+_START_SECONDS = 120
+
+
+def run(path: str, *, repeats: int) -> Result:
+    """200 searches of the tiny model over HTTP, the server in a process of its own.
+
+    Args:
+        path: `/langchain/search` or `/llamaindex/search`.
+        repeats: Runs of each side.
+    """
+    with _server() as address:
+
+        def client() -> httpx.AsyncClient:
+            # without `verify=False` it would read all root certificates, for plain HTTP
+            return httpx.AsyncClient(
+                base_url=address, limits=httpx.Limits(), timeout=60, verify=False
+            )
+
+        async def search(client: httpx.AsyncClient, query: str) -> None:
+            response = await client.get(path, params={"query": query})
+            response.raise_for_status()
+
+        async def together() -> None:
+            async with client() as used:
+                await asyncio.gather(*(search(used, query) for query in QUERIES))
+
+        async def one_by_one() -> None:
+            async with client() as used:
+                for query in QUERIES:
+                    await search(used, query)
+
+        asyncio.run(together())
+        return compare(
+            f"{len(QUERIES)} requests to {path}, tiny model",
+            [
+                Side("concurrent", lambda: asyncio.run(together())),
+                Side("one at a time", lambda: asyncio.run(one_by_one())),
+            ],
+            unit="requests",
+            amount=len(QUERIES),
+            repeats=repeats,
+        )
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """Run the example under uvicorn; yield its address when it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "fastapi_server:app", f"--port={port}"]
+    process = subprocess.Popen([*command, "--log-level=warning"], cwd=EXAMPLES)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                httpx.get(f"{address}/openapi.json").raise_for_status()
+                break
+            except httpx.TransportError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
