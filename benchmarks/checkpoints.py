@@ -219,6 +219,7 @@ def _config(shape: Shape, dtype: torch.dtype) -> dict[str, object]:
         "sliding_window": None,
         "tie_word_embeddings": shape.tied,
         "torch_dtype": str(dtype).removeprefix("torch."),
+        "transformers_version": "4.51.3",  # without it transformers suspects the tokenizer
         "use_cache": True,
         "use_sliding_window": False,
         "vocab_size": shape.vocab,
