@@ -28,7 +28,13 @@ class WordEmbedder:
         rows = [self._vector(text) for text in texts]
         return np.stack(rows) if rows else np.empty((0, self.dimensions), np.float32)
 
+    def format_query(self, text):
+        return f"query: {text}"
+
     def embed_query(self, text, instruction=None):
+        return self._vector(text)
+
+    async def aembed_query(self, text, instruction=None):
         return self._vector(text)
 
     def _vector(self, text):
@@ -45,6 +51,9 @@ class LengthReranker:
     def rerank(self, query, documents, top_n=None, instruction=None):
         order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
         return [RankedDocument(i, 1 / (1 + len(documents[i]))) for i in order[:top_n]]
+
+    async def arerank(self, query, documents, top_n=None, instruction=None):
+        return self.rerank(query, documents, top_n, instruction)
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_a_bad_file_stops_with_its_name_and_loses_nothing(quern, docs, bad):
     assert "The last one." in texts()
 
 
-def test_search_prints_a_table_with_the_dense_rank(quern, docs):
+def test_search_prints_a_table_with_the_first_rank(quern, docs):
     quern("load", docs, "-c", "docs")
     done = quern("search", "what grinds grain?", "-c", "docs", "-n", 3)
     assert (done.exit_code, done.stderr) == (0, "")
@@ -123,7 +123,7 @@ def test_search_as_json_is_reranked_and_remembers_the_model(quern, docs, monkeyp
     monkeypatch.delenv("QUERN_MODEL")
     done = quern("search", "mills", "-c", "docs", "--json", "-n", 4)
     hits = orjson.loads(done.stdout)
-    assert sorted(hit["dense_rank"] for hit in hits) == [1, 2, 3, 4]
+    assert sorted(hit["retrieval_rank"] for hit in hits) == [1, 2, 3, 4]
     scores = [hit["rerank_score"] for hit in hits]
     assert scores == sorted(scores, reverse=True)
     assert {hit["key"] for hit in hits} == {"a.txt", "deep/b.md", "c.jsonl#1", "c.jsonl#2"}

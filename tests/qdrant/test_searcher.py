@@ -25,7 +25,7 @@ def collection(client, embedder):
 
 def test_dense_search(client, collection, embedder):
     hits = QdrantSearcher(client, collection, embedder).search("grinding grain mill", limit=2)
-    assert [(hit.key, hit.dense_rank, hit.rerank_score) for hit in hits] == [
+    assert [(hit.key, hit.retrieval_rank, hit.rerank_score) for hit in hits] == [
         ("mill", 1, None),
         ("bread", 2, None),
     ]
@@ -34,10 +34,10 @@ def test_dense_search(client, collection, embedder):
     assert 1 >= hits[0].score > hits[1].score > 0
 
 
-def test_reranked_search_keeps_the_dense_rank(client, collection, embedder, reranker):
+def test_reranked_search_keeps_the_first_rank(client, collection, embedder, reranker):
     searcher = QdrantSearcher(client, collection, embedder, reranker)
     hits = searcher.search("grinding grain mill", limit=2)
-    assert [(hit.key, hit.dense_rank) for hit in hits] == [("bread", 2), ("rain", 3)]
+    assert [(hit.key, hit.retrieval_rank) for hit in hits] == [("bread", 2), ("rain", 3)]
     assert hits[0].rerank_score == pytest.approx(1 / 24)
     assert searcher.search("grinding grain mill", limit=2, candidates=2)[1].key == "mill"
 

@@ -74,7 +74,7 @@ def search(client: QdrantClient) -> list[SearchHit]:
         "what?", 5, candidates=20, instruction="Find", query_filter=models.Filter()
     )
     scores: list[tuple[float, float | None, int]] = [
-        (hit.score, hit.rerank_score, hit.dense_rank) for hit in hits
+        (hit.score, hit.rerank_score, hit.retrieval_rank) for hit in hits
     ]
     assert scores
     return hits

@@ -190,6 +190,11 @@ class CollectionSettings:
         scale = _uint8_scale(vectors.shape[-1])
         return np.clip(np.rint(vectors * scale) + 128, 0, 255).astype(np.float32)
 
+    @property
+    def scores_are_cosines(self) -> bool:
+        """Whether the target's scores are; otherwise `cosine` computes them of what it found."""
+        return self.datatype != "uint8"
+
     def cosine(self, query: Float32Array, stored: Float32Array) -> float:
         """Cosine of a query and a full vector as it was read back.
 

@@ -54,6 +54,24 @@ def search(
             min=1, help="Hits that the reranker reads. (default: 4 for each wanted, at least 20)"
         ),
     ] = None,
+    hybrid: Annotated[
+        bool | None,
+        typer.Option(
+            "--hybrid/--no-hybrid",
+            help="Search by words, too. (default: if the collection was loaded with --hybrid)",
+            show_default=False,
+        ),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            "-f",
+            metavar="FIELD=VALUE",
+            help="Only what has this value in its metadata; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Put the hits in order with a reranker.")
     ] = True,
@@ -88,12 +106,27 @@ def search(
 
     The column `was` holds a hit's place before the reranking.
     """
+    from quernstone_qdrant.filters import text_filter
+    from quernstone_qdrant.layouts import layout_of
     from quernstone_qdrant.searcher import QdrantSearcher
 
     where = target_name(path, url)
     if url is None and not Path(where).is_dir():
         raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
     settings = {"device": device, "dtype": dtype, "engine": engine}
+    conditions = [_condition(text) for text in filters or ()]
+
+    def find(searcher: QdrantSearcher) -> list[SearchHit]:
+        layout = layout_of(searcher.provenance.settings.layout)
+        return searcher.search(
+            question,
+            limit,
+            hybrid=hybrid,
+            query_filter=text_filter(conditions, layout) if conditions else None,
+            candidates=candidates,
+            instruction=instruction,
+        )
+
     with connected(where, url, api_key) as client:
         made = _provenance(client, collection)
         chosen = model or (made.model if made else EMBEDDING_MODEL)
@@ -108,17 +141,20 @@ def search(
                 with open_reranker(
                     rerank_model or default, batch_tokens=batch_tokens, **settings
                 ) as reranker:
-                    searcher = QdrantSearcher(client, collection, embedder, reranker)
-                    hits = searcher.search(
-                        question, limit, candidates=candidates, instruction=instruction
-                    )
+                    hits = find(QdrantSearcher(client, collection, embedder, reranker))
             else:
-                searcher = QdrantSearcher(client, collection, embedder)
-                hits = searcher.search(question, limit, instruction=instruction)
+                hits = find(QdrantSearcher(client, collection, embedder))
     if as_json:
         print_json([dataclasses.asdict(hit) for hit in hits])
     else:
         _print_table(hits, question)
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"--filter {text!r} is not of the form FIELD=VALUE")
+    return name, value
 
 
 def _provenance(client: QdrantClient, collection: str) -> Provenance | None:
@@ -145,7 +181,7 @@ def _print_table(hits: list[SearchHit], question: str) -> None:
     for rank, hit in enumerate(hits, start=1):
         cells = [str(rank)]
         if reranked:
-            cells += [_moved(rank, hit.dense_rank), f"{hit.rerank_score:.3f}"]
+            cells += [_moved(rank, hit.retrieval_rank), f"{hit.rerank_score:.3f}"]
         cells += [f"{hit.score:.3f}", _source(hit), _snippet(hit.text)]
         table.add_row(*map(Text, cells))
     console = Console()
