@@ -91,8 +91,6 @@ class Reranker(ModelUser):
             msg = f"unknown template {template!r}; use {' or '.join(RERANK_INSTRUCTIONS)}"
             raise ConfigError(msg)
         self._template: RerankTemplate = template
-        if instruction is not None:
-            check_instruction(instruction)
         self._prefix_sharing = prefix_sharing
         self._session = Session(
             model,
@@ -107,7 +105,11 @@ class Reranker(ModelUser):
             engine_options=engine_options,
         )
         default = "" if self._session.own_prompts else RERANK_INSTRUCTIONS[template]
-        self._instruction = default if instruction is None else instruction
+        try:
+            self._instruction = self._usable(default if instruction is None else instruction)
+        except ConfigError:
+            self._session.close()
+            raise
 
     @property
     def template(self) -> RerankTemplate:
@@ -196,7 +198,7 @@ class Reranker(ModelUser):
 
     def _encode(self, instruction: str | None) -> Encode[Pair]:
         session = self._session
-        chosen = self._instruction if instruction is None else check_instruction(instruction)
+        chosen = self._instruction if instruction is None else self._usable(instruction)
 
         def encode(pairs: Sequence[Pair], offset: int) -> EncodedBatch:
             return session.encoder.encode_pairs(
@@ -210,6 +212,17 @@ class Reranker(ModelUser):
             )
 
         return encode
+
+    def _usable(self, instruction: str) -> str:
+        """An instruction that the model can read; cross-encoders that are no Qwen3 read none."""
+        check_instruction(instruction)
+        if self._session.own_prompts and (instruction or self._template != "card"):
+            msg = (
+                f"`{self.model}` is no Qwen3-Reranker: it reads the query and the document alone, "
+                "so it takes no `instruction` and no `template`"
+            )
+            raise ConfigError(msg)
+        return instruction
 
 
 def _pairs_of(query: str, documents: Sequence[str], top_n: int | None) -> list[Pair]:

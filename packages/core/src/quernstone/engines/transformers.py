@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
+from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ModelLoadError
 from quernstone.models import Checkpoint, stored_pooling
 from quernstone.tokenization import Tokenization
-from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array
+from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array, TokenArray
 
 _BATCH_TOKENS = 4096
 
@@ -32,7 +33,7 @@ class TransformersEngine:
         if config.task == "embed" and pooling not in (None, "lasttoken"):
             msg = (
                 f"`{checkpoint.folder}` pools by {pooling!r}; the transformers engine pools the "
-                "last token, as Qwen3-Embedding does"
+                'last token, as Qwen3-Embedding does; use `engine="sentence-transformers"`'
             )
             raise ModelLoadError(msg)
         device = choose_device(config.device)
@@ -60,17 +61,12 @@ class TransformersEngine:
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
         """See `Engine.run`. `precise` runs on a copy of the model in float32."""
-        whole = [
-            sequence.ids
-            if sequence.prefix is None
-            else np.concatenate((sequence.prefix.ids, sequence.ids))
-            for sequence in batch
-        ]
+        whole = [whole_ids(sequence) for sequence in batch]
         # a copy, for conversion there and back would round the rotary frequencies
         model = copy.deepcopy(self._model).float() if precise else self._model
         with torch.inference_mode(), memory_errors(sum(map(len, whole))):
             out = np.empty((len(whole), self.width), dtype=np.float32)
-            for rows in _padded_batches(whole, self.info.max_batch_tokens):
+            for rows in padded_batches([*map(len, whole)], self.info.max_batch_tokens):
                 out[rows] = self._forward(model, [whole[row] for row in rows])
         return out
 
@@ -80,14 +76,8 @@ class TransformersEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _forward(self, model: Any, sequences: Sequence[np.ndarray[Any, Any]]) -> Float32Array:
-        """One forward padded on the left, as the model cards do."""
-        longest = max(map(len, sequences))
-        ids = np.full((len(sequences), longest), self._pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, longest - len(sequence) :] = sequence
-            mask[row, longest - len(sequence) :] = 1
+    def _forward(self, model: Any, sequences: Sequence[TokenArray]) -> Float32Array:
+        ids, mask = pad_left(sequences, self._pad_id)
         inputs = {
             "input_ids": torch.from_numpy(ids).to(self._device),
             "attention_mask": torch.from_numpy(mask).to(self._device),
@@ -99,17 +89,3 @@ class TransformersEngine:
             rows = model(**inputs, logits_to_keep=1).logits[:, -1, self._yes_no]
         result: Float32Array = rows.float().cpu().numpy()
         return result
-
-
-def _padded_batches(
-    sequences: Sequence[np.ndarray[Any, Any]], max_batch_tokens: int
-) -> list[list[int]]:
-    """Group positions, longest first, so that no group pads to more than the budget."""
-    order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
-    batches: list[list[int]] = []
-    for row in order:
-        if batches and (len(batches[-1]) + 1) * len(sequences[batches[-1][0]]) <= max_batch_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -1,0 +1,221 @@
+"""Whatever sentence-transformers can load, by its own modules, backends and options.
+
+A Qwen3-Embedding or Qwen3-Reranker gets token ids of our own prompts: the library's would be a
+second one, its chat template renders rerankers differently, and its truncation cuts the frame.
+Any other model gets texts, its own prompts and its own tokenizer.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import PreTrainedTokenizerBase
+
+from quernstone.engines.padding import pad_left, padded_batches, whole_ids
+from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
+from quernstone.errors import ConfigError, InputTooLongError, ModelLoadError
+from quernstone.models import Checkpoint
+from quernstone.options import Options
+from quernstone.prompts import query_frame
+from quernstone.tokenization import Tokenization
+from quernstone.types import (
+    Encoded,
+    EngineConfig,
+    EngineInfo,
+    Float32Array,
+    Input,
+    TextInput,
+    TokenArray,
+)
+
+logger = logging.getLogger("quernstone")
+
+_BATCH_TOKENS = 4096
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names that `SentenceTransformer.encode_document` looks for, in this order."""
+
+# Options that have a name of ours, or that we promise never to use.
+_REFUSED_OPTIONS = {
+    "device": "use `device`",
+    "truncate_dim": "use `dimensions`",
+    "max_length": "use `max_length`",
+    "revision": "use `revision`",
+    "trust_remote_code": "code that comes with a model is never run",
+}
+
+
+class SentenceTransformersEngine:
+    """Runs a `SentenceTransformer` or a `CrossEncoder`."""
+
+    def __init__(
+        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization | None
+    ) -> None:
+        device = choose_device(config.device)
+        self._reranks = config.task == "rerank"
+        self._model = _load(config, checkpoint, device)
+        self._pad_id = tokenization.eos_id if tokenization else None
+        self._truncate = config.truncate
+        if config.max_length is not None:
+            self._limit_length(config.max_length)
+        if self._reranks:
+            self.width = 2 if tokenization else 1
+            _check_labels(self._model, checkpoint)
+        else:
+            self.width = self._model.get_embedding_dimension() or len(self._model.encode("a"))
+        backbone = self._model.transformers_model
+        self.info = EngineInfo(
+            engine="sentence-transformers",
+            device=str(self._model.device),
+            dtype=str(self._model.dtype or torch.float32).removeprefix("torch."),
+            attention=str(getattr(getattr(backbone, "config", None), "_attn_implementation", "-")),
+            max_batch_tokens=config.max_batch_tokens or _BATCH_TOKENS,
+            max_length=None if tokenization else self._model.max_seq_length,
+        )
+
+    def run(self, batch: Sequence[Input], *, precise: bool = False) -> Float32Array:
+        """See `Engine.run`. `precise` runs on a copy of the model in float32."""
+        model = copy.deepcopy(self._model).float() if precise else self._model
+        out = np.empty((len(batch), self.width), dtype=np.float32)
+        with torch.inference_mode(), memory_errors(sum(map(len, batch))):
+            if self._pad_id is None:
+                texts = cast("Sequence[TextInput]", batch)
+                for rows, prompt in self._groups(texts):
+                    self._check_length(texts, rows, prompt)
+                    out[rows] = self._run_texts(model, [texts[row] for row in rows], prompt)
+            else:
+                whole = [whole_ids(sequence) for sequence in cast("Sequence[Encoded]", batch)]
+                for rows in padded_batches([*map(len, whole)], self.info.max_batch_tokens):
+                    out[rows] = self._run_ids(model, [whole[row] for row in rows], self._pad_id)
+        return out
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self._model
+        if self.info.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def _run_ids(self, model: Any, sequences: Sequence[TokenArray], pad_id: int) -> Float32Array:
+        """The library's modules on token ids of ours."""
+        ids, mask = pad_left(sequences, pad_id)
+        features: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids).to(model.device),
+            "attention_mask": torch.from_numpy(mask).to(model.device),
+            # with a chat template in its tokenizer the model knows messages only
+            "modality": "text" if "text" in model[0].modality_config else "message",
+        }
+        if not self._reranks:
+            return _rows(model(features)["sentence_embedding"])[:, : self.width]
+        yes_over_no = _rows(model({**features, "logits_to_keep": 1})["scores"]).reshape(-1)
+        return np.stack((np.zeros_like(yes_over_no), yes_over_no), axis=1)
+
+    def _run_texts(self, model: Any, texts: Sequence[TextInput], prompt: str) -> Float32Array:
+        """The library's own way; we choose the prompt and the batch."""
+        size = len(texts)
+        if self._reranks:
+            pairs = [(each.query or "", each.text) for each in texts]
+            scores = model.predict(
+                pairs, batch_size=size, activation_fn=torch.nn.Sigmoid(), convert_to_tensor=True
+            )
+            return _rows(scores).reshape(size, 1)
+        encode = model.encode_document if texts[0].instruction is None else model.encode_query
+        vectors = encode(
+            [each.text for each in texts], prompt=prompt, batch_size=size, convert_to_tensor=True
+        )
+        return _rows(vectors)
+
+    def _groups(self, texts: Sequence[TextInput]) -> Iterable[tuple[list[int], str]]:
+        """Positions of texts that have a prompt in common, few enough for one batch."""
+        by_kind: dict[str | None, list[int]] = {}
+        for row, each in enumerate(texts):
+            by_kind.setdefault(each.instruction, []).append(row)
+        for instruction, rows in by_kind.items():
+            lengths = [len(texts[row]) for row in rows]
+            for places in padded_batches(lengths, self.info.max_batch_tokens):
+                yield [rows[place] for place in places], self._prompt(instruction)
+
+    def _prompt(self, instruction: str | None) -> str:
+        """The text in front of an input: the model's own, unless there is an instruction."""
+        if self._reranks:
+            return ""
+        prompts: Mapping[str, str] = self._model.prompts
+        if instruction is None:
+            own = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), "")
+        else:
+            own = query_frame(instruction) or prompts.get("query", "")
+        return own
+
+    def _limit_length(self, max_length: int) -> None:
+        own = self._model.max_seq_length
+        # a tokenizer without a limit has one of 1e30
+        self._model.max_seq_length = max_length if own is None else min(max_length, int(own))
+
+    def _check_length(self, texts: Sequence[TextInput], rows: Sequence[int], prompt: str) -> None:
+        """Say which texts the library will cut, or refuse them.
+
+        Raises:
+            InputTooLongError: One is too long, and `truncate` is False.
+        """
+        tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
+        if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return  # a static embedding, for instance, which reads texts of any length
+        cut = 0
+        for row in rows:
+            pair = [texts[row].query or ""] if self._reranks else []
+            parts = [*pair, prompt + texts[row].text]
+            if sum(len(part.encode()) for part in parts) <= limit // 2:
+                continue  # no tokenizer makes more tokens than bytes, and few special ones
+            tokens = len(tokenizer(*parts, truncation=False, verbose=False)["input_ids"])
+            if tokens > limit:
+                if not self._truncate:
+                    raise InputTooLongError(row, tokens, limit)
+                cut += 1
+        if cut:
+            logger.warning(
+                "%d of %d inputs were longer than max_length=%d tokens, and sentence-transformers "
+                "cut them",
+                cut,
+                len(rows),
+                limit,
+            )
+
+
+def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) -> Any:
+    options = dict(cast("Options | None", config.options) or {})
+    for name, instead in _REFUSED_OPTIONS.items():
+        if name in options:
+            msg = f"`engine_options` may not hold {name!r}: {instead}"
+            raise ConfigError(msg)
+    given = options.pop("model_kwargs", None) or {}
+    if not isinstance(given, Mapping):
+        msg = f"`model_kwargs` in `engine_options` is {type(given).__name__}, expected a mapping"
+        raise ConfigError(msg)
+    own: dict[str, object] = {}
+    if options.get("backend", "torch") == "torch":
+        own = {"dtype": choose_dtype(config.dtype, device), "use_safetensors": True}
+    library: Any = CrossEncoder if config.task == "rerank" else SentenceTransformer
+    model = library(
+        str(checkpoint.folder),
+        device=str(device),
+        local_files_only=True,
+        model_kwargs={**own, **given},
+        **options,
+    )
+    return model.eval()
+
+
+def _check_labels(model: Any, checkpoint: Checkpoint) -> None:
+    if model.num_labels != 1:
+        msg = f"`{checkpoint.folder}` has {model.num_labels} labels; a reranker has one score"
+        raise ModelLoadError(msg)
+
+
+def _rows(tensor: torch.Tensor) -> Float32Array:
+    rows: Float32Array = tensor.float().cpu().numpy()
+    return rows
