@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from quernstone_qdrant.records import Record
     from quernstone_qdrant.searcher import QdrantSearcher, SearchHit
     from quernstone_qdrant.sources import read_paths
+    from quernstone_qdrant.targets.edge import EdgeTarget
 
 __all__ = [
     "CollectionError",
     "CollectionNotFoundError",
+    "EdgeTarget",
     "LoadReport",
     "ProvenanceError",
     "QdrantLoader",
@@ -39,6 +41,7 @@ _HOMES = {
     "records": ("Record",),
     "searcher": ("QdrantSearcher", "SearchHit"),
     "sources": ("read_paths",),
+    "targets.edge": ("EdgeTarget",),
     "errors": (
         "CollectionError",
         "CollectionNotFoundError",

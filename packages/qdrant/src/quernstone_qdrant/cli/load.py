@@ -25,10 +25,11 @@ from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.options import (
     ApiKey,
     Collection,
+    Edge,
     Folder,
     Json,
     Url,
-    connected,
+    opened,
     print_json,
     target_name,
 )
@@ -49,6 +50,7 @@ def load(
     collection: Collection,
     path: Folder = None,
     url: Url = None,
+    edge: Edge = None,
     api_key: ApiKey = None,
     text_field: Annotated[
         str | None,
@@ -89,9 +91,9 @@ def load(
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import read_paths
 
-    where = target_name(path, url)
+    where = target_name(path, url, edge)
     with (
-        connected(where, url, api_key) as client,
+        opened(collection, where, url=url, edge=edge, api_key=api_key) as target,
         open_embedder(
             model,
             device=device,
@@ -103,7 +105,7 @@ def load(
         _load_progress() as progress,
     ):
         loader = QdrantLoader(
-            client,
+            target,
             collection,
             embedder,
             chunk_size=chunk_size or None,

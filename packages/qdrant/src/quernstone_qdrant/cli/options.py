@@ -15,7 +15,7 @@ import typer
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
+    from quernstone_qdrant.targets import Target
 
 DEFAULT_FOLDER = "qdrant-data"
 
@@ -28,6 +28,15 @@ Folder = Annotated[
     typer.Option(
         "--path",
         help=f"Folder of an embedded Qdrant. (default: ./{DEFAULT_FOLDER})",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
+Edge = Annotated[
+    str | None,
+    typer.Option(
+        "--edge",
+        help="Folder of Qdrant Edge, which has an index: for more than 20,000 points.",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
@@ -53,29 +62,46 @@ ApiKey = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-def target_name(path: str | None, url: str | None) -> str:
+def target_name(path: str | None, url: str | None, edge: str | None) -> str:
     """The folder or the address that was given.
 
     Raises:
-        ConfigError: Both were.
+        ConfigError: More than one was.
     """
-    if path is not None and url is not None:
-        raise ConfigError(
-            f"both a folder ({path}) and a server ({url}) are given; use one of --path and --url"
-        )
-    return url or path or DEFAULT_FOLDER
+    given = {"--path": path, "--url": url, "--edge": edge}
+    options = [name for name, value in given.items() if value is not None]
+    if len(options) > 1:
+        raise ConfigError(f"{' and '.join(options)} name different places; use one of them")
+    return url or edge or path or DEFAULT_FOLDER
 
 
 @contextmanager
-def connected(where: str, url: str | None, api_key: str | None) -> Iterator[QdrantClient]:
-    """Open the client, and close it in the end."""
-    from quernstone_qdrant.targets import connect
+def opened(
+    collection: str, where: str, *, url: str | None, edge: str | None, api_key: str | None
+) -> Iterator[Target]:
+    """Open a collection's target, and close it in the end.
 
-    client = connect(url=url, api_key=api_key) if url else connect(path=where)
+    Args:
+        collection: Its name.
+        where: What `target_name` returned.
+        url: Given when that is an address.
+        edge: Given when that is a folder of Qdrant Edge.
+        api_key: For the server.
+    """
+    from quernstone_qdrant.targets import as_target, connect
+
+    target: Target
+    if edge is not None:
+        from quernstone_qdrant.targets.edge import EdgeTarget
+
+        target = EdgeTarget(where, collection)
+    else:
+        client = connect(url=url, api_key=api_key) if url else connect(path=where)
+        target = as_target(client, collection)
     try:
-        yield client
+        yield target
     finally:
-        client.close()
+        target.close()
 
 
 def print_json(value: object) -> None:

@@ -23,18 +23,16 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import (
     ApiKey,
     Collection,
+    Edge,
     Folder,
     Json,
     Url,
-    connected,
+    opened,
     print_json,
     target_name,
 )
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
-
-    from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.searcher import SearchHit
 
 _TINY = "tiny"
@@ -46,6 +44,7 @@ def search(
     collection: Collection,
     path: Folder = None,
     url: Url = None,
+    edge: Edge = None,
     api_key: ApiKey = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most hits to show.")] = 10,
     candidates: Annotated[
@@ -108,9 +107,10 @@ def search(
     """
     from quernstone_qdrant.filters import text_filter
     from quernstone_qdrant.layouts import layout_of
+    from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.searcher import QdrantSearcher
 
-    where = target_name(path, url)
+    where = target_name(path, url, edge)
     if url is None and not Path(where).is_dir():
         raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
     settings = {"device": device, "dtype": dtype, "engine": engine}
@@ -127,8 +127,8 @@ def search(
             instruction=instruction,
         )
 
-    with connected(where, url, api_key) as client:
-        made = _provenance(client, collection)
+    with opened(collection, where, url=url, edge=edge, api_key=api_key) as target:
+        made = Provenance.read(target.state())
         chosen = model or (made.model if made else EMBEDDING_MODEL)
         with open_embedder(
             chosen,
@@ -141,9 +141,9 @@ def search(
                 with open_reranker(
                     rerank_model or default, batch_tokens=batch_tokens, **settings
                 ) as reranker:
-                    hits = find(QdrantSearcher(client, collection, embedder, reranker))
+                    hits = find(QdrantSearcher(target, collection, embedder, reranker))
             else:
-                hits = find(QdrantSearcher(client, collection, embedder))
+                hits = find(QdrantSearcher(target, collection, embedder))
     if as_json:
         print_json([dataclasses.asdict(hit) for hit in hits])
     else:
@@ -155,13 +155,6 @@ def _condition(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise ConfigError(f"--filter {text!r} is not of the form FIELD=VALUE")
     return name, value
-
-
-def _provenance(client: QdrantClient, collection: str) -> Provenance | None:
-    from quernstone_qdrant.provenance import Provenance
-    from quernstone_qdrant.targets import as_target
-
-    return Provenance.read(as_target(client, collection).state())
 
 
 def _print_table(hits: list[SearchHit], question: str) -> None:

@@ -1,0 +1,178 @@
+"""Our settings and requests, in the words of Qdrant Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+
+from quernstone.errors import ConfigError
+from quernstone_qdrant.bm25 import SparseVector, encode_document, encode_query
+from quernstone_qdrant.settings import (
+    BM25,
+    CollectionSettings,
+    FieldType,
+    Quantization,
+    Rows,
+    VectorSettings,
+)
+from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest
+from quernstone_qdrant.targets.edge_filters import edge_filter
+
+_M, _EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000
+"""Qdrant's own defaults for the graph, which Edge wants to be told in full."""
+_DATATYPES = {
+    "float32": edge.VectorStorageDatatype.Float32,
+    "float16": edge.VectorStorageDatatype.Float16,
+    "uint8": edge.VectorStorageDatatype.Uint8,
+}
+_DISTANCES = {"Cosine": edge.Distance.Cosine, "Euclid": edge.Distance.Euclid}
+_TURBO_BITS = {
+    "turbo1": edge.TurboQuantBitSize.Bits1,
+    "turbo2": edge.TurboQuantBitSize.Bits2,
+    "turbo4": edge.TurboQuantBitSize.Bits4,
+    "turbo8": edge.TurboQuantBitSize.Bits8,
+}
+_SCHEMAS: dict[FieldType, edge.PayloadSchemaType] = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+    "datetime": edge.PayloadSchemaType.Datetime,
+    "uuid": edge.PayloadSchemaType.Uuid,
+    "text": edge.PayloadSchemaType.Text,
+}
+
+
+def shard_config(settings: CollectionSettings, dimensions: int) -> edge.EdgeConfig:
+    """What a new shard is told."""
+    vectors = {
+        name: _vector_params(vector, settings)
+        for name, vector in settings.vectors(dimensions).items()
+    }
+    sparse = {BM25: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)}
+    return edge.EdgeConfig(
+        vectors=vectors, sparse_vectors=sparse if settings.bm25 == "sparse" else None
+    )
+
+
+def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
+    """The payload indexes by path of the field."""
+    schemas: dict[str, Any] = {name: _SCHEMAS[kind] for name, kind in settings.fields().items()}
+    for name in settings.key_fields():
+        schemas[name] = edge.KeywordIndexParams(memory=edge.Memory.Cold)
+    if settings.bm25 == "text":
+        schemas[settings.text_field] = _text_index(settings.language.capitalize())
+    return schemas
+
+
+def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
+    """The vectors of one point of a batch."""
+    return {
+        name: rows[place] if isinstance(rows, np.ndarray) else _sparse(encode_document(rows[place]))
+        for name, rows in vectors.items()
+    }
+
+
+def query_request(request: SearchRequest) -> edge.QueryRequest:
+    """A whole search.
+
+    Raises:
+        ConfigError: Edge does not have a condition of the filter.
+    """
+    where = edge_filter(request.where)
+    common: dict[str, Any] = {
+        "limit": request.limit,
+        "with_payload": True,
+        "with_vector": [request.using] if request.with_vector else False,
+    }
+    dense = _dense(request, where)
+    if request.bm25 is None:
+        return edge.QueryRequest(**common, **dense)
+    legs = [edge.Prefetch(limit=request.depth, **dense)]
+    words = _words(request.bm25)
+    if words is not None:
+        legs.append(edge.Prefetch(limit=request.depth, query=words, filter=where))
+    fusion: Any = edge.Fusion.Rrf(request.rrf_k)
+    return edge.QueryRequest(**common, prefetches=legs, query=fusion, filter=where)
+
+
+def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge.EdgeVectorParams:
+    return edge.EdgeVectorParams(
+        vector.size,
+        _DISTANCES[vector.distance],
+        datatype=_DATATYPES[vector.datatype],
+        quantization_config=_quantization(vector.quantization),
+        hnsw_config=edge.HnswIndexConfig(
+            (settings.m or _M) if vector.graph else 0,
+            settings.ef_construct or _EF_CONSTRUCT,
+            _FULL_SCAN_KB,
+        ),
+        memory=edge.Memory.Cold if vector.on_disk else edge.Memory.Cached,
+    )
+
+
+def _text_index(language: str) -> edge.TextIndexParams:
+    """A text index with scores."""
+    if not (hasattr(edge.Language, language) and hasattr(edge.SnowballLanguage, language)):
+        raise ConfigError(
+            f"`language` is {language!r}, which Edge has no stop words or stemmer for"
+        )
+    return edge.TextIndexParams(
+        scoring=True,
+        stopwords=getattr(edge.Language, language),
+        stemmer=edge.SnowballParams(getattr(edge.SnowballLanguage, language)),
+    )
+
+
+def _quantization(kind: Quantization | None) -> Any:
+    """Quantised vectors are always in RAM: they are what is searched."""
+    if kind is None:
+        return None
+    if kind == "scalar":
+        return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, memory=edge.Memory.Pinned)
+    if kind == "binary":
+        return edge.BinaryQuantizationConfig(memory=edge.Memory.Pinned)
+    return edge.TurboQuantQuantizationConfig(bits=_TURBO_BITS[kind], memory=edge.Memory.Pinned)
+
+
+def _dense(request: SearchRequest, where: edge.Filter | None) -> dict[str, Any]:
+    """The dense search, without its limit: one stage, or two."""
+    stage: dict[str, Any] = {
+        "query": edge.Query.Nearest(request.vector.tolist(), using=request.using),
+        "filter": where,
+    }
+    if request.prefix is not None:
+        stage["prefetches"] = [
+            edge.Prefetch(
+                limit=request.prefix.limit,
+                query=edge.Query.Nearest(
+                    request.prefix.vector.tolist(), using=request.prefix.using
+                ),
+                filter=where,
+                # the second stage sees the full vectors, so the first need not
+                params=_params(rescore=False),
+            )
+        ]
+    elif request.oversampling is not None:
+        stage["params"] = _params(rescore=True, oversampling=request.oversampling)
+    return stage
+
+
+def _params(*, rescore: bool, oversampling: float | None = None) -> edge.SearchParams:
+    how = edge.QuantizationSearchParams(rescore=rescore, oversampling=oversampling)
+    return edge.SearchParams(quantization=how)
+
+
+def _words(stage: Bm25Stage) -> Any:
+    """The query of the BM25 stage; None when it has only stop words."""
+    if not stage.sparse:
+        return edge.TextQuery(stage.using, stage.query.text)
+    vector = encode_query(stage.query)
+    return edge.Query.Nearest(_sparse(vector), using=stage.using) if vector.indices else None
+
+
+def _sparse(vector: SparseVector) -> edge.SparseVector:
+    return edge.SparseVector(list(vector.indices), list(vector.values))
