@@ -15,6 +15,11 @@ EXAMPLES = [
     errors.EngineMemoryError(None, 9, "full"),
     errors.EngineMemoryError(4, 9, "full"),
     errors.NonFiniteError(2),
+    errors.NonFiniteError(2, "as http://h computes it"),
+    errors.RemoteError("broke", "http://h"),
+    errors.RemoteUnavailableError("answered 503", "http://h", 503),
+    errors.RemoteRequestError("answered 400", "http://h", 400, 3),
+    errors.RemoteAnswerError("sent nothing", "http://h", 200, 3),
     errors.ClosedError("closed"),
 ]
 

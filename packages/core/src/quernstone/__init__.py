@@ -1,7 +1,8 @@
 """Quernstone runs Qwen3-Embedding and Qwen3-Reranker: exact, fast, and pleasant to use."""
 
+from typing import TYPE_CHECKING, Any
+
 from quernstone.embedder import Embedder
-from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import (
     ClosedError,
     ConfigError,
@@ -13,9 +14,16 @@ from quernstone.errors import (
     ModelLoadError,
     NonFiniteError,
     QuernstoneError,
+    RemoteAnswerError,
+    RemoteError,
+    RemoteRequestError,
+    RemoteUnavailableError,
 )
 from quernstone.reranker import Reranker
 from quernstone.types import EngineInfo, RankedDocument, Usage
+
+if TYPE_CHECKING:
+    from quernstone.engines.remote.options import RemoteOptions
 
 __version__ = "0.1.0"
 
@@ -33,7 +41,20 @@ __all__ = [
     "NonFiniteError",
     "QuernstoneError",
     "RankedDocument",
+    "RemoteAnswerError",
+    "RemoteError",
     "RemoteOptions",
+    "RemoteRequestError",
+    "RemoteUnavailableError",
     "Reranker",
     "Usage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RemoteOptions":  # imported on use: pydantic takes a third of `import quernstone`
+        from quernstone.engines.remote.options import RemoteOptions  # noqa: PLC0415
+
+        return RemoteOptions
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

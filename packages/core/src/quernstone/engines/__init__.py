@@ -33,7 +33,7 @@ _ENGINES = {
         ("torch", "sentence_transformers"),
     ),
     "vllm": _Entry("quernstone.engines.vllm", "VllmEngine", ("vllm",)),
-    "remote": _Entry("quernstone.engines.remote", "RemoteBackend", ()),
+    "remote": _Entry("quernstone.engines.remote.backend", "RemoteBackend", ()),
 }
 ENGINES = tuple(_ENGINES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
@@ -100,7 +100,8 @@ class RemoteOptions:
                 'the remote engine needs the address of a server: `engine_options={"endpoint": '
                 '"http://localhost:8000", "dialect": "vllm"}`'
             )
-        return cls(**values)  # type: ignore[arg-type] - `__post_init__` checks the values
+        checked: Any = values  # by `__post_init__`
+        return cls(**checked)
 
     def _read_endpoint(self) -> None:
         """Clean `endpoint` and take the credentials out of it."""

@@ -1,0 +1,293 @@
+"""Inputs to requests, answers to rows: no result is ever attached to another input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import orjson
+
+from quernstone.engines.remote.dialects import (
+    Found,
+    Limits,
+    Request,
+    ServerFacts,
+    ShapeError,
+    choose_dialect,
+    render_halves,
+    render_text,
+)
+from quernstone.engines.remote.options import KEY_VARIABLE, RemoteOptions, read_key
+from quernstone.engines.remote.transport import Transport
+from quernstone.errors import (
+    ConfigError,
+    InputError,
+    InputTooLongError,
+    NonFiniteError,
+    RemoteAnswerError,
+    RemoteRequestError,
+)
+from quernstone.prompts import DEFAULT_INSTRUCTION
+from quernstone.types import EngineConfig, EngineInfo, Float32Array, Input, TextInput
+
+# Statuses with which servers refuse an input; also a request that is too large as a whole, which
+# is why it is then tried in halves.
+_REFUSES_INPUT = {400, 413, 422}
+
+_PROBE = {
+    "embed": TextInput("quern"),
+    "rerank": TextInput("A hand mill.", DEFAULT_INSTRUCTION, "quern"),
+}
+
+# The two numbers of "too long", in the words of vLLM, OpenAI, TEI and SGLang.
+_TOO_LONG = tuple(
+    map(
+        re.compile,
+        (
+            r"context length is (?P<limit>\d+) tokens.* contains (at least )?(?P<tokens>\d+) input",
+            r"context length is (?P<limit>\d+) tokens.* requested (?P<tokens>\d+) tokens",
+            r"must have less than (?P<limit>\d+) tokens. Given: (?P<tokens>\d+)",
+            r"\((?P<tokens>\d+) tokens\) is longer than .*\((?P<limit>\d+) tokens\)",
+        ),
+    )
+)
+
+
+class RemoteBackend:
+    """One model on one server. See `Backend`; used from any number of threads and event loops."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Connect, and compute one short input to learn the width of the rows.
+
+        Args:
+            config: `model` is the name that the server knows, `options` are `RemoteOptions`.
+
+        Raises:
+            ConfigError: The dialect cannot do this task, or the server does not have the model.
+            RemoteError: The server cannot be used.
+        """
+        options = config.options
+        if not isinstance(options, RemoteOptions):
+            raise ConfigError("the remote engine needs `engine_options`, with at least `endpoint`")
+        self._task, self._model, self._options = config.task, config.model, options
+        self._dialect = choose_dialect(
+            options.dialect, config.task, options.template, truncate=config.truncate
+        )
+        self._limits = Limits(max_length=config.max_length, truncate=config.truncate)
+        self._max_inputs = options.max_inputs or self._dialect.max_inputs
+        self.width = 1 if config.task == "rerank" else 0
+        self._transport = Transport(options, _api_key(options))
+        try:
+            facts = self._transport.start(self._connect()).result()
+        except BaseException:
+            self._transport.close()
+            raise
+        self.info = EngineInfo(
+            engine="remote",
+            device=options.endpoint,
+            dtype=facts.dtype or "unknown",
+            attention="unknown",
+            max_batch_tokens=0,
+            max_length=facts.max_length,
+            revision=facts.revision or "",
+        )
+
+    def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
+        """See `Backend.submit`.
+
+        Raises:
+            ClosedError: The backend was closed.
+        """
+        texts = [item for item in inputs if isinstance(item, TextInput)]
+        if len(texts) < len(inputs):
+            raise TypeError("the remote engine takes texts and no token ids")
+        return self._transport.start(self._compute(texts, list(self._plan(texts)), offset))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._transport.close()
+
+    async def _connect(self) -> ServerFacts:
+        """Ask the server about itself, where it can be asked, and compute the probe."""
+        facts = ServerFacts()
+        if self._dialect.facts_path is not None:
+            # a gateway in front of the server may not know this path
+            with suppress(RemoteRequestError, ShapeError):
+                answer = await self._transport.get(self._dialect.facts_path)
+                facts = self._dialect.facts(answer, self._model)
+        if facts.max_length is not None:
+            known = [facts.max_length, self._limits.max_length or facts.max_length]
+            self._limits = Limits(max_length=min(known), truncate=self._limits.truncate)
+        if facts.max_inputs is not None and self._options.max_inputs is None:
+            self._max_inputs = facts.max_inputs
+        request = self._request([_PROBE[self._task]])
+        found = _read(request, await self._transport.post(request.path, request.body), self._url)
+        if self._task == "embed" and len(found) == 1:
+            self.width = max(1, int(np.size(found[0][1])))
+        self._rows(found, [0], 0, request)
+        return facts
+
+    async def _compute(
+        self, texts: Sequence[TextInput], plan: Sequence[Sequence[int]], offset: int
+    ) -> Float32Array:
+        rows = np.empty((len(texts), self.width), dtype=np.float32)
+
+        async def fill(places: Sequence[int]) -> None:
+            for some, found in await self._ask(texts, places, offset):
+                rows[some] = found
+
+        tasks = [asyncio.ensure_future(fill(places)) for places in plan]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:  # also a cancellation: nobody waits for the others any more
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return rows
+
+    async def _ask(
+        self, texts: Sequence[TextInput], places: Sequence[int], offset: int
+    ) -> list[tuple[Sequence[int], Float32Array]]:
+        """Send one request; in halves if it is refused, down to the input that is at fault."""
+        request = self._request([texts[place] for place in places])
+        try:
+            answer = await self._transport.post(request.path, request.body)
+        except RemoteRequestError as error:
+            if error.status not in _REFUSES_INPUT:
+                raise
+            if len(places) == 1:
+                raise _input_error(error, offset + places[0]) from error
+            middle = len(places) // 2
+            first = await self._ask(texts, places[:middle], offset)
+            return first + await self._ask(texts, places[middle:], offset)
+        found = _read(request, answer, self._url)
+        return [(places, self._rows(found, places, offset, request))]
+
+    def _rows(
+        self, found: Found, places: Sequence[int], offset: int, request: Request
+    ) -> Float32Array:
+        """Rows in the order of the request, after every check.
+
+        Raises:
+            RemoteAnswerError: Not one result for each input, or one of the wrong kind.
+            NonFiniteError: A number is NaN or infinite.
+        """
+        url = self._url(request)
+        indices = [index for index, _ in found]
+        if sorted(indices) != list(range(len(places))):
+            raise RemoteAnswerError(_wrong_indices(indices, len(places)), url, 200)
+        rows = np.empty((len(places), self.width), dtype=np.float32)
+        for index, value in found:
+            place = offset + places[index]
+            row = _numbers(value, url, place)
+            if len(row) != self.width:
+                reason = f"sent {len(row)} numbers for it and {self.width} for the first input"
+                raise RemoteAnswerError(reason, url, 200, place)
+            if not np.isfinite(row).all():
+                raise NonFiniteError(
+                    place, f"says {url}; start the server with bfloat16 or float32"
+                )
+            if self._task == "rerank" and not 0.0 <= row[0] <= 1.0:
+                reason = f"sent the score {row[0]:g}, which is no probability but a raw one"
+                raise RemoteAnswerError(reason, url, 200, place)
+            rows[index] = row
+        return rows
+
+    def _request(self, items: Sequence[TextInput]) -> Request:
+        if self._task == "embed":
+            return self._dialect.embed(self._model, list(map(render_text, items)), self._limits)
+        if self._options.template == "client":
+            heads, bodies = zip(*map(render_halves, items), strict=True)
+            return self._dialect.rerank_rendered(self._model, heads, bodies)
+        if items[0].template != "card":
+            raise ConfigError(
+                f'the template {items[0].template!r} needs `RemoteOptions(template="client")`: '
+                "a server renders the one that it was started with"
+            )
+        return self._dialect.rerank_raw(self._model, items, self._limits)
+
+    def _plan(self, texts: Sequence[TextInput]) -> Iterator[Sequence[int]]:
+        """Places of the inputs of each request, those of one query together."""
+        groups: dict[object, list[int]] = {}
+        for place, item in enumerate(texts):
+            query = None if self._dialect.mixes_queries else item.query
+            groups.setdefault((query, item.instruction, item.template), []).append(place)
+        for places in groups.values():
+            # even parts: 65 inputs are 33 and 32, not 64 and one that travels alone
+            parts = -(-len(places) // self._max_inputs)
+            size = -(-len(places) // parts)
+            yield from self._by_bytes(texts, places, size)
+
+    def _by_bytes(
+        self, texts: Sequence[TextInput], places: Sequence[int], size: int
+    ) -> Iterator[Sequence[int]]:
+        start, total = 0, 0
+        for end, place in enumerate(places):
+            item = texts[place]
+            # every input may bring its query: that of a mixed or rendered request does
+            length = len(orjson.dumps((item.text, item.query, item.instruction)))
+            if end > start and (
+                end - start == size or total + length > self._options.max_request_bytes
+            ):
+                yield places[start:end]
+                start, total = end, 0
+            total += length
+        yield places[start:]
+
+    def _url(self, request: Request) -> str:
+        return self._transport.url(request.path)
+
+
+def _api_key(options: RemoteOptions) -> str:
+    if options.api_key or options.basic_auth:
+        return options.api_key.get_secret_value() if options.api_key else ""
+    found = os.environ.get(KEY_VARIABLE, "")
+    return read_key(found, KEY_VARIABLE).get_secret_value() if found else ""
+
+
+def _read(request: Request, answer: Any, url: Any) -> Found:
+    try:
+        return request.read(answer)
+    except ShapeError as error:
+        reason = f"sent an answer of another shape: {error}; is this the right dialect?"
+        raise RemoteAnswerError(reason, url(request), 200) from error
+
+
+def _numbers(value: Any, url: str, place: int) -> Float32Array:
+    """A row; JSON's `null`, which some servers write for NaN, becomes NaN."""
+    try:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as that
+            row = np.atleast_1d(np.asarray(value, dtype=np.float32))
+    except (TypeError, ValueError, OverflowError):
+        # numpy's error would quote the answer, which may repeat what we sent
+        raise RemoteAnswerError("sent something that is no number", url, 200, place) from None
+    if row.ndim != 1:
+        raise RemoteAnswerError("sent a table where a row is expected", url, 200, place)
+    return row
+
+
+def _wrong_indices(indices: Sequence[int], count: int) -> str:
+    if len(indices) != count:
+        return f"sent {len(indices)} results for {count} inputs"
+    missing = sorted(set(range(count)) - set(indices))
+    return (
+        f"sent results with the indices {sorted(indices)[:10]}, and none for input {missing[0]} "
+        "of the request"
+    )
+
+
+def _input_error(error: RemoteRequestError, index: int) -> InputError:
+    """What the server says of one input that it refuses."""
+    for pattern in _TOO_LONG:
+        match = pattern.search(error.reason)
+        if match:
+            tokens, limit = int(match["tokens"]), int(match["limit"])
+            return InputTooLongError(index, tokens, limit, "the text, as the server counts it,")
+    return InputError(index, f"{error.url} {error.reason}")
