@@ -1,14 +1,11 @@
 """What is known of a checkpoint before its weights are read.
 
-A model is named by a hub id, a local folder, or `tiny` (bundled, offline).
+Where its files come from is told in `sources`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,8 @@ import orjson
 
 from quernstone.errors import ModelLoadError
 from quernstone.prompts import DEFAULT_INSTRUCTION
+from quernstone.sources import MODULES, check_files, content_digest, locate
 from quernstone.types import Task
-
-TINY = "tiny"
-_TINY_FOLDERS: dict[Task, str] = {"embed": "embedding", "rerank": "reranker"}
-
-_DIGEST_BYTES = 1 << 20
-
-_MODULES = "modules.json"
-
-# Only data: never pickles, never remote code.
-_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "1_Pooling/*"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +41,9 @@ class Checkpoint:
     """As the user named it."""
     folder: Path
     revision: str
-    """Commit of a hub snapshot; for a folder, a digest of its files."""
+    """Commit of a hub snapshot; for a folder, `digest`."""
+    digest: str
+    """Of the files' contents: equal for a snapshot of a hub and for a copy of its files."""
     architecture: str
     """First entry of `architectures`, for example `Qwen3ForCausalLM`."""
     raw_config: dict[str, Any]
@@ -68,7 +58,7 @@ class Checkpoint:
     @property
     def is_sentence_transformers(self) -> bool:
         """Whether the folder lists modules for sentence-transformers."""
-        return (self.folder / _MODULES).is_file()
+        return (self.folder / MODULES).is_file()
 
     @property
     def hidden_size(self) -> int:
@@ -111,80 +101,33 @@ class Checkpoint:
 
 
 def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
-    """Find a model's folder, downloading it from the hub if it is a hub id.
+    """Find a model's folder, downloading it if need be, and read its small files.
 
     Args:
-        name: `tiny`, a local folder, or a hub id such as `Qwen/Qwen3-Embedding-0.6B`.
+        name: `tiny`, a local folder, a hub id such as `Qwen/Qwen3-Embedding-0.6B`, or
+            `modelscope:` and an id.
         task: Which of the two bundled models `tiny` means.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        ModelLoadError: There is no such model, or the folder lacks a file.
+        ModelLoadError: There is no such model, or a file of it is missing or damaged.
+        MissingExtraError: `modelscope:` without the package.
     """
-    if name == TINY:
-        folder = Path(__file__).parent / "tiny" / _TINY_FOLDERS[task]
-        found = _digest(folder)
-    elif Path(name).is_dir():
-        folder = Path(name).resolve()
-        found = _digest(folder)
-    else:
-        folder = _download(name, revision)
-        found = folder.name  # a snapshot's folder is named after its commit
+    source = locate(name, task, revision)
+    check_files(source)
+    folder = source.folder
     raw = _read_json(folder / "config.json")
-    # what sentence-transformers loads may keep its tokenizer elsewhere, or in another form
-    if not any((folder / name).is_file() for name in ("tokenizer.json", _MODULES)):
-        msg = f"`{folder}` holds no `tokenizer.json`, so it is not a complete model folder"
-        raise ModelLoadError(msg)
     architectures = raw.get("architectures") or ["unknown"]
+    digest = content_digest(folder)
     return Checkpoint(
         name=name,
         folder=folder,
-        revision=found,
+        revision=source.commit or digest,
+        digest=digest,
         architecture=str(architectures[0]),
         raw_config=raw,
         instruction=_stored_instruction(folder),
     )
-
-
-def _download(name: str, revision: str | None) -> Path:
-    # huggingface_hub takes half a second to import and is needed for hub ids only
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
-    try:
-        return Path(fetch())
-    except HFValidationError as error:
-        msg = f"`{name}` is neither an existing folder, nor `tiny`, nor a hub id like `org/model`"
-        raise ModelLoadError(msg) from error
-    except (HfHubHTTPError, OSError) as error:
-        # some versions ask the hub about a pinned commit although the cache holds it
-        with suppress(LocalEntryNotFoundError):
-            return Path(fetch(local_files_only=True))
-        msg = (
-            f"`{name}` is not a local folder and could not be fetched from the hub: {error}. "
-            "Offline, pass the path of a downloaded folder, or `tiny` to try things out"
-        )
-        raise ModelLoadError(msg) from error
-
-
-def _digest(folder: Path) -> str:
-    """Tells checkpoints in local folders apart without reading gigabytes.
-
-    Hashes the configuration, and of each weight file the size, the header and the last bytes.
-    """
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")]):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{size}:".encode() + file.read(_DIGEST_BYTES))
-            file.seek(max(0, size - _DIGEST_BYTES))
-            digest.update(file.read())
-    return f"local-{digest.hexdigest()[:16]}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Session:
         info = self._backend.info
         self.model = model
         self.revision = checkpoint.revision if checkpoint else revision or info.revision
+        self.digest = checkpoint.digest if checkpoint else ""
         self.instruction = checkpoint.instruction if checkpoint else DEFAULT_INSTRUCTION
         limits = [max_length, info.max_length]
         if checkpoint and not reads_text:
@@ -266,6 +267,14 @@ class ModelUser:
         With `engine="remote"` what was passed, else what the server says, which may be nothing.
         """
         return self._session.revision
+
+    @property
+    def digest(self) -> str:
+        """A digest of the model's files, equal for a hub's snapshot and a copy of its files.
+
+        Empty with `engine="remote"`: a server does not show its files.
+        """
+        return self._session.digest
 
     @property
     def instruction(self) -> str:
