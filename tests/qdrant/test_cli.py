@@ -69,6 +69,17 @@ def test_load_twice(quern, docs):
     assert len(texts()) == 4
 
 
+def test_edge(quern, docs):
+    pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
+    first = quern("load", docs, "-c", "docs", "--edge", "edge")
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert first.stdout.startswith("docs in edge: 4 documents, 4 chunks, 4 embedded (")
+    assert "4 unchanged" in quern("load", docs, "-c", "docs", "--edge", "edge").stdout
+    options = ("-c", "docs", "--edge", "edge", "--no-rerank", "--limit", 2, "--json")
+    assert len(orjson.loads(quern("search", "rain", *options).stdout)) == 2
+    assert "there are 'docs'" in quern("search", "rain", "-c", "x", "--edge", "edge").stderr
+
+
 def test_chunk_size_and_fields(quern, docs):
     rows = docs / "rows.csv"
     rows.write_text(f"key,story\nk1,{'A mill grinds. ' * 20}\n")
@@ -158,7 +169,7 @@ def test_another_model_is_refused(quern, docs, checkpoints):
         (["load", "-c", "docs"], "Missing argument"),
         (["load", "gone", "-c", "docs"], "gone"),
         (["load", "."], "--collection"),
-        (["load", ".", "-c", "docs", "--path", "a", "--url", "http://b"], "both a folder (a)"),
+        (["load", ".", "-c", "docs", "--path", "a", "--url", "http://b"], "--path and --url"),
         (
             ["load", ".", "-c", "d", "--chunk-size", "9", "--chunk-overlap", "9"],
             "`chunk_overlap` is 9",

@@ -198,6 +198,8 @@ def test_points_come_back_as_they_were_written(both):
     assert target.payloads([point_of(3), str(uuid.uuid4())], ["metadata.n"]) == {
         point_of(3): {"metadata": {"n": 3}}
     }
+    ids = [point.id for point in expected]
+    assert [point.id for point in target.scroll([], start=ids[5])] == ids[5:]
     assert target.count() == 9
     target.delete([point_of(3), str(uuid.uuid4())])
     assert target.count() == 8
@@ -302,7 +304,8 @@ sys.stdin.read()
 """
 
 
-def test_a_second_process_is_told_who_has_it(target, tmp_path):
+def test_a_second_process_is_told_who_has_it(target, tmp_path, monkeypatch):
+    monkeypatch.setattr("quernstone_qdrant.targets.edge._LOCK_SECONDS", 0.2)
     target.create(CollectionSettings(), 64, {})
     target.close()
     command = [sys.executable, "-c", HOLD, str(tmp_path / "edge")]

@@ -64,14 +64,9 @@ _SYNC_SECONDS = 5.0
 """A server's default (`flush_interval_sec`)."""
 _WRITERS = 2
 """One that writes while the loader reads back what is there."""
-_OPTIMISE = """
-import sys
-from qdrant_edge import EdgeShard
-shard = EdgeShard.load(sys.argv[1])
-shard.optimize()
-shard.flush()
-shard.close()
-"""
+_LOCK_SECONDS = 5.0
+"""A process that was killed a moment ago may not have let go of its files yet."""
+_OPTIMISER = Path(__file__).with_name("edge_optimise.py")
 
 
 class EdgeTarget:
@@ -194,9 +189,10 @@ class EdgeTarget:
         with_vectors: bool = False,
         batch: int = 256,
         where: Filter | None = None,
+        start: str | None = None,
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
-        offset: Any = None
+        offset: Any = start
         condition = edge_filter(where)
         while True:
             with self._failures("reading points"):
@@ -223,10 +219,8 @@ class EdgeTarget:
 
     def wait_for_index(self, timeout: float) -> None:
         """See `Target.wait_for_index`. Until it has run, new points are searched one by one."""
-        # In a process of its own: Edge's `optimize` holds Python's lock from its start to its end,
-        # so that nothing else could run, no progress could be shown, and no Ctrl-C would be heard.
-        self.close()
-        command = [sys.executable, "-c", _OPTIMISE, str(self._home / _SHARD)]
+        self.close()  # one process at a time; see `edge_optimise.py` for why it is another one
+        command = [sys.executable, str(_OPTIMISER), str(self._home / _SHARD), str(os.getpid())]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=timeout, check=False
@@ -268,7 +262,7 @@ class EdgeTarget:
         with self._opening:
             if self._opened is None:
                 self._description()  # or there is no such collection
-                self._opened = edge.EdgeShard.load(str(self._home / _SHARD))
+                self._opened = _load(self._home / _SHARD)
             return self._opened
 
     def _sync(self) -> None:
@@ -280,7 +274,7 @@ class EdgeTarget:
     def _remove_unfinished(self, shard: Path) -> None:
         """Remove what a process left that was killed while it made the collection."""
         if (shard / "edge_config.json").exists():
-            edge.EdgeShard.load(str(shard)).close()  # fails where another process is at work
+            _load(shard).close()  # fails where another process is at work
         shutil.rmtree(shard)
 
     def _description(self) -> dict[str, Any]:
@@ -324,7 +318,7 @@ class EdgeTarget:
             raise
         # Edge has no errors of its own: whatever goes wrong in the engine is a bare `Exception`.
         except Exception as error:
-            if "WouldBlock" in str(error):
+            if _is_locked(error):
                 raise TargetError(
                     f"collection {self.collection!r} in {str(self.path)!r} is in use by another "
                     "process; Edge lets one at a time open it"
@@ -332,6 +326,21 @@ class EdgeTarget:
             raise TargetError(
                 f"Qdrant Edge failed at {doing} (collection {self.collection!r}): {error}"
             ) from error
+
+
+def _load(shard: Path) -> edge.EdgeShard:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return edge.EdgeShard.load(str(shard))
+        except Exception as error:  # noqa: PERF203 - a bare one is all that Edge raises
+            if not _is_locked(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCK_SECONDS / 50)
+
+
+def _is_locked(error: Exception) -> bool:
+    return "WouldBlock" in str(error)
 
 
 def edge_collections(path: str | Path) -> list[str]:
