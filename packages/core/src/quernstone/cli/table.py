@@ -29,6 +29,7 @@ GROUP = "quernstone.commands"
 
 _OWN = {
     "embed": "quernstone.cli.embed:embed",
+    "eval": "quernstone.cli.eval:app",
     "rerank": "quernstone.cli.rerank:rerank",
 }
 _FAILED = 1

@@ -1,0 +1,450 @@
+"""`quern eval`: MTEB in two stages, summaries, and what dimensions and instructions are worth."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from quernstone.cli.options import (
+    EMBEDDING_MODEL,
+    RERANKING_MODEL,
+    BatchTokens,
+    Device,
+    Dimensions,
+    DtypeName,
+    EmbeddingModel,
+    Engine,
+    RerankingModel,
+    on_terminal,
+)
+from quernstone.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mteb.abstasks import AbsTask
+
+    from quernstone import Embedder
+    from quernstone.evaluation.protocol import Protocol
+    from quernstone.types import Dtype, EngineName, RerankTemplate
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Evaluate models on MTEB: run, rerank, summarise. Needs the extra `eval`.",
+)
+
+_TASKS = "Tasks"
+Benchmark = Annotated[
+    str | None,
+    typer.Option(
+        "--benchmark",
+        "-b",
+        help='A benchmark of mteb, such as "MTEB(eng, v2)", "MTEB(cmn, v1)", "MTEB(Code, v1)", '
+        '"MTEB(Multilingual, v2)".',
+        rich_help_panel=_TASKS,
+    ),
+]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks", "-t", help="Names of tasks, separated by commas.", rich_help_panel=_TASKS
+    ),
+]
+TasksFile = Annotated[
+    Path | None,
+    typer.Option(help="A Python file that defines mteb tasks of your own.", rich_help_panel=_TASKS),
+]
+Languages = Annotated[
+    str | None,
+    typer.Option(
+        help="ISO 639-3 codes, separated by commas: only tasks and subsets in these.",
+        rich_help_panel=_TASKS,
+    ),
+]
+ProtocolOption = Annotated[
+    str,
+    typer.Option(
+        "--protocol", help="official (Qwen's rules) or mteb (its own).", rich_help_panel=_TASKS
+    ),
+]
+InstructionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--instructions",
+        help="A file in the form of the official task_prompts.json, which goes before our table.",
+        rich_help_panel=_TASKS,
+    ),
+]
+
+
+@app.command()
+def run(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of this model's results.")
+    ],
+    benchmark: Benchmark = None,
+    tasks: Names = None,
+    tasks_file: TasksFile = None,
+    languages: Languages = None,
+    protocol: ProtocolOption = "official",
+    instructions: InstructionsFile = None,
+    model: EmbeddingModel = EMBEDDING_MODEL,
+    dimensions: Dimensions = None,
+    device: Device = "auto",
+    dtype: DtypeName = "auto",
+    engine: Engine = "auto",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Run tasks on an embedding model.
+
+    Results are saved after every subset: run the same command again to go on. A task that fails
+    is reported, and the rest goes on.
+    """
+    with _quiet_mteb():
+        from quernstone.evaluation.run import run as run_tasks
+
+        selected = _selected(benchmark, tasks, tasks_file, languages)
+        rules = _protocol(protocol, instructions, selected)
+        with _embedder(model, rules, dimensions, device, dtype, engine, batch_tokens) as embedder:
+            report = _Progress(len(selected))
+            outcomes = run_tasks(
+                embedder, selected, output, rules, on_task=report.task, progress=on_terminal()
+            )
+    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
+
+
+@app.command()
+def rerank(
+    predictions: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of `quern eval run`, or one with the predictions of the official "
+            "scripts."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of this reranker's results.")
+    ],
+    benchmark: Benchmark = None,
+    tasks: Names = None,
+    tasks_file: TasksFile = None,
+    languages: Languages = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Documents of each query to rerank.")] = 100,
+    protocol: ProtocolOption = "official",
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="The reranker's template, eval or card. (default: eval for the official "
+            "protocol, card for mteb's)",
+            show_default=False,
+        ),
+    ] = None,
+    instructions: InstructionsFile = None,
+    model: RerankingModel = RERANKING_MODEL,
+    device: Device = "auto",
+    dtype: DtypeName = "auto",
+    engine: Engine = "auto",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Rerank what `run` found, and show where that helped.
+
+    Of a benchmark or a file the retrieval tasks are reranked, and tasks of the types Reranking and
+    InstructionReranking, which bring their candidates, only when --tasks names them.
+    """
+    with _quiet_mteb():
+        from quernstone import Reranker
+        from quernstone.evaluation.predictions import Predictions
+        from quernstone.evaluation.protocol import RERANK_MAX_LENGTH
+        from quernstone.evaluation.rerank import comparison, is_reranked
+        from quernstone.evaluation.rerank import rerank as rerank_tasks
+
+        selected = _selected(benchmark, tasks, tasks_file, languages)
+        if tasks is None:
+            selected = [task for task in selected if is_reranked(task)]
+        rules = _protocol(protocol, instructions, selected)
+        saved = Predictions(predictions)
+        with Reranker(
+            model,
+            engine=cast("EngineName", engine),
+            device=device,
+            dtype=cast("Dtype", dtype),
+            template=cast("RerankTemplate", variant or rules.template),
+            max_length=RERANK_MAX_LENGTH,
+            max_batch_tokens=batch_tokens,
+        ) as reranker:
+            report = _Progress(len(selected))
+            outcomes = rerank_tasks(
+                reranker,
+                selected,
+                saved,
+                output,
+                rules,
+                top_k=top_k,
+                on_task=report.task,
+                progress=on_terminal(),
+            )
+    table = comparison(outcomes)
+    (output / "reranked.md").write_text(table, encoding="utf-8")
+    typer.echo(table, nl=False)
+    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
+
+
+@app.command()
+def summary(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of results, one for each model.")
+    ],
+    benchmark: Benchmark = None,
+    splits: Annotated[
+        str,
+        typer.Option(help="first (as the official summary) or all (as mteb) splits of a task."),
+    ] = "first",
+    published: Annotated[
+        bool, typer.Option(help="Add the rows that Qwen published for the benchmark.")
+    ] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write summary.md, summary.json and summary.png here, too."
+        ),
+    ] = None,
+) -> None:
+    """Summarise results: means over tasks and types, every task, what is missing."""
+    with _quiet_mteb():
+        from quernstone.evaluation.published import published_rows
+        from quernstone.evaluation.summary import SplitRule, summarise
+        from quernstone.evaluation.tables import as_json, markdown
+
+        if splits not in ("first", "all"):
+            raise ConfigError(f"--splits {splits!r}: use first or all")
+        rule = cast("SplitRule", splits)
+        found = [summarise(path, benchmark=benchmark, rule=rule) for path in folders]
+        if len({one.name for one in found}) < len(found):
+            rows_of = zip(found, folders, strict=True)
+            found = [replace(one, name=f"{one.name} in {path}") for one, path in rows_of]
+    rows = []
+    if published and benchmark is not None:
+        rows = published_rows(benchmark, reranking=any(one.reranked for one in found))
+    text = markdown(found, rows)
+    typer.echo(text, nl=False)
+    if output is not None:
+        from quernstone.evaluation.folder import write_json
+        from quernstone.evaluation.plots import bar_chart
+
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "summary.md").write_text(text, encoding="utf-8")
+        write_json(output / "summary.json", as_json(found, rows, benchmark=benchmark, splits=rule))
+        bar_chart(output / "summary.png", found, rows, benchmark or "")
+
+
+@app.command()
+def mrl(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Gets mrl.json and mrl.png.")],
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            help="Lengths of vectors, separated by commas. (default: 32, 64, ... the model's own)",
+            show_default=False,
+        ),
+    ] = None,
+    benchmark: Benchmark = None,
+    tasks: Names = None,
+    tasks_file: TasksFile = None,
+    languages: Languages = None,
+    protocol: ProtocolOption = "official",
+    instructions: InstructionsFile = None,
+    model: EmbeddingModel = EMBEDDING_MODEL,
+    device: Device = "auto",
+    dtype: DtypeName = "auto",
+    engine: Engine = "auto",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Measure what shorter vectors cost, from one embedding pass."""
+    with _quiet_mteb():
+        from quernstone.evaluation.mrl import measure_dimensions
+        from quernstone.evaluation.plots import curve
+
+        lengths = [_whole(one) for one in _commas(dimensions)]
+        selected = _selected(benchmark, tasks, tasks_file, languages)
+        rules = _protocol(protocol, instructions, selected)
+        with _embedder(model, rules, None, device, dtype, engine, batch_tokens) as embedder:
+            curves = measure_dimensions(
+                embedder,
+                selected,
+                output,
+                rules,
+                dimensions=lengths,
+                on_task=_show_curve,
+                progress=on_terminal(),
+            )
+        curve(output / "mrl.png", curves, model)
+
+
+@app.command("instructions")
+def compare_instructions(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Gets the folders `with` and `without`, and a table."),
+    ],
+    benchmark: Benchmark = None,
+    tasks: Names = None,
+    tasks_file: TasksFile = None,
+    languages: Languages = None,
+    protocol: ProtocolOption = "official",
+    instructions: InstructionsFile = None,
+    model: EmbeddingModel = EMBEDDING_MODEL,
+    dimensions: Dimensions = None,
+    device: Device = "auto",
+    dtype: DtypeName = "auto",
+    engine: Engine = "auto",
+    batch_tokens: BatchTokens = None,
+) -> None:
+    """Run tasks with their instructions and without any, and compare."""
+    failed = []
+    with _quiet_mteb():
+        from quernstone.evaluation.plots import bar_chart
+        from quernstone.evaluation.run import run as run_tasks
+        from quernstone.evaluation.summary import summarise
+        from quernstone.evaluation.tables import markdown
+
+        rules = _protocol(
+            protocol, instructions, _selected(benchmark, tasks, tasks_file, languages)
+        )
+        summaries = []
+        with _embedder(model, rules, dimensions, device, dtype, engine, batch_tokens) as embedder:
+            for name, bare in (("with", False), ("without", True)):
+                # fresh ones: what a task draws depends on what it drew before
+                selected = _selected(benchmark, tasks, tasks_file, languages)
+                report = _Progress(len(selected))
+                outcomes = run_tasks(
+                    embedder,
+                    selected,
+                    output / name,
+                    replace(rules, bare=bare),
+                    on_task=report.task,
+                    progress=on_terminal(),
+                )
+                failed += [one.task for one in outcomes if one.error]
+                found = summarise(output / name, rule="all")
+                summaries.append(replace(found, name=f"{name} instructions"))
+        text = markdown(summaries)
+        (output / "instructions.md").write_text(text, encoding="utf-8")
+        bar_chart(output / "instructions.png", summaries, title=model)
+    typer.echo(text, nl=False)
+    _finish(failed, 2 * len(selected), output)
+
+
+class _Progress:
+    """One line on standard error for each finished task."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+
+    def task(self, outcome: Any) -> None:
+        self._done += 1
+        place = f"{self._done}/{self._total} {outcome.task} ({outcome.type})"
+        if outcome.error:
+            typer.echo(f"{place}: FAILED: {' '.join(outcome.error.split())}", err=True)
+            return
+        first = getattr(outcome, "first", None)
+        before = "" if first is None else f"{100 * first:.2f} -> "
+        typer.echo(f"{place}: {before}{100 * outcome.score:.2f}, {outcome.seconds:.1f} s", err=True)
+
+
+def _show_curve(task: str, scores: dict[int, float]) -> None:
+    line = "  ".join(f"{length}: {score:.2f}" for length, score in sorted(scores.items()))
+    typer.echo(f"{task}  {line}")
+
+
+def _finish(failed: Sequence[str], total: int, output: Path) -> None:
+    """Say where the results are; the exit code is 1 when a task failed."""
+    typer.echo(f"{total - len(failed)} of {total} tasks done, results in {output}")
+    if failed:
+        typer.echo(f"failed: {', '.join(failed)}; run the command again to retry them", err=True)
+        raise typer.Exit(1)
+
+
+def _selected(
+    benchmark: str | None, tasks: str | None, file: Path | None, languages: str | None
+) -> list[AbsTask]:
+    from quernstone.evaluation.benchmarks import select_tasks
+
+    return select_tasks(
+        benchmark=benchmark, names=_commas(tasks), file=file, languages=_commas(languages)
+    )
+
+
+def _protocol(name: str, file: Path | None, tasks: Sequence[AbsTask]) -> Protocol:
+    from quernstone.evaluation.benchmarks import known_task_names
+    from quernstone.evaluation.instructions import (
+        Instructions,
+        own_instructions,
+        read_instructions,
+    )
+    from quernstone.evaluation.protocol import PROTOCOLS, Protocol
+
+    if name not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {name!r}; use {' or '.join(PROTOCOLS)}")
+    table = own_instructions() if name == "official" else Instructions({}, "mteb")
+    if file is not None:
+        known = frozenset([*known_task_names(), *(task.metadata.name for task in tasks)])
+        table = read_instructions(file, known).over(table)
+    return Protocol(name=name, instructions=table)
+
+
+def _embedder(
+    model: str,
+    rules: Protocol,
+    dimensions: int | None,
+    device: str,
+    dtype: str,
+    engine: str,
+    batch_tokens: int | None,
+) -> Embedder:
+    from quernstone import Embedder
+
+    return Embedder(
+        model,
+        engine=cast("EngineName", engine),
+        device=device,
+        dtype=cast("Dtype", dtype),
+        dimensions=dimensions,
+        max_length=rules.max_length,
+        max_batch_tokens=batch_tokens,
+    )
+
+
+def _commas(text: str | None) -> list[str]:
+    """The parts of a list such as `eng,zho`. The comma of `MTEB(eng, v2)` is in no such list."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise ConfigError(f"--dimensions: {text!r} is no whole number")
+    return int(text)
+
+
+@contextmanager
+def _quiet_mteb() -> Iterator[None]:
+    """Silence the progress bars, the log and the warnings of mteb: ours say what matters."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # some of mteb's bars know no other switch
+    import datasets
+
+    import quernstone.evaluation  # noqa: F401 - says first that the extra is missing
+
+    datasets.disable_progress_bars()
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"mteb\.")
+        yield

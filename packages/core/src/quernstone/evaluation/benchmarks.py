@@ -1,0 +1,130 @@
+"""Which tasks to run: a benchmark's, tasks by name, or tasks of one's own."""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mteb
+from mteb.abstasks import AbsTask
+from mteb.get_tasks import TASK_LIST
+
+from quernstone.errors import ConfigError
+
+BENCHMARKS = ("MTEB(eng, v2)", "MTEB(cmn, v1)", "MTEB(Code, v1)", "MTEB(Multilingual, v2)")
+"""The benchmarks of Qwen3-Embedding's published tables. Others of mteb work, too."""
+
+
+def select_tasks(
+    *,
+    benchmark: str | None = None,
+    names: Sequence[str] = (),
+    file: Path | None = None,
+    languages: Sequence[str] = (),
+) -> list[AbsTask]:
+    """The tasks that a command's options describe, in the benchmark's order.
+
+    Args:
+        benchmark: A benchmark of mteb, such as `MTEB(eng, v2)`.
+        names: Tasks by name: of the benchmark or the file if one is given, else any of mteb's.
+        file: A Python file that defines tasks of one's own.
+        languages: ISO 639-3 codes such as `eng`, or `eng-Latn`. Tasks without any of them are
+            left out, multilingual ones run on these only.
+
+    Raises:
+        ConfigError: A name is unknown (the nearest are in the message), or nothing is left.
+    """
+    if benchmark is None and file is None:
+        if not names:
+            raise ConfigError("name a benchmark, tasks, or a file of tasks")
+        tasks = [_by_name(name) for name in names]
+    else:
+        tasks = [] if benchmark is None else list(benchmark_tasks(benchmark))
+        tasks += [] if file is None else tasks_of_file(file)
+        tasks = _named(tasks, names, str(benchmark or file)) if names else tasks
+    if languages:
+        try:
+            tasks = list(mteb.filter_tasks(tasks, languages=list(languages)))
+        except ValueError as error:  # no ISO code
+            raise ConfigError(str(error)) from error
+        tasks = [task.filter_languages(list(languages)) for task in tasks]
+    if not tasks:
+        raise ConfigError(f"no task has any of the languages {', '.join(languages)}")
+    return tasks
+
+
+def benchmark_tasks(name: str) -> Sequence[AbsTask]:
+    """The tasks of a benchmark.
+
+    Raises:
+        ConfigError: mteb has no such benchmark.
+    """
+    known = {one.name: one for one in mteb.get_benchmarks()}
+    aliases = {alias: one for one in known.values() for alias in one.aliases or ()}
+    found = known.get(name) or aliases.get(name)
+    if found is None:
+        raise ConfigError(_unknown("benchmark", name, [*known, *aliases]))
+    return list(found.tasks)
+
+
+def task_types(names: Iterable[str]) -> dict[str, str]:
+    """The types of those of the names that are tasks of mteb."""
+    types = {task.metadata.name: str(task.metadata.type) for task in TASK_LIST}
+    return {name: types[name] for name in names if name in types}
+
+
+def known_task_names() -> list[str]:
+    """The names of all tasks of mteb."""
+    return [task.metadata.name for task in TASK_LIST]
+
+
+def tasks_of_file(path: Path) -> list[AbsTask]:
+    """One task of each class in a Python file that is a complete mteb task, in order.
+
+    Raises:
+        ConfigError: No such file, or no task in it.
+    """
+    if not path.is_file():
+        raise ConfigError(f"`{path}` is not a Python file")
+    module: dict[str, Any] = runpy.run_path(str(path), run_name="quernstone_tasks")
+    classes = [
+        value
+        for value in module.values()
+        if isinstance(value, type)
+        and issubclass(value, AbsTask)
+        and value.__module__ == "quernstone_tasks"
+        and getattr(value, "metadata", None) is not None
+    ]
+    if not classes:
+        raise ConfigError(f"`{path}` defines no task: a subclass of mteb's tasks with `metadata`")
+    return [found() for found in classes]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the nearest of the known names, or nothing."""
+    by_fold = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), list(by_fold), n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(repr(by_fold[one]) for one in close)}?" if close else ""
+
+
+def _by_name(name: str) -> AbsTask:
+    known = known_task_names()
+    if name not in known:
+        raise ConfigError(_unknown("task", name, known))
+    return mteb.get_task(name)
+
+
+def _named(tasks: Sequence[AbsTask], names: Sequence[str], where: str) -> list[AbsTask]:
+    known = {task.metadata.name: task for task in tasks}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{_unknown('task', name, known)} (in {where})")
+    wanted = set(names)
+    return [task for name, task in known.items() if name in wanted]
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    return f"unknown {what} {name!r}{nearest(name, known)}"

@@ -1,0 +1,127 @@
+"""Score against dimensions, from one embedding pass."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mteb
+import numpy as np
+from mteb.abstasks import AbsTask
+
+from quernstone import Embedder
+from quernstone.embedder import MIN_DIMENSIONS
+from quernstone.errors import ConfigError
+from quernstone.evaluation.adapters import Encoder
+from quernstone.evaluation.folder import RunFolder, read_json, write_json
+from quernstone.evaluation.protocol import Protocol
+from quernstone.evaluation.run import ENCODE, settings_of
+from quernstone.types import Float32Array
+
+RESULTS = "mrl.json"
+
+Curves = dict[str, dict[int, float]]
+"""Main scores times 100, by dimensions by task."""
+
+
+class CuttingEncoder(Encoder):
+    """Embeds each list of texts once and keeps the vectors on disk, to be cut to any length."""
+
+    dimensions: int
+
+    def __init__(
+        self, embedder: Embedder, protocol: Protocol, folder: Path, *, progress: bool = False
+    ) -> None:
+        super().__init__(embedder, protocol, progress=progress)
+        self._folder = folder
+        self.dimensions = embedder.dimensions
+
+    def embed(self, texts: Sequence[str], instruction: str) -> Float32Array:
+        """Unit vectors of `dimensions` numbers. Shape: (len(texts), dimensions)."""
+        digest = hashlib.sha256(instruction.encode())
+        for text in texts:
+            digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+        file = self._folder / f"{digest.hexdigest()}.npy"
+        if not file.exists():
+            np.save(file, super().embed(texts, instruction))
+        cut: Float32Array = np.load(file, mmap_mode="r")[:, : self.dimensions]
+        # the cut of a unit vector points where the cut of the vector itself does
+        length = np.linalg.norm(cut, axis=1, keepdims=True)
+        unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
+        return unit
+
+
+def measure_dimensions(
+    embedder: Embedder,
+    tasks: Sequence[AbsTask],
+    output: Path,
+    protocol: Protocol,
+    *,
+    dimensions: Sequence[int] = (),
+    on_task: Callable[[str, dict[int, float]], None] = lambda task, scores: None,  # noqa: ARG005
+    progress: bool = False,
+) -> Curves:
+    """Run tasks with vectors of several lengths. Finished tasks are not run again.
+
+    Args:
+        embedder: The model, uncut.
+        tasks: What to run.
+        output: The folder of this measurement; gets `mrl.json`.
+        protocol: The rules.
+        dimensions: Lengths; none for 32, 64, ... and the model's own.
+        on_task: Called with each task's scores.
+        progress: Show a progress bar for each call of the model.
+
+    Raises:
+        ConfigError: A length that the model does not have, or a folder of another model.
+    """
+    wanted = sorted(set(dimensions)) or powers(embedder.dimensions)
+    wrong = [one for one in wanted if not 1 <= one <= embedder.dimensions]
+    if wrong:
+        raise ConfigError(f"dimensions {wrong}: this model gives up to {embedder.dimensions}")
+    folder = RunFolder(output, {**settings_of(embedder, protocol), "measured": wanted})
+    kept = output / RESULTS
+    curves: Curves = {
+        task: {int(one): score for one, score in line.items()}
+        for task, line in (read_json(kept) if kept.exists() else {}).items()
+    }
+    for task in tasks:
+        folder.add_task(task)
+        name = task.metadata.name
+        if name not in curves:
+            with TemporaryDirectory(prefix="quern-mrl-") as vectors:
+                encoder = CuttingEncoder(embedder, protocol, Path(vectors), progress=progress)
+                curves[name] = {one: _score(encoder, task, one) for one in reversed(wanted)}
+            write_json(
+                kept, {task: {str(d): s for d, s in line.items()} for task, line in curves.items()}
+            )
+        on_task(name, curves[name])
+    return {task.metadata.name: curves[task.metadata.name] for task in tasks}
+
+
+def powers(largest: int) -> list[int]:
+    """32, 64, ... and the largest."""
+    found = [MIN_DIMENSIONS]
+    while found[-1] * 2 < largest:
+        found.append(found[-1] * 2)
+    return [*(one for one in found if one < largest), largest]
+
+
+def _score(encoder: CuttingEncoder, task: AbsTask, dimensions: int) -> float:
+    encoder.dimensions = dimensions
+    # what a task draws depends on what it drew before
+    task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
+    if not task.data_loaded:
+        task.load_data()
+    result = mteb.evaluate(
+        encoder,
+        task,
+        cache=None,
+        encode_kwargs=ENCODE,
+        co2_tracker=False,
+        show_progress_bar=False,
+    )
+    return 100 * float(result.task_results[0].get_score())

@@ -1,0 +1,218 @@
+"""Stage two: rerank what stage one found, and say where that helped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mteb
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.models.model_meta import ModelMeta
+from mteb.types import QueryDatasetType, RetrievalOutputType
+
+from quernstone import Reranker
+from quernstone.evaluation.adapters import CandidateSearch, CrossEncoder
+from quernstone.evaluation.errors import ResultsError
+from quernstone.evaluation.folder import RunFolder, read_json, write_json
+from quernstone.evaluation.predictions import Predictions, TaskPredictions
+from quernstone.evaluation.protocol import Protocol
+from quernstone.evaluation.run import run_task
+
+logger = logging.getLogger("quernstone")
+
+FIRST_STAGE = "first_stage.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reranked:
+    """One task before and after."""
+
+    task: str
+    type: str
+    first: float | None
+    """Main score of stage one, 0 to 1; None when there was none."""
+    score: float | None
+    """Main score after reranking; None when the task failed."""
+    seconds: float
+    error: str = ""
+
+    @property
+    def hurts(self) -> bool:
+        """Whether reranking made it worse."""
+        return self.first is not None and self.score is not None and self.score < self.first
+
+
+class SavedSearch:
+    """Answers with saved rankings, so that mteb scores them as it would score a model."""
+
+    def __init__(self, saved: TaskPredictions) -> None:
+        self._saved = saved
+        self.mteb_model_meta = ModelMeta.create_empty()
+
+    def index(self, corpus: object, **kwargs: Any) -> None:
+        """See mteb's `SearchProtocol`: there is nothing to do."""
+
+    def search(
+        self,
+        queries: QueryDatasetType,
+        *,
+        hf_split: str,
+        hf_subset: str,
+        **kwargs: Any,  # noqa: ARG002 - mteb passes more
+    ) -> RetrievalOutputType:
+        """The saved scores of the documents of each query.
+
+        Raises:
+            ResultsError: The predictions are of other queries.
+        """
+        ranking = self._saved.rankings[hf_subset][hf_split]
+        missing = [query for query in queries["id"] if query not in ranking]
+        if missing:
+            raise ResultsError(
+                self._saved.path,
+                f"{len(missing)} of {len(queries)} queries of {hf_subset}/{hf_split} have no "
+                f"predictions, the first is {missing[0]!r}: they are of another data set",
+            )
+        return {query: dict(ranking[query]) for query in queries["id"]}
+
+
+def rerank(
+    reranker: Reranker,
+    tasks: Sequence[AbsTask],
+    predictions: Predictions,
+    output: Path,
+    protocol: Protocol,
+    *,
+    top_k: int = 100,
+    on_task: Callable[[Reranked], None] = lambda outcome: None,  # noqa: ARG005
+    progress: bool = False,
+) -> list[Reranked]:
+    """Rerank the best documents of stage one.
+
+    Tasks that come with candidates of their own (the types Reranking and InstructionReranking)
+    need no predictions, and have no first stage to compare with.
+
+    Args:
+        reranker: The model; its template should be the protocol's, or chosen on purpose.
+        tasks: Retrieval and reranking tasks.
+        predictions: What stage one saved.
+        output: The folder of this reranker over this first stage.
+        protocol: The rules.
+        top_k: Documents of each query to rerank.
+        on_task: Called after each task.
+        progress: Show a progress bar for each call of the model.
+
+    Returns:
+        One outcome for each task, in order.
+
+    Raises:
+        ConfigError: A task is no retrieval, or the folder is of another model or other settings.
+    """
+    settings = {
+        "model": reranker.model,
+        "revision": reranker.revision,
+        "dtype": reranker.info.dtype,
+        "template": reranker.template,
+        "max_length": reranker.max_length,
+        "protocol": protocol.name,
+        "instructions": "none" if protocol.bare else protocol.instructions.digest,
+        "top_k": top_k,
+        "predictions": str(predictions.path.resolve()),
+    }
+    folder = RunFolder(output, settings)
+    search = CandidateSearch(CrossEncoder(reranker, protocol, progress=progress))
+    outcomes = []
+    for task in tasks:
+        folder.add_task(task)
+        outcome = _rerank_task(search, task, predictions, folder, top_k)
+        on_task(outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def comparison(outcomes: Sequence[Reranked]) -> str:
+    """First stage and reranked side by side, as Markdown, with what got worse flagged."""
+    lines = ["| task | first stage | reranked | change | |", "| --- | --- | --- | --- | --- |"]
+    for one in outcomes:
+        first = "" if one.first is None else f"{100 * one.first:.2f}"
+        after = "failed" if one.score is None else f"{100 * one.score:.2f}"
+        change = ""
+        if one.first is not None and one.score is not None:
+            change = f"{100 * (one.score - one.first):+.2f}"
+        lines.append(
+            f"| {one.task} | {first} | {after} | {change} | {'worse' if one.hurts else ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def is_reranked(task: AbsTask) -> bool:
+    """Whether the official evaluation reranks a task."""
+    return bool(task.metadata.type == "Retrieval")
+
+
+def _rerank_task(
+    search: CandidateSearch,
+    task: AbsTask,
+    predictions: Predictions,
+    folder: RunFolder,
+    top_k: int,
+) -> Reranked:
+    started = time.perf_counter()
+    name, kind = task.metadata.name, str(task.metadata.type)
+    first = None
+    try:
+        if not isinstance(task, AbsTaskRetrieval):
+            raise ResultsError(name, f"{kind} tasks rank nothing, so there is nothing to rerank")
+        if "Reranking" not in kind:
+            first = _prepare(task, predictions, folder, search, top_k)
+    except Exception as error:
+        logger.debug("task %s failed", name, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - started
+        return Reranked(task=name, type=kind, first=None, score=None, seconds=seconds, error=reason)
+    done = run_task(search, task, folder)
+    if task.data_loaded:
+        task.unload_data()
+    return Reranked(
+        task=name,
+        type=kind,
+        first=first,
+        score=done.score,
+        seconds=time.perf_counter() - started,
+        error=done.error,
+    )
+
+
+def _prepare(
+    task: AbsTaskRetrieval,
+    predictions: Predictions,
+    folder: RunFolder,
+    search: CandidateSearch,
+    top_k: int,
+) -> float:
+    """Give the task its candidates, and return the score of stage one."""
+    name = task.metadata.name
+    kept = folder.path / FIRST_STAGE
+    firsts: dict[str, float] = read_json(kept) if kept.exists() else {}
+    finished = folder.cache().load_task_result(name, search.mteb_model_meta)
+    if name in firsts and finished is not None and not finished.get_missing_evaluations(task):
+        return firsts[name]
+    saved = predictions.of_task(task)
+    task.load_data()
+    task.convert_v1_dataset_format_to_v2(None)
+    result = mteb.evaluate(
+        SavedSearch(saved), task, cache=None, co2_tracker=False, show_progress_bar=False
+    )
+    firsts[name] = float(result.task_results[0].get_score())
+    write_json(kept, firsts)
+    candidates = folder.path / f"{name}.candidates.json"
+    write_json(candidates, saved.as_mteb())
+    try:
+        task.convert_to_reranking(candidates, top_k=top_k)
+    finally:
+        candidates.unlink()
+    return firsts[name]

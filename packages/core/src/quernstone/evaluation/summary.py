@@ -1,0 +1,185 @@
+"""Results to means: over tasks, over types, per type and per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from mteb.abstasks import AbsTask
+
+from quernstone.errors import ConfigError
+from quernstone.evaluation.benchmarks import benchmark_tasks, task_types
+from quernstone.evaluation.errors import ResultsError
+from quernstone.evaluation.folder import read_json, read_run
+
+SplitRule = Literal["first", "all"]
+"""`first`: the first split of each task only, as the official `summary.py`; `all`: every split,
+as mteb's own tables."""
+
+Scores = Mapping[str, Mapping[str, float]]
+"""Main scores, 0 to 1, by subset by split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """One task's score."""
+
+    task: str
+    type: str
+    score: float
+    """Mean of the main scores that count, times 100."""
+    missing: list[str] = field(default_factory=list)
+    """`split/subset` of the benchmark that there are no results for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One model's scores, times 100."""
+
+    name: str
+    tasks: list[TaskScore]
+    missing: list[str]
+    """Tasks of the benchmark without any result."""
+    reranked: bool = False
+    """Whether these are results of stage two."""
+
+    @property
+    def by_type(self) -> dict[str, float]:
+        """Mean over the tasks of each type, in the order of the tasks."""
+        types = dict.fromkeys(task.type for task in self.tasks)
+        return {one: fmean(t.score for t in self.tasks if t.type == one) for one in types}
+
+    @property
+    def mean_task(self) -> float:
+        """Mean over tasks."""
+        return fmean(task.score for task in self.tasks)
+
+    @property
+    def mean_type(self) -> float:
+        """Mean over the means of types."""
+        return fmean(self.by_type.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "mean_task": round(self.mean_task, 2),
+            "mean_type": round(self.mean_type, 2),
+            "by_type": {name: round(score, 2) for name, score in self.by_type.items()},
+            "tasks": [asdict(task) | {"score": round(task.score, 2)} for task in self.tasks],
+            "missing": self.missing,
+        }
+
+
+def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "first") -> Summary:
+    """Summarise the results below a folder.
+
+    Args:
+        path: A folder of `quern eval run` or `rerank`, of mteb, or of the official scripts.
+        benchmark: Count the tasks, splits and subsets of this benchmark only, and name those
+            that are missing. None: all that is there.
+        rule: Which splits count.
+
+    Raises:
+        ConfigError: An unknown benchmark, or no results of it.
+        ResultsError: A damaged file, or results of several models.
+    """
+    found = read_results(path)
+    run = read_run(path) or {"settings": {}, "tasks": {}}
+    reranked = "top_k" in run["settings"]
+    missing: list[str] = []
+    if benchmark is None:
+        types = {**task_types(found), **run["tasks"]}
+        rows = sorted((types.get(task, "other"), task) for task in found)
+        tasks = [_whole(task, kind, found[task], rule) for kind, task in rows]
+    else:
+        wanted = benchmark_tasks(benchmark)
+        if reranked:
+            wanted = [task for task in wanted if task.metadata.type == "Retrieval"]
+        counted = [_of_benchmark(task, found.get(task.metadata.name, {}), rule) for task in wanted]
+        tasks = [score for score in counted if score is not None]
+        there = {score.task for score in tasks}
+        missing = [task.metadata.name for task in wanted if task.metadata.name not in there]
+    if not tasks:
+        raise ConfigError(f"`{path}` holds no results of {benchmark or 'any task'}")
+    name = str(run["settings"].get("model", path.resolve().name))
+    return Summary(name=name, tasks=tasks, missing=missing, reranked=reranked)
+
+
+def read_results(path: Path) -> dict[str, Scores]:
+    """The main scores of all result files below a folder, by task.
+
+    Raises:
+        ConfigError: No such folder.
+        ResultsError: A damaged file, or two files of one task: results of several models.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"`{path}` is not a folder")
+    found: dict[str, Scores] = {}
+    files: dict[str, Path] = {}
+    for file in sorted(path.rglob("*.json")):
+        content = read_json(file)
+        if not isinstance(content, dict) or not {"task_name", "scores"} <= set(content):
+            continue
+        name = content["task_name"]
+        if name in found:
+            raise ResultsError(
+                path,
+                f"holds results of several models: {name} is in `{files[name]}` and in `{file}`; "
+                "name the folder of one of them",
+            )
+        files[name] = file
+        found[name] = _main_scores(content["scores"], file)
+    return found
+
+
+def _main_scores(scores: Any, file: Path) -> Scores:
+    try:
+        return {
+            split: {str(entry["hf_subset"]): float(entry["main_score"]) for entry in entries}
+            for split, entries in scores.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(file, f"not the results of a task: {error!r}") from error
+
+
+def _whole(name: str, kind: str, scores: Scores, rule: SplitRule) -> TaskScore:
+    counted = _mean(scores, list(scores), None, rule)
+    return TaskScore(task=name, type=kind, score=counted)
+
+
+def _of_benchmark(task: AbsTask, scores: Scores, rule: SplitRule) -> TaskScore | None:
+    """The score of a benchmark's task, None if nothing that counts is there."""
+    splits = [split for split in task.eval_splits if split in scores]
+    wanted = list(task.eval_splits)[:1] if rule == "first" else list(task.eval_splits)
+    subsets = set(task.hf_subsets)
+    if not any(subsets & set(scores[split]) for split in splits):
+        return None
+    missing = [
+        f"{split}/{subset}"
+        for split in wanted
+        for subset in task.hf_subsets
+        if subset not in scores.get(split, {})
+    ]
+    return TaskScore(
+        task=task.metadata.name,
+        type=str(task.metadata.type),
+        score=_mean(scores, splits, subsets, rule),
+        missing=missing,
+    )
+
+
+def _mean(
+    scores: Scores, splits: Sequence[str], subsets: set[str] | None, rule: SplitRule
+) -> float:
+    """Mean over the subsets of the splits that count, times 100."""
+    some = splits[:1] if rule == "first" else splits
+    return 100 * fmean(
+        score
+        for split in some
+        for subset, score in scores[split].items()
+        if subsets is None or subset in subsets
+    )
