@@ -111,8 +111,9 @@ def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]
     }
     dense = _dense(request)
     if request.bm25 is None:
-        dense["query_filter"] = dense.pop("filter")
-        return {**common, **dense}
+        del dense["filter"]
+        params = dense.pop("params", None)  # the embedded client warns of what it does not need
+        return {**common, **dense, "search_params": None if embedded else params}
     legs = [models.Prefetch(**dense, limit=request.depth)]
     words = _words(request.bm25, embedded=embedded)
     if words is not None:

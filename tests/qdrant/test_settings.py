@@ -1,0 +1,164 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from quernstone.errors import ConfigError
+from quernstone_qdrant.bm25 import Bm25Text
+from quernstone_qdrant.settings import (
+    BM25,
+    PREFIX,
+    PRESETS,
+    CollectionSettings,
+    SettingsWish,
+    VectorSettings,
+    unit_prefix,
+)
+
+
+def unit_vectors(rows, dimensions, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((rows, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def vectors_of(preset, dimensions=256):
+    settings = PRESETS[preset].resolved(dimensions, can_encode=True)
+    return dict(settings.vectors(dimensions))
+
+
+def test_the_vectors_of_each_preset():
+    assert {name: vectors_of(name) for name in PRESETS} == {
+        "dense": {"": VectorSettings(size=256)},
+        "mrl": {
+            "dense": VectorSettings(size=256, on_disk=True, graph=False),
+            "prefix": VectorSettings(size=64, quantization="scalar", on_disk=True),
+        },
+        "scalar": {"": VectorSettings(size=256, quantization="scalar", on_disk=True)},
+        "binary": {"": VectorSettings(size=256, quantization="binary", on_disk=True)},
+        "turbo": {"": VectorSettings(size=256, quantization="turbo4", on_disk=True)},
+        "float16": {"": VectorSettings(size=256, datatype="float16")},
+        "uint8": {"": VectorSettings(size=256, datatype="uint8", distance="Euclid")},
+    }
+
+
+@pytest.mark.parametrize(("dimensions", "prefix"), [(1024, 256), (4096, 1024), (100, 32)])
+def test_an_automatic_prefix_is_a_quarter_and_at_least_32(dimensions, prefix):
+    assert PRESETS["mrl"].resolved(dimensions, can_encode=True).prefix == prefix
+
+
+def test_rows_of_a_hybrid_pair():
+    settings = CollectionSettings(vector="full", prefix=8, bm25="sparse", language="german")
+    embeddings = unit_vectors(2, 32)
+    rows = settings.rows(embeddings, ["eins", "zwei"])
+    assert sorted(rows) == [BM25, "full", PREFIX]
+    np.testing.assert_array_equal(rows["full"], embeddings)
+    cut = embeddings[:, :8]
+    np.testing.assert_allclose(
+        rows[PREFIX], cut / np.linalg.norm(cut, axis=1, keepdims=True), rtol=1e-6
+    )
+    assert rows[BM25] == [Bm25Text("eins", "german"), Bm25Text("zwei", "german")]
+    with pytest.raises(ValueError, match="2 embeddings for 1 texts"):
+        settings.rows(embeddings, ["eins"])
+
+
+def test_a_prefix_of_zeros_stays_finite():
+    assert unit_prefix(np.zeros(4, np.float32), 2).tolist() == [0.0, 0.0]
+
+
+def test_uint8_rows_are_bytes_whose_distance_orders_like_the_cosine():
+    settings = PRESETS["uint8"]
+    documents, query = unit_vectors(300, 256), unit_vectors(1, 256, seed=1)[0]
+    # make some near: independent vectors of 256 numbers are all about orthogonal
+    documents[:50] = documents[:50] * 0.5 + query * np.linspace(0.1, 1, 50)[:, None]
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    stored = settings.encode(documents)
+    assert stored.min() >= 0
+    assert stored.max() <= 255
+    np.testing.assert_array_equal(stored, np.rint(stored))
+    cosines = documents @ query
+    distances = np.linalg.norm(stored - settings.encode(query), axis=1)
+    nearest = set(np.argsort(-cosines)[:10].tolist())
+    assert len(nearest & set(np.argsort(distances)[:10].tolist())) >= 9
+    computed = [settings.cosine(query, row) for row in stored]
+    np.testing.assert_allclose(computed, cosines, atol=5e-3)
+
+
+def test_fields_follow_the_layout():
+    indexes = {"year": "integer"}
+    universal = CollectionSettings(indexes=indexes)
+    assert dict(universal.fields()) == {"metadata.year": "integer"}
+    assert universal.key_fields() == ("quernstone.key", "doc_id")
+    plain = CollectionSettings(layout="plain", indexes=indexes)
+    assert dict(plain.fields()) == {"year": "integer"}
+    assert plain.key_fields() == ("quernstone.key",)
+    assert (universal.text_field, plain.text_field) == ("page_content", "text")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_survive_the_metadata(preset):
+    settings = dataclasses.replace(PRESETS[preset], indexes={"year": "integer"}, bm25="sparse")
+    assert CollectionSettings.from_json(settings.to_json()) == settings
+
+
+def test_the_metadata_holds_what_is_not_the_default():
+    assert CollectionSettings().to_json() == {}
+    assert PRESETS["binary"].to_json() == {"quantization": "binary", "on_disk": True}
+    with pytest.raises(ConfigError, match=r"unknown settings \(colour\); a newer version"):
+        CollectionSettings.from_json({"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prefix": 64}, "a pair needs names"),
+        ({"vector": "prefix", "prefix": 64}, "`vector` is 'prefix', the name of another vector"),
+        ({"vector": "a", "prefix": 0}, "`prefix` is 0; it must be at least 1"),
+        ({"datatype": "uint8", "quantization": "binary"}, "`datatype` is 'uint8'; use one"),
+        ({"datatype": "int4"}, "`datatype` is 'int4'; it must be one of float32, float16, uint8"),
+        ({"quantization": "product"}, "`quantization` is 'product'; it must be one of scalar"),
+        ({"layout": "flat"}, "`layout` is 'flat'; it must be one of universal"),
+        ({"bm25": "yes"}, "`bm25` is 'yes'; it must be one of auto, sparse, text"),
+        ({"bm25": "text", "layout": "llamaindex"}, "layout 'llamaindex' has no text field"),
+        ({"indexes": {"year": "number"}}, r"`indexes\['year'\]` is 'number'"),
+    ],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        CollectionSettings(**settings)
+
+
+def test_a_prefix_must_be_shorter():
+    settings = CollectionSettings(vector="dense", prefix=64)
+    with pytest.raises(ConfigError, match="`prefix` is 64; it must be below 64, the full size"):
+        settings.resolved(64, can_encode=True)
+
+
+def test_wishes_change_what_they_name():
+    made = CollectionSettings(vector="dense", prefix=64, bm25="text", layout="plain")
+    assert SettingsWish().of(made) == made
+    assert SettingsWish(hybrid=True).of(made) == made
+    assert SettingsWish(hybrid=False).of(made).bm25 is None
+    assert SettingsWish(layout="langchain").of(made).prefix == 64
+    assert SettingsWish(preset="binary", hybrid=True).of(made) == dataclasses.replace(
+        PRESETS["binary"], bm25="auto"
+    )
+    own = CollectionSettings(m=32)
+    assert SettingsWish(preset=own).of(made) == own
+    with pytest.raises(ConfigError, match="`preset` is 'fast'; it must be one of dense, mrl"):
+        SettingsWish(preset="fast")
+    with pytest.raises(ConfigError, match="`layout` is 'flat'"):
+        SettingsWish(layout="flat")
+
+
+def test_differences_name_both_sides_and_accept_what_auto_became():
+    made = PRESETS["mrl"].resolved(256, can_encode=True)
+    assert PRESETS["mrl"].differences(made) == []
+    assert CollectionSettings().differences(made) == [
+        ("vector", "dense", ""),
+        ("prefix", 64, None),
+        ("quantization", "scalar", None),
+        ("on_disk", True, False),
+    ]
+    hybrid = dataclasses.replace(made, bm25="auto")
+    assert hybrid.differences(made) == [("bm25", None, "auto")]
+    assert hybrid.differences(dataclasses.replace(made, bm25="text")) == []
