@@ -186,19 +186,29 @@ def _vllm_rerank(body):
 
 
 def _vllm_score(body):
-    instruction = body.get("instruction")
+    instruction = body["instruction"]
     firsts, seconds = body["text_1"], body["text_2"]
     assert len(firsts) == len(seconds)
     data = [
         {
             "index": index,
             "object": "score",
-            "score": score(first if instruction is None else f"{instruction}|{first}", second),
+            "score": score(f"{instruction}|{first}", second),
         }
         for index, (first, second) in enumerate(zip(firsts, seconds, strict=True))
     ]
     usage = {"prompt_tokens": 9, "total_tokens": 9}
     return {"id": "score-1", "object": "list", "model": body["model"], "data": data, "usage": usage}
+
+
+def _vllm_classify(body):
+    data = []
+    for index, prompt in enumerate(body["input"]):
+        head, colon, rest = prompt.partition("<Document>:")
+        probs = [score(head + colon, rest)]
+        data.append({"index": index, "label": "LABEL_0", "probs": probs, "num_classes": 1})
+    usage = {"prompt_tokens": 9, "total_tokens": 9}
+    return {"id": "classify-1", "object": "list", "created": 1, "data": data, "usage": usage}
 
 
 def _tei_rerank(body):
@@ -237,6 +247,7 @@ _ANSWERS = {
     ("vllm", "/v1/embeddings"): _openai_embeddings,
     ("vllm", "/v1/rerank"): _vllm_rerank,
     ("vllm", "/score"): _vllm_score,
+    ("vllm", "/classify"): _vllm_classify,
     ("tei", "/embed"): _tei_embed,
     ("tei", "/rerank"): _tei_rerank,
     ("infinity", "/embeddings"): _openai_embeddings,

@@ -147,7 +147,8 @@ def test_nothing_is_cut_when_we_render(serve, connect):
     stub = serve("vllm")
     backend = connect(stub, "rerank", template="client", max_length=512)
     backend.submit(pairs("q", ["d"])).result(10)
-    assert set(stub.received[-1].body) == {"model", "text_1", "text_2"}
+    assert stub.received[-1].path == "/classify"
+    assert set(stub.received[-1].body) == {"model", "input"}
 
 
 def test_vllm_says_which_models_it_has(serve, connect):

@@ -309,6 +309,13 @@ def test_a_raw_score_is_no_probability(raw, serve, connect):
         backend.submit([TextInput("d", DEFAULT_INSTRUCTION, "q")], 4).result(10)
 
 
+def test_a_model_with_more_classes_is_no_qwen3_reranker(serve, connect):
+    stub = serve("vllm")
+    stub.fail_next(Fault(body={"data": [{"index": 0, "probs": [0.2, 0.8]}]}))
+    with pytest.raises(RemoteAnswerError, match="`probs` are not of one class"):
+        connect(stub, "rerank", template="client")
+
+
 def test_ranked_results_with_one_twice_are_refused(serve, connect):
     stub = serve("tei")
     backend = connect(stub, "rerank", template="server")

@@ -152,9 +152,9 @@ class VLLM(Dialect):
         return Request("/score", body, read_scores)
 
     def rerank_rendered(self, model: str, heads: Sequence[str], bodies: Sequence[str]) -> Request:
-        """`/score` joins both texts of a pair and adds nothing, if there is no chat template."""
-        body = {"model": model, "text_1": list(heads), "text_2": list(bodies)}
-        return Request("/score", body, read_scores)
+        """`/classify`, which adds nothing even if the server was started with a template."""
+        prompts = [head + body for head, body in zip(heads, bodies, strict=True)]
+        return Request("/classify", {"model": model, "input": prompts}, read_classes)
 
     def facts(self, answer: Any, model: str) -> ServerFacts:
         """See `Dialect.facts`."""
@@ -382,6 +382,14 @@ def read_results(answer: Any) -> Found:
 def read_scores(answer: Any) -> Found:
     """`{"data": [{"index", "score"}]}`."""
     return [(_index(item), _field(item, "score")) for item in _list(answer, "data")]
+
+
+def read_classes(answer: Any) -> Found:
+    """`{"data": [{"index", "probs"}]}`, with P(yes) as the only class."""
+    found = [(_index(item), _field(item, "probs")) for item in _list(answer, "data")]
+    if not all(isinstance(probs, list) and len(probs) == 1 for _, probs in found):
+        raise ShapeError("its `probs` are not of one class, as those of a Qwen3 reranker are")
+    return [(index, probs[0]) for index, probs in found]
 
 
 def read_ranks(answer: Any) -> Found:
