@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from qdrant_client.models import FieldCondition, Filter, MatchAny, MatchValue, Range
 
@@ -42,7 +42,8 @@ def _condition(path: str, value: FieldValue) -> FieldCondition:
     if isinstance(value, float):
         return FieldCondition(key=path, range=Range(gte=value, lte=value))
     if isinstance(value, Sequence):
-        return FieldCondition(key=path, match=MatchAny(any=list(value)))
+        members: list[Any] = list(value)
+        return FieldCondition(key=path, match=MatchAny(any=members))
     raise ConfigError(f"a {type(value).__name__} cannot be filtered on (field {path!r})")
 
 

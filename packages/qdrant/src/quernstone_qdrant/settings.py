@@ -24,6 +24,10 @@ FieldType = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "
 Lexical = Literal["auto", "sparse", "text"]
 Preset = Literal["dense", "mrl", "scalar", "binary", "turbo", "float16", "uint8"]
 
+DeferIndex = Literal["none", "m0", "threshold"]
+"""How to put a server's indexing off during a load. `m0`: no graph is built (needs little memory).
+`threshold`: no segment is large enough to be indexed (fastest; needs memory for all vectors)."""
+
 PREFIX = "prefix"
 """Name of the short vector of an MRL pair."""
 BM25 = "bm25"
@@ -164,6 +168,18 @@ class CollectionSettings:
         # LlamaIndex deletes by `doc_id`
         return (KEY_FIELD, "doc_id") if layout_of(self.layout).node else (KEY_FIELD,)
 
+    def needs_server(self) -> list[str]:
+        """What of these settings the embedded client does not have; it drops it silently."""
+        named = {
+            "quantisation": self.quantization is not None,
+            f"{self.datatype} storage": self.datatype != "float32",
+            "vectors on disk": self.on_disk,
+            "an HNSW graph": self.m is not None or self.ef_construct is not None,
+            "payload indexes": bool(self.indexes),
+            "shards": self.shards is not None,
+        }
+        return [name for name, asked in named.items() if asked]
+
     def rows(self, embeddings: Float32Array, texts: Sequence[str]) -> Mapping[str, Rows]:
         """What is written for a batch.
 
@@ -188,7 +204,8 @@ class CollectionSettings:
         if self.datatype != "uint8":
             return vectors
         scale = _uint8_scale(vectors.shape[-1])
-        return np.clip(np.rint(vectors * scale) + 128, 0, 255).astype(np.float32)
+        stored: Float32Array = np.clip(np.rint(vectors * scale) + 128, 0, 255).astype(np.float32)
+        return stored
 
     @property
     def scores_are_cosines(self) -> bool:

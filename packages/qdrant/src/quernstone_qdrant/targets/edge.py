@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -31,7 +31,7 @@ import orjson
 from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError, TargetError
 from quernstone_qdrant.points import Point
-from quernstone_qdrant.settings import CollectionSettings, Rows
+from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
     FoundPoint,
@@ -216,6 +216,14 @@ class EdgeTarget:
         """See `Target.count`."""
         with self._failures("counting the points"):
             return self._shard().count(edge.CountRequest())
+
+    def ignored(self, settings: CollectionSettings) -> list[str]:
+        """See `Target.ignored`."""
+        return [] if settings.shards is None else ["shards"]
+
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:  # noqa: ARG002
+        """See `Target.deferred_index`. Only `wait_for_index` indexes."""
+        return nullcontext()
 
     def wait_for_index(self, timeout: float) -> None:
         """See `Target.wait_for_index`. Until it has run, new points are searched one by one."""

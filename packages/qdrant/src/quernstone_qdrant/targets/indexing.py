@@ -11,18 +11,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
 
 from quernstone_qdrant.errors import CollectionError, TargetError
+from quernstone_qdrant.settings import DeferIndex
 
 if TYPE_CHECKING:
     from quernstone_qdrant.targets.client import ClientTarget
-
-DeferIndex = Literal["none", "m0", "threshold"]
-"""How to put indexing off. `m0`: no graph (needs little memory). `threshold`: no segment is large
-enough to be indexed (the fastest, needs memory for all vectors)."""
 
 DEFERRED_KEY = "quernstone_deferred"
 """Where the collection's metadata holds the original values while indexing is put off."""
