@@ -16,6 +16,7 @@ from quernstone_qdrant.errors import (
     TargetError,
     TooLargeError,
     TransientError,
+    WriteError,
 )
 
 
@@ -45,6 +46,8 @@ def test_import_is_light():
         (TargetError("gone"), RuntimeError, "gone"),
         (TransientError("busy", 2.5), RuntimeError, "busy"),
         (TooLargeError("32 MiB"), RuntimeError, "32 MiB"),
+        (WriteError("no", ("a", "b")), RuntimeError, "no (points a, b)"),
+        (WriteError("no", tuple("abcde")), RuntimeError, "no (points a, b, c and 2 more)"),
         (CollectionError("c", "bad"), RuntimeError, "collection 'c': bad"),
         (
             CollectionNotFoundError("c", ["a", "b"]),
@@ -78,6 +81,7 @@ def test_every_error_is_tested():
         TargetError,
         TransientError,
         TooLargeError,
+        WriteError,
         CollectionError,
         CollectionNotFoundError,
         ProvenanceError,

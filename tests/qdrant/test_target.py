@@ -111,7 +111,7 @@ def test_a_write_that_a_server_only_queued_is_not_done(embedder):
 
     metadata.update(Provenance.of(embedder, "docs").metadata())
     with server(answer) as client:
-        loader = QdrantLoader(client, "docs", embedder)
+        loader = QdrantLoader(client, "docs", embedder, patience=0)
         with pytest.raises(TargetError, match="answered 'wait_timeout' instead of 'completed'"):
             loader.load([{"id": "a", "text": "text"}])
     assert asked[-1] == ("PUT", "/collections/docs/points?wait=true")

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
         RecordError,
         SourceError,
         TargetError,
+        WriteError,
     )
-    from quernstone_qdrant.loader import LoadReport, QdrantLoader
+    from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.records import Record
+    from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher, SearchHit
     from quernstone_qdrant.sources import read_paths
     from quernstone_qdrant.targets.edge import EdgeTarget
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CollectionError",
     "CollectionNotFoundError",
+    "Depths",
     "EdgeTarget",
     "LoadReport",
     "ProvenanceError",
@@ -33,12 +36,14 @@ __all__ = [
     "SearchHit",
     "SourceError",
     "TargetError",
+    "WriteError",
     "read_paths",
 ]
 
 _HOMES = {
-    "loader": ("LoadReport", "QdrantLoader"),
+    "loader": ("QdrantLoader",),
     "records": ("Record",),
+    "report": ("Depths", "LoadReport"),
     "searcher": ("QdrantSearcher", "SearchHit"),
     "sources": ("read_paths",),
     "targets.edge": ("EdgeTarget",),
@@ -49,6 +54,7 @@ _HOMES = {
         "RecordError",
         "SourceError",
         "TargetError",
+        "WriteError",
     ),
 }
 

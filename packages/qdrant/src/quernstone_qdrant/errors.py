@@ -6,6 +6,7 @@
     `-- TargetError (RuntimeError)         the Qdrant behind the client failed
         |-- TransientError                 the same request may succeed later; `.delay`
         |-- TooLargeError                  a smaller request may succeed
+        |-- WriteError                     points that were not written; `.ids`
         `-- CollectionError                one collection; `.collection`
             |-- CollectionNotFoundError (LookupError)   `.available` names the others
             `-- ProvenanceError            it belongs to another model; `.recorded`, `.wanted`
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quernstone.errors import QuernstoneError
+
+_SHOWN = 3
 
 
 class SourceError(QuernstoneError, ValueError):
@@ -64,6 +67,19 @@ class TransientError(TargetError):
 
 class TooLargeError(TargetError):
     """A request was refused because of its size."""
+
+
+class WriteError(TargetError):
+    """Points are not written, or it is not sure. `.ids` names them; write them again."""
+
+    def __init__(self, reason: str, ids: Sequence[str]) -> None:
+        super().__init__(reason, ids)
+        self.reason, self.ids = reason, ids
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.ids[:_SHOWN])
+        more = f" and {len(self.ids) - _SHOWN} more" if len(self.ids) > _SHOWN else ""
+        return f"{self.reason} (points {shown}{more})"
 
 
 class CollectionError(TargetError):

@@ -37,12 +37,15 @@ class Point:
     def payload(self) -> dict[str, JsonValue]:
         """Build what is stored beside the vectors."""
         key, number = self.chunk.record.key, self.chunk.number
+        own: dict[str, JsonValue] = {"key": key, "chunk": number, "hash": self.content_hash}
+        if self.chunk.record.source:
+            own["source"] = self.chunk.record.source
         return self.layout.payload(
             point=self.id,
             key=key,
             text=self.text,
             metadata=self.metadata,
-            own={"key": key, "chunk": number, "hash": self.content_hash},
+            own=own,
         )
 
 

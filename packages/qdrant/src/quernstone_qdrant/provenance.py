@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -42,6 +42,10 @@ class TextEmbedder(Protocol):
         """What runs the model."""
         ...
 
+    def format_query(self, text: str, /) -> str:
+        """What the model reads for a query."""
+        ...
+
     def embed_documents(self, texts: list[str], /) -> Float32Array:
         """Embed texts. Shape of the result: (len(texts), dimensions)."""
         ...
@@ -55,8 +59,9 @@ class TextEmbedder(Protocol):
 class Provenance:
     """What a collection's document vectors depend on.
 
-    The dtype is recorded and not compared: a collection loaded in bfloat16 on a GPU is searched
-    in float32 on a laptop. Neither is the instruction, which only queries get.
+    The model, its revision and the size of the vectors are compared whenever the collection is
+    used. The rest is recorded for people: a collection loaded in bfloat16 on a GPU is searched in
+    float32 on a laptop, and the prompt of queries may change with every query.
     """
 
     model: str
@@ -67,6 +72,15 @@ class Provenance:
     """All point ids of the collection are made in it, also after it was renamed by an alias."""
     settings: CollectionSettings = field(default_factory=CollectionSettings)
     """How the collection stores its points. Each `auto` is resolved."""
+    engine: str = ""
+    """What ran the model."""
+    query_prompt: str = ""
+    """What a query becomes, with `{query}` in its place. Documents are embedded as they are."""
+    loader: str = field(default_factory=lambda: version("quernstone-qdrant"))
+    """Version of this package that created the collection."""
+    mixed: tuple[Mapping[str, str], ...] = ()
+    """Other models whose vectors were let in by `allow_mismatch`, each with `model`, `revision`,
+    `dtype` and `loader`."""
 
     @classmethod
     def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
@@ -77,6 +91,8 @@ class Provenance:
             dimensions=embedder.dimensions,
             dtype=embedder.info.dtype,
             namespace=collection_namespace(collection),
+            engine=embedder.info.engine,
+            query_prompt=embedder.format_query("{query}"),
         )
 
     @classmethod
@@ -92,6 +108,10 @@ class Provenance:
             dtype=str(stored.get("dtype")),
             namespace=UUID(str(stored.get("namespace"))),
             settings=CollectionSettings.from_json(stored.get("settings") or {}),
+            engine=str(stored.get("engine", "")),
+            query_prompt=str((stored.get("prompts") or {}).get("query", "")),
+            loader=str(stored.get("loader", "")),
+            mixed=tuple(stored.get("mixed") or ()),
         )
 
     @property
@@ -104,13 +124,22 @@ class Provenance:
         """Revisions are hashes: a local folder may have another path on another machine."""
         return self.revision or self.model
 
-    def check(self, wanted: Provenance, collection: str) -> None:
+    def is_model_of(self, wanted: Provenance) -> bool:
+        """Whether both are the same model in the same revision."""
+        return self._identity == wanted._identity
+
+    def check(self, wanted: Provenance, collection: str, *, allow_mismatch: bool = False) -> None:
         """Refuse to mix this collection's vectors with those of another embedder.
+
+        Args:
+            wanted: Of the embedder.
+            collection: For the message.
+            allow_mismatch: Take another model or revision. The size must fit in any case.
 
         Raises:
             ProvenanceError: The model, its revision or the size of the vectors differs.
         """
-        for name in ("model", "revision") if self._identity != wanted._identity else ():
+        for name in () if allow_mismatch or self.is_model_of(wanted) else ("model", "revision"):
             there, here = getattr(self, name), getattr(wanted, name)
             if there != here:
                 raise ProvenanceError(collection, name, there, here)
@@ -125,14 +154,29 @@ class Provenance:
                 "revision": self.revision,
                 "dimensions": self.dimensions,
                 "dtype": self.dtype,
+                "engine": self.engine,
+                "prompts": {"document": "{text}", "query": self.query_prompt},
                 "namespace": str(self.namespace),
                 "settings": self.settings.to_json(),
-                "loader": version("quernstone-qdrant"),
+                "loader": self.loader,
+                "mixed": [dict(other) for other in self.mixed],
             }
         }
 
+    def mixed_with(self, other: Provenance) -> Provenance:
+        """The same, with another model recorded beside the first."""
+        entry = {
+            "model": other.model,
+            "revision": other.revision,
+            "dtype": other.dtype,
+            "loader": other.loader,
+        }
+        return self if entry in self.mixed else replace(self, mixed=(*self.mixed, entry))
 
-def check_provenance(state: CollectionState, collection: str, wanted: Provenance) -> Provenance:
+
+def check_provenance(
+    state: CollectionState, collection: str, wanted: Provenance, *, allow_mismatch: bool = False
+) -> Provenance:
     """Return what the collection records, when it fits the embedder.
 
     Raises:
@@ -146,12 +190,16 @@ def check_provenance(state: CollectionState, collection: str, wanted: Provenance
             "nothing is recorded about the model that made it, so its vectors may be of another; "
             "load into a new collection",
         )
-    recorded.check(wanted, collection)
+    recorded.check(wanted, collection, allow_mismatch=allow_mismatch)
     return recorded
 
 
 def prepare_collection(
-    target: Target, embedder: TextEmbedder, wish: SettingsWish = ANY_SETTINGS
+    target: Target,
+    embedder: TextEmbedder,
+    wish: SettingsWish = ANY_SETTINGS,
+    *,
+    allow_mismatch: bool = False,
 ) -> Provenance:
     """Make sure that there is a collection for the vectors of `embedder`.
 
@@ -161,6 +209,7 @@ def prepare_collection(
         target: Where the collection is, or will be.
         embedder: What makes the vectors.
         wish: What is wanted of a new collection, or expected of one that is there.
+        allow_mismatch: Take a collection of another model, and record that it was done.
 
     Raises:
         CollectionError: It cannot take these vectors, holds points of unknown origin, or was made
@@ -183,11 +232,14 @@ def prepare_collection(
                 target.collection,
                 "the server does not keep collection metadata; Qdrant 1.16 or newer is needed",
             )
-    recorded = check_provenance(state, target.collection, wanted)
+    recorded = check_provenance(state, target.collection, wanted, allow_mismatch=allow_mismatch)
     _check_settings(recorded.settings, wish.of(recorded.settings), target.collection)
     _check_vectors(state, target.collection, recorded)
     if not state.points:  # also after a crash between the two
         target.create_indexes(recorded.settings)
+    if not recorded.is_model_of(wanted):
+        recorded = recorded.mixed_with(wanted)
+        target.describe(recorded.metadata())
     return recorded
 
 

@@ -37,6 +37,8 @@ class Record:
     """Goes into the payload, where both LangChain and LlamaIndex can filter on it."""
     format: TextFormat = "text"
     """How the text is split."""
+    source: str = ""
+    """Names where it is from, such as a folder: what is gone is looked for within a source."""
 
 
 def to_record(value: object, position: int) -> Record:

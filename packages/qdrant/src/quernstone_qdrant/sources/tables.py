@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quernstone_qdrant.deadletter import MARK, read_dead_letter
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.records import Record
 from quernstone_qdrant.sources.rows import RowReader
@@ -24,7 +25,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
-    """Read one JSON object per line. Blank lines are passed over; rows are numbered by line."""
+    """Read one JSON object per line. Blank lines are passed over; rows are numbered by line.
+
+    Lines of a dead-letter file become the records that they were.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.removeprefix(_BOM) if number == 1 else line
@@ -36,7 +40,9 @@ def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
                 reason = f"not JSON: {error.msg} at column {error.colno}"
                 yield SourceError(reader.path, reason, number)
                 continue
-            if isinstance(row, dict):
+            if isinstance(row, dict) and MARK in row:
+                yield read_dead_letter(row, reader.path, number)
+            elif isinstance(row, dict):
                 yield reader.record(row, number)
             else:
                 found = type(row).__name__

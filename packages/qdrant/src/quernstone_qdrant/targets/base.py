@@ -7,13 +7,14 @@ one that speaks another language translates it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.bm25 import Bm25Text
 from quernstone_qdrant.points import Point
-from quernstone_qdrant.settings import CollectionSettings, Rows
+from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -202,12 +203,33 @@ class Target(Protocol):
         with_vectors: bool = False,
         batch: int = 256,
         where: Filter | None = None,
+        start: str | None = None,
     ) -> Iterator[StoredPoint]:
-        """Read all points, `batch` per request, in the order of their ids."""
+        """Read points, `batch` per request, in the order of their ids.
+
+        Args:
+            fields: Of the payload.
+            with_vectors: Whether to read the dense vectors, too.
+            batch: Most points per request.
+            where: Which points; None: all.
+            start: The first id to read; None: the very first.
+        """
         ...
 
     def count(self) -> int:
         """Count the points, exactly."""
+        ...
+
+    def ignored(self, settings: CollectionSettings) -> list[str]:
+        """Name what of the settings this target does not have, for people to read."""
+        ...
+
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:
+        """Put indexing off inside, and back at the end, whatever happens.
+
+        After a crash the next load puts it back, also with `none`. Where nothing is indexed while
+        data comes in, this does nothing.
+        """
         ...
 
     def wait_for_index(self, timeout: float) -> None:

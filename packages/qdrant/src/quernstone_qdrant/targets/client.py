@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.http.exceptions import ApiException
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from quernstone_qdrant.errors import CollectionNotFoundError, TargetError, TransientError
 from quernstone_qdrant.points import Point
-from quernstone_qdrant.settings import CollectionSettings, Rows
+from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
     FoundPoint,
@@ -28,8 +27,10 @@ from quernstone_qdrant.targets.base import (
     TargetKind,
     VectorState,
 )
+from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
 from quernstone_qdrant.targets.indexing import (
     IndexConfig,
+    deferred_index,
     index_arguments,
     index_config,
     wait_until_green,
@@ -52,7 +53,11 @@ _SERVER_WRITERS = 4
 
 
 def connect(
-    *, path: str | None = None, url: str | None = None, api_key: str | None = None
+    *,
+    path: str | None = None,
+    url: str | None = None,
+    api_key: str | None = None,
+    prefer_grpc: bool = False,
 ) -> QdrantClient:
     """Open an embedded Qdrant in a folder, or a server.
 
@@ -60,6 +65,8 @@ def connect(
         path: Folder of the embedded Qdrant, created when missing; `:memory:` keeps nothing.
         url: Address of a server. Exactly one of `path` and `url` is given.
         api_key: For the server.
+        prefer_grpc: Talk to the server by gRPC, which takes a third of the bytes. Its port, 6334,
+            must be reachable, too.
 
     Raises:
         TargetError: Another process has the folder open, or the address is no address.
@@ -67,7 +74,11 @@ def connect(
     try:
         if url is not None:
             return QdrantClient(
-                url=url, api_key=api_key, timeout=_SECONDS, check_compatibility=False
+                url=url,
+                api_key=api_key,
+                prefer_grpc=prefer_grpc,
+                timeout=_SECONDS,
+                check_compatibility=False,
             )
         if path == ":memory:":
             return QdrantClient(":memory:")
@@ -190,9 +201,10 @@ class ClientTarget:
         with_vectors: bool = False,
         batch: int = 256,
         where: models.Filter | None = None,
+        start: str | None = None,
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
-        offset: Any = None
+        offset: Any = start
         while True:
             with self._failures("reading points"):
                 found, offset = self.client.scroll(
@@ -231,6 +243,14 @@ class ClientTarget:
             for point in found
         ]
 
+    def ignored(self, settings: CollectionSettings) -> list[str]:
+        """See `Target.ignored`."""
+        return settings.needs_server() if self.kind == "embedded" else []
+
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:
+        """See `Target.deferred_index`."""
+        return deferred_index(self, how) if self.kind == "server" else nullcontext()
+
     def wait_for_index(self, timeout: float) -> None:
         """See `Target.wait_for_index`. The embedded client has no index."""
         if self.kind == "server":
@@ -256,7 +276,7 @@ class ClientTarget:
         if status != models.UpdateStatus.COMPLETED:
             raise TransientError(
                 f"Qdrant answered {status.value!r} instead of 'completed' to {doing} "
-                f"(collection {self.collection!r}); some may be missing, run the load again"
+                f"(collection {self.collection!r})"
             )
 
     @contextmanager
@@ -264,10 +284,9 @@ class ClientTarget:
         """Turn what the clients raise into a `TargetError` that says what was being done."""
         try:
             yield
-        except (ApiException, QdrantException, OSError, ValueError, RuntimeError) as error:
-            raise TargetError(
-                f"Qdrant failed at {doing} (collection {self.collection!r}): {_reason(error)}"
-            ) from error
+        except CLIENT_ERRORS as error:
+            what = f"Qdrant failed at {doing} (collection {self.collection!r})"
+            raise classify(error, what) from error
 
 
 def _state(info: models.CollectionInfo) -> CollectionState:
@@ -296,10 +315,3 @@ def _vectors(stored: Any) -> dict[str, Any]:
         for name, vector in named.items()
         if isinstance(vector, list)  # a sparse one is made anew whenever a point is written
     }
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnexpectedResponse):
-        content = (error.content or b"").decode("utf-8", "replace").strip()
-        return f"status {error.status_code}: {content or error.reason_phrase}"
-    return str(error) or type(error).__name__

@@ -1,0 +1,237 @@
+"""One load, from the first record to the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Literal, TypeAlias
+
+from quernstone.errors import EngineMemoryError, InputError, NonFiniteError, QuernstoneError
+from quernstone_qdrant.batches import BatchReader
+from quernstone_qdrant.chunking import Chunk, Chunker
+from quernstone_qdrant.deadletter import DeadLetters, Failure
+from quernstone_qdrant.errors import RecordError, TargetError
+from quernstone_qdrant.layouts import layout_of
+from quernstone_qdrant.pipeline import Batch, Pipeline
+from quernstone_qdrant.points import Point, make_point, point_id, stored_hash
+from quernstone_qdrant.provenance import Provenance, TextEmbedder
+from quernstone_qdrant.prune import gone
+from quernstone_qdrant.report import Depths, LoadReport
+from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.seen import SeenHashes
+from quernstone_qdrant.settings import DeferIndex
+from quernstone_qdrant.store import PointStore
+from quernstone_qdrant.targets import Target
+
+Prune: TypeAlias = "bool | Literal['collection']"
+
+_PROBE = 64
+"""Ids that are looked for at a time behind the end of a document that got shorter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """What a loader's loads have in common; `QdrantLoader` says what each is."""
+
+    target: Target
+    provenance: Provenance
+    embedder: TextEmbedder
+    chunker: Chunker
+    batch_size: int
+    request_bytes: int
+    most_points: int | None
+    """Per request, by the collection's strict mode."""
+    patience: float
+    defer_index: DeferIndex
+    index_timeout: float | None
+    """Seconds to wait for the index at the end; None: do not wait."""
+    skip_errors: bool
+    dead_letter: str | PathLike[str] | None
+    on_error: Callable[[QuernstoneError], None] | None
+    progress: Callable[[LoadReport], None] | None
+
+
+class Load:
+    """One load. Everything that it does is in `run`, and only once."""
+
+    def __init__(
+        self, plan: LoadPlan, records: Iterable[object], *, source: str, prune: Prune
+    ) -> None:
+        self._plan = plan
+        self._prune_scope = prune
+        self._stopping = False
+        self._started = time.monotonic()
+        self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
+        self._retry = Retry(plan.patience)
+        self._store = PointStore(
+            plan.target,
+            plan.provenance.settings,
+            self._retry,
+            most_points=plan.most_points,
+            most_bytes=plan.request_bytes,
+        )
+        self._layout = layout_of(plan.provenance.settings.layout)
+        self._letters: DeadLetters | None = None
+        self._seen = SeenHashes() if prune else None
+        self._reader = BatchReader(
+            plan.chunker,
+            self._make_point,
+            size=plan.batch_size,
+            skip_errors=plan.skip_errors,
+            source=source,
+            seen=self._seen,
+        )
+        self._pipeline = Pipeline(
+            self._reader.batches(records),
+            look_up=self._look_up,
+            embed=self._embed,
+            write=self._write,
+            count=self._count_batch,
+            give_up=self._retry.stop,
+            writers=plan.target.writers,
+        )
+
+    @property
+    def depths(self) -> Depths:
+        """How full the stages are."""
+        return self._pipeline.depths
+
+    def stop(self) -> None:
+        """See `QdrantLoader.stop`."""
+        self._stopping = True
+        self._pipeline.stop()
+
+    def run(self) -> LoadReport:
+        """See `QdrantLoader.load`."""
+        with ExitStack() as stack:
+            if self._plan.dead_letter is not None:
+                self._letters = stack.enter_context(DeadLetters(self._plan.dead_letter))
+            if self._seen is not None:
+                stack.enter_context(self._seen)
+            stack.enter_context(self._plan.target.deferred_index(self._plan.defer_index))
+            try:
+                self._pipeline.run()
+                if self._seen is not None:
+                    self._prune(self._seen)
+            except TargetError:
+                raise
+            except QuernstoneError:
+                self._count(failed=1)
+                raise
+            finally:
+                self._count(stopped=self._stopping)
+        if self._plan.index_timeout is not None and not self._stopping:
+            self._plan.target.wait_for_index(self._plan.index_timeout)
+            self._count()
+        return self.report
+
+    def _make_point(self, chunk: Chunk) -> Point:
+        made = self._plan.provenance
+        return make_point(made.namespace, made.fingerprint, chunk, self._layout)
+
+    def _look_up(self, batch: Batch) -> None:
+        """Keep the points that are missing or different, and find those that nobody needs."""
+        namespace = self._plan.provenance.namespace
+        behind = [(point_id(namespace, key, n), key, n) for key, n in batch.ends]
+        ids = [point.id for point in batch.points] + [found for found, _, _ in behind]
+        there = self._store.payloads(ids)
+        batch.points = [
+            point
+            for point in batch.points
+            if stored_hash(there.get(point.id)) != point.content_hash
+        ]
+        batch.skipped = batch.chunks - len(batch.points)
+        for found, key, number in behind:
+            if found in there:
+                batch.stale.extend(self._behind(key, number))
+
+    def _behind(self, key: str, number: int) -> list[str]:
+        """Ids of the points of `key` from chunk `number` on."""
+        stale: list[str] = []
+        while True:
+            ids = [
+                point_id(self._plan.provenance.namespace, key, number + i) for i in range(_PROBE)
+            ]
+            there = self._store.payloads(ids)
+            stale.extend(found for found in ids if found in there)
+            if ids[-1] not in there:
+                return stale[::-1]  # a crash between two deletes then leaves no gap behind it
+            number += _PROBE
+
+    def _embed(self, batch: Batch) -> None:
+        points = batch.points
+        while True:
+            try:
+                batch.vectors = self._plan.embedder.embed_documents(
+                    [point.text for point in points]
+                )
+            except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
+                if error.index is None:
+                    raise
+                batch.failures.append(_failure(points[error.index], error))
+                if self._plan.skip_errors:
+                    del points[error.index]
+                else:  # what comes before it is written, and nothing that comes after it
+                    batch.lost = True
+                    del points[error.index :]
+            else:
+                return
+
+    def _write(self, batch: Batch) -> None:
+        if batch.points and batch.vectors is not None:
+            self._store.write(batch.points, batch.vectors)
+        if not batch.lost:
+            self._store.delete(batch.stale)
+
+    def _count_batch(self, batch: Batch) -> None:
+        """Add up what Qdrant has confirmed."""
+        self._count(
+            seen=batch.seen,
+            chunks=batch.chunks,
+            embedded=len(batch.points),
+            skipped=batch.skipped,
+            removed=0 if batch.lost else len(batch.stale),
+        )
+        for failure in batch.failures:
+            if not self._plan.skip_errors:
+                raise failure.error
+            self._count(failed=1)
+            if self._letters is not None:
+                self._letters.add(failure)
+            if self._plan.on_error is not None:
+                self._plan.on_error(failure.error)
+        if self._plan.progress is not None:
+            self._plan.progress(self.report)
+
+    def _prune(self, seen: SeenHashes) -> None:
+        if self.report.failed or not self.report.seen:
+            return
+        sources = None if self._prune_scope == "collection" else self._reader.sources
+        for ids in gone(self._store, seen, sources, self._plan.provenance.namespace):
+            if self._stopping:
+                return
+            self._store.delete(ids)
+            self._count(pruned=len(ids))
+            if self._plan.progress is not None:
+                self._plan.progress(self.report)
+
+    def _count(self, *, stopped: bool = False, **more: int) -> None:
+        sums = {name: getattr(self.report, name) + n for name, n in more.items()}
+        self.report = replace(
+            self.report,
+            seconds=time.monotonic() - self._started,
+            retries=self._retry.retries,
+            stopped=stopped,
+            **sums,
+        )
+
+
+def _failure(point: Point, error: InputError | EngineMemoryError | NonFiniteError) -> Failure:
+    why = str(error).removeprefix(f"input {error.index}").lstrip(": ")
+    chunk = point.chunk
+    named = RecordError(chunk.record.key, f"chunk {chunk.number} cannot be embedded: {why}")
+    named.__cause__ = error
+    return Failure(named, chunk.record)

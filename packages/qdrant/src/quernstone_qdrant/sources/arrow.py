@@ -1,0 +1,51 @@
+"""Tables in memory, or behind a reader: rows as mappings, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from quernstone.errors import ConfigError
+
+_ROWS = 512
+
+
+def as_rows(records: Any) -> Iterable[object]:
+    """Make an iterable of rows of what is iterated otherwise, or not at all.
+
+    Args:
+        records: `pyarrow.Table`, `RecordBatch`, `RecordBatchReader`, `dataset.Dataset` or
+            `dataset.Scanner`; a data set of `datasets`, also a streamed one; anything that hands
+            over an Arrow stream, such as a data frame of pandas or Polars. Everything else is
+            returned as it is.
+
+    Raises:
+        ConfigError: A single record or a path instead of many records.
+    """
+    if isinstance(records, (str, bytes, Mapping, PathLike)):
+        raise ConfigError(
+            f"`records` is a {type(records).__name__}; pass an iterable of records, or "
+            "`read_paths(...)` for files and folders"
+        )
+    if isinstance(records, ds.Dataset):
+        return _rows(records.scanner(batch_size=_ROWS).to_batches())
+    if isinstance(records, ds.Scanner):
+        return _rows(records.to_batches())
+    if isinstance(records, pa.RecordBatch):
+        return _rows([records])
+    if hasattr(records, "with_format") and hasattr(records, "iter"):  # datasets.Dataset
+        tables = records.with_format("arrow").iter(batch_size=_ROWS)
+        return _rows(batch for table in tables for batch in table.to_batches())
+    if hasattr(records, "__arrow_c_stream__"):
+        return _rows(pa.RecordBatchReader.from_stream(records))
+    return records  # type: ignore[no-any-return]  # any iterable
+
+
+def _rows(batches: Iterable[Any]) -> Iterator[object]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, _ROWS):
+            yield from batch.slice(start, _ROWS).to_pylist()
