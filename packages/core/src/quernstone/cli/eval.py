@@ -18,11 +18,15 @@ from quernstone.cli.options import (
     RERANKING_MODEL,
     BatchTokens,
     Device,
+    Dialect,
     Dimensions,
     DtypeName,
     EmbeddingModel,
+    Endpoint,
     Engine,
+    RenderedBy,
     RerankingModel,
+    engine_settings,
     on_terminal,
 )
 from quernstone.errors import ConfigError
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
     from quernstone import Embedder
     from quernstone.evaluation.protocol import Protocol
-    from quernstone.types import Dtype, EngineName, RerankTemplate
+    from quernstone.types import Dtype, RerankTemplate
 
 app = typer.Typer(
     add_completion=False,
@@ -103,6 +107,8 @@ def run(
     device: Device = "auto",
     dtype: DtypeName = "auto",
     engine: Engine = "auto",
+    endpoint: Endpoint = None,
+    dialect: Dialect = None,
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Run tasks on an embedding model.
@@ -115,7 +121,8 @@ def run(
 
         selected = _selected(benchmark, tasks, tasks_file, languages)
         rules = _protocol(protocol, instructions, selected)
-        with _embedder(model, rules, dimensions, device, dtype, engine, batch_tokens) as embedder:
+        where = engine_settings(engine, endpoint, dialect)
+        with _embedder(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
             report = _Progress(len(selected))
             outcomes = run_tasks(
                 embedder, selected, output, rules, on_task=report.task, progress=on_terminal()
@@ -154,6 +161,9 @@ def rerank(
     device: Device = "auto",
     dtype: DtypeName = "auto",
     engine: Engine = "auto",
+    endpoint: Endpoint = None,
+    dialect: Dialect = None,
+    template: RenderedBy = None,
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Rerank what `run` found, and show where that helped.
@@ -175,7 +185,7 @@ def rerank(
         saved = Predictions(predictions)
         with Reranker(
             model,
-            engine=cast("EngineName", engine),
+            **engine_settings(engine, endpoint, dialect, template),
             device=device,
             dtype=cast("Dtype", dtype),
             template=cast("RerankTemplate", variant or rules.template),
@@ -267,6 +277,8 @@ def mrl(
     device: Device = "auto",
     dtype: DtypeName = "auto",
     engine: Engine = "auto",
+    endpoint: Endpoint = None,
+    dialect: Dialect = None,
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Measure what shorter vectors cost, from one embedding pass."""
@@ -277,7 +289,8 @@ def mrl(
         lengths = [_whole(one) for one in _commas(dimensions)]
         selected = _selected(benchmark, tasks, tasks_file, languages)
         rules = _protocol(protocol, instructions, selected)
-        with _embedder(model, rules, None, device, dtype, engine, batch_tokens) as embedder:
+        where = engine_settings(engine, endpoint, dialect)
+        with _embedder(model, rules, None, device, dtype, where, batch_tokens) as embedder:
             curves = measure_dimensions(
                 embedder,
                 selected,
@@ -307,6 +320,8 @@ def compare_instructions(
     device: Device = "auto",
     dtype: DtypeName = "auto",
     engine: Engine = "auto",
+    endpoint: Endpoint = None,
+    dialect: Dialect = None,
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Run tasks with their instructions and without any, and compare."""
@@ -321,7 +336,8 @@ def compare_instructions(
             protocol, instructions, _selected(benchmark, tasks, tasks_file, languages)
         )
         summaries = []
-        with _embedder(model, rules, dimensions, device, dtype, engine, batch_tokens) as embedder:
+        where = engine_settings(engine, endpoint, dialect)
+        with _embedder(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
             for name, bare in (("with", False), ("without", True)):
                 # fresh ones: what a task draws depends on what it drew before
                 selected = _selected(benchmark, tasks, tasks_file, languages)
@@ -408,14 +424,14 @@ def _embedder(
     dimensions: int | None,
     device: str,
     dtype: str,
-    engine: str,
+    where: dict[str, Any],
     batch_tokens: int | None,
 ) -> Embedder:
     from quernstone import Embedder
 
     return Embedder(
         model,
-        engine=cast("EngineName", engine),
+        **where,
         device=device,
         dtype=cast("Dtype", dtype),
         dimensions=dimensions,

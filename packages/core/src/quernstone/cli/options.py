@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from quernstone.errors import ConfigError
+
 if TYPE_CHECKING:
     from quernstone import Embedder, Reranker
-    from quernstone.types import Dtype, EngineName
+    from quernstone.types import Dtype
 
 EMBEDDING_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 RERANKING_MODEL = "Qwen/Qwen3-Reranker-0.6B"
@@ -48,7 +50,39 @@ DtypeName = Annotated[
     str,
     typer.Option("--dtype", help="auto, float32, bfloat16, float16.", rich_help_panel=_PANEL),
 ]
-Engine = Annotated[str, typer.Option(help="auto, torch, transformers.", rich_help_panel=_PANEL)]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="auto, torch, transformers, sentence-transformers, vllm.", rich_help_panel=_PANEL
+    ),
+]
+_SERVER = "Model on a server"
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Address of a server that runs the model; its key goes into QUERN_API_KEY.",
+        rich_help_panel=_SERVER,
+        show_default=False,
+    ),
+]
+Dialect = Annotated[
+    str | None,
+    typer.Option(
+        help="openai, vllm, tei, infinity, sglang, cohere, jina. (default: openai)",
+        rich_help_panel=_SERVER,
+        show_default=False,
+    ),
+]
+RenderedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="Who renders the reranker's prompt: client or server.",
+        rich_help_panel=_SERVER,
+        show_default=False,
+    ),
+]
 BatchTokens = Annotated[
     int | None,
     typer.Option(
@@ -66,6 +100,8 @@ def open_embedder(
     device: str,
     dtype: str,
     engine: str,
+    endpoint: str | None = None,
+    dialect: str | None = None,
     dimensions: int | None = None,
     instruction: str | None = None,
     batch_tokens: int | None = None,
@@ -77,7 +113,7 @@ def open_embedder(
         model,
         device=device,
         dtype=cast("Dtype", dtype),
-        engine=cast("EngineName", engine),
+        **engine_settings(engine, endpoint, dialect),
         dimensions=dimensions,
         instruction=instruction,
         max_batch_tokens=batch_tokens,
@@ -90,6 +126,9 @@ def open_reranker(
     device: str,
     dtype: str,
     engine: str,
+    endpoint: str | None = None,
+    dialect: str | None = None,
+    template: str | None = None,
     instruction: str | None = None,
     batch_tokens: int | None = None,
 ) -> Reranker:
@@ -100,10 +139,29 @@ def open_reranker(
         model,
         device=device,
         dtype=cast("Dtype", dtype),
-        engine=cast("EngineName", engine),
+        **engine_settings(engine, endpoint, dialect, template),
         instruction=instruction,
         max_batch_tokens=batch_tokens,
     )
+
+
+def engine_settings(
+    engine: str, endpoint: str | None, dialect: str | None, template: str | None = None
+) -> dict[str, Any]:
+    """What `Embedder` and `Reranker` call `engine` and `engine_options`.
+
+    Raises:
+        ConfigError: An endpoint and another engine, or a part of a server without its address.
+    """
+    if endpoint is None:
+        if engine == "remote" or dialect or template:
+            raise ConfigError("which server? give its address as --endpoint URL")
+        return {"engine": engine}
+    if engine not in ("auto", "remote"):
+        raise ConfigError(f"--endpoint runs the model on a server, and --engine {engine} does not")
+    said = {"endpoint": endpoint, "dialect": dialect, "template": template}
+    options = {name: value for name, value in said.items() if value is not None}
+    return {"engine": "remote", "engine_options": options}
 
 
 def on_terminal() -> bool:

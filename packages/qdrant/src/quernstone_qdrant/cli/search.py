@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +13,12 @@ from quernstone.cli.options import (
     RERANKING_MODEL,
     BatchTokens,
     Device,
+    Dialect,
     DtypeName,
+    Endpoint,
     Engine,
     Instruction,
+    RenderedBy,
     open_embedder,
     open_reranker,
 )
@@ -99,6 +102,26 @@ def search(
     device: Device = "auto",
     dtype: DtypeName = "auto",
     engine: Engine = "auto",
+    endpoint: Endpoint = None,
+    dialect: Dialect = None,
+    rerank_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of a server that runs the reranking model. (default: it runs here)",
+            rich_help_panel="Model on a server",
+            show_default=False,
+        ),
+    ] = None,
+    rerank_dialect: Annotated[
+        str | None,
+        typer.Option(
+            help="What that server speaks.",
+            rich_help_panel="Model on a server",
+            show_default=False,
+        ),
+    ] = None,
+    template: RenderedBy = None,
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Search a collection by meaning and rerank the hits.
@@ -113,7 +136,10 @@ def search(
     where = target_name(path, url, edge)
     if url is None and not Path(where).is_dir():
         raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
-    settings = {"device": device, "dtype": dtype, "engine": engine}
+    here: dict[str, Any] = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
+    # of two models one may run on a server, which decides these things itself
+    mixed = rerank and (endpoint is None) != (rerank_endpoint is None)
+    there = {"device": "auto", "dtype": "auto"} if mixed else here
     conditions = [_condition(text) for text in filters or ()]
 
     def find(searcher: QdrantSearcher) -> list[SearchHit]:
@@ -133,13 +159,20 @@ def search(
         with open_embedder(
             chosen,
             dimensions=made.dimensions if made else None,
-            batch_tokens=batch_tokens,
-            **settings,
+            engine=engine,
+            endpoint=endpoint,
+            dialect=dialect,
+            **(here if endpoint is None else there),
         ) as embedder:
             if rerank:
                 default = _TINY if chosen == _TINY else RERANKING_MODEL
                 with open_reranker(
-                    rerank_model or default, batch_tokens=batch_tokens, **settings
+                    rerank_model or default,
+                    engine="auto" if mixed else engine,
+                    endpoint=rerank_endpoint,
+                    dialect=rerank_dialect,
+                    template=template,
+                    **(here if rerank_endpoint is None else there),
                 ) as reranker:
                     hits = find(QdrantSearcher(target, collection, embedder, reranker))
             else:
