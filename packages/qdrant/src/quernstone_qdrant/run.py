@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -123,8 +124,11 @@ class Load:
                 raise
             finally:
                 self._count(stopped=self._stopping)
-        if self._plan.index_timeout is not None and not self._stopping:
-            self._plan.target.wait_for_index(self._plan.index_timeout)
+        timeout = self._plan.index_timeout
+        if timeout is None and self._plan.target.kind == "edge":
+            timeout = math.inf  # a server goes on by itself; Edge indexes while it is waited for
+        if timeout is not None and not self._stopping:
+            self._plan.target.wait_for_index(timeout)
             self._count()
         return self.report
 

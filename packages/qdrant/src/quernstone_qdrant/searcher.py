@@ -22,8 +22,8 @@ from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage
 
 _PER_HIT = 4
 _FEWEST = 20
-_PREFETCH_PER_HIT = 10
-_FEWEST_PREFETCHED = 100
+_PREFETCH_PER_HIT = 20
+_FEWEST_PREFETCHED = 200
 
 
 class QueryEmbedder(TextEmbedder, Protocol):
@@ -152,8 +152,8 @@ class QdrantSearcher:
             candidates: Hits that the reranker reads; None: four for each wanted one, at least 20.
                 Without a reranker it has no effect.
             prefetch: Points that each stage before the last passes on: the short vectors of a pair,
-                quantised vectors, the two orders of a hybrid search. None: ten for each hit that
-                is fetched, at least 100. The more, the nearer to an exact search, and the slower.
+                quantised vectors, the two orders of a hybrid search. None: 20 for each hit that
+                is fetched, at least 200. The more, the nearer to an exact search, and the slower.
             instruction: What the search is for; None: the embedder's and the reranker's own.
 
         Returns:

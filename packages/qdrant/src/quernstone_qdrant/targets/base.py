@@ -236,7 +236,7 @@ class Target(Protocol):
         """Return when what was written is indexed; at once where there is nothing to wait for.
 
         Args:
-            timeout: In seconds.
+            timeout: In seconds; may be infinite.
 
         Raises:
             CollectionError: The optimiser failed; the error says why.

@@ -13,6 +13,7 @@ as a server's. What is lost within these seconds, the next load finds missing.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -127,8 +128,6 @@ class EdgeTarget:
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
     ) -> None:
         """See `Target.create`."""
-        if settings.shards not in (None, 1):
-            raise ConfigError(f"`shards` is {settings.shards}; a collection in Edge is one shard")
         if self.exists():
             raise CollectionError(self.collection, "it exists")
         shard = self._home / _SHARD
@@ -231,7 +230,11 @@ class EdgeTarget:
         command = [sys.executable, str(_OPTIMISER), str(self._home / _SHARD), str(os.getpid())]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout, check=False
+                command,
+                capture_output=True,
+                text=True,
+                timeout=None if math.isinf(timeout) else timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired as late:
             raise TargetError(

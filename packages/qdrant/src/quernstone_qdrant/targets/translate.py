@@ -153,7 +153,11 @@ def _quantization(kind: Quantization | None, *, memory: bool) -> models.Quantiza
             scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, **where)
         )
     if kind == "binary":
-        return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(**where))
+        # a query with 8 bits per number finds much more, and costs no memory (docs/scaling.md)
+        query = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
+        return models.BinaryQuantization(
+            binary=models.BinaryQuantizationConfig(query_encoding=query, **where)
+        )
     return models.TurboQuantization(
         turbo=models.TurboQuantQuantizationConfig(bits=_TURBO_BITS[kind], **where)
     )
