@@ -8,7 +8,7 @@ PACKAGES := --editable packages/core[torch,transformers,parquet] --editable pack
 	--editable packages/llamaindex --editable packages/qdrant
 PROJECTS := pyproject.toml constraints.txt $(wildcard packages/*/pyproject.toml)
 
-.PHONY: install install-dev demo test check fix bench
+.PHONY: install install-dev demo test check fix bench capabilities
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -44,3 +44,8 @@ fix: install-dev
 
 bench: $(VENV)/installed-bench
 	$(RUN)python -m benchmarks
+
+# the table of docs/engines.md, from what the contract suites find
+capabilities: install-dev
+	$(RUN)pytest --capabilities docs/capabilities tests/core/engines/test_contract.py
+	$(RUN)python -m quernstone.testing docs/capabilities docs/engines.md

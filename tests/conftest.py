@@ -12,6 +12,9 @@ import pytest
 import torch
 from benchmarks.checkpoints import Layout, random_checkpoint
 
+pytest.register_assert_rewrite("quernstone.testing")
+pytest_plugins = ["pytester", "quernstone.testing.capabilities"]
+
 Checkpoints = Callable[..., Path]
 
 
