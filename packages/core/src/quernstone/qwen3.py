@@ -20,6 +20,7 @@ from torch import Tensor
 from quernstone.attention import BatchAttention, PrefixKeys
 from quernstone.batching import PackedBatch
 from quernstone.errors import ModelLoadError
+from quernstone.linear import Linear
 from quernstone.models import ModelConfig
 
 # Element-wise work on this many tokens at a time stays in a core's cache: 5x on long batches.
@@ -34,26 +35,33 @@ class Layer:
     """Weights of one decoder layer."""
 
     input_norm: Tensor
-    qkv: Tensor
-    """Queries, keys and values in one matrix. Shape: ((heads + 2 kv heads) * head_dim, hidden)"""
+    qkv: Linear
+    """Queries, keys and values in one product. The last layer has keys and values only: it needs
+    the queries of few tokens, and has them from `Qwen3`'s `last_query`."""
     qk_norm: Tensor
     """One row for each query head, then one for each key head. Shape: (heads + kv heads, dim)"""
-    output: Tensor
+    output: Linear
     mlp_norm: Tensor
-    gate_up: Tensor
-    """Shape: (2 * intermediate, hidden)"""
-    down: Tensor
+    gate: Linear
+    up: Linear
+    down: Linear
 
 
 class Qwen3:
     """The decoder without its output head."""
 
     def __init__(
-        self, config: ModelConfig, embedding: Tensor, layers: list[Layer], norm: Tensor
+        self,
+        config: ModelConfig,
+        embedding: Tensor,
+        layers: list[Layer],
+        last_query: Linear,
+        norm: Tensor,
     ) -> None:
         self.config = config
         self.embedding = embedding
         self._layers = layers
+        self._last_query = last_query
         self._norm = norm
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         self._inverse_frequencies = (config.rope_theta**-exponent).to(embedding.device)
@@ -85,12 +93,13 @@ class Qwen3:
         for index, layer in enumerate(self._layers[:-1]):
             query, key, value = self._qkv(layer, x, rope)
             shared = [prefix[index] for prefix in prefixes]
-            self._finish(layer, x, attention.all_tokens(query, key, value, shared))
+            x = self._finish(layer, x, attention.all_tokens(query, key, value, shared))
         ends = torch.tensor(batch.cu_seqlens[1:], device=self.device) - 1
         layer, shared = self._layers[-1], [prefix[-1] for prefix in prefixes]
-        query, key, value = self._last_qkv(layer, x, rope, ends)
-        x = x[ends]
-        self._finish(layer, x, attention.last_tokens(query, key, value, shared))
+        normed = self._rms_norm(x, layer.input_norm)
+        key, value = self._last_key_value(normed, rope)
+        query = self._last_queries(normed[ends], (rope[0][ends], rope[1][ends]))
+        x = self._finish(layer, x[ends], attention.last_tokens(query, key, value, shared))
         return self._rms_norm(x, self._norm)
 
     def prefix_keys(
@@ -99,13 +108,17 @@ class Qwen3:
         """Keys and values of every sequence in every layer, to be shared as prefixes."""
         x, rope = self._start(batch, dtype)
         sequences: list[LayerPrefixes] = [[] for _ in batch.order]
-        for index, layer in enumerate(self._layers):
-            query, key, value = self._qkv(layer, x, rope)
+
+        def keep(key: Tensor, value: Tensor) -> None:
             bounds = zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)
             for sequence, (start, end) in zip(sequences, bounds, strict=True):
                 sequence.append(PrefixKeys(key[start:end].clone(), value[start:end].clone()))
-            if index < len(self._layers) - 1:
-                self._finish(layer, x, attention.all_tokens(query, key, value, []))
+
+        for layer in self._layers[:-1]:
+            query, key, value = self._qkv(layer, x, rope)
+            keep(key, value)
+            x = self._finish(layer, x, attention.all_tokens(query, key, value, []))
+        keep(*self._last_key_value(self._rms_norm(x, self._layers[-1].input_norm), rope))
         return sequences
 
     def _start(
@@ -120,25 +133,22 @@ class Qwen3:
         self, layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        qkv = _linear(self._rms_norm(x, layer.input_norm), layer.qkv)
+        qkv = layer.qkv(self._rms_norm(x, layer.input_norm))
         qkv = qkv.unflatten(1, (-1, self.config.head_dim))
         qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
         qk = self._norm_and_rotate(qk, layer.qk_norm, rope)
         query, key = qk.split([heads, kv_heads], 1)
         return query, key, value
 
-    def _last_qkv(
-        self, layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor], ends: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Like `_qkv`, but queries for the last tokens only."""
-        heads, head_dim = self.config.num_attention_heads, self.config.head_dim
-        normed = self._rms_norm(x, layer.input_norm)
-        query = _linear(normed[ends], layer.qkv[: heads * head_dim]).unflatten(1, (-1, head_dim))
-        kv = _linear(normed, layer.qkv[heads * head_dim :]).unflatten(1, (-1, head_dim))
-        key, value = kv.chunk(2, 1)
-        last_rope = (rope[0][ends], rope[1][ends])
-        query = self._norm_and_rotate(query, layer.qk_norm[:heads], last_rope)
-        return query, self._norm_and_rotate(key, layer.qk_norm[heads:], rope), value
+    def _last_key_value(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        layer, heads = self._layers[-1], self.config.num_attention_heads
+        key, value = layer.qkv(normed).unflatten(1, (-1, self.config.head_dim)).chunk(2, 1)
+        return self._norm_and_rotate(key, layer.qk_norm[heads:], rope), value
+
+    def _last_queries(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        weight = self._layers[-1].qk_norm[: self.config.num_attention_heads]
+        query = self._last_query(normed).unflatten(1, (-1, self.config.head_dim))
+        return self._norm_and_rotate(query, weight, rope)
 
     def _norm_and_rotate(self, x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """Normalise each head, then apply RoPE in the split-half form of Qwen3; all in float32."""
@@ -154,11 +164,11 @@ class Qwen3:
             out[at, :, half:] = second.mul_(cos).addcmul_(first, sin)
         return out
 
-    def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> None:
-        """Output projection, MLP and both residuals; changes `x` in place."""
-        x.add_(_linear(attended.flatten(1), layer.output))
-        gate, up = _linear(self._rms_norm(x, layer.mlp_norm), layer.gate_up).chunk(2, -1)
-        x.add_(_linear(F.silu(gate, inplace=True).mul_(up), layer.down))
+    def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
+        """Output projection, MLP and both residuals."""
+        x = layer.output.plus(attended.flatten(1), x)
+        normed = self._rms_norm(x, layer.mlp_norm)
+        return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
 
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -171,10 +181,6 @@ def _unweighted_norm(x: Tensor, eps: float) -> Tensor:
     """RMSNorm without its weight. torch's own takes ten times as long on CPUs in bfloat16."""
     scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-
-
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight.to(x.dtype))
 
 
 # ---------------------------------------------------------------- weights
@@ -217,31 +223,35 @@ def load_qwen3(
             tensor: Tensor = opened.get_tensor(stored_name)
             return tensor.to(device, dtype)
 
-        def stacked(*names: str) -> Tensor:
-            return torch.cat([read(name) for name in names])
+        def linear(*names: str) -> Linear:
+            return Linear(torch.cat([read(name) for name in names]))
 
         embedding = read("embed_tokens.weight")
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         layers = []
+        last = config.num_hidden_layers - 1
         for index in range(config.num_hidden_layers):
             at = f"layers.{index}."
+            parts = "kv" if index == last else "qkv"
             layers.append(
                 Layer(
                     input_norm=read(at + "input_layernorm.weight"),
-                    qkv=stacked(*(at + f"self_attn.{part}_proj.weight" for part in "qkv")),
+                    qkv=linear(*(at + f"self_attn.{part}_proj.weight" for part in parts)),
                     qk_norm=torch.cat(
                         [
                             read(at + "self_attn.q_norm.weight").expand(heads, -1),
                             read(at + "self_attn.k_norm.weight").expand(kv_heads, -1),
                         ]
                     ),
-                    output=read(at + "self_attn.o_proj.weight"),
+                    output=linear(at + "self_attn.o_proj.weight"),
                     mlp_norm=read(at + "post_attention_layernorm.weight"),
-                    gate_up=stacked(at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight"),
-                    down=read(at + "mlp.down_proj.weight"),
+                    gate=linear(at + "mlp.gate_proj.weight"),
+                    up=linear(at + "mlp.up_proj.weight"),
+                    down=linear(at + "mlp.down_proj.weight"),
                 )
             )
-        model = Qwen3(config, embedding, layers, read("norm.weight"))
+        last_query = linear(f"layers.{last}.self_attn.q_proj.weight")
+        model = Qwen3(config, embedding, layers, last_query, read("norm.weight"))
         if head_stored:
             opened, stored_name = tensors["lm_head.weight"]
             rows = opened.get_slice(stored_name)
