@@ -7,30 +7,29 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Literal, TypeAlias
 
-from quernstone.errors import EngineMemoryError, InputError, NonFiniteError, QuernstoneError
+from quernstone.errors import QuernstoneError
 from quernstone_qdrant.batches import BatchReader
 from quernstone_qdrant.chunking import Chunk, Chunker
-from quernstone_qdrant.deadletter import DeadLetters, Failure
-from quernstone_qdrant.errors import RecordError, TargetError
+from quernstone_qdrant.deadletter import DeadLetters
+from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.layouts import layout_of
 from quernstone_qdrant.pipeline import Batch, Pipeline
-from quernstone_qdrant.points import Point, make_point, point_id, stored_hash
+from quernstone_qdrant.points import Point, make_point
 from quernstone_qdrant.provenance import Provenance, TextEmbedder
 from quernstone_qdrant.prune import gone
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.seen import SeenHashes
 from quernstone_qdrant.settings import DeferIndex
+from quernstone_qdrant.steps import embed, look_up, write
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
 
 Prune: TypeAlias = "bool | Literal['collection']"
-
-_PROBE = 64
-"""Ids that are looked for at a time behind the end of a document that got shorter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +86,9 @@ class Load:
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),
-            look_up=self._look_up,
-            embed=self._embed,
-            write=self._write,
+            look_up=partial(look_up, store=self._store, namespace=plan.provenance.namespace),
+            embed=partial(embed, embedder=plan.embedder, skip_errors=plan.skip_errors),
+            write=partial(write, store=self._store),
             count=self._count_batch,
             give_up=self._retry.stop,
             writers=plan.target.writers,
@@ -136,60 +135,6 @@ class Load:
         made = self._plan.provenance
         return make_point(made.namespace, made.fingerprint, chunk, self._layout)
 
-    def _look_up(self, batch: Batch) -> None:
-        """Keep the points that are missing or different, and find those that nobody needs."""
-        namespace = self._plan.provenance.namespace
-        behind = [(point_id(namespace, key, n), key, n) for key, n in batch.ends]
-        ids = [point.id for point in batch.points] + [found for found, _, _ in behind]
-        there = self._store.payloads(ids)
-        batch.points = [
-            point
-            for point in batch.points
-            if stored_hash(there.get(point.id)) != point.content_hash
-        ]
-        batch.skipped = batch.chunks - len(batch.points)
-        for found, key, number in behind:
-            if found in there:
-                batch.stale.extend(self._behind(key, number))
-
-    def _behind(self, key: str, number: int) -> list[str]:
-        """Ids of the points of `key` from chunk `number` on."""
-        stale: list[str] = []
-        while True:
-            ids = [
-                point_id(self._plan.provenance.namespace, key, number + i) for i in range(_PROBE)
-            ]
-            there = self._store.payloads(ids)
-            stale.extend(found for found in ids if found in there)
-            if ids[-1] not in there:
-                return stale[::-1]  # a crash between two deletes then leaves no gap behind it
-            number += _PROBE
-
-    def _embed(self, batch: Batch) -> None:
-        points = batch.points
-        while True:
-            try:
-                batch.vectors = self._plan.embedder.embed_documents(
-                    [point.text for point in points]
-                )
-            except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
-                if error.index is None:
-                    raise
-                batch.failures.append(_failure(points[error.index], error))
-                if self._plan.skip_errors:
-                    del points[error.index]
-                else:  # what comes before it is written, and nothing that comes after it
-                    batch.lost = True
-                    del points[error.index :]
-            else:
-                return
-
-    def _write(self, batch: Batch) -> None:
-        if batch.points and batch.vectors is not None:
-            self._store.write(batch.points, batch.vectors)
-        if not batch.lost:
-            self._store.delete(batch.stale)
-
     def _count_batch(self, batch: Batch) -> None:
         """Add up what Qdrant has confirmed."""
         self._count(
@@ -231,11 +176,3 @@ class Load:
             stopped=stopped,
             **sums,
         )
-
-
-def _failure(point: Point, error: InputError | EngineMemoryError | NonFiniteError) -> Failure:
-    why = str(error).removeprefix(f"input {error.index}").lstrip(": ")
-    chunk = point.chunk
-    named = RecordError(chunk.record.key, f"chunk {chunk.number} cannot be embedded: {why}")
-    named.__cause__ = error
-    return Failure(named, chunk.record)
