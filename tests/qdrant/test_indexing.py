@@ -1,10 +1,7 @@
 """Indexing put off, put back and waited for, against a stub that keeps a collection's settings."""
 
-import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from qdrant_client import QdrantClient
@@ -84,31 +81,10 @@ DEFERRED = {
 
 
 @pytest.fixture
-def server():
+def server(serve):
     server = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self):
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, result = server.answer(self.command, self.path, json.loads(body or b"{}"))
-            text = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        do_GET = do_PUT = do_POST = do_PATCH = handle_any
-
-        def log_message(self, *_):
-            pass
-
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    yield server
-    http.shutdown()
-    http.server_close()
+    server.url = serve(server.answer)
+    return server
 
 
 @pytest.fixture

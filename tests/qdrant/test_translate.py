@@ -1,0 +1,215 @@
+"""What a server is asked for, word for word, as a stub over loopback hears it."""
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+from qdrant_client.conversions.conversion import RestToGrpc
+
+from quernstone_qdrant import QdrantLoader, QdrantSearcher
+from quernstone_qdrant.settings import PRESETS, CollectionSettings
+from quernstone_qdrant.targets import ClientTarget
+from quernstone_qdrant.targets.translate import knows_memory, vectors_config
+
+
+class Server:
+    """Keeps what it is asked; the collection exists once it is created."""
+
+    def __init__(self, version):
+        self.version = version
+        self.created = None
+        self.indexes = {}
+        self.points = None
+        self.searches = []
+
+    def answer(self, method, path, body):
+        done = {"operation_id": 1, "status": "completed"}
+        path = path.split("?")[0]
+        if path == "/":
+            return 200, {"title": "qdrant", "version": self.version}
+        if path.endswith("/exists"):
+            return 200, {"exists": self.created is not None}
+        if path == "/collections/docs" and method == "PUT":
+            self.created = body
+            return 200, True
+        if path == "/collections/docs":
+            return 200, self.info()
+        if path.endswith("/index"):
+            self.indexes[body["field_name"]] = body["field_schema"]
+            return 200, done
+        if path.endswith("/points") and method == "PUT":
+            self.points = body
+            return 200, done
+        if path.endswith("/points"):
+            return 200, []
+        if path.endswith("/points/query"):
+            self.searches.append(body)
+            return 200, {"points": []}
+        raise AssertionError((method, path))
+
+    def info(self):
+        return {
+            "status": "green",
+            "optimizer_status": "ok",
+            "segments_count": 1,
+            "points_count": 0,
+            "payload_schema": {},
+            "config": {
+                "params": {"vectors": self.created["vectors"]},
+                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+                "optimizer_config": {
+                    "deleted_threshold": 0.2,
+                    "vacuum_min_vector_number": 1000,
+                    "default_segment_number": 0,
+                    "flush_interval_sec": 5,
+                },
+                "metadata": self.created["metadata"],
+            },
+        }
+
+
+@pytest.fixture
+def load(serve, embedder):
+    """Loads one record into a stub; returns the stub and a searcher of it."""
+
+    def load(preset, version="1.20.0", **options):
+        server = Server(version)
+        client = QdrantClient(url=serve(server.answer), check_compatibility=False)
+        loader = QdrantLoader(client, "docs", embedder, preset=preset, **options)
+        loader.load([{"id": "mill", "text": "A quern grinds."}])
+        return server, QdrantSearcher(client, "docs", embedder)
+
+    return load
+
+
+SCALAR = {"type": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("version", "cold", "pinned"),
+    [
+        ("1.18.2", {"on_disk": True}, {"always_ram": True}),
+        ("1.19.0", {"memory": "cold"}, {"memory": "pinned"}),
+    ],
+)
+def test_a_pair_is_created_in_the_words_of_the_servers_version(load, version, cold, pinned):
+    server, _ = load("mrl", version)
+    assert server.created["vectors"] == {
+        "dense": {"size": 64, "distance": "Cosine", "hnsw_config": {"m": 0}, **cold},
+        "prefix": {
+            "size": 32,
+            "distance": "Cosine",
+            "quantization_config": {"scalar": {**SCALAR, **pinned}},
+            **cold,
+        },
+    }
+    assert server.created["metadata"]["quernstone"]["settings"] == {
+        "vector": "dense",
+        "prefix": 32,
+        "quantization": "scalar",
+        "on_disk": True,
+    }
+    key = {"type": "keyword", **cold}
+    assert server.indexes == {"quernstone.key": key, "doc_id": key}
+
+
+def test_versions():
+    told = {text: knows_memory(text) for text in ("1.9.9", "1.18.3", "1.19.0", "2.0.0-dev", "dev")}
+    assert told == {
+        "1.9.9": False, "1.18.3": False, "1.19.0": True, "2.0.0-dev": True, "dev": False,
+    }  # fmt: skip
+
+
+def test_a_gateway_that_hides_the_version_gets_the_older_words(load):
+    server, _ = load("scalar", version=None)
+    assert server.created["vectors"]["on_disk"] is True
+
+
+def test_everything_else_that_settings_say(load):
+    settings = CollectionSettings(
+        datatype="float16", quantization="turbo2", m=32, ef_construct=200, shards=4,
+        indexes={"year": "integer"}, layout="plain",
+    )  # fmt: skip
+    server, _ = load(settings)
+    assert server.created["vectors"] == {
+        "size": 64,
+        "distance": "Cosine",
+        "datatype": "float16",
+        "quantization_config": {"turbo": {"bits": "bits2", "memory": "pinned"}},
+    }
+    assert server.created["hnsw_config"] == {"m": 32, "ef_construct": 200}
+    assert server.created["shard_number"] == 4
+    assert server.indexes == {
+        "year": "integer",
+        "quernstone.key": {"type": "keyword", "memory": "cold"},
+    }
+
+
+def test_a_server_makes_bm25_vectors_itself(load):
+    settings = CollectionSettings(bm25="auto", language="german")
+    server, searcher = load(settings)
+    document = {"text": "A quern grinds.", "model": "Qdrant/bm25"}
+    assert server.created["sparse_vectors"] == {"bm25": {"modifier": "idf"}}
+    (made,) = server.points["batch"]["vectors"]["bm25"]
+    assert {k: made[k] for k in document} == document
+    assert made["options"]["language"] == "german"
+    assert len(server.points["batch"]["vectors"][""][0]) == 64
+
+    searcher.search("quern", limit=5, prefetch=50, query_filter={"year": 1200})
+    where = {"must": [{"key": "metadata.year", "match": {"value": 1200}}]}
+    (search,) = server.searches
+    dense, words = search["prefetch"]
+    assert (dense["limit"], dense["filter"], len(dense["query"])) == (50, where, 64)
+    assert (words["limit"], words["filter"], words["using"]) == (50, where, "bm25")
+    assert (words["query"]["text"], words["query"]["model"]) == ("quern", "Qdrant/bm25")
+    assert search["query"] == {"rrf": {"k": 60}}
+    assert (search["limit"], search["filter"], search["with_vector"]) == (5, where, [""])
+
+
+def test_a_text_index_ranks_by_bm25(load):
+    server, searcher = load(CollectionSettings(bm25="text"))
+    assert server.indexes["page_content"] == {
+        "type": "text",
+        "scoring": True,
+        "stopwords": "english",
+        "stemmer": {"type": "snowball", "language": "english"},
+    }
+    assert "sparse_vectors" not in server.created
+    searcher.search("quern", limit=5)
+    words = server.searches[0]["prefetch"][1]
+    assert (words["using"], words["query"]) == ("page_content", {"text": "quern"})
+
+
+def test_two_stages(load):
+    server, searcher = load("mrl")
+    searcher.search("quern", limit=5, prefetch=30)
+    (search,) = server.searches
+    first = search["prefetch"]
+    assert (first["using"], first["limit"], len(first["query"])) == ("prefix", 30, 32)
+    assert np.linalg.norm(first["query"]) == pytest.approx(1, abs=1e-6)
+    assert first["params"]["quantization"]["rescore"] is False
+    assert (search["using"], search["limit"]) == ("dense", 5)
+    assert len(search["query"]["nearest"]) == 64
+    assert "params" not in search
+
+
+def test_quantised_vectors_are_oversampled_and_rescored(load):
+    server, searcher = load("binary")
+    searcher.search("quern", limit=5, prefetch=30)
+    quantization = server.searches[0]["params"]["quantization"]
+    assert (quantization["rescore"], quantization["oversampling"]) == (True, 6.0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_grpc_can_say_it_too(preset):
+    settings = PRESETS[preset].resolved(256, can_encode=True)
+    config = vectors_config(settings, 256, memory=True)
+    sent = RestToGrpc.convert_vectors_config(config)
+    names = list(sent.params_map.map) or [""]
+    assert sorted(names) == sorted(settings.vectors(256))
+
+
+def test_a_server_has_everything(serve):
+    server = Server("1.20.0")
+    client = QdrantClient(url=serve(server.answer), check_compatibility=False)
+    settings = CollectionSettings(quantization="binary", on_disk=True, m=8, shards=2)
+    assert ClientTarget(client, "docs").ignored(settings) == []
