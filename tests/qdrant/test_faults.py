@@ -1,0 +1,177 @@
+"""A server that fails in every way: nothing is lost, nothing is doubled, nothing waits for ever."""
+
+import time
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+from tests.qdrant.stub import FAULTS, connected, random_faults, running_stub
+
+from quernstone_qdrant import QdrantLoader, TargetError, WriteError
+
+RECORDS = [
+    {"id": f"d{n}", "text": f"Document {n} speaks of mills. " * (1 + n % 4)} for n in range(40)
+]
+SETTINGS = {"chunk_size": 60, "chunk_overlap": 0, "batch_size": 10}
+
+
+@pytest.fixture
+def stub():
+    with running_stub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def undisturbed(make_embedder):
+    """Id: payload of the same records, loaded where nothing goes wrong."""
+    client = QdrantClient(":memory:")
+    QdrantLoader(client, "docs", make_embedder(), **SETTINGS).load(RECORDS)
+    points, _ = client.scroll("docs", limit=10_000, with_vectors=True)
+    return {point.id: (point.payload, point.vector) for point in points}
+
+
+def assert_complete(stub, undisturbed):
+    stored = stub.collections["docs"].points
+    assert {i: payload for i, (payload, _) in stored.items()} == {
+        i: payload for i, (payload, _) in undisturbed.items()
+    }
+    for point, (_, vector) in undisturbed.items():
+        np.testing.assert_allclose(stored[point][1], vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_write_that_fails_once(stub, embedder, undisturbed, fault):
+    stub.script = [None, fault, None, fault]
+    started = time.monotonic()
+    report = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS).load(RECORDS)
+    assert time.monotonic() - started < 20
+    assert_complete(stub, undisturbed)
+    assert stub.faults == {fault: 2}
+    assert report.retries == 2
+    assert report.chunks == report.embedded == len(embedder.embedded) == len(undisturbed)
+    assert (report.seen, report.skipped, report.failed, report.removed) == (40, 0, 0, 0)
+    # what was applied is found, and not sent again
+    again = 0 if fault in ("lost", "slow", "late", "acknowledged") else 2
+    assert sum(points for *_, points in stub.writes()) == len(undisturbed) + 10 * again
+
+
+def test_nearly_every_request_fails_and_every_chunk_arrives(stub, embedder, undisturbed):
+    loader = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS | {"batch_size": 3})
+    slow = {"slow", "429", "503"}  # these take a second each
+    stub.chaos = random_faults(7, 0.5, tuple(name for name in FAULTS if name not in slow))
+    report = loader.load(RECORDS)
+    assert_complete(stub, undisturbed)
+    assert stub.faults.total() > 20
+    assert report.retries > 10
+    assert report.chunks == report.embedded == len(embedder.embedded)
+    stub.chaos = None
+    second = loader.load(RECORDS)
+    assert (second.embedded, second.skipped, second.retries) == (0, report.chunks, 0)
+
+
+def test_a_server_that_does_not_recover_ends_the_load_in_time(stub, embedder, undisturbed):
+    loader = QdrantLoader(connected(stub), "docs", embedder, patience=1, **SETTINGS)
+    stub.chaos = lambda method, path: "500" if method == "PUT" and len(stub.writes()) > 3 else None
+    started = time.monotonic()
+    with pytest.raises(WriteError, match=r"status 500.*tried \d+ times in") as caught:
+        loader.load(RECORDS)
+    assert time.monotonic() - started < 10
+    stored = stub.collections["docs"].points
+    assert len(caught.value.ids) == 10
+    assert not set(caught.value.ids) & set(stored)
+    assert loader.report.embedded == len(stored) == 30
+
+    stub.chaos = None
+    report = loader.load(RECORDS)
+    assert_complete(stub, undisturbed)
+    assert (report.skipped, report.embedded) == (30, report.chunks - 30)
+
+
+@pytest.mark.parametrize("status", ["400", "403"])
+def test_a_request_that_will_never_succeed_is_not_repeated(stub, embedder, status):
+    stub.script = [None, status]
+    with pytest.raises(
+        WriteError, match=f"writing 10 points.*status {status}: .*and 7 more"
+    ) as bad:
+        QdrantLoader(connected(stub), "docs", embedder, **SETTINGS).load(RECORDS)
+    assert len(bad.value.ids) == 10
+    assert not set(bad.value.ids) & set(stub.collections["docs"].points)
+
+
+@pytest.mark.parametrize("status", [413, 400])
+def test_what_is_too_large_is_divided(stub, embedder, status):
+    stub.most_bytes, stub.too_large = 7_000, status
+    records = [{**record, "id": f"{record['id']}.{n}"} for n in range(5) for record in RECORDS]
+    report = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS).load(records)
+    assert len(stub.collections["docs"].points) == report.chunks == 300
+    assert report.chunks == report.embedded == len(embedder.embedded)
+    assert report.retries == 0
+    refused = [size for _, _, size, _ in stub.writes() if size > 7_000]
+    assert 0 < len(refused) < 15  # the lesson is learnt, not repeated with every batch
+
+
+def test_one_point_that_is_too_large_is_named(stub, embedder):
+    stub.most_bytes = 3_000
+    records = [{"id": "small", "text": "a mill"}, {"id": "large", "text": "mill " * 1000}]
+    with pytest.raises(
+        WriteError, match=r"chunk 0 of record 'large' alone is about 1\d,\d{3} bytes"
+    ):
+        QdrantLoader(connected(stub), "docs", embedder, chunk_size=None).load(records)
+    assert [p["page_content"] for p, _ in stub.collections["docs"].points.values()] == ["a mill"]
+
+
+def test_requests_keep_to_the_limits(stub, embedder, undisturbed):
+    stub.strict = {"upsert_max_batchsize": 7}
+    loader = QdrantLoader(connected(stub), "docs", embedder, request_bytes=8_000, **SETTINGS)
+    loader.load(RECORDS)
+    assert_complete(stub, undisturbed)
+    assert max(points for *_, points in stub.writes()) <= 7
+    assert max(size for _, _, size, _ in stub.writes()) < 10_000
+
+
+def test_several_threads_write_and_documents_stay_in_order(stub, embedder):
+    stub.delay = 0.05
+    order = []
+    stub.chaos = lambda method, path: order.append(len(stub.requests))
+    long = {"id": "long", "text": " ".join(f"Sentence number {n} is here." for n in range(120))}
+    loader = QdrantLoader(connected(stub, 5), "docs", embedder, **SETTINGS)
+    loader.load([*RECORDS, long])
+    assert 2 <= stub.most_writing <= 4
+    chunks = [
+        payload["quernstone"]["chunk"]
+        for payload, _ in stub.collections["docs"].points.values()
+        if payload["doc_id"] == "long"
+    ]
+    assert len(chunks) > 50
+    assert chunks == sorted(chunks)  # a dict keeps the order of the writes
+
+
+def test_lookups_and_scrolls_are_repeated_too(stub, embedder):
+    loader = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS)
+    loader.load(RECORDS)
+    failed = set()
+
+    def fail_each_path_once(method, path):
+        if path in failed or "/points" not in path:
+            return None
+        failed.add(path)
+        return "500"
+
+    stub.chaos = fail_each_path_once
+    report = loader.load(RECORDS[:30], prune=True)
+    assert {path.removeprefix("/collections/docs/points") for path in failed} == {
+        "", "/scroll", "/delete",
+    }  # fmt: skip
+    assert report.retries == 3
+    assert {p["doc_id"] for p, _ in stub.collections["docs"].points.values()} == {
+        record["id"] for record in RECORDS[:30]
+    }
+    assert report.pruned == 16
+
+
+def test_no_server_at_all_is_said_at_once(embedder):
+    client = QdrantClient(url="http://127.0.0.1:9", check_compatibility=False)
+    started = time.monotonic()
+    with pytest.raises(TargetError, match="refused"):
+        QdrantLoader(client, "docs", embedder)
+    assert time.monotonic() - started < 5
