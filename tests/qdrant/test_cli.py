@@ -64,7 +64,11 @@ def test_load_twice(quern, docs):
         "embedded": 0,
         "skipped": 4,
         "removed": 0,
+        "pruned": 0,
         "failed": 0,
+        "retries": 0,
+        "stopped": False,
+        "ignored": [],
     }
     assert len(texts()) == 4
 
@@ -140,6 +144,43 @@ def test_search_as_json_is_reranked_and_remembers_the_model(quern, docs, monkeyp
     assert {hit["key"] for hit in hits} == {"a.txt", "deep/b.md", "c.jsonl#1", "c.jsonl#2"}
 
 
+def test_a_collection_of_ones_own_is_searched_by_words_and_filtered(quern, docs):
+    options = ("--preset", "mrl", "--prefix", 48, "--layout", "plain", "--hybrid")
+    done = quern("load", docs, "-c", "docs", *options, "--index", "source=keyword", "--json")
+    assert done.exit_code == 0, done.stderr
+    lacks = ["quantisation", "vectors on disk", "payload indexes"]
+    assert orjson.loads(done.stdout)["ignored"] == lacks
+    assert done.stderr == f"quern: this target has no {', no '.join(lacks)}; a Qdrant server has\n"
+    again = quern("load", docs, "-c", "docs", "--json")  # all of it is remembered
+    assert orjson.loads(again.stdout)["skipped"] == 4
+
+    found = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", "-n", 1)
+    (hit,) = orjson.loads(found.stdout)
+    assert hit["fused_score"] > 1 / 60  # the first by words, and by meaning somewhere
+    assert hit["text"] == "Snow falls."
+    dense = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", "--no-hybrid")
+    assert {hit["fused_score"] for hit in orjson.loads(dense.stdout)} == {None}
+
+    def keys(*filters):
+        done = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", *filters)
+        return sorted(hit["key"] for hit in orjson.loads(done.stdout))
+
+    assert keys("--filter", "row=2") == ["c.jsonl#2"]
+    assert keys("-f", "source=c.jsonl") == ["c.jsonl#1", "c.jsonl#2"]
+    assert keys("-f", "source=c.jsonl", "-f", "row=1") == ["c.jsonl#1"]
+    assert keys("-f", "source=x") == []
+
+
+def test_another_layout_than_the_collections_is_refused(quern, docs):
+    quern("load", docs, "-c", "docs")
+    done = quern("load", docs, "-c", "docs", "--layout", "plain")
+    assert done.exit_code == 1
+    assert "made with layout='universal', but layout='plain' is wanted" in done.stderr
+    hybrid = quern("search", "mills", "-c", "docs", "--hybrid", "--no-rerank")
+    assert hybrid.exit_code == 2
+    assert "collection 'docs' has no BM25; load it with `hybrid=True`" in hybrid.stderr
+
+
 def test_searching_in_the_wrong_place(quern, docs):
     missing = quern("search", "mills", "-c", "docs")
     assert missing.exit_code == 2
@@ -175,6 +216,10 @@ def test_another_model_is_refused(quern, docs, checkpoints):
             "`chunk_overlap` is 9",
         ),
         (["search", "q", "-c", "docs", "--limit", "0"], "--limit"),
+        (["load", ".", "-c", "d", "--preset", "fast"], "'fast' is not one of 'dense', 'mrl'"),
+        (["load", ".", "-c", "d", "--index", "year=number"], "'year=number' is not of the form"),
+        (["load", ".", "-c", "d", "--prefix", "64"], "a pair needs names"),
+        (["search", "q", "-c", "docs", "--filter", "year"], "--filter 'year' is not of the form"),
     ],
 )
 def test_wrong_usage_is_2(quern, arguments, message):

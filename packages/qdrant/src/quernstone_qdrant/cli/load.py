@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,19 +16,32 @@ from quernstone.cli.options import (
     EMBEDDING_MODEL,
     BatchTokens,
     Device,
+    Dialect,
     Dimensions,
     DtypeName,
     EmbeddingModel,
+    Endpoint,
     Engine,
-    on_terminal,
     open_embedder,
 )
 from quernstone.errors import QuernstoneError
+from quernstone_qdrant.cli.collections import (
+    Defer,
+    Hybrid,
+    Indexes,
+    Language,
+    LayoutOption,
+    Prefix,
+    PresetName,
+    Wait,
+    chosen_preset,
+)
 from quernstone_qdrant.cli.options import (
     ApiKey,
     Collection,
     Edge,
     Folder,
+    Grpc,
     Json,
     Url,
     opened,
@@ -34,8 +49,14 @@ from quernstone_qdrant.cli.options import (
     target_name,
 )
 
+from quernstone_qdrant.cli.progress import LoadDisplay, figures
+
 if TYPE_CHECKING:
-    from quernstone_qdrant.loader import LoadReport
+    from quernstone_qdrant.loader import QdrantLoader
+    from quernstone_qdrant.report import LoadReport
+
+_SIGNALLED = 128
+"""Shells add the signal's number to it for the exit code of what a signal ended."""
 
 
 def load(
@@ -52,6 +73,7 @@ def load(
     url: Url = None,
     edge: Edge = None,
     api_key: ApiKey = None,
+    grpc: Grpc = False,
     text_field: Annotated[
         str | None,
         typer.Option(help="Column of the text. (default: text, content, page_content, body ...)"),
@@ -71,55 +93,140 @@ def load(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Chunks per write.")] = 256,
+    patience: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds for which a request to a server is repeated."),
+    ] = 300.0,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Afterwards delete what is gone from these folders and files; points of other "
+            "folders stay.",
+        ),
+    ] = False,
+    prune_all: Annotated[
+        bool,
+        typer.Option(
+            "--prune-all", help="Afterwards delete all that is not in these folders and files."
+        ),
+    ] = False,
     skip_errors: Annotated[
         bool,
         typer.Option("--skip-errors", help="Report what cannot be read, leave it out, and go on."),
     ] = False,
+    dead_letter: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for what is left out, with the reason; it can be loaded again. Implies "
+            "--skip-errors.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mismatch", help="Load into a collection of another model, and record that."
+        ),
+    ] = False,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", help="File for the report, in JSON.", show_default=False),
+    ] = None,
     as_json: Json = False,
+    preset: PresetName = None,
+    prefix: Prefix = None,
+    layout: LayoutOption = None,
+    hybrid: Hybrid = None,
+    language: Language = None,
+    indexes: Indexes = None,
+    defer_index: Defer = "none",
+    wait: Wait = None,
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
     device: Device = "auto",
     dtype: DtypeName = "auto",
     engine: Engine = "auto",
+    endpoint: Endpoint = None,
+    dialect: Dialect = None,
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Load files into a Qdrant collection; run it again to update it.
 
     Texts are split, embedded and written. What is there already, unchanged, is skipped, so a
-    second run adds nothing and a run after a crash goes on where the first one stopped.
+    second run adds nothing and a run after a crash goes on where the first one stopped. So it does
+    after Ctrl-C, which ends a load in order.
     """
     from quernstone_qdrant.loader import QdrantLoader
-    from quernstone_qdrant.sources import read_paths
+    from quernstone_qdrant.sources import count_records, read_paths
 
     where = target_name(path, url, edge)
     with (
-        opened(collection, where, url=url, edge=edge, api_key=api_key) as target,
+        opened(
+            collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc
+        ) as target,
         open_embedder(
             model,
             device=device,
             dtype=dtype,
             engine=engine,
+            endpoint=endpoint,
+            dialect=dialect,
             dimensions=dimensions,
             batch_tokens=batch_tokens,
         ) as embedder,
-        _load_progress() as progress,
+        LoadDisplay(count_records(paths)) as display,
     ):
         loader = QdrantLoader(
             target,
             collection,
             embedder,
+            preset=chosen_preset(preset, prefix, language, indexes),
+            layout=layout,
+            hybrid=hybrid,
+            defer_index=defer_index,
+            index_timeout=wait,
             chunk_size=chunk_size or None,
             chunk_overlap=chunk_overlap,
             batch_size=batch_size,
+            patience=patience,
             skip_errors=skip_errors,
+            dead_letter=dead_letter,
+            allow_mismatch=allow_mismatch,
             on_error=_warn,
-            progress=progress,
         )
-        report = loader.load(read_paths(paths, text_field=text_field, id_field=id_field))
+        display.show(loader)
+        records = read_paths(paths, text_field=text_field, id_field=id_field)
+        error = None
+        try:
+            with _stopped_by_signals(loader) as signals:
+                loader.load(records, prune="collection" if prune_all else prune)
+        except QuernstoneError as failure:
+            error = failure
+            raise
+        finally:
+            if report_file is not None:
+                _write_report(report_file, loader, where, error)
+    report = loader.report
+    if report.ignored:
+        typer.echo(f"quern: {_ignored(report)}", err=True)
+    if (prune or prune_all) and report.failed:
+        typer.echo("quern: nothing was pruned, because something was left out", err=True)
     if as_json:
         print_json({"collection": collection, "target": where, **dataclasses.asdict(report)})
     else:
         typer.echo(_summary(report, collection, where))
+    if report.stopped:
+        typer.echo(
+            "quern: stopped before the end; what is counted above is confirmed, "
+            "and the same command goes on from there",
+            err=True,
+        )
+        raise typer.Exit(_SIGNALLED + signals[0])
+
+
+def _ignored(report: LoadReport) -> str:
+    return f"this target has no {', no '.join(report.ignored)}; a Qdrant server has"
 
 
 def _warn(error: QuernstoneError) -> None:
@@ -127,35 +234,46 @@ def _warn(error: QuernstoneError) -> None:
 
 
 @contextmanager
-def _load_progress() -> Iterator[Callable[[LoadReport], None] | None]:
-    """Show the figures on a terminal while the load runs; yield what to call with them."""
-    if not on_terminal():
-        yield None
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
+def _stopped_by_signals(loader: QdrantLoader) -> Iterator[list[int]]:
+    """Let the first Ctrl-C or SIGTERM end the load in order; the second ends the process.
 
-    # The console writes to the standard error of now: what `_warn` prints appears above the line.
-    with Live(console=Console(stderr=True), redirect_stderr=True, transient=True) as live:
-        live.update(Text("loading"))
-        yield lambda report: live.update(Text(_figures(report)))
+    Yields:
+        The signals that came.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: object) -> None:
+        came.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+        loader.stop()
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _figures(report: LoadReport) -> str:
-    rate = report.embedded / report.seconds if report.seconds else 0.0
-    parts = [
-        f"{report.seen:,} documents",
-        f"{report.chunks:,} chunks",
-        f"{report.embedded:,} embedded ({rate:,.0f}/s)",
-        f"{report.skipped:,} unchanged",
-    ]
-    if report.removed:
-        parts.append(f"{report.removed:,} removed")
-    if report.failed:
-        parts.append(f"{report.failed:,} failed")
-    return ", ".join(parts)
+def _write_report(
+    path: Path, loader: QdrantLoader, where: str, error: QuernstoneError | None
+) -> None:
+    import orjson
+
+    from quernstone_qdrant.provenance import METADATA_KEY
+
+    value = {
+        "collection": loader.collection,
+        "target": where,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **dataclasses.asdict(loader.report),
+        "error": None if error is None else f"{type(error).__name__}: {error}",
+        "provenance": loader.provenance.metadata()[METADATA_KEY],
+    }
+    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _summary(report: LoadReport, collection: str, where: str) -> str:
-    return f"{collection} in {where}: {_figures(report)}, {report.seconds:.1f} s"
+    return f"{collection} in {where}: {figures(report)}, {report.seconds:.1f} s"

@@ -134,13 +134,13 @@ def search(
     from quernstone_qdrant.searcher import QdrantSearcher
 
     where = target_name(path, url, edge)
+    conditions = [_condition(text) for text in filters or ()]
     if url is None and not Path(where).is_dir():
         raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
     here: dict[str, Any] = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
     # of two models one may run on a server, which decides these things itself
     mixed = rerank and (endpoint is None) != (rerank_endpoint is None)
     there = {"device": "auto", "dtype": "auto"} if mixed else here
-    conditions = [_condition(text) for text in filters or ()]
 
     def find(searcher: QdrantSearcher) -> list[SearchHit]:
         layout = layout_of(searcher.provenance.settings.layout)
