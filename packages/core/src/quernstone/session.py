@@ -37,6 +37,7 @@ from quernstone.tokenization import Tokenization, check_texts
 from quernstone.types import (
     Backend,
     Dtype,
+    Encoded,
     EncodedBatch,
     Encoder,
     EngineConfig,
@@ -223,10 +224,20 @@ class Session:
             self.usage.truncated += len(batch.truncated)
         return self._backend.submit(batch.sequences, offset)
 
+    def run_encoded(self, sequences: Sequence[Encoded]) -> Float32Array:
+        """Compute token ids that the caller made, to look behind the prompts.
+
+        Returns:
+            The engine's rows. Shape: (len(sequences), width)
+        """
+        return self._backend.submit(sequences).result()
+
     def usage_so_far(self) -> Usage:
         """A copy of the running totals."""
+        backend = self._backend
+        recomputed = backend.recomputed if isinstance(backend, worker.Worker) else 0
         with self._usage_lock:
-            return replace(self.usage)
+            return replace(self.usage, recomputed=recomputed)
 
     def fingerprint(self, **settings: object) -> str:
         """A stable text that changes whenever results may: for caches and provenance.

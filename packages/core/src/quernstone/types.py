@@ -210,6 +210,9 @@ class Usage:
     """Tokens computed, frames included; a shared prefix counts for every sequence."""
     truncated: int = 0
     """Inputs that were cut to `max_length`."""
+    recomputed: int = 0
+    """Results that overflowed a 16-bit dtype and were computed again, slowly, in float32; of all
+    that this process asked of the loaded model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ class Worker:
         engine = loaded.result()
         self.info: EngineInfo = engine.info
         self.width: int = engine.width
+        self.recomputed = 0
+        """Rows that overflowed the engine's dtype and were computed again in float32."""
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
         """Queue inputs. See `Backend.submit`.
@@ -188,6 +190,7 @@ class Worker:
         for place in bad:  # one by one: they are rare, and float32 needs twice the memory
             job, position = items[place]
             rows[place] = engine.run([job.sequences[position]], precise=True)[0]
+        self.recomputed += len(bad)
         return rows
 
 

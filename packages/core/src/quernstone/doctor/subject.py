@@ -1,0 +1,190 @@
+"""What is examined: an embedder or a reranker, and what is known about it from other sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
+
+import numpy as np
+
+from quernstone.doctor.report import Outcome
+from quernstone.doctor.server import Server
+from quernstone.embedder import Embedder
+from quernstone.engines.padding import whole_ids
+from quernstone.errors import InputError
+from quernstone.models import Checkpoint
+from quernstone.prompts import ENDOFTEXT
+from quernstone.reranker import Reranker
+from quernstone.session import Session
+from quernstone.tokenization import Tokenization
+from quernstone.types import Encoded, EncodedBatch, Float32Array, TokenArray
+
+if TYPE_CHECKING:
+    from quernstone.doctor.reference import Reference
+
+User = TypeVar("User", Embedder, Reranker)
+Examined = TypeVar("Examined", "EmbeddingSubject", "RerankingSubject")
+
+Ending = Literal["endoftext", "im_end", "nothing", "unknown"]
+
+IM_END = "<|im_end|>"
+
+# 1 - cosine of two vectors that must be equal is rounding, below 1e-6 also in bfloat16; of two
+# that must differ it was above 5e-4 for the tiny and for random models.
+SAME = 3e-5
+DIFFERENT = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[Examined]):
+    """One thing to look at."""
+
+    name: str
+    looks_at: str
+    run: Callable[[Examined], Outcome]
+
+
+@dataclass(eq=False)
+class Subject(Generic[User]):
+    """A loaded model and its surroundings."""
+
+    user: User
+    checkpoint: Checkpoint | None = None
+    """Its files; None for a server's."""
+    server: Server | None = None
+    """None for an engine on this machine."""
+    reference: Reference | None = None
+
+    @property
+    def _session(self) -> Session:
+        return self.user._session
+
+    @property
+    def tokenization(self) -> Tokenization | None:
+        """Our tokenization, when it makes what the engine runs; None if the engine tokenises."""
+        encoder = self._session.encoder
+        return encoder if isinstance(encoder, Tokenization) else None
+
+    @property
+    def own_prompts(self) -> bool:
+        """Whether the model brings prompts and a tokenizer of its own, so that ours do not apply.
+
+        That is so for what sentence-transformers loads and is no Qwen3 model.
+        """
+        return self._session.own_prompts
+
+    @property
+    def width(self) -> int:
+        """Numbers per row of the engine: for an embedder, the uncut length of a vector."""
+        return self._session.width
+
+    @property
+    def dtype(self) -> str:
+        """Of the computation; `unknown` for a server that does not say."""
+        return self.user.info.dtype
+
+    @property
+    def recomputed(self) -> int:
+        """Inputs that overflowed the dtype and were computed again in float32."""
+        return self.user.usage.recomputed
+
+
+@dataclass(eq=False)
+class EmbeddingSubject(Subject[Embedder]):
+    """An embedder, and what its vectors give away."""
+
+    _known: dict[tuple[str, str | None], Float32Array] = field(default_factory=dict)
+
+    def documents(self, texts: Sequence[str]) -> Float32Array:
+        """Vectors of documents, each computed alone, so that faults of batches stay out."""
+        return np.stack([self._vector(text, None) for text in texts])
+
+    def queries(self, texts: Sequence[str], instruction: str | None = None) -> Float32Array:
+        """Vectors of queries, each computed alone."""
+        chosen = self.user.instruction if instruction is None else instruction
+        return np.stack([self._vector(text, chosen) for text in texts])
+
+    def ids(self, sequences: Sequence[Sequence[int]]) -> Float32Array | None:
+        """Unit vectors of token ids, as they are; None where the engine takes none."""
+        if self.server is not None:
+            rows = self.server.embed_ids(self.user.model, sequences)
+        elif self.tokenization is not None:
+            encoded = [Encoded(np.array(ids, dtype=np.int32)) for ids in sequences]
+            rows = self._session.run_encoded(encoded)
+        else:
+            return None
+        return None if rows is None else unit(rows)
+
+    @cached_property
+    def ending(self) -> Ending:
+        """Which token a server appends to a text, found out from its vectors alone.
+
+        A decoder's states of equal tokens are equal: each attends to copies of one value, whose
+        average is that value. So a text of one control token, and the same text eight times over,
+        have one vector if all that is pooled over is this token, also what was appended, and
+        nothing stands in front.
+        """
+        same = {}
+        for token in (ENDOFTEXT, IM_END):
+            try:
+                once, often = self.documents([token, token * 8])
+            except InputError:  # some servers refuse what has no words
+                return "unknown"
+            distance = 1.0 - float(once @ often)
+            if SAME < distance < DIFFERENT:
+                return "unknown"
+            same[token] = distance <= SAME
+        if all(same.values()):
+            return "nothing"
+        if same[ENDOFTEXT]:
+            return "endoftext"
+        return "im_end" if same[IM_END] else "unknown"
+
+    def _vector(self, text: str, instruction: str | None) -> Float32Array:
+        key = (text, instruction)
+        if key not in self._known:
+            self._known[key] = (
+                self.user.embed_documents([text])[0]
+                if instruction is None
+                else self.user.embed_query(text, instruction)
+            )
+        return self._known[key]
+
+
+@dataclass(eq=False)
+class RerankingSubject(Subject[Reranker]):
+    """A reranker."""
+
+    _known: dict[tuple[str, str, str], float] = field(default_factory=dict)
+
+    def scores(
+        self, pairs: Sequence[tuple[str, str]], instruction: str | None = None
+    ) -> Float32Array:
+        """P(yes) of pairs, each computed alone, so that faults of batches stay out."""
+        chosen = self.user.instruction if instruction is None else instruction
+        for query, document in pairs:
+            key = (query, document, chosen)
+            if key not in self._known:
+                self._known[key] = float(self.user.score([(query, document)], chosen)[0])
+        found = [self._known[query, document, chosen] for query, document in pairs]
+        return np.array(found, dtype=np.float32)
+
+
+def token_ids(batch: EncodedBatch) -> list[TokenArray]:
+    """The whole sequences that our tokenization made."""
+    return [whole_ids(each) for each in cast("Sequence[Encoded]", batch.sequences)]
+
+
+def unit(rows: Float32Array) -> Float32Array:
+    """Rows of length one. Shape: unchanged."""
+    result: Float32Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    return result
+
+
+def log_odds(scores: Float32Array) -> Float32Array:
+    """Of probabilities, which near 0 and 1 hide their differences. Shape: unchanged."""
+    inside = np.clip(scores.astype(np.float64), 8e-7, 1 - 8e-7)
+    result: Float32Array = np.log(inside / (1 - inside)).astype(np.float32)
+    return result
