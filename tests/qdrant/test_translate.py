@@ -20,6 +20,8 @@ class Server:
         self.indexes = {}
         self.points = None
         self.searches = []
+        self.changes = []
+        """Updates of the collection, and `points` where points were written."""
 
     def answer(self, method, path, body):
         done = {"operation_id": 1, "status": "completed"}
@@ -31,6 +33,9 @@ class Server:
         if path == "/collections/docs" and method == "PUT":
             self.created = body
             return 200, True
+        if path == "/collections/docs" and method == "PATCH":
+            self.changes.append(body)
+            return 200, True
         if path == "/collections/docs":
             return 200, self.info()
         if path.endswith("/index"):
@@ -38,6 +43,7 @@ class Server:
             return 200, done
         if path.endswith("/points") and method == "PUT":
             self.points = body
+            self.changes.append("points")
             return 200, done
         if path.endswith("/points"):
             return 200, []
@@ -213,3 +219,14 @@ def test_a_server_has_everything(serve):
     client = QdrantClient(url=serve(server.answer), check_compatibility=False)
     settings = CollectionSettings(quantization="binary", on_disk=True, m=8, shards=2)
     assert ClientTarget(client, "docs").ignored(settings) == []
+
+
+def test_a_load_defers_the_index_and_waits_for_it(load):
+    server, _ = load("dense", defer_index="m0", index_timeout=30)
+    remember, defer, points, restore, forget = server.changes
+    original = {"m": 16, "vectors": {}, "threshold": None}
+    assert remember == {"metadata": {"quernstone_deferred": original}}
+    assert defer["hnsw_config"] == {"m": 0}
+    assert points == "points"
+    assert restore["hnsw_config"] == {"m": 16}
+    assert forget == {"metadata": {"quernstone_deferred": None}}

@@ -1,7 +1,7 @@
 """Every public name of quernstone-qdrant, as a user with a strict type checker writes it."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from quernstone import Embedder, QuernstoneError, Reranker
 from quernstone_qdrant import (
     CollectionError,
     CollectionNotFoundError,
+    CollectionSettings,
     LoadReport,
     ProvenanceError,
     QdrantLoader,
@@ -22,6 +23,7 @@ from quernstone_qdrant import (
     TargetError,
     read_paths,
 )
+from quernstone_qdrant.settings import PRESETS
 
 
 def show(report: LoadReport) -> None:
@@ -60,6 +62,29 @@ def load(client: QdrantClient) -> LoadReport:
     return loader.load("a b c".split())
 
 
+def store(client: QdrantClient) -> CollectionSettings:
+    own = replace(PRESETS["mrl"], prefix=128, indexes={"year": "integer"}, language="german")
+    QdrantLoader(client, "own", Embedder("tiny"), preset=own, hybrid=True)
+    loader = QdrantLoader(
+        client,
+        "named",
+        Embedder("tiny"),
+        preset="binary",
+        layout="langchain",
+        hybrid=False,
+        defer_index="m0",
+        index_timeout=60,
+    )
+    ignored: tuple[str, ...] = loader.load([]).ignored
+    assert ignored
+    return loader.provenance.settings
+
+
+async def asearch(client: QdrantClient) -> list[SearchHit]:
+    searcher = QdrantSearcher(client, "docs", Embedder("tiny"), Reranker("tiny"))
+    return await searcher.asearch("what?", 5, hybrid=True, query_filter={"year": 1200})
+
+
 def search(client: QdrantClient) -> list[SearchHit]:
     try:
         searcher = QdrantSearcher(client, "docs", Embedder("tiny"), Reranker("tiny"))
@@ -71,10 +96,16 @@ def search(client: QdrantClient) -> list[SearchHit]:
     except (CollectionError, TargetError) as error:
         raise SystemExit(str(error)) from error
     hits = searcher.search(
-        "what?", 5, candidates=20, instruction="Find", query_filter=models.Filter()
+        "what?",
+        5,
+        hybrid=False,
+        query_filter=models.Filter(),
+        candidates=20,
+        prefetch=500,
+        instruction="Find",
     )
-    scores: list[tuple[float, float | None, int]] = [
-        (hit.score, hit.rerank_score, hit.retrieval_rank) for hit in hits
+    scores: list[tuple[float, float | None, float | None, int]] = [
+        (hit.score, hit.fused_score, hit.rerank_score, hit.retrieval_rank) for hit in hits
     ]
     assert scores
     return hits

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from quernstone_qdrant.records import Record
     from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher, SearchHit
+    from quernstone_qdrant.settings import CollectionSettings
     from quernstone_qdrant.sources import read_paths
     from quernstone_qdrant.targets.edge import EdgeTarget
 
 __all__ = [
     "CollectionError",
     "CollectionNotFoundError",
+    "CollectionSettings",
     "Depths",
     "EdgeTarget",
     "LoadReport",
@@ -45,6 +47,7 @@ _HOMES = {
     "records": ("Record",),
     "report": ("Depths", "LoadReport"),
     "searcher": ("QdrantSearcher", "SearchHit"),
+    "settings": ("CollectionSettings",),
     "sources": ("read_paths",),
     "targets.edge": ("EdgeTarget",),
     "errors": (
