@@ -136,6 +136,21 @@ def test_a_row_that_stays_non_finite_is_an_error_naming_it(started):
     assert engine.precise == [999]
 
 
+def test_an_engine_says_why_it_cannot_recompute(started, monkeypatch):
+    work, engine = started()
+    run = engine.run
+
+    def imprecise(batch, *, precise=False):
+        if precise:
+            raise NonFiniteError(0, "and this engine knows float16 only")
+        return run(batch)
+
+    monkeypatch.setattr(engine, "run", imprecise)
+    with pytest.raises(NonFiniteError, match=r"input 11: .* knows float16 only"):
+        work.submit(sequences((1, 1), (999, 1), (2, 1)), offset=10).result(5)
+    assert work.submit(sequences((3, 1))).result(5).tolist() == [[3, 1]]
+
+
 def test_an_engine_that_breaks_tells_its_callers_and_goes_on(started):
     work, _ = started()
     with pytest.raises(EngineError, match="the test engine failed: OSError: the engine broke") as e:

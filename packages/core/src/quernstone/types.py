@@ -157,6 +157,7 @@ class Engine(Protocol[BatchInput]):
             EngineMemoryError: The batch does not fit; the caller may split it.
             InputError: One input cannot be computed; `.index` is its place in `batch`. The
                 others are then run again without it.
+            NonFiniteError: With `precise`: the engine cannot compute in float32; `.detail` says so.
         """
         ...
 

@@ -189,7 +189,10 @@ class Worker:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         for place in bad:  # one by one: they are rare, and float32 needs twice the memory
             job, position = items[place]
-            rows[place] = engine.run([job.sequences[position]], precise=True)[0]
+            try:
+                rows[place] = engine.run([job.sequences[position]], precise=True)[0]
+            except NonFiniteError as error:  # the engine says why it cannot
+                job.fail(NonFiniteError(job.offset + position, error.detail))
         self.recomputed += len(bad)
         return rows
 
