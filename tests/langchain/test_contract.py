@@ -33,6 +33,12 @@ class TransformersEmbeddings(TorchEmbeddings):
         return {"model": "tiny", "engine": "transformers"}
 
 
+class SentenceTransformersEmbeddings(TorchEmbeddings):
+    @property
+    def embedding_model_params(self):
+        return {"model": "tiny", "engine": "sentence-transformers"}
+
+
 class TestTorchEmbeddingsUnit(TorchEmbeddings, EmbeddingsUnitTests):
     pass
 
@@ -46,6 +52,16 @@ class TestTransformersEmbeddingsUnit(TransformersEmbeddings, EmbeddingsUnitTests
 
 
 class TestTransformersEmbeddingsIntegration(TransformersEmbeddings, EmbeddingsIntegrationTests):
+    pass
+
+
+class TestSentenceTransformersEmbeddingsUnit(SentenceTransformersEmbeddings, EmbeddingsUnitTests):
+    pass
+
+
+class TestSentenceTransformersEmbeddingsIntegration(
+    SentenceTransformersEmbeddings, EmbeddingsIntegrationTests
+):
     pass
 
 
@@ -73,6 +89,12 @@ class TestTransformersReranker(TestTorchReranker):
         return {"model": "tiny", "engine": "transformers", "dtype": "float32"}
 
 
+class TestSentenceTransformersReranker(TestTorchReranker):
+    @property
+    def compressor_params(self):
+        return {"model": "tiny", "engine": "sentence-transformers", "dtype": "float32"}
+
+
 class TestTorchCrossEncoder(CrossEncoderTests):
     @property
     def cross_encoder_class(self):
@@ -91,3 +113,9 @@ class TestTransformersCrossEncoder(TestTorchCrossEncoder):
     @property
     def cross_encoder_params(self):
         return {"model": "tiny", "engine": "transformers", "dtype": "float32"}
+
+
+class TestSentenceTransformersCrossEncoder(TestTorchCrossEncoder):
+    @property
+    def cross_encoder_params(self):
+        return {"model": "tiny", "engine": "sentence-transformers", "dtype": "float32"}

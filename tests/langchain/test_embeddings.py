@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import quernstone.session
 from langchain_quernstone import QuernstoneEmbeddings
-from quernstone import Embedder, InputError, ModelLoadError
+from quernstone import Embedder, InputError, ModelLoadError, RemoteOptions
 
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
 
@@ -40,7 +40,7 @@ def runs(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("engine", ["torch", "transformers"])
+@pytest.mark.parametrize("engine", ["torch", "transformers", "sentence-transformers"])
 @pytest.mark.parametrize("settings", [{}, {"dimensions": 64}, {"instruction": "Find the tool"}])
 async def test_vectors_are_those_of_the_core_bit_for_bit(engine, settings):
     embeddings = QuernstoneEmbeddings(model="tiny", engine=engine, **settings)
@@ -148,13 +148,32 @@ async def test_loading_does_not_block_the_event_loop(monkeypatch):
     assert [task.result() for task in tasks] == [[1.0, 1.0]] * 20
 
 
-@pytest.mark.parametrize("engine", ["torch", "transformers"])
+@pytest.mark.parametrize("engine", ["torch", "transformers", "sentence-transformers"])
 def test_first_call_is_like_the_second(engine):
     embeddings = QuernstoneEmbeddings(
         model="tiny", engine=engine, dtype="bfloat16", max_batch_tokens=1004
     )
     text = "a long text " * 100
     assert embeddings.embed_documents([text]) == embeddings.embed_documents([text])
+
+
+def test_engine_options_reach_the_engine_and_are_not_shown():
+    options = {"model_kwargs": {"attn_implementation": "eager"}}
+    settings = {"model": "tiny", "engine": "sentence-transformers", "dtype": "float32"}
+    embeddings = QuernstoneEmbeddings(**settings, engine_options=options)
+    expected = QuernstoneEmbeddings(**settings).embed_query("q")
+    assert np.allclose(embeddings.embed_query("q"), expected, atol=1e-5)
+    with Embedder(**settings, engine_options=options) as core:
+        assert core.info.attention == "eager"
+        assert embeddings.fingerprint == core.fingerprint
+    assert "eager" not in repr(embeddings)
+
+
+def test_a_key_is_pickled_and_not_shown():
+    options = RemoteOptions(endpoint="http://localhost:1", api_key="sk-secret")
+    remote = QuernstoneEmbeddings(model="m", engine="remote", engine_options=options)
+    assert "sk-secret" not in f"{remote!r} {remote} {remote.model_dump()} {remote.engine_options}"
+    assert pickle.loads(pickle.dumps(remote)).engine_options == options
 
 
 def test_pickle_holds_no_weights():

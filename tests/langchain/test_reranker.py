@@ -51,7 +51,7 @@ def documents(*texts):
     return [Document(text, id=str(number)) for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("engine", ["torch", "transformers"])
+@pytest.mark.parametrize("engine", ["torch", "transformers", "sentence-transformers"])
 @pytest.mark.parametrize("settings", [{}, {"template": "eval"}, {"instruction": "Find the tool"}])
 async def test_scores_are_those_of_the_core_bit_for_bit(engine, settings):
     reranker = QuernstoneReranker(model="tiny", engine=engine, top_n=None, **settings)

@@ -13,6 +13,6 @@ def models():
     return [
         core("tiny", engine=engine, dtype=dtype)
         for core in (Embedder, Reranker)
-        for engine in ("torch", "transformers")
+        for engine in ("torch", "transformers", "sentence-transformers")
         for dtype in ("auto", "float32")
     ]

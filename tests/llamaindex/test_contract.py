@@ -38,6 +38,7 @@ class TestTorchEmbedding(EmbeddingTests):
     def neutral_params(self):
         return {
             "engine": "auto",
+            "engine_options": {},
             "device": "cpu",
             "max_batch_tokens": 100,
             "embed_batch_size": 3,
@@ -49,6 +50,12 @@ class TestTransformersEmbedding(TestTorchEmbedding):
     @property
     def embedding_params(self):
         return {"model_name": "tiny", "engine": "transformers", "dtype": "float32"}
+
+
+class TestSentenceTransformersEmbedding(TestTorchEmbedding):
+    @property
+    def embedding_params(self):
+        return {"model_name": "tiny", "engine": "sentence-transformers", "dtype": "float32"}
 
 
 class TestTorchRerank(RerankTests):
@@ -77,3 +84,9 @@ class TestTransformersRerank(TestTorchRerank):
     @property
     def rerank_params(self):
         return {"model": "tiny", "engine": "transformers", "dtype": "float32"}
+
+
+class TestSentenceTransformersRerank(TestTorchRerank):
+    @property
+    def rerank_params(self):
+        return {"model": "tiny", "engine": "sentence-transformers", "dtype": "float32"}

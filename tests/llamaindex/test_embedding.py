@@ -16,12 +16,12 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
 from llama_index.embeddings.quernstone import QuernstoneEmbedding
-from quernstone import Embedder, InputError
+from quernstone import Embedder, InputError, RemoteOptions
 
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
 
 
-@pytest.mark.parametrize("engine", ["torch", "transformers"])
+@pytest.mark.parametrize("engine", ["torch", "transformers", "sentence-transformers"])
 @pytest.mark.parametrize("settings", [{}, {"dimensions": 64}, {"instruction": "Find the tool"}])
 async def test_vectors_are_those_of_the_core_bit_for_bit(engine, settings):
     model = QuernstoneEmbedding(model_name="tiny", engine=engine, **settings)
@@ -89,6 +89,24 @@ def test_dictionary_holds_what_vectors_depend_on_and_nothing_else():
     assert loaded.instruction == "Find"
     pickled = pickle.loads(pickle.dumps(model))
     assert (pickled.device, pickled.embed_batch_size, pickled.num_workers) == ("cpu", 7, 3)
+
+
+def test_engine_options_reach_the_engine_and_are_not_shown():
+    options = {"model_kwargs": {"attn_implementation": "eager"}}
+    settings = {"engine": "sentence-transformers", "dtype": "float32", "engine_options": options}
+    model = QuernstoneEmbedding(model_name="tiny", **settings)
+    with Embedder("tiny", **settings) as core:
+        assert core.info.attention == "eager"
+        assert model.get_query_embedding("q") == core.embed_query("q").tolist()
+        assert model.fingerprint == core.fingerprint
+    assert "eager" not in f"{model!r} {model.to_dict()} {model.to_payload()}"
+
+
+def test_a_key_is_pickled_and_not_shown():
+    options = RemoteOptions(endpoint="http://localhost:1", api_key="sk-secret")
+    model = QuernstoneEmbedding(model_name="m", engine="remote", engine_options=options)
+    assert "sk-secret" not in f"{model!r} {model} {model.to_dict()} {model.to_payload()}"
+    assert pickle.loads(pickle.dumps(model)).engine_options == options
 
 
 def test_pickle_holds_no_weights_and_warns_of_nothing(caplog):

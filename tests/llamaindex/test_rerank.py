@@ -44,7 +44,7 @@ def retrieved(*texts, **metadata):
     ]
 
 
-@pytest.mark.parametrize("engine", ["torch", "transformers"])
+@pytest.mark.parametrize("engine", ["torch", "transformers", "sentence-transformers"])
 @pytest.mark.parametrize("settings", [{}, {"template": "eval"}, {"instruction": "Find the tool"}])
 async def test_scores_are_those_of_the_core_bit_for_bit(engine, settings):
     rerank = QuernstoneRerank(model="tiny", engine=engine, top_n=9, **settings)

@@ -16,6 +16,7 @@ from langchain_quernstone import (
     RerankInput,
 )
 from langchain_quernstone.testing import CrossEncoderTests, DocumentCompressorTests
+from quernstone import RemoteOptions
 
 
 async def embed(texts: list[str]) -> list[list[float]]:
@@ -30,6 +31,7 @@ async def embed(texts: list[str]) -> list[list[float]]:
         truncate=False,
         max_batch_tokens=4096,
         revision="main",
+        engine_options={"backend": "onnx"},
     )
     interface: Embeddings = embeddings
     query: list[float] = embeddings.embed_query(embeddings.fingerprint)
@@ -54,6 +56,10 @@ async def rerank(documents: Sequence[Document], query: str) -> list[Document]:
         top_n=None,
         score_threshold=0.5,
     )
+    remote = QuernstoneReranker(
+        engine="remote", engine_options=RemoteOptions(endpoint="http://localhost:8000")
+    )
+    await remote.acompress_documents(documents, query)
     interface: BaseDocumentCompressor = reranker
     interface.compress_documents(documents, query, callbacks=[])
     best: list[Document] = reranker.compress_documents(documents, query)

@@ -12,6 +12,7 @@ from llama_index.embeddings.quernstone import QuernstoneEmbedding
 from llama_index.embeddings.quernstone.testing import EmbeddingTests
 from llama_index.postprocessor.quernstone import QuernstoneRerank
 from llama_index.postprocessor.quernstone.testing import RerankTests
+from quernstone import RemoteOptions
 
 
 async def embed(texts: list[str]) -> list[Embedding]:
@@ -28,6 +29,7 @@ async def embed(texts: list[str]) -> list[Embedding]:
         revision="main",
         embed_batch_size=2048,
         num_workers=2,
+        engine_options={"backend": "onnx"},
         callback_manager=CallbackManager([]),
     )
     interface: BaseEmbedding = QuernstoneEmbedding.from_dict(model.to_dict())
@@ -62,6 +64,10 @@ async def rerank(nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         keep_retrieval_score=True,
         metadata_mode=MetadataMode.NONE,
     )
+    remote = QuernstoneRerank(
+        engine="remote", engine_options=RemoteOptions(endpoint="http://localhost:8000")
+    )
+    remote.postprocess_nodes(nodes, query_str=query)
     interface: BaseNodePostprocessor = postprocessor
     best = interface.postprocess_nodes(nodes, query_bundle=QueryBundle(query))
     best += await postprocessor.apostprocess_nodes(nodes, query_str=query)

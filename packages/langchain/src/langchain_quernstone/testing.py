@@ -23,7 +23,6 @@ import asyncio
 import copy
 import math
 import pickle
-import random
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,14 +31,7 @@ import pytest
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-QUERY = "grinding grain by hand"
-TEXTS = [
-    "a compiler for the C language",
-    "a quern is a hand mill\nfor grinding   grain",
-    "Zürich liegt an der Limmat; 製粉機は穀物を挽く 🌾",
-    "it rains in Bergen",
-    "a text editor with syntax highlighting",
-]
+from quernstone.testing import QUERY, TEXTS, WRONG_TEXTS, different_calls
 
 
 class DocumentCompressorTests:
@@ -94,17 +86,6 @@ class DocumentCompressorTests:
     def scores(self, documents: Any) -> list[float]:
         """The scores that a result carries."""
         return [document.metadata[self.score_key] for document in documents]
-
-    def different_calls(self, documents: list[Document]) -> list[tuple[str, list[Document]]]:
-        """Queries of different lengths, each with some of the documents."""
-        chance = random.Random(0)
-        return [
-            (
-                QUERY + " word" * (number % 7),
-                chance.sample(documents, chance.randint(1, len(documents))),
-            )
-            for number in range(60)
-        ]
 
     @pytest.fixture
     def documents(self) -> list[Document]:
@@ -228,7 +209,7 @@ class DocumentCompressorTests:
 
     async def test_concurrent_calls_do_not_mix(self, documents: list[Document]) -> None:
         compressor = self.make()
-        calls = self.different_calls(documents)
+        calls = different_calls(documents)
         concurrent = await asyncio.gather(
             *(compressor.acompress_documents(given, query) for query, given in calls)
         )
@@ -237,7 +218,7 @@ class DocumentCompressorTests:
 
     def test_threads_do_not_mix(self, documents: list[Document]) -> None:
         compressor = self.make()
-        calls = self.different_calls(documents)
+        calls = different_calls(documents)
         with ThreadPoolExecutor(8) as pool:
             parallel = list(pool.map(lambda c: compressor.compress_documents(c[1], c[0]), calls))
         for (query, given), results in zip(calls, parallel, strict=True):
@@ -314,7 +295,11 @@ class CrossEncoderTests:
         there, back = encoder.score([(QUERY, TEXTS[1]), (TEXTS[1], QUERY)])
         assert there != back
 
-    @pytest.mark.parametrize("pairs", [[(QUERY,)], [QUERY], [(QUERY, None)], [(1, QUERY)]])
+    @pytest.mark.parametrize(
+        "pairs",
+        [[(QUERY,)], [QUERY], *([(QUERY, wrong), (wrong, QUERY)] for wrong in WRONG_TEXTS)],
+        ids=ascii,
+    )
     def test_wrong_types_are_refused(self, encoder: BaseCrossEncoder, pairs: Any) -> None:
         with pytest.raises((TypeError, ValueError)):
             encoder.score(pairs)

@@ -82,7 +82,8 @@ class QuernstoneEmbedding(BaseEmbedding):
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
         description="For sentence-transformers or vLLM: arguments of its constructor; with "
-        "`remote`: the server. They may hold a key, so neither `to_dict` nor `repr` shows them.",
+        "`remote`: the server. They may hold a key, so neither `to_dict` nor `repr` shows them; "
+        "a pipeline's cache does not know them.",
         repr=False,
         exclude=True,
     )

@@ -37,13 +37,10 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 
-TEXTS = [
-    "a compiler for the C language",
-    "a quern is a hand mill\nfor grinding   grain",
-    "Zürich liegt an der Limmat; 製粉機は穀物を挽く 🌾",
-    "it rains in Bergen " * 40,
-    "a text editor",
-]
+from quernstone import testing
+from quernstone.testing import WRONG_TEXTS
+
+TEXTS = [*testing.TEXTS, "a long text " * 60]
 
 
 class EmbeddingTests:
@@ -191,7 +188,7 @@ class EmbeddingTests:
                 with pytest.raises(ValueError, match=r"."):
                     embed("")
 
-    @pytest.mark.parametrize("wrong", [None, 1, b"bytes", ["list"]])
+    @pytest.mark.parametrize("wrong", WRONG_TEXTS, ids=ascii)
     def test_wrong_types_are_refused(self, model: BaseEmbedding, wrong: Any) -> None:
         for embed in (model.get_text_embedding, model.get_query_embedding):
             with pytest.raises((TypeError, ValueError)):

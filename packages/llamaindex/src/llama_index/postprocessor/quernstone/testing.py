@@ -22,7 +22,6 @@ import asyncio
 import copy
 import math
 import pickle
-import random
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,14 +35,7 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 
-QUERY = "grinding grain by hand"
-TEXTS = [
-    "a compiler for the C language",
-    "a quern is a hand mill\nfor grinding   grain",
-    "Zürich liegt an der Limmat; 製粉機は穀物を挽く 🌾",
-    "it rains in Bergen",
-    "a text editor with syntax highlighting",
-]
+from quernstone.testing import QUERY, TEXTS, different_calls
 
 
 class RerankTests:
@@ -82,14 +74,6 @@ class RerankTests:
     def make(self, **params: Any) -> BaseNodePostprocessor:
         """Construct the reranker, with every result kept unless `top_n` is given."""
         return self.rerank_class(**{**self.rerank_params, "top_n": 1000, **params})
-
-    def different_calls(self, nodes: list[NodeWithScore]) -> list[tuple[str, list[NodeWithScore]]]:
-        """Queries of different lengths, each with some of the nodes."""
-        chance = random.Random(0)
-        return [
-            (QUERY + " word" * (number % 7), chance.sample(nodes, chance.randint(1, len(nodes))))
-            for number in range(60)
-        ]
 
     @pytest.fixture
     def nodes(self) -> list[NodeWithScore]:
@@ -236,7 +220,7 @@ class RerankTests:
 
     async def test_concurrent_calls_do_not_mix(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
-        calls = self.different_calls(nodes)
+        calls = different_calls(nodes)
         concurrent = await asyncio.gather(
             *(rerank.apostprocess_nodes(given, query_str=query) for query, given in calls)
         )
@@ -245,7 +229,7 @@ class RerankTests:
 
     def test_threads_do_not_mix(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
-        calls = self.different_calls(nodes)
+        calls = different_calls(nodes)
         with ThreadPoolExecutor(8) as pool:
             parallel = list(
                 pool.map(lambda call: rerank.postprocess_nodes(call[1], query_str=call[0]), calls)

@@ -1,0 +1,149 @@
+"""Every public name of quernstone, as a user with a strict type checker writes it."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from quernstone import (
+    ClosedError,
+    ConfigError,
+    Embedder,
+    EngineError,
+    EngineInfo,
+    EngineMemoryError,
+    InputError,
+    InputTooLongError,
+    MissingExtraError,
+    ModelLoadError,
+    NonFiniteError,
+    QuernstoneError,
+    RankedDocument,
+    RemoteError,
+    RemoteOptions,
+    Reranker,
+    Usage,
+)
+from quernstone.testing import (
+    QUERY,
+    TEXTS,
+    EmbedderContract,
+    RerankerContract,
+    different_calls,
+)
+from quernstone.testing.capabilities import shows
+from quernstone.types import Backend, Encoded, Engine, EngineConfig, Input, TextInput
+
+Vectors = npt.NDArray[np.float32]
+
+
+async def embed(texts: list[str]) -> Vectors:
+    with Embedder(
+        "tiny",
+        engine="sentence-transformers",
+        device="cpu",
+        dtype="float32",
+        dimensions=64,
+        instruction="Find the tool",
+        max_length=512,
+        truncate=False,
+        max_batch_tokens=4096,
+        revision=None,
+        engine_options={"model_kwargs": {"attn_implementation": "eager"}},
+    ) as embedder:
+        info: EngineInfo = embedder.info
+        usage: Usage = embedder.usage
+        limit: int | None = info.max_length
+        stream: Iterator[Vectors] = embedder.stream(iter(texts))
+        astream: AsyncIterator[Vectors] = embedder.astream(texts)
+        rows = [
+            *stream,
+            *[row async for row in astream],
+            embedder.embed_query(embedder.fingerprint),
+        ]
+        rows += [await embedder.aembed_query(f"{usage.tokens} {limit}")]
+        return np.concatenate([embedder.embed_documents(texts), np.stack(rows)])
+
+
+async def rerank(query: str, documents: Sequence[str]) -> list[RankedDocument]:
+    options = RemoteOptions(endpoint="http://localhost:8000", dialect="vllm", template="server")
+    remote = Reranker("served-name", engine="remote", engine_options=options)
+    best: list[RankedDocument] = remote.rerank(query, documents, top_n=3)
+    scores: Vectors = await remote.ascore([(query, document) for document in documents])
+    assert len(scores) == len(documents)
+    return best + await remote.arerank(query, documents, instruction="Find the tool")
+
+
+def explain(error: QuernstoneError) -> str:
+    if isinstance(error, InputTooLongError):
+        return f"{error.index}: {error.tokens} > {error.limit}"
+    if isinstance(error, InputError):
+        return f"{error.index}: {error.reason}"
+    if isinstance(error, RemoteError):
+        return f"{error.url} {error.status}"
+    if isinstance(error, (EngineMemoryError, NonFiniteError)):
+        place: int | None = error.index
+        return str(place)
+    if isinstance(error, MissingExtraError):
+        return error.extra
+    kinds: tuple[type[QuernstoneError], ...] = (
+        ClosedError,
+        ConfigError,
+        EngineError,
+        ModelLoadError,
+    )
+    return str(isinstance(error, kinds))
+
+
+class Lengths:
+    """An engine of texts: the protocol asks for no base class."""
+
+    width = 1
+
+    def __init__(self) -> None:
+        self.info = EngineInfo(
+            engine="lengths", device="cpu", dtype="float32", attention="none", max_batch_tokens=100
+        )
+
+    def run(self, batch: Sequence[TextInput], *, precise: bool = False) -> Vectors:
+        return np.array([[len(each.text)] for each in batch], dtype=np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+def engines(backend: Backend, tokens: Engine[Encoded]) -> Future[Vectors]:
+    texts: Engine[TextInput] = Lengths()
+    config = EngineConfig(task="embed", model="folder", engine="torch")
+    inputs: list[Input] = [TextInput("text", "instruction", query=None), TextInput(config.model)]
+    assert texts.width == tokens.width
+    return backend.submit(inputs, offset=3)
+
+
+class TestEmbedding(EmbedderContract):
+    engine = "my engine"
+    tolerance = 1e-4
+    cannot: ClassVar = {"usage": "nobody counts"}
+
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {"model": "tiny"}
+
+    @pytest.fixture
+    def reference(self) -> Iterator[Embedder]:
+        with Embedder("tiny", dtype="float32") as embedder:
+            yield embedder
+
+    @shows("order")
+    def test_more(self, subject: Embedder) -> None:
+        calls: list[tuple[str, list[str]]] = different_calls(TEXTS)
+        assert len(subject.embed_queries([QUERY] * len(calls))) == len(calls)
+
+
+class TestReranking(RerankerContract):
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {"model": "tiny", "engine": "vllm"}
