@@ -64,6 +64,29 @@ def test_every_preset_is_searched_without_being_named(load, embedder, preset):
         assert [hit.retrieval_rank for hit in hits] == list(range(1, 11))
 
 
+@pytest.mark.parametrize("preset", ["mrl", "binary", "turbo", "uint8"])
+def test_edge_finds_the_same_with_an_index_and_quantised_vectors(tmp_path, embedder, preset):
+    pytest.importorskip("qdrant_edge")
+    from quernstone_qdrant import EdgeTarget
+
+    target = EdgeTarget(tmp_path / "edge", "docs")
+    report = QdrantLoader(target, "docs", embedder, preset=preset, hybrid=True).load(RECORDS)
+    assert (report.embedded, report.ignored) == (len(RECORDS), ())
+    searcher = QdrantSearcher(target, "docs", embedder)
+    for query in QUERIES:
+        expected = exact(embedder, query)
+        hits = searcher.search(query, limit=10, prefetch=120, hybrid=False)
+        tolerance = 0.02 if preset == "uint8" else 1e-3
+        scores = [hit.score for hit in hits]
+        np.testing.assert_allclose(scores, list(expected.values())[:10], atol=tolerance)
+        # of the full vectors, whatever found them
+        np.testing.assert_allclose(scores, [expected[hit.key] for hit in hits], atol=tolerance)
+        (both,) = searcher.search(query, limit=1)
+        assert both.score == pytest.approx(expected[both.key], abs=tolerance)
+        assert 0 < both.fused_score < 2 / 60 + 1e-6
+    target.close()
+
+
 def test_two_stages_find_what_the_first_one_passes_on(client, load, embedder):
     searcher = load(preset=CollectionSettings(vector="dense", prefix=16))
     query = QUERIES[2]
