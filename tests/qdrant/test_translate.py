@@ -1,14 +1,23 @@
 """What a server is asked for, word for word, as a stub over loopback hears it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
+from quernstone_qdrant.bm25 import Bm25Text
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
-from quernstone_qdrant.targets import ClientTarget
-from quernstone_qdrant.targets.translate import knows_memory, vectors_config
+from quernstone_qdrant.targets import ClientTarget, SearchRequest
+from quernstone_qdrant.targets.base import Bm25Stage
+from quernstone_qdrant.targets.translate import (
+    batch_rows,
+    knows_memory,
+    query_arguments,
+    vectors_config,
+)
 
 
 class Server:
@@ -206,12 +215,32 @@ def test_quantised_vectors_are_oversampled_and_rescored(load):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_grpc_can_say_it_too(preset):
-    settings = PRESETS[preset].resolved(256, can_encode=True)
-    config = vectors_config(settings, 256, memory=True)
-    sent = RestToGrpc.convert_vectors_config(config)
-    names = list(sent.params_map.map) or [""]
-    assert sorted(names) == sorted(settings.vectors(256))
+@pytest.mark.parametrize("bm25", ["sparse", "text"])
+def test_grpc_can_say_it_too(preset, bm25):
+    settings = dataclasses.replace(PRESETS[preset].resolved(256, can_encode=True), bm25=bm25)
+    config = RestToGrpc.convert_vectors_config(vectors_config(settings, 256, memory=True))
+    assert sorted(config.params_map.map or [""]) == sorted(settings.vectors(256))
+
+    rows = settings.rows(np.ones((2, 256), np.float32), ["mill", "oven"])
+    batch = {name: batch_rows(part, embedded=False) for name, part in rows.items()}
+    sent = RestToGrpc.convert_batch_vector_struct(batch, 2)
+    assert [sorted(point.vectors.vectors) for point in sent] == [sorted(rows)] * 2
+
+    stage = Bm25Stage(
+        using="bm25" if bm25 == "sparse" else "page_content",
+        sparse=bm25 == "sparse",
+        query=Bm25Text("mill", "german"),
+    )
+    vector = np.ones(256, np.float32)
+    request = SearchRequest(vector=vector, limit=5, bm25=stage, depth=20, oversampling=2.0)
+    arguments = query_arguments(request, embedded=False)
+    dense, words = map(RestToGrpc.convert_prefetch_query, arguments["prefetch"])
+    assert (len(dense.query.nearest.dense.data), dense.params.quantization.rescore) == (256, True)
+    if bm25 == "sparse":
+        assert words.query.nearest.document.options["language"].string_value == "german"
+    else:
+        assert words.query.text.query == "mill"
+    assert RestToGrpc.convert_query(arguments["query"]).rrf.k == 60
 
 
 def test_a_server_has_everything(serve):

@@ -204,6 +204,5 @@ def _sparse(vector: SparseVector) -> models.SparseVector:
 
 
 def _document(text: Bm25Text) -> models.Document:
-    return models.Document(
-        text=text.text, model=MODEL, options=models.Bm25Config(language=text.language)
-    )
+    # a mapping: the client cannot send a `Bm25Config` by gRPC
+    return models.Document(text=text.text, model=MODEL, options={"language": text.language})
