@@ -100,7 +100,7 @@ class LocalRetrieval(AbsTaskRetrieval):
         self.dataset = {
             subset: {
                 "test": {
-                    "corpus": corpus([row[f"{subset}_long"] for row in some]),
+                    "corpus": corpus([row[f"{subset}_long"] for row in rows("debian")]),
                     "queries": queries([row[subset] for row in some]),
                     "relevant_docs": {f"q{n}": {f"d{n}": 1} for n in range(len(some))},
                     "top_ranked": None,

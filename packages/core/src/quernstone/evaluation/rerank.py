@@ -202,7 +202,8 @@ def _prepare(
     if name in firsts and finished is not None and not finished.get_missing_evaluations(task):
         return firsts[name]
     saved = predictions.of_task(task)
-    task.load_data()
+    if not task.data_loaded:
+        task.load_data()
     task.convert_v1_dataset_format_to_v2(None)
     result = mteb.evaluate(
         SavedSearch(saved), task, cache=None, co2_tracker=False, show_progress_bar=False

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mteb
 from mteb.abstasks import (
@@ -31,7 +31,7 @@ _DRAWING = (AbsTaskClustering, AbsTaskMultilabelClassification)
 """Types whose tasks keep one random generator for all their subsets."""
 
 # The batch is that of mteb's data loaders only: ours are filled by tokens.
-ENCODE = EncodeKwargs(batch_size=512, show_progress_bar=False)
+ENCODE = cast("EncodeKwargs", {"batch_size": 512, "show_progress_bar": False})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

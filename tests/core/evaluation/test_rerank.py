@@ -1,0 +1,207 @@
+"""Stage two over the saved first stage."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from quernstone import Embedder, Reranker
+from quernstone.errors import ConfigError
+from quernstone.evaluation.errors import ResultsError
+from quernstone.evaluation.predictions import Predictions
+from quernstone.evaluation.rerank import Reranked, comparison, rerank
+from quernstone.evaluation.run import run
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+TOP_K = 5
+
+
+@pytest.fixture(scope="module")
+def english(tasks):
+    def make(*names):
+        return [task.filter_languages(["eng"]) for task in tasks(*(names or ("LocalRetrieval",)))]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory, english, official):
+    """With vectors so short that there is something left to improve."""
+    folder = tmp_path_factory.mktemp("results") / "short"
+    with Embedder("tiny", dtype="float32", dimensions=32) as embedder:
+        [outcome] = run(embedder, english(), folder, official)
+    assert outcome.error == ""
+    return folder
+
+
+@pytest.fixture(scope="module")
+def second_stage(first_stage, english, reranker, official, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reranked")
+    predictions = Predictions(first_stage)
+    outcomes = rerank(reranker, english(), predictions, folder, official, top_k=TOP_K)
+    return folder, outcomes
+
+
+def test_reranking_beats_the_first_stage(second_stage, first_stage):
+    _, [outcome] = second_stage
+    [path] = first_stage.glob("results/*/*/LocalRetrieval.json")
+    entries = json.loads(path.read_text())["scores"]["test"]
+    [first] = [one["main_score"] for one in entries if one["hf_subset"] == "en"]
+    assert outcome.first == pytest.approx(first, abs=1e-6)
+    assert outcome.score > outcome.first + 0.01
+    assert not outcome.hurts
+
+
+def test_the_reranked_score_is_that_computed_by_hand(
+    second_stage, first_stage, english, reranker, official
+):
+    _, [outcome] = second_stage
+    [task] = english()
+    task.load_data()
+    split = task.dataset["en"]["test"]
+    saved = json.loads((first_stage / "predictions/LocalRetrieval_predictions.json").read_text())
+    texts = dict(zip(split["corpus"]["id"], split["corpus"]["text"], strict=True))
+    gains = []
+    for name, query in zip(split["queries"]["id"], split["queries"]["text"], strict=True):
+        scores = saved["en"]["test"][name]
+        best = sorted(scores, key=lambda document: -scores[document])[:TOP_K]
+        pairs = [(query, texts[document].strip()) for document in best]
+        after = reranker.score(pairs, official.reranking_instruction(task.metadata))
+        order = [best[place] for place in np.argsort(-after, kind="stable")]
+        right = f"d{name[1:]}"
+        gains.append(1 / np.log2(2 + order.index(right)) if right in order else 0)
+    assert outcome.score == pytest.approx(np.mean(gains), abs=1e-5)
+
+
+def test_a_finished_stage_two_scores_nothing(
+    second_stage, first_stage, english, reranker, official
+):
+    folder, outcomes = second_stage
+    before = reranker.usage.inputs
+    again = rerank(reranker, english(), Predictions(first_stage), folder, official, top_k=TOP_K)
+    assert reranker.usage.inputs == before
+    assert [(one.first, one.score) for one in again] == [
+        (pytest.approx(one.first, abs=1e-6), pytest.approx(one.score, abs=1e-6)) for one in outcomes
+    ]
+
+
+def test_predictions_of_the_official_scripts(
+    second_stage, first_stage, english, reranker, official, tmp_path
+):
+    """mteb 1: one file for each subset, and the split in the name unless it is `test`."""
+    saved = json.loads((first_stage / "predictions/LocalRetrieval_predictions.json").read_text())
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "LocalRetrieval_en_predictions.json").write_text(json.dumps(saved["en"]["test"]))
+    outcomes = rerank(
+        reranker, english(), Predictions(old), tmp_path / "new", official, top_k=TOP_K
+    )
+    _, [expected] = second_stage
+    assert (outcomes[0].first, outcomes[0].score) == (expected.first, expected.score)
+
+
+def test_tasks_with_candidates_of_their_own_need_no_predictions(
+    first_stage, tasks, reranker, official, tmp_path
+):
+    some = tasks("LocalReranking", "LocalInstructionReranking")
+    one, two = rerank(reranker, some, Predictions(first_stage), tmp_path, official)
+    assert (one.first, two.first) == (None, None)
+    assert one.score > 0.6
+    assert two.score is not None
+
+
+def test_a_task_that_ranks_nothing_is_reported(first_stage, tasks, reranker, official, tmp_path):
+    [outcome] = rerank(reranker, tasks("LocalSTS"), Predictions(first_stage), tmp_path, official)
+    assert "STS tasks rank nothing, so there is nothing to rerank" in outcome.error
+
+
+def test_the_comparison_flags_what_got_worse():
+    rows = [
+        Reranked(task="A", type="Retrieval", first=0.5, score=0.625, seconds=1),
+        Reranked(task="B", type="Retrieval", first=0.5, score=0.4, seconds=1),
+        Reranked(task="C", type="Reranking", first=None, score=0.4, seconds=1),
+        Reranked(task="D", type="Retrieval", first=None, score=None, seconds=1, error="gone"),
+    ]
+    assert comparison(rows).splitlines()[2:] == [
+        "| A | 50.00 | 62.50 | +12.50 |  |",
+        "| B | 50.00 | 40.00 | -10.00 | worse |",
+        "| C |  | 40.00 |  |  |",
+        "| D |  | failed |  |  |",
+    ]
+
+
+# ------------------------------------------------------------------------- what cannot be reranked
+
+
+@pytest.fixture
+def copied(first_stage, tmp_path):
+    """A copy of the first stage that may be damaged."""
+    return shutil.copytree(first_stage, tmp_path / "first")
+
+
+def change(folder, edit):
+    path = folder / "predictions" / "LocalRetrieval_predictions.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda saved: saved.update(en={"dev": saved["en"]["test"]}),
+            "holds predictions of LocalRetrieval (en) for the splits ['dev'] and not for 'test'",
+        ),
+        (
+            lambda saved: saved.update(zh=saved.pop("en")),
+            "holds LocalRetrieval for the subsets 'zh' and not for 'en'",
+        ),
+        (
+            lambda saved: saved["en"]["test"].pop("q0"),
+            "1 of 60 queries of en/test have no predictions, the first is 'q0'",
+        ),
+        (lambda saved: saved["en"].update(test={"q0": 1}), "is no ranking"),
+    ],
+)
+def test_predictions_of_another_split(edit, message, copied, english, reranker, official, tmp_path):
+    change(copied, edit)
+    [outcome] = rerank(reranker, english(), Predictions(copied), tmp_path / "o", official)
+    assert message in outcome.error
+
+
+def test_half_written_predictions(copied, english):
+    path = copied / "predictions" / "LocalRetrieval_predictions.json"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ResultsError, match="not complete JSON"):
+        Predictions(copied).of_task(english()[0])
+
+
+def test_no_predictions(tmp_path, english, first_stage):
+    with pytest.raises(ConfigError, match="holds no predictions"):
+        Predictions(tmp_path)
+    (tmp_path / "LocalRetrieval_en_dev_predictions.json").write_text("{}")
+    with pytest.raises(ResultsError) as caught:
+        Predictions(tmp_path).of_task(english()[0])
+    assert "no predictions of LocalRetrieval for splits ['test'] of subsets 'en'" in str(
+        caught.value
+    )
+    assert "there are LocalRetrieval_en_dev_predictions.json" in str(caught.value)
+
+
+def test_a_folder_of_another_reranker_is_refused(second_stage, first_stage, english, official):
+    folder, _ = second_stage
+    message = "`template` is 'eval' there and 'card' here"
+    with (
+        Reranker("tiny", dtype="float32", template="card") as other,
+        pytest.raises(ConfigError, match=message),
+    ):
+        rerank(other, english(), Predictions(first_stage), folder, official, top_k=TOP_K)
+
+
+def test_both_stages_refuse_the_folder_of_the_other(second_stage, english, embedder, official):
+    folder, _ = second_stage
+    with pytest.raises(ConfigError, match="holds results of another model"):
+        run(embedder, english(), folder, official)
