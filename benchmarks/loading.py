@@ -1,0 +1,357 @@
+"""Loading 20,000 records into embedded Qdrants: ours beside LangChain's and LlamaIndex's way.
+
+    python -m benchmarks.loading                    # four minutes on two cores
+    python -m benchmarks.loading --memory           # peak memory, 20,000 and 200,000 records
+
+Expected, before the first run: the loader at 0.9 of the rate at which the engine alone embeds (the
+rest is hidden behind it), except into the embedded client's folder, which commits every point to
+SQLite (1 ms each) and so is slower than the tiny model. Against `langchain_qdrant`'s `add_texts`
+with `HuggingFaceEmbeddings`, and LlamaIndex's `IngestionPipeline` with `HuggingFaceEmbedding`: 3x.
+Peak memory: the same for ten times as many records.
+
+Every side runs in a process of its own, one after the other, with the tiny model in one dtype and
+the defaults of its framework. What is timed begins with a loaded model and an open store, and ends
+when all points are stored; building Edge's graph, which nobody else has, is told separately.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.texts import chunks_and_questions
+
+_SIZE = 160
+"""Most characters per record: with longer ones embedding takes so long that it hides everything."""
+_COLLECTION = "records"
+_MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Row:
+    """One side."""
+
+    name: str
+    records: int
+    seconds: float
+    index_seconds: float = 0.0
+    peak_mib: float = 0.0
+    """Resident memory of the process at its highest."""
+
+
+def texts(count: int) -> list[str]:
+    """Real, short, all different."""
+    return chunks_and_questions(count, 0, size=_SIZE)[0]
+
+
+def bare(count: int) -> Row:
+    """The engine alone, given all texts at once."""
+    with _embedder() as embedder:
+        records = texts(count)
+        start = time.perf_counter()
+        embedder.embed_documents(records)
+        return Row("the engine alone", count, time.perf_counter() - start)
+
+
+def into_edge(count: int) -> Row:
+    """The loader, into Qdrant Edge."""
+    from quernstone_qdrant import EdgeTarget
+
+    with tempfile.TemporaryDirectory() as folder:
+        return _load("loader, Edge", EdgeTarget(folder, _COLLECTION), texts(count))
+
+
+def into_memory(count: int) -> Row:
+    """The loader, into the embedded client without a folder."""
+    from qdrant_client import QdrantClient
+
+    return _load("loader, embedded `:memory:`", QdrantClient(":memory:"), texts(count))
+
+
+def into_folder(count: int) -> Row:
+    """The loader, into the embedded client with a folder."""
+    from qdrant_client import QdrantClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        return _load("loader, embedded `path=`", QdrantClient(path=folder), texts(count))
+
+
+def langchain(count: int) -> Row:
+    """What LangChain's documentation shows."""
+    from langchain_huggingface import HuggingFaceEmbeddings
+    from langchain_qdrant import QdrantVectorStore
+    from qdrant_client import QdrantClient, models
+
+    folder, dtype = _checkpoint()
+    embeddings = HuggingFaceEmbeddings(
+        model_name=folder, model_kwargs={"device": "cpu", "model_kwargs": {"dtype": dtype}}
+    )
+    client = QdrantClient(":memory:")
+    vectors = models.VectorParams(size=256, distance=models.Distance.COSINE)
+    client.create_collection(_COLLECTION, vectors_config=vectors)
+    store = QdrantVectorStore(client, _COLLECTION, embedding=embeddings)
+    records = texts(count)
+    start = time.perf_counter()
+    store.add_texts(records)
+    seconds = time.perf_counter() - start
+    _check(client.count(_COLLECTION).count, count)
+    return Row("langchain_qdrant, `:memory:`", count, seconds)
+
+
+def llamaindex(count: int) -> Row:
+    """What LlamaIndex's documentation shows."""
+    from llama_index.core.ingestion import IngestionPipeline
+    from llama_index.core.schema import TextNode
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
+    from qdrant_client import QdrantClient
+
+    folder, dtype = _checkpoint()
+    model = HuggingFaceEmbedding(model_name=folder, device="cpu", model_kwargs={"dtype": dtype})
+    client = QdrantClient(":memory:")
+    store = QdrantVectorStore(_COLLECTION, client=client)
+    pipeline = IngestionPipeline(transformations=[model], vector_store=store)
+    nodes = [TextNode(text=text) for text in texts(count)]
+    start = time.perf_counter()
+    pipeline.run(nodes=nodes)
+    seconds = time.perf_counter() - start
+    _check(client.count(_COLLECTION).count, count)
+    return Row("IngestionPipeline, `:memory:`", count, seconds)
+
+
+def memory(count: int) -> Row:
+    """The loader, over HTTP into a server that forgets: its own memory, and nobody else's."""
+    from qdrant_client import QdrantClient
+
+    words = ("mill stone grain flour bread oven baker field wheel water quern hand sieve "
+             "sack barn rye").split()  # fmt: skip
+    records: Iterator[dict[str, Any]] = (
+        {"id": str(n), "text": f"{n} {words[n % 16]} {words[n // 16 % 16]}"} for n in range(count)
+    )
+    command = [sys.executable, "-m", "benchmarks.loading", "--side", "server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        if server.stdout is None:
+            raise RuntimeError("the server has no output")
+        client = QdrantClient(url=server.stdout.readline().strip(), check_compatibility=False)
+        row = _load(f"{count:,} records", client, records)
+        server.terminate()
+    return row
+
+
+SIDES: dict[str, Callable[[int], Row]] = {
+    "bare": bare,
+    "edge": into_edge,
+    "memory-client": into_memory,
+    "folder": into_folder,
+    "langchain": langchain,
+    "llamaindex": llamaindex,
+}
+
+
+def _embedder() -> Any:
+    from quernstone import Embedder
+
+    embedder = Embedder("tiny", device="cpu")
+    embedder.embed_documents(["warm up"] * 64)
+    return embedder
+
+
+def _checkpoint() -> tuple[str, str]:
+    """Folder of the tiny model, and the dtype that our engine chooses on this machine."""
+    import quernstone
+
+    with _embedder() as embedder:
+        return str(Path(quernstone.__file__).parent / "tiny" / "embedding"), embedder.info.dtype
+
+
+def _load(name: str, where: Any, records: Any) -> Row:
+    from quernstone_qdrant import QdrantLoader
+
+    stored = [0.0, 0]
+
+    def note(report: Any) -> None:
+        stored[:] = report.seconds, report.embedded
+
+    with _embedder() as embedder:
+        loader = QdrantLoader(where, _COLLECTION, embedder, progress=note)
+        report = loader.load(records)
+    where.close()
+    _check(stored[1], report.seen)
+    return Row(name, report.seen, stored[0], report.seconds - stored[0])
+
+
+def _check(stored: float, wanted: int) -> None:
+    if stored != wanted:
+        raise RuntimeError(f"{stored} of {wanted} records are stored")
+
+
+class _Forgetful(BaseHTTPRequestHandler):
+    """Answers like an empty Qdrant, whatever it was given."""
+
+    protocol_version = "HTTP/1.1"
+    collection: dict[str, Any] | None = None
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        path = self.path.split("?")[0]
+        kind = type(self)
+        result: Any = {"operation_id": 1, "status": "completed"}
+        if path == "/":
+            return self._send({"title": "forgetful", "version": "1.20.0"})
+        if path.endswith("/exists"):
+            result = {"exists": kind.collection is not None}
+        elif path == f"/collections/{_COLLECTION}":
+            if self.command == "PUT":
+                kind.collection = json.loads(body)
+                result = True
+            else:
+                result = self._state()
+        elif self.command == "POST" and path.endswith("/points"):
+            result = []
+        return self._send({"result": result, "status": "ok", "time": 0.0})
+
+    def _state(self) -> dict[str, Any]:
+        made = type(self).collection or {}
+        optimizers = {
+            "deleted_threshold": 0.2,
+            "vacuum_min_vector_number": 1000,
+            "default_segment_number": 0,
+            "flush_interval_sec": 5,
+        }
+        config = {
+            "params": {"vectors": made.get("vectors")},
+            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+            "optimizer_config": optimizers,
+            "metadata": made.get("metadata"),
+        }
+        state = {"status": "green", "optimizer_status": "ok", "segments_count": 1}
+        return {**state, "points_count": 0, "config": config, "payload_schema": {}}
+
+    def _send(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_PATCH = _answer  # noqa: N815
+
+
+def _serve() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful) as server:
+        print(f"http://127.0.0.1:{server.server_port}", flush=True)
+        server.serve_forever()
+
+
+def _watched(side: Callable[[int], Row], count: int) -> Row:
+    """Run a side, and note the most memory that this process has while it does."""
+    process, done = psutil.Process(), threading.Event()
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        row = side(count)
+    finally:
+        done.set()
+        watcher.join()
+    row.peak_mib = peak / _MIB
+    return row
+
+
+def _in_process(side: str, count: int) -> Row:
+    command = [sys.executable, "-m", "benchmarks.loading", "--side", side, "--records", str(count)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(
+    *,
+    records: Annotated[int, typer.Option(help="How many each side loads.")] = 20_000,
+    only_memory: Annotated[
+        bool, typer.Option("--memory", help="Measure peak memory instead of time.")
+    ] = False,
+    side: Annotated[str, typer.Option(hidden=True)] = "",
+    folder: Annotated[Path, typer.Option(help="For results.")] = Path("benchmarks/results"),
+) -> None:
+    """Load the same records by every side, and print, write and draw how long it took."""
+    if side == "server":
+        return _serve()
+    if side:
+        chosen = memory if side == "memory" else SIDES[side]
+        print(json.dumps(asdict(_watched(chosen, records))))
+        return None
+    if only_memory:
+        rows = [_in_process("memory", count) for count in (records, 10 * records)]
+    else:
+        rows = [_in_process(name, records) for name in SIDES]
+    _print(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "memory" if only_memory else "loading"
+    (folder / f"{name}.json").write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    if not only_memory:
+        _plot(rows, folder / f"{name}.png")
+    return None
+
+
+def _print(rows: list[Row]) -> None:
+    rates = [row.records / row.seconds for row in rows]
+    table = Table(title="tiny model")
+    for column in ("side", "seconds", "records/s", "of the first", "then index, s", "peak MiB"):
+        table.add_column(column, justify="left" if column == "side" else "right")
+    for row, rate in zip(rows, rates, strict=True):
+        table.add_row(
+            row.name,
+            f"{row.seconds:.1f}",
+            f"{rate:,.0f}",
+            f"{rate / rates[0]:.2f}",
+            f"{row.index_seconds:.1f}",
+            f"{row.peak_mib:,.0f}",
+        )
+    Console(width=110).print(table)
+
+
+def _plot(rows: list[Row], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rates = [row.records / row.seconds for row in rows]
+    colours = ["tab:green" if row.name.startswith("loader") else "tab:gray" for row in rows]
+    figure, axis = plt.subplots(figsize=(8, 2.8))
+    bars = axis.barh([row.name for row in rows], rates, color=colours)
+    axis.bar_label(bars, [f" {rate:,.0f}" for rate in rates], fontsize=8)
+    axis.set_xlim(0, max(rates) * 1.12)
+    axis.set_xlabel("records per second, more is better", fontsize=8)
+    axis.set_title(f"Loading {rows[0].records:,} records, tiny model", fontsize=9, loc="left")
+    axis.invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    typer.run(main)

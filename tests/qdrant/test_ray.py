@@ -1,0 +1,158 @@
+"""A load by Ray into a server that all workers reach: the stub. Ray is in another process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quernstone import Embedder
+from quernstone_qdrant import QdrantLoader
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stub import connected, running_stub
+
+RECORDS = 5_000
+DRIVER = """
+import json, os, sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import ray
+from qdrant_client import QdrantClient
+from quernstone import Embedder
+from quernstone.errors import QuernstoneError
+from quernstone_qdrant.ray import RayLoader
+
+url, pids = sys.argv[1:3]
+options = json.loads(sys.argv[3])
+
+def open_embedder():
+    Path(pids, str(os.getpid())).touch()
+    return Embedder("tiny", dimensions=64, dtype="float32")
+
+def connect():
+    return QdrantClient(url=url, check_compatibility=False, timeout=60)
+
+os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+ray.init(
+    num_cpus=2, object_store_memory=150 << 20, include_dashboard=False, log_to_driver=False
+)
+rows = [json.loads(line) for line in open(options.pop("rows"))]
+for skip_errors in options.pop("loads"):
+    loader = RayLoader(connect, "docs", open_embedder, skip_errors=skip_errors, **options)
+    try:
+        report = asdict(loader.load(ray.data.from_items(rows, override_num_blocks=8)))
+    except QuernstoneError as error:
+        report = {"error": type(error).__name__, "message": str(error)}
+    print("RESULT", json.dumps(report, default=str))
+"""
+
+
+def records(count=RECORDS):
+    return [
+        {
+            "id": f"d{n}",
+            "text": f"Record {n}: " + " ".join(f"w{n * 7 % 97}x{i}" for i in range(n % 9)),
+        }
+        for n in range(count)
+    ]
+
+
+class Ray:
+    """A driver in a process of its own."""
+
+    def __init__(self, stub, tmp_path, rows, loads=(False,)):
+        """`loads`: for each load whether it skips errors."""
+        self.pids = tmp_path / "pids"
+        self.pids.mkdir(exist_ok=True)
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = {"workers": 2, "cpus": 0.5, "documents": 100, "rows": str(path), "loads": loads}
+        arguments = [stub.url, str(self.pids), json.dumps(options)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def results(self):
+        out, err = self.process.communicate(timeout=280)
+        lines = [line for line in out.splitlines() if line.startswith("RESULT ")]
+        assert self.process.returncode == 0, err[-3000:]
+        return [json.loads(line.removeprefix("RESULT ")) for line in lines]
+
+
+def assert_same_points(stub, expected):
+    with_ray, plain = stub.collections["docs"].points, expected.collections["docs"].points
+    assert with_ray.keys() == plain.keys()
+    assert {i: payload for i, (payload, _) in with_ray.items()} == {
+        i: payload for i, (payload, _) in plain.items()
+    }
+    for point, (_, vector) in plain.items():
+        np.testing.assert_allclose(with_ray[point][1], vector, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What the plain loader makes of the records."""
+    with running_stub() as stub, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
+        client = connected(stub, timeout=60)
+        report = QdrantLoader(client, "docs", embedder).load(records())
+        assert report.embedded == RECORDS
+        client.close()
+        yield stub
+
+
+@pytest.mark.slow
+def test_two_workers_load_what_the_plain_loader_loads(tmp_path, expected):
+    with running_stub() as stub:
+        [report] = Ray(stub, tmp_path, records()).results()
+        assert (report["seen"], report["embedded"], report["skipped"]) == (RECORDS, RECORDS, 0)
+        assert len(list((tmp_path / "pids").iterdir())) >= 2
+        assert_same_points(stub, expected)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_changes_nothing(tmp_path, expected):
+    with running_stub() as stub:
+        ray = Ray(stub, tmp_path, records())
+        deadline = time.monotonic() + 240
+        while not stub.writes():
+            assert ray.process.poll() is None, ray.process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        # the one that made the collection has ended, or is the first of the two: kill the last
+        victim = max(ray.pids.iterdir(), key=lambda path: path.stat().st_mtime)
+        os.kill(int(victim.name), signal.SIGKILL)
+        written = len(stub.collections["docs"].points)
+        [report] = ray.results()
+        assert written < RECORDS
+        assert report["embedded"] == RECORDS
+        assert_same_points(stub, expected)
+        assert len(list(ray.pids.iterdir())) >= 3  # another took its place
+
+
+@pytest.mark.slow
+def test_a_second_load_goes_on_and_an_error_reaches_the_driver(tmp_path, expected):
+    with running_stub() as stub, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
+        client = connected(stub, timeout=60)
+        QdrantLoader(client, "docs", embedder).load(records(3_000))
+        client.close()
+        rows = [*records(), {"id": "bad", "text": None}]
+        report, stopped = Ray(stub, tmp_path, rows, loads=(True, False)).results()
+        assert (report["seen"], report["embedded"], report["skipped"], report["failed"]) == (
+            RECORDS + 1, RECORDS - 3_000, 3_000, 1,
+        )  # fmt: skip
+        assert_same_points(stub, expected)
+        assert stopped["error"] == "RecordError"
+        assert "'bad'" in stopped["message"]
