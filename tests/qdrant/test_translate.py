@@ -7,6 +7,7 @@ import pytest
 from qdrant_client import QdrantClient
 from qdrant_client.conversions.conversion import RestToGrpc
 
+from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
 from quernstone_qdrant.bm25 import Bm25Text
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
@@ -192,6 +193,11 @@ def test_a_text_index_ranks_by_bm25(load):
     searcher.search("quern", limit=5)
     words = server.searches[0]["prefetch"][1]
     assert (words["using"], words["query"]) == ("page_content", {"text": "quern"})
+
+
+def test_a_text_index_needs_a_stemmer(load):
+    with pytest.raises(ConfigError, match="`language` is 'klingon', for which there is no stemmer"):
+        load(CollectionSettings(bm25="text", language="klingon"))
 
 
 def test_two_stages(load):

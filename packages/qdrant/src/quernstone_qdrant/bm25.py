@@ -60,6 +60,11 @@ def encode_query(query: Bm25Text) -> SparseVector:
     return SparseVector(made.indices, made.values)
 
 
+def unknown_language(language: str) -> ConfigError:
+    """The error for a language that has no stemmer."""
+    return ConfigError(f"`language` is {language!r}, for which there is no stemmer")
+
+
 @functools.cache
 def _encoder(language: str) -> Bm25:
     try:
@@ -69,4 +74,4 @@ def _encoder(language: str) -> Bm25:
     try:
         return Bm25(Bm25Config(language=language))
     except ValueError as error:
-        raise ConfigError(f"`language` is {language!r}, for which there is no stemmer") from error
+        raise unknown_language(language) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -54,5 +55,7 @@ def _numbers(text: str) -> list[FieldValue]:
     try:
         number = float(text)
     except ValueError:
+        return []
+    if not math.isfinite(number):
         return []
     return [int(text)] if number.is_integer() and text.lstrip("+-").isdecimal() else [number]

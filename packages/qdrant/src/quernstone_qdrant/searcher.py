@@ -83,7 +83,6 @@ class _Search:
     """A search whose query is not embedded yet."""
 
     query: str
-    limit: int
     fetched: int
     prefetch: int
     hybrid: bool
@@ -231,7 +230,6 @@ class QdrantSearcher:
             query_filter = metadata_filter(query_filter, self._layout)
         return _Search(
             query=query,
-            limit=limit,
             fetched=fetched,
             prefetch=prefetch,
             hybrid=has_words if hybrid is None else hybrid,

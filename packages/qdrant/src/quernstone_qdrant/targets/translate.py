@@ -12,7 +12,14 @@ import numpy as np
 import orjson
 from qdrant_client import models
 
-from quernstone_qdrant.bm25 import MODEL, Bm25Text, SparseVector, encode_document, encode_query
+from quernstone_qdrant.bm25 import (
+    MODEL,
+    Bm25Text,
+    SparseVector,
+    encode_document,
+    encode_query,
+    unknown_language,
+)
 from quernstone_qdrant.settings import (
     BM25,
     CollectionSettings,
@@ -75,16 +82,23 @@ def key_index(*, memory: bool) -> models.KeywordIndexParams:
 
 
 def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIndexParams:
-    """A text index with scores; the embedded client knows no stemmer and no stop words."""
+    """A text index with scores; the embedded client knows no stemmer and no stop words.
+
+    Raises:
+        ConfigError: There is no stemmer for the language.
+    """
     if embedded:
         return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
+    try:
+        stopwords = models.Language(settings.language)
+        language = models.SnowballLanguage(settings.language)
+    except ValueError as error:
+        raise unknown_language(settings.language) from error
     return models.TextIndexParams(
         type=models.TextIndexType.TEXT,
         scoring=True,
-        stopwords=models.Language(settings.language),
-        stemmer=models.SnowballParams(
-            type=models.Snowball.SNOWBALL, language=models.SnowballLanguage(settings.language)
-        ),
+        stopwords=stopwords,
+        stemmer=models.SnowballParams(type=models.Snowball.SNOWBALL, language=language),
     )
 
 
