@@ -189,6 +189,8 @@ class Worker:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         for place in bad:  # one by one: they are rare, and float32 needs twice the memory
             job, position = items[place]
+            if job.future.done():
+                continue
             try:
                 rows[place] = engine.run([job.sequences[position]], precise=True)[0]
             except NonFiniteError as error:  # the engine says why it cannot
