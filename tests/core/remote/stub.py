@@ -7,6 +7,7 @@ back for another input. The answers have the shapes of the real servers, with al
 import base64
 import hashlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -74,6 +75,7 @@ class StubServer:
         self.rule = lambda path, body: None
         self.received = []
         self.gets = []
+        self._ids = {}
         self.active = self.most_active = 0
         self._lock = threading.Lock()
 
@@ -114,8 +116,23 @@ class StubServer:
 
     def answer_post(self, path, body):
         """The good answer, or None where this server has no such path."""
+        if self.dialect == "vllm" and path in ("/tokenize", "/detokenize"):
+            return self._tokenize(body) if path == "/tokenize" else self._detokenize(body)
         made = _ANSWERS.get((self.dialect, path.removeprefix("/proxy")))
         return made(body) if made else None
+
+    def _tokenize(self, body):
+        """A token is a word with the white space in front of it."""
+        assert body["add_special_tokens"] is False
+        words = re.findall(r"\s*\S+|\s+$", body["prompt"])
+        with self._lock:
+            ids = [self._ids.setdefault(word, len(self._ids)) for word in words]
+        limit = self.max_model_len
+        return {"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": None}
+
+    def _detokenize(self, body):
+        words = list(self._ids)
+        return {"prompt": "".join(words[token] for token in body["tokens"])}
 
 
 def _openai_embeddings(body):

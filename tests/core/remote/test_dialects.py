@@ -132,20 +132,9 @@ def test_vllm_is_asked_for_base64_and_told_where_to_cut(serve, connect):
     assert "truncate_prompt_tokens" not in stub.received[-1].body
 
 
-def test_vllm_is_told_to_cut_documents_and_never_the_template(serve, connect):
+def test_vllm_classifies_what_we_render(serve, connect):
     stub = serve("vllm")
-    backend = connect(stub, "rerank", template="server", max_length=512)
-    backend.submit(pairs("q" * 40, ["d"], "i" * 60)).result(10)
-    body = stub.received[-1].body
-    assert body["max_tokens_per_doc"] == 512 - 80 - 100
-    assert "truncate_prompt_tokens" not in body
-    connect(stub, "rerank", template="server", truncate=False).submit(pairs("q", ["d"])).result(10)
-    assert "max_tokens_per_doc" not in stub.received[-1].body
-
-
-def test_nothing_is_cut_when_we_render(serve, connect):
-    stub = serve("vllm")
-    backend = connect(stub, "rerank", template="client", max_length=512)
+    backend = connect(stub, "rerank", template="client")
     backend.submit(pairs("q", ["d"])).result(10)
     assert stub.received[-1].path == "/classify"
     assert set(stub.received[-1].body) == {"model", "input"}

@@ -154,6 +154,7 @@ def test_the_deadline_ends_the_attempts(serve, connect):
         (Fault(401, body={"error": {"message": "no key"}}), "401 Unauthorized: no key; give a key"),
         (Fault(403, body={"detail": ["forbidden"]}), r'403 Forbidden: \["forbidden"\]; give a key'),
         (Fault(404, body={"message": "no such model"}), "no such model; is this the right dialect"),
+        (Fault(409, body={"detail": [{"msg": "odd", "input": "x"}]}), r"409 Conflict: odd$"),
         (Fault(307, {"Location": "http://elsewhere"}), "redirects are not followed"),
         (Fault(424, body={"error": "inference failed"}), "424 Failed Dependency: inference failed"),
     ],

@@ -23,6 +23,7 @@ from quernstone.engines.remote.dialects import (
     render_halves,
     render_text,
 )
+from quernstone.engines.remote.lengths import Lengths
 from quernstone.engines.remote.options import KEY_VARIABLE, RemoteOptions, read_key
 from quernstone.engines.remote.transport import Transport
 from quernstone.errors import (
@@ -81,8 +82,9 @@ class RemoteBackend:
         )
         self._limits = Limits(max_length=config.max_length, truncate=config.truncate)
         self._max_inputs = options.max_inputs or self._dialect.max_inputs
+        self._lengths: Lengths | None = None
         self.width = 1 if config.task == "rerank" else 0
-        self._transport = Transport(options, _api_key(options))
+        self._transport = Transport(options, find_key(options))
         try:
             facts = self._transport.start(self._connect()).result()
         except BaseException:
@@ -124,6 +126,13 @@ class RemoteBackend:
         if facts.max_length is not None:
             known = [facts.max_length, self._limits.max_length or facts.max_length]
             self._limits = Limits(max_length=min(known), truncate=self._limits.truncate)
+        if self._dialect.lends_tokenizer and self._limits.max_length is not None:
+            self._lengths = Lengths(
+                self._transport,
+                self._model,
+                self._limits.max_length,
+                truncate=self._limits.truncate,
+            )
         if facts.max_inputs is not None and self._options.max_inputs is None:
             self._max_inputs = facts.max_inputs
         request = self._request([_PROBE[self._task]])
@@ -134,11 +143,15 @@ class RemoteBackend:
         return facts
 
     async def _compute(
-        self, texts: Sequence[TextInput], plan: Sequence[Sequence[int]], offset: int
+        self, texts: list[TextInput], plan: Sequence[Sequence[int]], offset: int
     ) -> Float32Array:
         rows = np.empty((len(texts), self.width), dtype=np.float32)
 
         async def fill(places: Sequence[int]) -> None:
+            if self._lengths is not None:
+                fits = (self._lengths.fit(texts[place], offset + place) for place in places)
+                for place, item in zip(places, await asyncio.gather(*fits), strict=True):
+                    texts[place] = item
             for some, found in await self._ask(texts, places, offset):
                 rows[some] = found
 
@@ -245,7 +258,12 @@ class RemoteBackend:
         return self._transport.url(request.path)
 
 
-def _api_key(options: RemoteOptions) -> str:
+def find_key(options: RemoteOptions) -> str:
+    """The key to send, from the options or the environment; empty for none.
+
+    Raises:
+        ConfigError: The environment's is no key.
+    """
     if options.api_key or options.basic_auth:
         return options.api_key.get_secret_value() if options.api_key else ""
     found = os.environ.get(KEY_VARIABLE, "")

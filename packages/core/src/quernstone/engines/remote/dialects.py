@@ -36,9 +36,6 @@ Found = list[tuple[int, Any]]
 # Ids of `no` and `yes` in every Qwen3 tokenizer, for servers that score next tokens.
 _NO_ID, _YES_ID = 2152, 9693
 
-# A bound on the tokens of the reranker's template, which has 66 of them in its `card` form.
-_TEMPLATE_TOKENS = 80
-
 
 class ShapeError(ValueError):
     """An answer does not look like one of this dialect."""
@@ -87,6 +84,8 @@ class Dialect:
     """Whether one reranking request can hold several queries."""
     cuts_silently: ClassVar[bool] = False
     """Whether too long texts are cut without an error, whatever one asks for."""
+    lends_tokenizer: ClassVar[bool] = False
+    """Whether there are `/tokenize` and `/detokenize` as in `lengths`."""
     facts_path: ClassVar[str | None] = None
 
     def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:
@@ -127,6 +126,7 @@ class VLLM(Dialect):
     name = "vllm"
     templates = ("client", "server")
     mixes_queries = True
+    lends_tokenizer = True
     facts_path = "/v1/models"
 
     def embed_fields(self, limits: Limits) -> dict[str, Any]:
@@ -137,14 +137,11 @@ class VLLM(Dialect):
             fields["truncate_prompt_tokens"] = limits.max_length
         return fields
 
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:
+    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
         """`/v1/rerank` for one query; `/score`, which can hold several, for more."""
         common: dict[str, Any] = {"model": model, "instruction": pairs[0].instruction}
         documents = [pair.text for pair in pairs]
         queries = [pair.query for pair in pairs]
-        if limits.truncate and limits.max_length is not None:
-            # `truncate_prompt_tokens` would cut the template's end; this cuts documents only.
-            common["max_tokens_per_doc"] = _room(pairs, limits.max_length)
         if len(set(queries)) == 1:
             body = {**common, "query": queries[0], "documents": documents}
             return Request("/v1/rerank", body, read_results)
@@ -350,14 +347,6 @@ def _refuse_instruction(name: str, pairs: Sequence[TextInput]) -> None:
             f"the dialect {name} has no field for an instruction, so only the default one "
             f"({DEFAULT_INSTRUCTION!r}) can be used"
         )
-
-
-def _room(pairs: Sequence[TextInput], max_length: int) -> int:
-    """Tokens that are left for a document. A text has no more tokens than UTF-8 bytes."""
-    frame = max(
-        len((pair.query or "").encode()) + len((pair.instruction or "").encode()) for pair in pairs
-    )
-    return max(1, max_length - _TEMPLATE_TOKENS - frame)
 
 
 # ------------------------------------------------------------------------------- what comes back

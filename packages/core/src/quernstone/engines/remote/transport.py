@@ -283,5 +283,7 @@ def _message(response: httpx.Response) -> str:
     for name in ("error", "message", "detail"):  # `error` may hold a `message` in turn
         if isinstance(found, dict) and found.get(name):
             found = found[name]
+    if isinstance(found, list) and all(isinstance(each, dict) and "msg" in each for each in found):
+        found = "; ".join(str(each["msg"]) for each in found)  # FastAPI, without the input itself
     text = found if isinstance(found, str) else orjson.dumps(found).decode()
     return " ".join(text.split())[:_MESSAGE_CHARS]
