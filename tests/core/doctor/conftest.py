@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from tests.core.doctor.servers import ModelServer
+from tokenizers import Tokenizer
 
 import quernstone
 from quernstone.doctor import diagnose
@@ -74,14 +75,24 @@ def append_nothing(folder):
 
 
 def overflow(folder, words):
-    """Makes the embeddings of some words too large for float16; bfloat16 and float32 hold them."""
-    from tokenizers import Tokenizer
+    """Makes texts with these words overflow float16, inside of the first layer.
 
+    A channel of its MLP that nothing reads gets 300 times 300 for them, and little for others, so
+    that nothing changes in a dtype that can hold it.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    at = "model." if any(name.startswith("model.") for name in tensors) else ""
     for word in words:
         number = tokenizer.encode(word, add_special_tokens=False).ids[0]
-        tensors[name][number] *= 2e5 / tensors[name][number].abs().max()
+        tensors[f"{at}embed_tokens.weight"][number] = 0
+        tensors[f"{at}embed_tokens.weight"][number, 0] = 100
+    layer = f"{at}layers.0."
+    norm = tensors[f"{layer}post_attention_layernorm.weight"]
+    for part in ("gate", "up"):
+        weight = tensors[f"{layer}mlp.{part}_proj.weight"]
+        weight[0] = 0
+        weight[0, 0] = 320 / (len(norm) ** 0.5 * norm[0])
+    tensors[f"{layer}mlp.down_proj.weight"][:, 0] = 0
     save_file(tensors, path, metadata={"format": "pt"})

@@ -84,7 +84,7 @@ def test_overflow_in_float16(examine, copy):
 
 def test_overflow_of_every_text_is_found_while_connecting(examine, copy):
     folder = copy()
-    overflow(folder, ["<|endoftext|>"])
+    overflow(folder, ["<|endoftext|>"])  # the last token of every text
     report = examine(folder=folder, dtype=torch.float16)
     check(report, "opens", says=["not finite", "start the server with bfloat16 or float32"])
     assert len(report.findings) == 1
