@@ -7,7 +7,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from quernstone_qdrant import CollectionError, TargetError
-from quernstone_qdrant.targets import ClientTarget
+from quernstone_qdrant.errors import TransientError
+from quernstone_qdrant.targets import ClientTarget, indexing
 from quernstone_qdrant.targets.indexing import DEFERRED_KEY, deferred_index, wait_until_green
 
 
@@ -27,16 +28,18 @@ class Server:
         }
         self.metadata = {}
         self.states = [("green", "ok", 0)]
-        """(status, optimizer_status, length of the queue), the last one for ever."""
+        """(status, optimizer_status, length of the queue), or None: no answer. The last stays."""
         self.asked = 0
         self.updates = []
-        self.failing = False
+        self.failures = 0
+        """Updates that are going to fail."""
 
     def answer(self, method, path, body):
         if path.endswith("/exists"):
             return 200, {"exists": True}
         if method == "PATCH":
-            if self.failing:
+            if self.failures:
+                self.failures -= 1
                 return 500, None
             self.updates.append(body)
             self.hnsw |= body.get("hnsw_config", {})
@@ -50,8 +53,11 @@ class Server:
                 else:
                     self.metadata[key] = value
             return 200, True
-        status, optimizer, queued = self.states[min(self.asked, len(self.states) - 1)]
+        state = self.states[min(self.asked, len(self.states) - 1)]
         self.asked += 1
+        if state is None:
+            return 503, None
+        status, optimizer, queued = state
         return 200, {
             "status": status,
             "optimizer_status": optimizer,
@@ -139,20 +145,36 @@ def test_after_a_crash_the_next_load_puts_the_original_values_back(server, targe
     assert server.metadata == {}
 
 
-def test_a_server_that_is_gone_at_the_end_does_not_hide_the_first_error(server, target):
+def test_a_server_that_is_gone_at_the_end_does_not_hide_the_first_error(
+    server, target, monkeypatch
+):
     def load():
         with deferred_index(target, "m0"):
-            server.failing = True
+            server.failures = 1000
             1 / 0  # noqa: B018
 
     with pytest.raises(ZeroDivisionError):
         load()
-    server.failing = False
+    server.failures = 0
     assert server.index() == DEFERRED["m0"]
     with deferred_index(target, "none"):
         assert server.index() == ORIGINAL
+    monkeypatch.setattr(indexing, "_PATIENCE", 0)
     with pytest.raises(TargetError, match="changing the index"), deferred_index(target, "m0"):
-        server.failing = True
+        server.failures = 1000
+
+
+def test_a_server_that_is_away_for_a_moment_is_waited_for(server, target):
+    with deferred_index(target, "m0"):
+        server.failures = 1
+    assert server.index() == ORIGINAL
+    server.states = [None, ("yellow", "ok", 0), None, ("green", "ok", 0), ("green", "ok", 0)]
+    server.asked = 0
+    wait_until_green(target, timeout=30, interval=0)
+    assert server.asked == 5
+    server.states = [None]
+    with pytest.raises(TransientError):
+        wait_until_green(target, timeout=0, interval=0)
 
 
 def test_green_is_believed_the_second_time(server, target):

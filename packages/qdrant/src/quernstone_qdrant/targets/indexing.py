@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
 
-from quernstone_qdrant.errors import CollectionError, TargetError
+from quernstone_qdrant.errors import CollectionError, TargetError, TransientError
+from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import DeferIndex
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ DEFERRED_KEY = "quernstone_deferred"
 
 _DEFAULT_THRESHOLD = 10_000
 """In KB: Qdrant's own since 1.16, for a server that does not say its value."""
+_PATIENCE = 60.0
+"""Seconds for which the values are tried to be put back, when a server is away in the end."""
 _CALM = 2
 """Green answers in a row before it is believed: between two optimisations it is green, too."""
 
@@ -107,7 +110,7 @@ def deferred_index(target: ClientTarget, how: DeferIndex) -> Iterator[None]:
         with suppress(TargetError):
             _restore(target, original)
         raise
-    _restore(target, original)
+    Retry(_PATIENCE).call(lambda: _restore(target, original))
 
 
 def wait_until_green(target: ClientTarget, timeout: float, *, interval: float = 1.0) -> None:
@@ -129,20 +132,28 @@ def wait_until_green(target: ClientTarget, timeout: float, *, interval: float = 
     deadline = time.monotonic() + timeout
     calm = 0
     while True:
-        state = target.state()
-        if state.failure is not None or state.status == "red":
-            why = state.failure or "the server does not say why; see its log"
-            raise CollectionError(target.collection, f"its optimiser failed: {why}")
-        calm = calm + 1 if state.status == "green" and not state.queued else 0
-        if calm == _CALM:
-            return
-        if time.monotonic() >= deadline:
-            raise TargetError(
-                f"collection {target.collection!r} is still {state.status} after {timeout:g} s, "
-                f"with {state.queued} writes in its queue; it goes on indexing by itself"
-            )
-        if state.status == "grey":
-            target.change_index(IndexConfig())
+        late = time.monotonic() >= deadline
+        try:
+            state = target.state()
+            if state.status == "grey":
+                target.change_index(IndexConfig())
+        except TransientError:
+            if late:
+                raise
+            calm = 0  # it may be starting anew
+        else:
+            if state.failure is not None or state.status == "red":
+                why = state.failure or "the server does not say why; see its log"
+                raise CollectionError(target.collection, f"its optimiser failed: {why}")
+            calm = calm + 1 if state.status == "green" and not state.queued else 0
+            if calm == _CALM:
+                return
+            if late:
+                raise TargetError(
+                    f"collection {target.collection!r} is still {state.status} after "
+                    f"{timeout:g} s, with {state.queued} writes in its queue; it goes on "
+                    "indexing by itself"
+                )
         time.sleep(interval)
 
 
