@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from quernstone.cli.eval_options import (
+    Benchmark,
+    InstructionsFile,
+    Languages,
+    Names,
+    ProtocolOption,
+    TasksFile,
+    commas,
+    open_for,
+    protocol_of,
+    quiet_mteb,
+    selected_tasks,
+)
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
     RERANKING_MODEL,
@@ -32,12 +41,6 @@ from quernstone.cli.options import (
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mteb.abstasks import AbsTask
-
-    from quernstone import Embedder
-    from quernstone.evaluation.protocol import Protocol
     from quernstone.types import Dtype, RerankTemplate
 
 app = typer.Typer(
@@ -46,49 +49,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Evaluate models on MTEB: run, rerank, summarise. Needs the extra `eval`.",
 )
-
-_TASKS = "Tasks"
-Benchmark = Annotated[
-    str | None,
-    typer.Option(
-        "--benchmark",
-        "-b",
-        help='A benchmark of mteb, such as "MTEB(eng, v2)", "MTEB(cmn, v1)", "MTEB(Code, v1)", '
-        '"MTEB(Multilingual, v2)".',
-        rich_help_panel=_TASKS,
-    ),
-]
-Names = Annotated[
-    str | None,
-    typer.Option(
-        "--tasks", "-t", help="Names of tasks, separated by commas.", rich_help_panel=_TASKS
-    ),
-]
-TasksFile = Annotated[
-    Path | None,
-    typer.Option(help="A Python file that defines mteb tasks of your own.", rich_help_panel=_TASKS),
-]
-Languages = Annotated[
-    str | None,
-    typer.Option(
-        help="ISO 639-3 codes, separated by commas: only tasks and subsets in these.",
-        rich_help_panel=_TASKS,
-    ),
-]
-ProtocolOption = Annotated[
-    str,
-    typer.Option(
-        "--protocol", help="official (Qwen's rules) or mteb (its own).", rich_help_panel=_TASKS
-    ),
-]
-InstructionsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--instructions",
-        help="A file in the form of the official task_prompts.json, which goes before our table.",
-        rich_help_panel=_TASKS,
-    ),
-]
 
 
 @app.command()
@@ -116,13 +76,13 @@ def run(
     Results are saved after every subset: run the same command again to go on. A task that fails
     is reported, and the rest goes on.
     """
-    with _quiet_mteb():
+    with quiet_mteb():
         from quernstone.evaluation.run import run as run_tasks
 
-        selected = _selected(benchmark, tasks, tasks_file, languages)
-        rules = _protocol(protocol, instructions, selected)
+        selected = selected_tasks(benchmark, tasks, tasks_file, languages)
+        rules = protocol_of(protocol, instructions, selected)
         where = engine_settings(engine, endpoint, dialect)
-        with _embedder(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
+        with open_for(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
             report = _Progress(len(selected))
             outcomes = run_tasks(
                 embedder, selected, output, rules, on_task=report.task, progress=on_terminal()
@@ -171,17 +131,17 @@ def rerank(
     Of a benchmark or a file the retrieval tasks are reranked, and tasks of the types Reranking and
     InstructionReranking, which bring their candidates, only when --tasks names them.
     """
-    with _quiet_mteb():
+    with quiet_mteb():
         from quernstone import Reranker
         from quernstone.evaluation.predictions import Predictions
         from quernstone.evaluation.protocol import RERANK_MAX_LENGTH
         from quernstone.evaluation.rerank import comparison, is_reranked
         from quernstone.evaluation.rerank import rerank as rerank_tasks
 
-        selected = _selected(benchmark, tasks, tasks_file, languages)
+        selected = selected_tasks(benchmark, tasks, tasks_file, languages)
         if tasks is None:
             selected = [task for task in selected if is_reranked(task)]
-        rules = _protocol(protocol, instructions, selected)
+        rules = protocol_of(protocol, instructions, selected)
         saved = Predictions(predictions)
         with Reranker(
             model,
@@ -230,7 +190,7 @@ def summary(
     ] = None,
 ) -> None:
     """Summarise results: means over tasks and types, every task, what is missing."""
-    with _quiet_mteb():
+    with quiet_mteb():
         from quernstone.evaluation.published import published_rows
         from quernstone.evaluation.summary import SplitRule, summarise
         from quernstone.evaluation.tables import as_json, markdown
@@ -282,15 +242,15 @@ def mrl(
     batch_tokens: BatchTokens = None,
 ) -> None:
     """Measure what shorter vectors cost, from one embedding pass."""
-    with _quiet_mteb():
+    with quiet_mteb():
         from quernstone.evaluation.mrl import measure_dimensions
         from quernstone.evaluation.plots import curve
 
-        lengths = [_whole(one) for one in _commas(dimensions)]
-        selected = _selected(benchmark, tasks, tasks_file, languages)
-        rules = _protocol(protocol, instructions, selected)
+        lengths = [_whole(one) for one in commas(dimensions)]
+        selected = selected_tasks(benchmark, tasks, tasks_file, languages)
+        rules = protocol_of(protocol, instructions, selected)
         where = engine_settings(engine, endpoint, dialect)
-        with _embedder(model, rules, None, device, dtype, where, batch_tokens) as embedder:
+        with open_for(model, rules, None, device, dtype, where, batch_tokens) as embedder:
             curves = measure_dimensions(
                 embedder,
                 selected,
@@ -326,21 +286,21 @@ def compare_instructions(
 ) -> None:
     """Run tasks with their instructions and without any, and compare."""
     failed = []
-    with _quiet_mteb():
+    with quiet_mteb():
         from quernstone.evaluation.plots import bar_chart
         from quernstone.evaluation.run import run as run_tasks
         from quernstone.evaluation.summary import summarise
         from quernstone.evaluation.tables import markdown
 
-        rules = _protocol(
-            protocol, instructions, _selected(benchmark, tasks, tasks_file, languages)
+        rules = protocol_of(
+            protocol, instructions, selected_tasks(benchmark, tasks, tasks_file, languages)
         )
         summaries = []
         where = engine_settings(engine, endpoint, dialect)
-        with _embedder(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
+        with open_for(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
             for name, bare in (("with", False), ("without", True)):
                 # fresh ones: what a task draws depends on what it drew before
-                selected = _selected(benchmark, tasks, tasks_file, languages)
+                selected = selected_tasks(benchmark, tasks, tasks_file, languages)
                 report = _Progress(len(selected))
                 outcomes = run_tasks(
                     embedder,
@@ -390,77 +350,7 @@ def _finish(failed: Sequence[str], total: int, output: Path) -> None:
         raise typer.Exit(1)
 
 
-def _selected(
-    benchmark: str | None, tasks: str | None, file: Path | None, languages: str | None
-) -> list[AbsTask]:
-    from quernstone.evaluation.benchmarks import select_tasks
-
-    return select_tasks(
-        benchmark=benchmark, names=_commas(tasks), file=file, languages=_commas(languages)
-    )
-
-
-def _protocol(name: str, file: Path | None, tasks: Sequence[AbsTask]) -> Protocol:
-    from quernstone.evaluation.benchmarks import known_task_names
-    from quernstone.evaluation.instructions import (
-        Instructions,
-        own_instructions,
-        read_instructions,
-    )
-    from quernstone.evaluation.protocol import PROTOCOLS, Protocol
-
-    if name not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {name!r}; use {' or '.join(PROTOCOLS)}")
-    table = own_instructions() if name == "official" else Instructions({}, "mteb")
-    if file is not None:
-        known = frozenset([*known_task_names(), *(task.metadata.name for task in tasks)])
-        table = read_instructions(file, known).over(table)
-    return Protocol(name=name, instructions=table)
-
-
-def _embedder(
-    model: str,
-    rules: Protocol,
-    dimensions: int | None,
-    device: str,
-    dtype: str,
-    where: dict[str, Any],
-    batch_tokens: int | None,
-) -> Embedder:
-    from quernstone import Embedder
-
-    return Embedder(
-        model,
-        **where,
-        device=device,
-        dtype=cast("Dtype", dtype),
-        dimensions=dimensions,
-        max_length=rules.max_length,
-        max_batch_tokens=batch_tokens,
-    )
-
-
-def _commas(text: str | None) -> list[str]:
-    """The parts of a list such as `eng,zho`. The comma of `MTEB(eng, v2)` is in no such list."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
 def _whole(text: str) -> int:
     if not text.isdigit():
         raise ConfigError(f"--dimensions: {text!r} is no whole number")
     return int(text)
-
-
-@contextmanager
-def _quiet_mteb() -> Iterator[None]:
-    """Silence the progress bars, the log and the warnings of mteb: ours say what matters."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # some of mteb's bars know no other switch
-    import datasets
-
-    import quernstone.evaluation  # noqa: F401 - says first that the extra is missing
-
-    datasets.disable_progress_bars()
-    logging.getLogger("mteb").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"mteb\.")
-        yield
