@@ -159,11 +159,14 @@ def test_another_architecture_goes_to_a_library(copy, monkeypatch):
         engines.choose_engine("torch", checkpoint)
 
 
-def test_transformers_refuses_another_pooling(copy):
+def test_another_pooling_is_a_library_s_affair(copy):
     folder = copy()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
-    with pytest.raises(ModelLoadError, match="pools by 'mean_tokens'"):
-        Embedder(str(folder), engine="transformers")
+    checkpoint = resolve(str(folder), "embed")
+    assert engines.choose_engine("auto", checkpoint) == "sentence-transformers"
+    for engine in ("torch", "transformers", "vllm"):
+        with pytest.raises(ConfigError, match=f"pools by 'mean_tokens'; the {engine} engine pools"):
+            Embedder(str(folder), engine=engine)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ _ENGINES = {
 }
 ENGINES = tuple(_ENGINES)
 
+_LAST_TOKEN = (None, "lasttoken")
+"""What `stored_pooling` says of models that pool as Qwen3-Embedding does, or says nothing."""
+
 
 def check_engine(name: str) -> None:
     """Refuse the name of no engine.
@@ -56,7 +59,8 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
     made for it; and transformers for any other decoder.
 
     Raises:
-        ConfigError: There is no engine of that name, or it cannot run this architecture.
+        ConfigError: There is no engine of that name, or it cannot run this architecture, or it
+            pools otherwise than the model.
         MissingExtraError: The engine's packages are not installed.
     """
     check_engine(name)
@@ -67,6 +71,13 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
             f"the torch engine runs Qwen3 checkpoints, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="transformers"` or '
             '`engine="sentence-transformers"`'
+        )
+        raise ConfigError(msg)
+    pooling = stored_pooling(checkpoint.folder)
+    if task == "embed" and name != "sentence-transformers" and pooling not in _LAST_TOKEN:
+        msg = (
+            f"`{checkpoint.name}` pools by {pooling!r}; the {name} engine pools the last token, as "
+            'Qwen3-Embedding does; use `engine="sentence-transformers"`'
         )
         raise ConfigError(msg)
     for module in _ENGINES[name].needs:
@@ -85,7 +96,7 @@ def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
         return name == "remote"
     if task == "rerank":
         return checkpoint.architecture != "Qwen3ForCausalLM"
-    return not checkpoint.is_qwen3 or stored_pooling(checkpoint.folder) not in (None, "lasttoken")
+    return not checkpoint.is_qwen3 or stored_pooling(checkpoint.folder) not in _LAST_TOKEN
 
 
 def load_engine(
@@ -132,11 +143,15 @@ def _class_of(name: str) -> Any:
 
 
 def _automatic(checkpoint: Checkpoint, task: Task) -> EngineName:
-    classifies = task == "rerank" and checkpoint.architecture.endswith("ForSequenceClassification")
-    if checkpoint.is_qwen3 and not classifies:
+    if task == "rerank":
+        for_library = checkpoint.architecture.endswith("ForSequenceClassification")
+        is_ours = not for_library
+    else:
+        for_library = checkpoint.is_sentence_transformers
+        is_ours = stored_pooling(checkpoint.folder) in _LAST_TOKEN
+    if checkpoint.is_qwen3 and is_ours:
         return "torch"
-    made_for_it = classifies if task == "rerank" else checkpoint.is_sentence_transformers
-    if made_for_it and _is_installed("sentence_transformers"):
+    if for_library and _is_installed("sentence_transformers"):
         return "sentence-transformers"
     return "transformers"
 

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ModelLoadError
-from quernstone.models import Checkpoint, stored_pooling
+from quernstone.models import Checkpoint
 from quernstone.tokenization import Tokenization
 from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array, TokenArray
 
@@ -29,13 +29,6 @@ class TransformersEngine:
     def __init__(
         self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization
     ) -> None:
-        pooling = stored_pooling(checkpoint.folder)
-        if config.task == "embed" and pooling not in (None, "lasttoken"):
-            msg = (
-                f"`{checkpoint.folder}` pools by {pooling!r}; the transformers engine pools the "
-                'last token, as Qwen3-Embedding does; use `engine="sentence-transformers"`'
-            )
-            raise ModelLoadError(msg)
         device = choose_device(config.device)
         dtype = choose_dtype(config.dtype, device)
         reranks = config.task == "rerank"

@@ -20,7 +20,7 @@ import torch
 
 from quernstone.engines.placement import choose_dtype
 from quernstone.errors import ConfigError, EngineError, ModelLoadError, NonFiniteError
-from quernstone.models import Checkpoint, stored_pooling
+from quernstone.models import Checkpoint
 from quernstone.tokenization import Tokenization
 from quernstone.types import Dtype, Encoded, EngineConfig, EngineInfo, Float32Array
 
@@ -162,17 +162,10 @@ def _whole(sequence: Encoded) -> list[int]:
 
 
 def _check_checkpoint(checkpoint: Checkpoint, *, reranks: bool) -> None:
-    pooling = stored_pooling(checkpoint.folder)
     if reranks and not checkpoint.is_qwen3:
         msg = (
             f"the vllm engine reranks with Qwen3 checkpoints, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="sentence-transformers"`'
-        )
-        raise ConfigError(msg)
-    if not reranks and pooling not in (None, "lasttoken"):
-        msg = (
-            f"`{checkpoint.folder}` pools by {pooling!r}; the vllm engine pools the last token, "
-            'as Qwen3-Embedding does; use `engine="sentence-transformers"`'
         )
         raise ConfigError(msg)
 
