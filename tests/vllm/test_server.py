@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -26,6 +27,7 @@ from quernstone import (
     Reranker,
 )
 from quernstone.engines.remote.template import chat_template
+from quernstone.testing import EmbedderContract, RerankerContract
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; see `make install-vllm`")
 
@@ -36,6 +38,8 @@ OVERRIDES = (
     '"is_original_qwen3_reranker": true}'
 )
 KEY = "sk-Vt3rqhidden"
+PARSES = "the server reads the text, and parses control tokens in it"
+COUNTS_NOTHING = "the server tokenises, and tokens are not counted"
 QUERY = "how do I grind grain into flour?"
 DOCUMENTS = [
     "A quern is a hand mill: two round stones, of which the upper one turns.",
@@ -197,7 +201,7 @@ def test_a_text_that_is_too_long_is_named(servers):
         pytest.raises(InputTooLongError) as caught,
     ):
         remote.embed_documents(texts)
-    assert (caught.value.index, caught.value.limit) == (33, MAX_MODEL_LEN)
+    assert (caught.value.index, caught.value.limit) == (33, MAX_MODEL_LEN - 1)
 
 
 def test_the_openai_dialect_gives_the_same(servers, embedder):
@@ -252,10 +256,16 @@ def test_vllm_speaks_jina_and_cohere_too(dialect, servers, our_reranker):
     assert [one.score for one in ranked] == pytest.approx([o.score for o in wanted], abs=1e-4)
 
 
-def test_a_long_document_is_cut_by_the_server_that_renders(servers):
-    with reranker(servers, "server") as remote:
-        scores = remote.score([(QUERY, "grain and flour, " * 900), (QUERY, "short")])
-    assert np.isfinite(scores).all()
+@pytest.mark.parametrize("template", ["client", "server"])
+def test_a_long_document_is_cut_to_the_servers_limit(template, servers, models):
+    pairs = [(QUERY, "grain and flour, " * 900), (QUERY, "磨" * 3000), (QUERY, "short")]
+    with (
+        Reranker(
+            models["rerank"], device="cpu", dtype="float32", max_length=MAX_MODEL_LEN
+        ) as local,
+        reranker(servers, template) as remote,
+    ):
+        assert remote.score(pairs) == pytest.approx(local.score(pairs), abs=1e-4)
 
 
 @pytest.mark.parametrize("template", ["client", "server"])
@@ -266,4 +276,43 @@ def test_a_pair_that_is_too_long_is_named(template, servers):
         pytest.raises(InputTooLongError) as caught,
     ):
         remote.score(pairs)
-    assert (caught.value.index, caught.value.limit) == (20, MAX_MODEL_LEN)
+    assert caught.value.index == 20
+    assert caught.value.tokens > caught.value.limit > MAX_MODEL_LEN - 100
+
+
+class TestRemoteEmbedding(EmbedderContract):
+    engine = "remote, vLLM"
+    cannot: ClassVar = {"control_tokens": PARSES, "usage": COUNTS_NOTHING}
+
+    @pytest.fixture
+    def settings(self, servers):
+        options = {"endpoint": servers["embed"].url, "dialect": "vllm", "api_key": KEY}
+        return {"model": "served", "engine": "remote", "engine_options": options}
+
+    @pytest.fixture
+    def reference(self, ours):
+        return ours
+
+
+class TestRemoteRerankingRenderedHere(RerankerContract):
+    engine = "remote, vLLM"
+    renders: ClassVar = "client"
+    cannot: ClassVar = {"control_tokens": PARSES, "usage": COUNTS_NOTHING}
+
+    @pytest.fixture
+    def settings(self, servers):
+        options = {"endpoint": servers["rerank"].url, "dialect": "vllm", "template": self.renders}
+        return {"model": "served", "engine": "remote", "engine_options": options}
+
+    @pytest.fixture
+    def reference(self, our_reranker):
+        return our_reranker
+
+
+class TestRemoteRerankingRenderedThere(TestRemoteRerankingRenderedHere):
+    engine = "remote, vLLM renders"
+    renders: ClassVar = "server"
+    cannot: ClassVar = {
+        **TestRemoteRerankingRenderedHere.cannot,
+        "template": "the server renders the template that it was started with",
+    }
