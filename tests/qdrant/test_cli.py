@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import orjson
 import pyarrow as pa
@@ -264,3 +266,112 @@ def test_process(quern, docs):
     )
     assert search.returncode == 0
     assert len(orjson.loads(search.stdout)) == 4
+
+
+def test_prune_deletes_what_is_gone_from_this_folder_only(quern, docs, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "z.txt").write_text("Another folder.")
+    quern("load", docs, "-c", "docs")
+    quern("load", other, "-c", "docs")
+    (docs / "a.txt").unlink()
+    (other / "z.txt").unlink()
+    (other / "y.txt").write_text("The other folder.")
+    counted = quern("collection", "prune", docs, "-c", "docs", "--dry-run")
+    assert counted.stdout == "docs in qdrant-data: 1 points would be deleted\n"
+    assert len(texts()) == 5
+    report = orjson.loads(quern("load", docs, "-c", "docs", "--prune", "--json").stdout)
+    assert (report["pruned"], report["skipped"]) == (1, 3)
+    assert texts() == ["# Bread\n\nBread is made of grain.", "Another folder.", "Rain falls.",
+                       "Snow falls."]  # fmt: skip
+    pruned = quern("collection", "prune", other, "-c", "docs", "--json")
+    assert orjson.loads(pruned.stdout)["pruned"] == 1
+    everything = quern("load", other, "-c", "docs", "--prune-all", "--json")
+    assert orjson.loads(everything.stdout)["pruned"] == 3
+    assert texts() == ["The other folder."]
+
+
+def test_report_and_dead_letters(quern, docs, tmp_path):
+    (docs / "bad.csv").write_text("title\nno text column\n")
+    report_file, letters = tmp_path / "report.json", tmp_path / "letters.jsonl"
+    stopped = quern("load", docs, "-c", "docs", "--report", report_file)
+    assert stopped.exit_code == 1
+    report = orjson.loads(report_file.read_bytes())
+    assert report["failed"] == 1
+    assert report["error"].startswith("SourceError: ")
+    done = quern(
+        "load", docs, "-c", "docs", "--report", report_file, "--dead-letter", letters, "--prune"
+    )
+    assert done.exit_code == 0
+    assert "nothing was pruned, because something was left out" in done.stderr
+    report = orjson.loads(report_file.read_bytes())
+    assert (report["failed"], report["error"], report["collection"]) == (1, None, "docs")
+    assert report["provenance"]["prompts"]["document"] == "{text}"
+    assert report["provenance"]["prompts"]["query"].startswith("Instruct: ")
+    (letter,) = letters.read_text().splitlines()
+    assert "no text column" in letter
+
+
+def test_allow_mismatch_is_recorded(quern, docs, checkpoints):
+    quern("load", docs, "-c", "docs")
+    other = checkpoints("embedding-0.6b", layers=2, width=16)
+    (docs / "new.txt").write_text("A new one.")
+    done = quern("load", docs, "-c", "docs", "--model", other, "--allow-mismatch", "--json")
+    assert orjson.loads(done.stdout)["embedded"] == 1
+    info = orjson.loads(quern("collection", "info", "-c", "docs", "--json").stdout)
+    (mixed,) = info["provenance"]["mixed"]
+    assert mixed["model"] == str(other)
+    assert info["points"] == 5
+    refused = quern("load", docs, "-c", "docs", "--model", other)
+    assert refused.exit_code == 1
+
+
+def test_collection_info_and_verify(quern, docs):
+    quern("load", docs, "-c", "docs")
+    info = quern("collection", "info", "-c", "docs")
+    assert info.stdout.startswith("docs in qdrant-data: 4 points, green\n")
+    assert "  vector: 64 numbers, Cosine\n" in info.stdout
+    assert "  prompts: document='{text}', query='Instruct: " in info.stdout
+    good = quern("collection", "verify", "-c", "docs")
+    assert good.exit_code == 0, good.output
+    assert (
+        "4 points read, 4 vectors checked, 4 texts embedded anew (least cosine 1.0" in good.stdout
+    )
+    assert good.stdout.endswith("it is what it says\n")
+
+    client = QdrantClient(path="qdrant-data")
+    point = client.scroll("docs", limit=1)[0][0]
+    client.set_payload("docs", payload={"page_content": "forged"}, points=[point.id])
+    client.close()
+    bad = quern("collection", "verify", "-c", "docs", "--anew", 0, "--json")
+    assert bad.exit_code == 1
+    report = orjson.loads(bad.stdout)
+    assert (report["passed"], report["failures"], report["embedded"]) == (False, 1, 0)
+    assert point.id in report["problems"][0]
+    for command in (("info",), ("verify",), ("prune", docs)):
+        missing = quern("collection", *command, "-c", "docs", "--path", "nowhere")
+        assert missing.exit_code == 2
+        assert not os.path.exists("nowhere")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_load_in_order(quern, docs, tmp_path, number):
+    for n in range(300):
+        (docs / f"n{n:03d}.txt").write_text(f"Number {n} of many.")
+    lines = tmp_path / "slow.jsonl"
+    os.mkfifo(lines)
+    process = subprocess.Popen(
+        [*MAIN, "load", docs, lines, "-c", "docs", "--batch-size", "16"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with lines.open("w"):  # opened once the folder was read; then nothing comes
+        time.sleep(0.5)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert b"the same command goes on from there" in stderr
+    confirmed = int(stdout.split(b" embedded")[0].split(b", ")[-1])
+    assert len(texts()) == confirmed > 100
+    again = orjson.loads(quern("load", docs, "-c", "docs", "--json").stdout)
+    assert (again["skipped"], again["embedded"]) == (confirmed, 304 - confirmed)

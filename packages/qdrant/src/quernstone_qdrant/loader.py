@@ -124,6 +124,11 @@ class QdrantLoader:
         self._load: Load | None = None
 
     @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        return self._plan.target.collection
+
+    @property
     def provenance(self) -> Provenance:
         """What the collection records about its model."""
         return self._plan.provenance

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,19 +74,31 @@ def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Lay
     metadata.setdefault("chunk", chunk.number)
     if chunk.headings:
         metadata.setdefault("headings", list(chunk.headings))
-    shape = f"{layout.name}/{layout.version}"
-    content = orjson.dumps(
-        [shape, fingerprint, chunk.record.key, chunk.number, chunk.text, metadata],
-        option=orjson.OPT_SORT_KEYS,
-    )
+    key, number = chunk.record.key, chunk.number
     return Point(
-        id=point_id(namespace, chunk.record.key, chunk.number),
+        id=point_id(namespace, key, number),
         text=chunk.text,
-        content_hash=hashlib.sha256(content).hexdigest()[:32],
+        content_hash=content_hash(layout, fingerprint, key, number, chunk.text, metadata),
         chunk=chunk,
         metadata=metadata,
         layout=layout,
     )
+
+
+def content_hash(
+    layout: Layout,
+    fingerprint: str,
+    key: str,
+    number: int,
+    text: str,
+    metadata: Mapping[str, JsonValue],
+) -> str:
+    """Hash everything that a point is made of; see `make_point`."""
+    shape = f"{layout.name}/{layout.version}"
+    content = orjson.dumps(
+        [shape, fingerprint, key, number, text, metadata], option=orjson.OPT_SORT_KEYS
+    )
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def stored_hash(payload: dict[str, Any] | None) -> str | None:

@@ -56,19 +56,15 @@ class PointStore:
         """
         return self._retry.call(lambda: self._target.payloads(ids, [OWN_KEY])) if ids else {}
 
-    def scroll(
-        self, fields: Sequence[str], *, with_vectors: bool = False, batch: int = 1000
-    ) -> Iterator[StoredPoint]:
-        """Read all points in the order of their ids.
+    def scroll(self, fields: Sequence[str] | None, *, batch: int = 1000) -> Iterator[StoredPoint]:
+        """Read some or all (None) fields of all points, in the order of their ids.
 
         Raises:
             TargetError: They cannot be read.
         """
         start: str | None = None
         while True:
-            pages = partial(
-                self._target.scroll, fields, with_vectors=with_vectors, batch=batch, start=start
-            )
+            pages = partial(self._target.scroll, fields, batch=batch, start=start)
             page = self._retry.call(lambda pages=pages: list(islice(pages(), batch)))  # type: ignore[misc]
             yield from (point for point in page if point.id != start)
             if len(page) < batch:

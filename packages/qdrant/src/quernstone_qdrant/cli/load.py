@@ -48,7 +48,6 @@ from quernstone_qdrant.cli.options import (
     print_json,
     target_name,
 )
-
 from quernstone_qdrant.cli.progress import LoadDisplay, figures
 
 if TYPE_CHECKING:
@@ -162,9 +161,7 @@ def load(
 
     where = target_name(path, url, edge)
     with (
-        opened(
-            collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc
-        ) as target,
+        opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target,
         open_embedder(
             model,
             device=device,

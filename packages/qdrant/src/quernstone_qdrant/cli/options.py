@@ -59,6 +59,14 @@ ApiKey = Annotated[
         show_default=False,
     ),
 ]
+Grpc = Annotated[
+    bool,
+    typer.Option(
+        "--grpc",
+        help="Talk to the server by gRPC (port 6334), which takes a third of the bytes.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -77,7 +85,13 @@ def target_name(path: str | None, url: str | None, edge: str | None) -> str:
 
 @contextmanager
 def opened(
-    collection: str, where: str, *, url: str | None, edge: str | None, api_key: str | None
+    collection: str,
+    where: str,
+    *,
+    url: str | None,
+    edge: str | None,
+    api_key: str | None,
+    prefer_grpc: bool = False,
 ) -> Iterator[Target]:
     """Open a collection's target, and close it in the end.
 
@@ -87,6 +101,7 @@ def opened(
         url: Given when that is an address.
         edge: Given when that is a folder of Qdrant Edge.
         api_key: For the server.
+        prefer_grpc: Talk gRPC to it.
     """
     from quernstone_qdrant.targets import as_target, connect
 
@@ -96,7 +111,10 @@ def opened(
 
         target = EdgeTarget(where, collection)
     else:
-        client = connect(url=url, api_key=api_key) if url else connect(path=where)
+        if url is None:
+            client = connect(path=where)
+        else:
+            client = connect(url=url, api_key=api_key, prefer_grpc=prefer_grpc)
         target = as_target(client, collection)
     try:
         yield target

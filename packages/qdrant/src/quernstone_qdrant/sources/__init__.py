@@ -1,5 +1,5 @@
 """Files and folders as a stream of records, in bounded memory."""
 
-from quernstone_qdrant.sources.files import SUFFIXES, read_paths
+from quernstone_qdrant.sources.files import SUFFIXES, count_records, read_paths
 
-__all__ = ["SUFFIXES", "read_paths"]
+__all__ = ["SUFFIXES", "count_records", "read_paths"]

@@ -9,7 +9,13 @@ from pathlib import Path
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.records import Record, TextFormat
 from quernstone_qdrant.sources.rows import RowReader
-from quernstone_qdrant.sources.tables import read_csv, read_jsonl, read_parquet
+from quernstone_qdrant.sources.tables import (
+    count_lines,
+    count_parquet,
+    read_csv,
+    read_jsonl,
+    read_parquet,
+)
 
 _TEXTS: dict[str, TextFormat] = {
     ".txt": "text",
@@ -23,6 +29,7 @@ _TABLES = {
     ".csv": read_csv,
     ".parquet": read_parquet,
 }
+_COUNTED_BYTES = 1 << 30
 SUFFIXES = (*_TEXTS, *_TABLES)
 """Endings of the files that can be read. In a folder, others are passed over."""
 
@@ -38,7 +45,8 @@ def read_paths(
     A text or Markdown file is one record whose key is its path relative to the given folder; a
     file that is given by itself is named by its path as given, or an absolute path's last part. A
     row of a JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, else the
-    file's key and the row's number. Names that begin with a dot are passed over.
+    file's key and the row's number. The `source` of all records of a folder is the folder's name;
+    of a file that is given by itself, its key. Names that begin with a dot are passed over.
 
     Args:
         paths: One path or several.
@@ -65,7 +73,39 @@ def read_paths(
                     "load their common folder instead, or each into a collection of its own",
                 )
                 continue
-            yield from _read(path, source, text_field, id_field)
+            label = root.resolve().name if root.is_dir() else source
+            yield from _read(path, source, label, text_field, id_field)
+
+
+def count_records(paths: Iterable[str | os.PathLike[str]]) -> int | None:
+    """Count the records that `read_paths` will find, without reading them.
+
+    None when nobody can know, because one is a pipe, or when it takes too long, because JSONL and
+    CSV files hold more than a gigabyte. Their lines are counted, so a CSV file with line breaks in
+    quotes counts too many.
+    """
+    total = lines = 0
+    for root in map(Path, paths):
+        for _, path in _walk(root):
+            if isinstance(path, SourceError):
+                continue
+            if path.exists() and not path.is_file():
+                return None
+            suffix = path.suffix.lower()
+            if suffix in _TEXTS:
+                total += 1
+                continue
+            try:
+                if suffix == ".parquet":
+                    total += count_parquet(path)
+                elif suffix in _TABLES:
+                    lines += path.stat().st_size
+                    if lines > _COUNTED_BYTES:
+                        return None
+                    total += count_lines(path)
+            except OSError:
+                continue  # the load will name it
+    return total
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | SourceError]]:
@@ -94,15 +134,15 @@ def _walk_folder(root: Path, folder: Path) -> Iterator[tuple[str, Path | SourceE
 
 
 def _read(
-    path: Path, source: str, text_field: str | None, id_field: str | None
+    path: Path, source: str, label: str, text_field: str | None, id_field: str | None
 ) -> Iterator[Record | SourceError]:
     suffix = path.suffix.lower()
     try:
         if suffix in _TEXTS:
             text = path.read_bytes().decode("utf-8-sig")
-            yield Record(source, text, {"source": source}, _TEXTS[suffix])
+            yield Record(source, text, {"source": source}, _TEXTS[suffix], label)
         elif suffix in _TABLES:
-            reader = RowReader(source, str(path), text_field, id_field)
+            reader = RowReader(source, str(path), text_field, id_field, label)
             yield from _TABLES[suffix](path, reader)
         else:
             known = ", ".join(SUFFIXES)

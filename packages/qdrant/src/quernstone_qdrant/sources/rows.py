@@ -23,6 +23,8 @@ class RowReader:
     """None: the first of `TEXT_FIELDS` that the file has."""
     id_field: str | None = None
     """None: keys are made of the path and the row's number."""
+    label: str = ""
+    """`Record.source` of every row."""
     _chosen: str | None = field(default=None, init=False)
 
     def check_columns(self, columns: Iterable[str]) -> None:
@@ -71,7 +73,7 @@ class RowReader:
         }
         metadata.setdefault("source", self.source)
         metadata.setdefault("row", number)
-        return Record(key, text, metadata)
+        return Record(key, text, metadata, source=self.label)
 
     def _choose(self, columns: Iterable[str]) -> str:
         columns = list(columns)

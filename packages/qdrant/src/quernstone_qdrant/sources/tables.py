@@ -98,3 +98,21 @@ def read_parquet(path: Path, reader: RowReader) -> Iterator[Record | SourceError
         where = f" after row {number}" if number else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(reader.path, f"cannot be read as Parquet{where}: {reason}") from error
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file that are not empty."""
+    with path.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+def count_parquet(path: Path) -> int:
+    """Count the rows of a Parquet file, which its end says.
+
+    Raises:
+        OSError: It cannot be read, or is damaged.
+    """
+    try:
+        return int(pq.ParquetFile(path).metadata.num_rows)
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from error

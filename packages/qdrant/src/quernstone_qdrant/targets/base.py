@@ -198,7 +198,7 @@ class Target(Protocol):
 
     def scroll(
         self,
-        fields: Sequence[str],
+        fields: Sequence[str] | None,
         *,
         with_vectors: bool = False,
         batch: int = 256,
@@ -208,7 +208,7 @@ class Target(Protocol):
         """Read points, `batch` per request, in the order of their ids.
 
         Args:
-            fields: Of the payload.
+            fields: Of the payload; None: all.
             with_vectors: Whether to read the dense vectors, too.
             batch: Most points per request.
             where: Which points; None: all.

@@ -196,7 +196,7 @@ class ClientTarget:
 
     def scroll(
         self,
-        fields: Sequence[str],
+        fields: Sequence[str] | None,
         *,
         with_vectors: bool = False,
         batch: int = 256,
@@ -212,7 +212,7 @@ class ClientTarget:
                     scroll_filter=where,
                     limit=batch,
                     offset=offset,
-                    with_payload=list(fields),
+                    with_payload=True if fields is None else list(fields),
                     with_vectors=with_vectors,
                 )
             for record in found:

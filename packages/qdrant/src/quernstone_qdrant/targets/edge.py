@@ -183,7 +183,7 @@ class EdgeTarget:
 
     def scroll(
         self,
-        fields: Sequence[str],
+        fields: Sequence[str] | None,
         *,
         with_vectors: bool = False,
         batch: int = 256,
@@ -200,7 +200,7 @@ class EdgeTarget:
                         offset=offset,
                         limit=batch,
                         filter=condition,
-                        with_payload=_wanted(fields),
+                        with_payload=True if fields is None else _wanted(fields),
                         with_vector=with_vectors,
                     )
                 )

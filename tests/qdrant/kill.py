@@ -1,0 +1,165 @@
+"""Loads records again and again, is killed at random moments, and compares what it ends with.
+
+    python tests/qdrant/kill.py --target embedded --records 5000 --kills 30
+
+The processes that load are forked from a server that has imported torch already, so that a restart
+takes a fraction of a second; each is a process of its own, and SIGKILL ends it wherever it is.
+Prints one line of JSON; the exit code is 1 when the collections differ.
+"""
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from quernstone_qdrant.pipeline import IN_FLIGHT
+
+BATCH_SIZE = 32
+COLLECTION = "docs"
+TOLERANCE = 1e-5
+"""The same text has slightly other vectors in another batch: sums are rounded in another order."""
+
+
+def records(count):
+    """Short texts, some of which take several chunks."""
+    for n in range(count):
+        text = f"Record {n} of the mill: it grinds {n * 7 % 1000} sacks a day."
+        yield {"id": f"r{n}", "text": text, "year": 1200 + n % 800}
+
+
+def open_target(kind, folder):
+    """A target that outlives its process."""
+    if kind == "edge":
+        from quernstone_qdrant import EdgeTarget
+
+        return EdgeTarget(str(folder), COLLECTION)
+    from quernstone_qdrant.targets import as_target, connect
+
+    return as_target(connect(path=str(folder)), COLLECTION)
+
+
+def load(kind, folder, count, log, begun, done):
+    """One process: load everything that is not there yet."""
+    import torch
+
+    from quernstone import Embedder
+    from quernstone_qdrant import QdrantLoader
+
+    torch.set_num_threads(1)
+
+    class Logging(Embedder):
+        def embed_documents(self, texts, **options):
+            lines = "".join(f"{text}\n" for text in texts).encode()
+            os.write(out, lines)  # one write, before it is done: a kill loses no line
+            return super().embed_documents(texts, **options)
+
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    target = open_target(kind, folder)
+    with Logging("tiny") as embedder:
+        loader = QdrantLoader(target, COLLECTION, embedder, batch_size=BATCH_SIZE)
+        begun.set()
+        report = loader.load(records(count))
+    target.close()
+    done.put((report.embedded, report.skipped, report.chunks))
+
+
+def contents(kind, folder):
+    """Id: (payload, vector) of everything."""
+    target = open_target(kind, folder)
+    fields = ["quernstone", "page_content", "metadata", "year", "doc_id", "_node_content"]
+    points = {p.id: (p.payload, p.vectors[""]) for p in target.scroll(fields, with_vectors=True)}
+    assert len(points) == target.count()
+    target.close()
+    return points
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", choices=["embedded", "edge"], default="embedded")
+    parser.add_argument("--records", type=int, default=5000)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    dice = random.Random(arguments.seed)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "quernstone.embedder", "quernstone.engines.torch",
+                                    "quernstone_qdrant.loader"])  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as scratch:
+        logs = Path(scratch) / "logs"
+        logs.mkdir()
+
+        def start(name, number):
+            begun, done = context.Event(), context.SimpleQueue()
+            log = str(logs / f"{name}-{number:03d}")
+            process = context.Process(
+                target=load,
+                args=(arguments.target, Path(scratch) / name, arguments.records, log, begun, done),
+            )
+            process.start()
+            if not begun.wait(120):
+                sys.exit("a process did not begin to load")
+            return process, done, Path(log)
+
+        started = time.monotonic()
+        process, done, log = start("undisturbed", 0)
+        process.join()
+        _, _, chunks = done.get()
+        share = log.stat().st_size / arguments.kills
+
+        killed = 0
+        while killed < arguments.kills:
+            process, done, log = start("killed", killed)
+            # some way into its part of the work, and then at any moment
+            enough = dice.uniform(0, 2.5 * share)
+            while process.exitcode is None and (not log.exists() or log.stat().st_size < enough):
+                time.sleep(0.002)
+            process.join(dice.uniform(0, 0.1))
+            if process.exitcode is not None:
+                sys.exit(f"all was loaded after {killed} kills: load more records")
+            process.kill()
+            process.join()
+            killed += 1
+        process, done, _ = start("killed", killed)
+        process.join()
+        embedded_last, skipped_last, _ = done.get()
+
+        wanted = contents(arguments.target, Path(scratch) / "undisturbed")
+        found = contents(arguments.target, Path(scratch) / "killed")
+        runs = [path.read_text().splitlines() for path in sorted(logs.glob("killed-*"))]
+
+    times = Counter(text for run in runs for text in run)
+    later = Counter()
+    most_twice = 0
+    for run in reversed(runs):
+        most_twice = max(most_twice, sum(1 for text in run if later[text]))
+        later.update(run)
+    same = set(found) == set(wanted) and all(
+        found[i][0] == payload and np.abs(found[i][1] - vector).max() <= TOLERANCE
+        for i, (payload, vector) in wanted.items()
+    )
+    {
+        "target": arguments.target,
+        "kills": killed,
+        "points": len(found),
+        "chunks": chunks,
+        "same": same,
+        "embedded": times.total(),
+        "embedded_by_the_last": embedded_last,
+        "skipped_by_the_last": skipped_last,
+        "most_embedded_twice_after_a_kill": most_twice,
+        "allowed": IN_FLIGHT * BATCH_SIZE,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    sys.exit(0 if same and most_twice <= IN_FLIGHT * BATCH_SIZE else 1)
+
+
+if __name__ == "__main__":
+    main()
