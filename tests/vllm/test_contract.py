@@ -44,8 +44,8 @@ class TestEmbedder(EmbedderContract):
         assert subject.usage.tokens > 8000
         assert (found * wanted).sum(axis=1).min() >= self.agreement
 
-    def test_the_first_bytes_of_a_vector_are_not_normalised_twice(self, subject):
-        # what vLLM returns is longer than 1: it is cut first and normalised last
+    def test_vllm_does_not_normalise(self, subject):
+        # so that `dimensions` is cut first and normalised last
         rows = subject._session.run_all(TEXTS, subject._encode_documents)
         assert np.linalg.norm(rows, axis=1).min() > 2
 

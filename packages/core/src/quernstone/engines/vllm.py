@@ -72,7 +72,8 @@ class VllmEngine:
         tokenization: Tokenization,  # noqa: ARG002 - vLLM finds the ids of `no` and `yes` itself
     ) -> None:
         self._reranks = config.task == "rerank"
-        _check_checkpoint(checkpoint, reranks=self._reranks)
+        if self._reranks:
+            _check_reranker(checkpoint)
         with _processes_of_vllm():
             import vllm  # noqa: PLC0415 - reads its log level when it is imported
             from vllm.platforms import current_platform  # noqa: PLC0415
@@ -161,10 +162,10 @@ def _whole(sequence: Encoded) -> list[int]:
     return ids if sequence.prefix is None else sequence.prefix.ids.tolist() + ids
 
 
-def _check_checkpoint(checkpoint: Checkpoint, *, reranks: bool) -> None:
-    if reranks and not checkpoint.is_qwen3:
+def _check_reranker(checkpoint: Checkpoint) -> None:
+    if not checkpoint.is_qwen3 or checkpoint.architecture != "Qwen3ForCausalLM":
         msg = (
-            f"the vllm engine reranks with Qwen3 checkpoints, and `{checkpoint.name}` is a "
+            f"the vllm engine reranks with Qwen3-Reranker, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="sentence-transformers"`'
         )
         raise ConfigError(msg)
