@@ -2,11 +2,14 @@
 
 import asyncio
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 from qdrant_client import models
 
+from quernstone import Embedder
+from quernstone.engines.torch import TorchEngine
 from quernstone.errors import ConfigError, MissingExtraError
 from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher, bm25
 from quernstone_qdrant.layouts import LAYOUTS
@@ -323,6 +326,27 @@ async def test_concurrent_callers_meet_in_the_embedder_and_the_reranker(
     for query, hits in zip(QUERIES, found, strict=True):
         expected = searcher.search(query, limit=3)
         assert [hit.rerank_score for hit in hits] == scores_of(expected, "rerank_score")
+
+
+async def test_concurrent_searches_are_embedded_in_few_batches(client, checkpoints, monkeypatch):
+    run, gate, sizes = TorchEngine.run, threading.Event(), []
+
+    def counting(self, batch, **options):
+        sizes.append(len(batch))
+        gate.wait(10)
+        return run(self, batch, **options)
+
+    with Embedder(str(checkpoints("embedding-0.6b")), dtype="float32") as embedder:
+        QdrantLoader(client, "docs", embedder).load(RECORDS[:5])
+        searcher = QdrantSearcher(client, "docs", embedder)
+        monkeypatch.setattr(TorchEngine, "run", counting)
+        waiting = [asyncio.ensure_future(searcher.asearch(f"query {n}")) for n in range(40)]
+        await asyncio.sleep(0)  # every one of them is submitted now
+        gate.set()
+        found = await asyncio.gather(*waiting)
+    assert [len(hits) for hits in found] == [5] * 40
+    assert sum(sizes) == 40
+    assert len(sizes) <= 2  # what the worker had begun with, and all that came meanwhile
 
 
 async def test_a_target_for_many_threads_does_not_block_the_loop(client, load, embedder):
