@@ -28,6 +28,7 @@ from quernstone.errors import ConfigError, QuernstoneError
 GROUP = "quernstone.commands"
 
 _OWN = {
+    "doctor": "quernstone.cli.doctor:doctor",
     "embed": "quernstone.cli.embed:embed",
     "eval": "quernstone.cli.eval:app",
     "rerank": "quernstone.cli.rerank:rerank",

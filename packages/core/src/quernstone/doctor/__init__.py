@@ -2,5 +2,6 @@
 
 from quernstone.doctor.diagnose import diagnose
 from quernstone.doctor.report import Finding, Report, Verdict
+from quernstone.doctor.server import Recognised, recognise
 
-__all__ = ["Finding", "Report", "Verdict", "diagnose"]
+__all__ = ["Finding", "Recognised", "Report", "Verdict", "diagnose", "recognise"]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from tokenizers import Tokenizer
 
 from quernstone.doctor.published import compare_with_published, published_for
 from quernstone.doctor.reference import compare_embeddings
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
-from quernstone.doctor.subject import IM_END, Check, EmbeddingSubject, token_ids, unit
+from quernstone.doctor.subject import (
+    IM_END,
+    SAME,
+    Check,
+    EmbeddingSubject,
+    Subject,
+    token_ids,
+    unit,
+)
 from quernstone.doctor.texts import DOCUMENTS, OTHER_INSTRUCTION, OVERFLOWING, QUERIES
 from quernstone.embedder import MIN_DIMENSIONS
 from quernstone.errors import NonFiniteError
@@ -33,6 +43,7 @@ ORDER_FIX = (
     "a proxy that sorts or merges requests is a common cause"
 )
 HALF_FIX = "use bfloat16, or float32 where the hardware has no bfloat16"
+_DAMAGED_FIX = "the weights are damaged: fetch them again"
 
 # Cosine of a text's vectors alone and among others. Measured on CPU: 1 - 1e-6 in float32 and
 # 1 - 3e-4 in bfloat16; a wrong padding side gives 0.4 (peers' issue trackers).
@@ -55,7 +66,7 @@ def _finite(subject: EmbeddingSubject) -> Outcome:
         subject.user.embed_documents(OVERFLOWING)
         subject.user.embed_queries(OVERFLOWING)
     except NonFiniteError as error:
-        return fail(f"{error}: {OVERFLOWING[error.index]!r}"[:300], HALF_FIX)
+        return not_finite(subject, error, OVERFLOWING[error.index])
     count = 2 * len(OVERFLOWING)
     if overflowed := subject.recomputed - before:
         return fail(
@@ -191,6 +202,8 @@ def _pooling(subject: EmbeddingSubject) -> Outcome:
         "the server takes no token ids as they are, so the last token cannot be chosen",
         "`--reference FOLDER` with the same checkpoint tells",
     )
+    if subject.checkpoint is not None and subject.checkpoint.vocab_size <= max(_WORD_IDS):
+        return skipped(f"the vocabulary has {subject.checkpoint.vocab_size} tokens only")
     first, *others = _WORD_IDS
     sequences = [[first], [first] * 8, *([other] for other in others)]
     vectors = subject.ids([*sequences, *([first] * _COPIES + [other] for other in others)])
@@ -199,7 +212,7 @@ def _pooling(subject: EmbeddingSubject) -> Outcome:
     alone, eight, *rest = vectors
     unlike, behind = np.stack(rest[: len(others)]), np.stack(rest[len(others) :])
     # equal tokens have equal states, so anything else shows that something was added to the ids
-    verbatim = 1 - float(alone @ eight) < 3e-5
+    verbatim = 1 - float(alone @ eight) < SAME
     if not verbatim or float((unlike @ alone).max()) > _UNLIKE:
         return unknown
     closest, farthest = float((behind @ alone).max()), float((behind @ alone).min())
@@ -326,6 +339,12 @@ def _published(subject: EmbeddingSubject) -> Outcome:
 
     known = published_for("embed", subject.user.model, subject.width)
     return compare_with_published(known, subject.dtype, scores)
+
+
+def not_finite(subject: Subject[Any], error: NonFiniteError, text: str) -> Outcome:
+    """A result that is NaN or infinite, also after what could be done about it."""
+    fix = _DAMAGED_FIX if subject.dtype == "float32" else HALF_FIX
+    return fail(f"{error}: {text[:80]!r}", fix)
 
 
 def no_control_tokens(tokenization: Tokenization, ids: TokenArray) -> Outcome:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, no_control_tokens
+from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, no_control_tokens, not_finite
 from quernstone.doctor.published import compare_with_published, published_for
 from quernstone.doctor.reference import compare_scores
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
@@ -54,7 +54,7 @@ def _finite(subject: RerankingSubject) -> Outcome:
     try:
         subject.user.score(pairs)
     except NonFiniteError as error:
-        return fail(f"{error}: {pairs[error.index]!r}"[:300], HALF_FIX)
+        return not_finite(subject, error, " / ".join(pairs[error.index]))
     if overflowed := subject.recomputed - before:
         return fail(
             f"{overflowed} of {len(pairs)} pairs overflow {subject.dtype} and had to be computed "

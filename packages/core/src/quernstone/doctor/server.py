@@ -13,7 +13,7 @@ from quernstone.engines.remote.backend import find_key
 from quernstone.engines.remote.dialects import ShapeError, read_embeddings
 from quernstone.engines.remote.options import DialectName, RemoteOptions
 from quernstone.engines.remote.transport import Transport
-from quernstone.errors import RemoteError, RemoteRequestError
+from quernstone.errors import RemoteError, RemoteRequestError, RemoteUnavailableError
 from quernstone.types import Float32Array
 
 _TAKE_IDS: tuple[DialectName, ...] = ("openai", "vllm", "sglang")
@@ -30,6 +30,21 @@ class Recognised:
     dialect: DialectName
     model: str
     """The first model that it serves; empty where it does not say."""
+
+
+def recognise(endpoint: str) -> Recognised:
+    """Ask the server at an address what it is.
+
+    One that does not answer is `openai` and serves nothing: what is wrong shows when it is used.
+
+    Raises:
+        ConfigError: It is no address.
+    """
+    with Server(RemoteOptions(endpoint=endpoint)) as server:
+        try:
+            return server.recognise()
+        except RemoteUnavailableError:
+            return Recognised("openai", "")
 
 
 class Server:
