@@ -14,11 +14,18 @@ VLLM_RUN := $(VLLM_VENV)/bin/
 VLLM_PIP := $(VLLM_RUN)python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: install install-dev install-vllm demo test test-vllm check fix bench capabilities
+# infinity pins older packages still
+INFINITY_VENV ?= .venv-infinity
+INFINITY_PIP := $(INFINITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
+
+.PHONY: install install-dev install-vllm install-infinity demo test test-vllm test-infinity check fix \
+	bench capabilities
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 install-vllm: $(VLLM_VENV)/installed
+install-infinity: $(INFINITY_VENV)/installed
 
 $(VENV)/installed: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +52,12 @@ $(VLLM_VENV)/installed: pyproject.toml constraints.txt packages/core/pyproject.t
 	$(VLLM_PIP) --group vllm --editable packages/core[torch,transformers]
 	touch $@
 
+$(INFINITY_VENV)/installed: constraints.txt
+	$(PYTHON) -m venv $(INFINITY_VENV)
+	$(INFINITY_PIP) --upgrade "pip>=25.1"
+	$(INFINITY_PIP) "infinity-emb[server,torch]==0.0.78" "transformers<4.57"
+	touch $@
+
 demo: install
 	PATH="$(abspath $(VENV))/bin:$$PATH" examples/demo.sh
 
@@ -53,6 +66,9 @@ test: install-dev
 
 test-vllm: install-vllm
 	$(VLLM_RUN)python -m pytest tests/vllm
+
+test-infinity: install-dev install-infinity
+	INFINITY_VENV=$(abspath $(INFINITY_VENV)) $(RUN)pytest tests/infinity
 
 check: install-dev
 	$(RUN)ruff check

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pydantic import SecretStr
 
 from quernstone import (
     ClosedError,
@@ -22,8 +23,11 @@ from quernstone import (
     NonFiniteError,
     QuernstoneError,
     RankedDocument,
+    RemoteAnswerError,
     RemoteError,
     RemoteOptions,
+    RemoteRequestError,
+    RemoteUnavailableError,
     Reranker,
     Usage,
 )
@@ -69,7 +73,20 @@ async def embed(texts: list[str]) -> Vectors:
 
 
 async def rerank(query: str, documents: Sequence[str]) -> list[RankedDocument]:
-    options = RemoteOptions(endpoint="http://localhost:8000", dialect="vllm", template="server")
+    options = RemoteOptions(
+        endpoint="http://localhost:8000",
+        dialect="vllm",
+        template="server",
+        api_key=SecretStr("key"),
+        timeout=30,
+        deadline=120.0,
+        max_retries=2,
+        max_concurrency=4,
+        max_inputs=32,
+        max_request_bytes=500_000,
+    )
+    key: SecretStr | None = options.api_key
+    assert key is not None
     remote = Reranker("served-name", engine="remote", engine_options=options)
     best: list[RankedDocument] = remote.rerank(query, documents, top_n=3)
     scores: Vectors = await remote.ascore([(query, document) for document in documents])
@@ -82,6 +99,9 @@ def explain(error: QuernstoneError) -> str:
         return f"{error.index}: {error.tokens} > {error.limit}"
     if isinstance(error, InputError):
         return f"{error.index}: {error.reason}"
+    if isinstance(error, (RemoteAnswerError, RemoteRequestError, RemoteUnavailableError)):
+        where: RemoteError = error
+        return f"{where.url} {where.index} {where.reason}"
     if isinstance(error, RemoteError):
         return f"{error.url} {error.status}"
     if isinstance(error, (EngineMemoryError, NonFiniteError)):
