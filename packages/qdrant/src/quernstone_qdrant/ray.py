@@ -33,7 +33,7 @@ from quernstone_qdrant.points import Point, make_point
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.report import LoadReport
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.settings import CollectionSettings, Preset, SettingsWish
+from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset, SettingsWish
 from quernstone_qdrant.steps import embed, look_up, write
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import Target, as_target
@@ -96,6 +96,8 @@ class RayLoader:
         batch_size: Chunks per look-up and embedding call.
         request_bytes: About how large a write may become.
         patience: Seconds for which a request is repeated that fails in passing.
+        defer_index: Whether the server builds its index only when a load has ended.
+        index_timeout: Wait so many seconds, at the end of a load, until all is indexed.
         skip_errors: Leave out what cannot be embedded, count it, and go on. Otherwise the load
             stops; what other workers have in hand may still be written.
         on_error: Called, in this process, with each error that is left out.
@@ -133,6 +135,8 @@ class RayLoader:
         batch_size: int = 256,
         request_bytes: int = REQUEST_BYTES,
         patience: float = 300.0,
+        defer_index: DeferIndex = "none",
+        index_timeout: float | None = None,
         skip_errors: bool = False,
         on_error: Callable[[QuernstoneError], None] | None = None,
         progress: Callable[[LoadReport], None] | None = None,
@@ -153,6 +157,7 @@ class RayLoader:
         self._chunking = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
         self._documents, self._batch_size = documents, batch_size
         self._request_bytes, self._patience = request_bytes, patience
+        self._defer_index, self._index_timeout = defer_index, index_timeout
         self._skip_errors = skip_errors
         self._on_error, self._progress = on_error, progress
 
@@ -181,17 +186,25 @@ class RayLoader:
         report = LoadReport()
         with _unwrapped():
             plan = self._plan()
-            for row in self._stages(dataset, plan).iter_rows():
-                done: _Done = pickle.loads(row[_COLUMN])
-                report = done.added_to(report, time.monotonic() - started)
-                for failure in done.failures:
-                    if not self._skip_errors:
-                        raise failure
-                    if self._on_error is not None:
-                        self._on_error(failure)
-                if self._progress is not None:
-                    self._progress(report)
+            target = as_target(self._connect(), self._collection)
+            with target.deferred_index(self._defer_index):
+                for row in self._stages(dataset, plan).iter_rows():
+                    done: _Done = pickle.loads(row[_COLUMN])
+                    report = done.added_to(report, time.monotonic() - started)
+                    self._tell(done, report)
+            if self._index_timeout is not None:
+                target.wait_for_index(self._index_timeout)
+            target.close()
         return replace(report, seconds=time.monotonic() - started)
+
+    def _tell(self, done: _Done, report: LoadReport) -> None:
+        for failure in done.failures:
+            if not self._skip_errors:
+                raise failure
+            if self._on_error is not None:
+                self._on_error(failure)
+        if self._progress is not None:
+            self._progress(report)
 
     def _check_cores(self) -> None:
         cores = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]

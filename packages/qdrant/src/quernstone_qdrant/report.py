@@ -43,3 +43,5 @@ class Depths:
     looking_up: int = 0
     embedding: int = 0
     writing: int = 0
+    indexing: bool = False
+    """Whether all is written, and the load waits for the index."""

@@ -62,7 +62,7 @@ class Load:
     ) -> None:
         self._plan = plan
         self._prune_scope = prune
-        self._stopping = False
+        self._stopping = self._indexing = False
         self._started = time.monotonic()
         self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
         self._retry = Retry(plan.patience)
@@ -97,7 +97,7 @@ class Load:
     @property
     def depths(self) -> Depths:
         """How full the stages are."""
-        return self._pipeline.depths
+        return Depths(indexing=True) if self._indexing else self._pipeline.depths
 
     def stop(self) -> None:
         """See `QdrantLoader.stop`."""
@@ -127,7 +127,9 @@ class Load:
         if timeout is None and self._plan.target.kind == "edge":
             timeout = math.inf  # a server goes on by itself; Edge indexes while it is waited for
         if timeout is not None and not self._stopping:
+            self._indexing = True
             self._plan.target.wait_for_index(timeout)
+            self._indexing = False
             self._count()
         return self.report
 

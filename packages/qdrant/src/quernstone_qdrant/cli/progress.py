@@ -47,6 +47,8 @@ class LoadDisplay:
                     return Text("opening")
                 report, depths = display._loader.report, display._loader.depths
                 display._advance(task, report)
+                if depths.indexing:
+                    return Text(f"{figures(report)} [indexing]")
                 queues = (
                     f"look up {depths.looking_up} > embed {depths.embedding} "
                     f"> write {depths.writing}"
