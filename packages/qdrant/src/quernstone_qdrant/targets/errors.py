@@ -29,8 +29,8 @@ CLIENT_ERRORS = (
 )
 """Everything that `qdrant_client` raises when a request fails."""
 
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
-"""HTTP. 507 is what Qdrant's guide calls a full disk or memory: somebody may make room."""
+_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP."""
 _PASSING_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,

@@ -1,0 +1,146 @@
+"""What the clients raise, and what is made of it."""
+
+import datetime
+import email.utils
+import sqlite3
+
+import grpc
+import httpx
+import pytest
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from quernstone_qdrant.errors import TargetError, TooLargeError, TransientError
+from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
+
+
+class Rpc(grpc.RpcError):
+    def __init__(self, code, details):
+        self._code, self._details = code, details
+
+    def code(self):
+        return self._code
+
+    def details(self):
+        return self._details
+
+
+def http(status, content=b"{}", headers=()):
+    return UnexpectedResponse(status, "reason", content, httpx.Headers(dict(headers)))
+
+
+def in_seconds(seconds):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return email.utils.format_datetime(now + datetime.timedelta(seconds=seconds), usegmt=True)
+
+
+CODE = grpc.StatusCode
+LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432 bytes)."
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (http(429), TransientError),
+        (http(500), TransientError),
+        (http(503), TransientError),
+        (http(408), TransientError),
+        (http(413), TooLargeError),
+        (http(400, LARGER), TooLargeError),
+        (http(400), TargetError),
+        (http(401), TargetError),
+        (http(404), TargetError),
+        (http(501), TargetError),
+        (ResponseHandlingException(httpx.ReadTimeout("slow")), TransientError),
+        (ResponseHandlingException(httpx.ConnectError("refused")), TransientError),
+        (ResponseHandlingException(httpx.RemoteProtocolError("dropped")), TransientError),
+        (ResponseHandlingException(httpx.UnsupportedProtocol("ftp")), TargetError),
+        (ResponseHandlingException(ValueError("not JSON")), TargetError),
+        (ResourceExhaustedResponse("busy", 3), TransientError),
+        (QdrantException("Retry-After header value is not a valid integer"), TransientError),
+        (Rpc(CODE.UNAVAILABLE, "gone"), TransientError),
+        (Rpc(CODE.DEADLINE_EXCEEDED, "slow"), TransientError),
+        (Rpc(CODE.RESOURCE_EXHAUSTED, "rate limit"), TransientError),
+        (Rpc(CODE.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 4)"), TooLargeError),
+        (
+            Rpc(CODE.OUT_OF_RANGE, "Error, decoded message length too large: found 9, limit 4"),
+            TooLargeError,
+        ),
+        (Rpc(CODE.INVALID_ARGUMENT, "bad id"), TargetError),
+        (Rpc(CODE.UNAUTHENTICATED, "no key"), TargetError),
+        (Rpc(CODE.NOT_FOUND, None), TargetError),
+        (grpc.RpcError("bare"), TransientError),
+        (sqlite3.OperationalError("database or disk is full"), TargetError),
+        (OSError("no space left"), TargetError),
+        (RuntimeError("closed"), TargetError),
+        (ValueError("wrong size"), TargetError),
+    ],
+)
+def test_each_error_has_one_meaning(error, kind):
+    assert isinstance(error, CLIENT_ERRORS)
+    found = classify(error, "writing failed")
+    assert type(found) is kind
+    assert str(found).startswith("writing failed: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [
+        (ResourceExhaustedResponse("busy", 3), 3, 3),
+        (http(429, headers={"retry-after": "2.5"}), 2.5, 2.5),
+        (http(503, headers={"retry-after": in_seconds(60)}), 55, 60),
+        (http(503, headers={"retry-after": in_seconds(-60)}), 0, 0),
+    ],
+)
+def test_the_delay_that_a_server_asks_for(error, least, most):
+    assert least <= classify(error, "x").delay <= most
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "soon"}])
+def test_no_delay(headers):
+    assert classify(http(503, headers=headers), "x").delay is None
+
+
+class Flaky:
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def test_a_retry_ends_with_success_with_another_error_or_in_time():
+    retry = Retry(30)
+    assert retry.call(Flaky(TransientError("a", 0), TransientError("b", 0))) == "done"
+    assert retry.retries == 2
+    final = Flaky(TransientError("a", 0), TargetError("no"), TransientError("never"))
+    with pytest.raises(TargetError, match=r"^no$"):
+        retry.call(final)
+    assert final.calls == 2
+    late = Flaky(TransientError("come back later", 60))
+    with pytest.raises(TransientError, match=r"^come back later$"):
+        retry.call(late)  # later than the patience
+    assert late.calls == 1
+    with pytest.raises(TransientError, match=r"^a$"):
+        Retry(0).call(Flaky(TransientError("a", 0)))
+
+
+def test_what_has_succeeded_after_all_is_not_repeated():
+    request = Flaky(TransientError("lost", 0))
+    assert Retry(30).call(request, lambda: "found") == "found"
+    assert request.calls == 1
+    missing = Flaky(TransientError("lost", 0))
+    assert Retry(30).call(missing, lambda: None) == "done"
+    assert missing.calls == 2
+
+
+def test_a_stopped_retry_does_not_wait():
+    retry = Retry(600)
+    retry.stop()
+    with pytest.raises(TransientError):
+        retry.call(Flaky(TransientError("busy", 500)))
