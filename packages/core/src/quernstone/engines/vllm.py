@@ -57,7 +57,11 @@ _RERANKER_CONFIG = {
     "is_original_qwen3_reranker": True,
 }
 
-_OWN_ARGUMENTS = {"model", "device_ids", "dtype", "revision"}
+# One engine starts at a time: vLLM measures free memory as it starts, and what
+# `_processes_of_vllm` changes belongs to the whole process.
+_starting = threading.Lock()
+
+_OWN_ARGUMENTS = {"model", "dtype", "revision"}
 _FIXED = {"convert", "pooler_config", "runner", "skip_tokenizer_init", "tokenizer"}
 _REFUSED = {"trust_remote_code": "code that comes with a checkpoint is never run"}
 
@@ -94,7 +98,7 @@ class VllmEngine:
         _report_death(self._llm.llm_engine.engine_core)
         # raw numbers: what is cut must not be normalised before, and a sigmoid rounds to 0 and 1
         self._pooling = vllm.PoolingParams(use_activation=False)
-        self.width = 2 if self._reranks else checkpoint.hidden_size
+        self.width = 2 if self._reranks else self._llm.model_config.embedding_size
         step = self._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
         self.info = EngineInfo(
             engine="vllm",
@@ -112,7 +116,7 @@ class VllmEngine:
         """
         from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
-        if precise:
+        if precise and self.info.dtype != "float32":
             detail = f'and vLLM computes in {self.info.dtype} only; use `dtype="float32"`'
             raise NonFiniteError(0, detail)
         prompts = [{"prompt_token_ids": _whole(sequence)} for sequence in batch]
@@ -247,22 +251,23 @@ def _processes_of_vllm() -> Iterator[None]:
     no `if __name__ == "__main__"` a second time. vLLM's processes need nothing of that module, so
     those that this thread starts are not told of it.
     """
-    missing = {name: text for name, text in _ENVIRONMENT.items() if name not in os.environ}
-    original = multiprocessing.spawn.get_preparation_data
-    thread = threading.get_ident()
+    with _starting:
+        missing = {name: text for name, text in _ENVIRONMENT.items() if name not in os.environ}
+        original = multiprocessing.spawn.get_preparation_data
+        thread = threading.get_ident()
 
-    def without_main(name: str) -> dict[str, Any]:
-        data = original(name)
-        if threading.get_ident() == thread:
-            data.pop("init_main_from_name", None)
-            data.pop("init_main_from_path", None)
-        return data
+        def without_main(name: str) -> dict[str, Any]:
+            data = original(name)
+            if threading.get_ident() == thread:
+                data.pop("init_main_from_name", None)
+                data.pop("init_main_from_path", None)
+            return data
 
-    os.environ.update(missing)
-    multiprocessing.spawn.get_preparation_data = without_main
-    try:
-        yield
-    finally:
-        multiprocessing.spawn.get_preparation_data = original
-        for name in missing:
-            os.environ.pop(name, None)
+        os.environ.update(missing)
+        multiprocessing.spawn.get_preparation_data = without_main
+        try:
+            yield
+        finally:
+            multiprocessing.spawn.get_preparation_data = original
+            for name in missing:
+                os.environ.pop(name, None)
