@@ -70,6 +70,7 @@ def run_quietly(model, task):
     mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
 
 
+@pytest.mark.slow
 def test_the_strings_of_every_type_under_both_protocols(
     checkpoints, submitted, tasks, official, mteb_rules
 ):

@@ -87,6 +87,17 @@ def test_a_finished_stage_two_scores_nothing(
     ]
 
 
+def test_lost_predictions_of_stage_two_are_made_again(
+    second_stage, first_stage, english, reranker, official, tmp_path
+):
+    folder = shutil.copytree(second_stage[0], tmp_path / "copied")
+    [path] = (folder / "predictions").iterdir()
+    expected = json.loads(path.read_text())
+    path.unlink()
+    rerank(reranker, english(), Predictions(first_stage), folder, official, top_k=TOP_K)
+    assert json.loads(path.read_text()) == expected
+
+
 def test_predictions_of_the_official_scripts(
     second_stage, first_stage, english, reranker, official, tmp_path
 ):

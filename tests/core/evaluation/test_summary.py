@@ -156,6 +156,12 @@ def test_results_without_scores(english):
         summarise(english)
 
 
+def test_results_without_splits(english):
+    write(english, "STS12", {"test": {}})
+    with pytest.raises(ResultsError, match=r"STS12\.json`: holds no scores"):
+        summarise(english)
+
+
 def test_results_of_two_models(english):
     write(english, "STS12", {"test": {"default": 0.5}}, "results/org__other/rev")
     with pytest.raises(ResultsError, match="holds results of several models: STS12 is in"):

@@ -20,7 +20,7 @@ from quernstone.evaluation.errors import ResultsError
 from quernstone.evaluation.folder import RunFolder, read_json, write_json
 from quernstone.evaluation.predictions import Predictions, TaskPredictions
 from quernstone.evaluation.protocol import Protocol
-from quernstone.evaluation.run import run_task
+from quernstone.evaluation.run import is_finished, run_task
 
 logger = logging.getLogger("quernstone")
 
@@ -198,8 +198,7 @@ def _prepare(
     name = task.metadata.name
     kept = folder.path / FIRST_STAGE
     firsts: dict[str, float] = read_json(kept) if kept.exists() else {}
-    finished = folder.cache().load_task_result(name, search.mteb_model_meta)
-    if name in firsts and finished is not None and not finished.get_missing_evaluations(task):
+    if name in firsts and is_finished(search, task, folder):
         return firsts[name]
     saved = predictions.of_task(task)
     if not task.data_loaded:

@@ -17,6 +17,7 @@ from mteb.abstasks import (
     AbsTaskRetrieval,
 )
 from mteb.models import MTEBModels
+from mteb.results import TaskResult
 from mteb.types import EncodeKwargs
 
 from quernstone import Embedder
@@ -109,7 +110,7 @@ def run_task(model: MTEBModels, task: AbsTask, folder: RunFolder) -> Outcome:
     # Only rankings are reranked; other predictions are large and of no use here.
     predictions = folder.predictions if isinstance(task, AbsTaskRetrieval) else None
     try:
-        afresh = _starts_afresh(model, task, folder, predictions)
+        afresh = _starts_afresh(model, task, folder)
         result = mteb.evaluate(
             model,
             task,
@@ -131,26 +132,38 @@ def run_task(model: MTEBModels, task: AbsTask, folder: RunFolder) -> Outcome:
     return Outcome(task=name, type=kind, score=score, seconds=time.perf_counter() - started)
 
 
-def _starts_afresh(
-    model: MTEBModels, task: AbsTask, folder: RunFolder, predictions: Path | None
-) -> bool:
-    """Whether a task cannot go on from what is there.
+def is_finished(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
+    """Whether a folder has all results of a task, and its predictions if it makes any."""
+    found = _saved_result(model, task, folder)
+    return (
+        found is not None
+        and not found.get_missing_evaluations(task)
+        and not _lacks_predictions(task, folder, found)
+    )
 
-    Removes files that an interruption cut short.
-    """
-    name = task.metadata.name
-    cache = folder.cache()
-    _remove_if_damaged(cache.get_task_result_path(name, model.mteb_model_meta))
-    found = cache.load_task_result(name, model.mteb_model_meta)
+
+def _starts_afresh(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
+    """Whether a task cannot go on from what is there."""
+    found = _saved_result(model, task, folder)
     if found is None:
         return False
     if isinstance(task, _DRAWING):
         # the draws of a subset go on from those of the one before it
         return bool(found.get_missing_evaluations(task))
-    if predictions is None:
-        return False
     # mteb skips what has results, and would never write predictions that are not there
-    saved = predictions / task.prediction_file_name
+    return _lacks_predictions(task, folder, found)
+
+
+def _saved_result(model: MTEBModels, task: AbsTask, folder: RunFolder) -> TaskResult | None:
+    name, cache = task.metadata.name, folder.cache()
+    _remove_if_damaged(cache.get_task_result_path(name, model.mteb_model_meta))
+    return cache.load_task_result(name, model.mteb_model_meta)
+
+
+def _lacks_predictions(task: AbsTask, folder: RunFolder, found: TaskResult) -> bool:
+    if not isinstance(task, AbsTaskRetrieval):
+        return False
+    saved = folder.predictions / task.prediction_file_name
     _remove_if_damaged(saved)
     predicted = read_json(saved) if saved.exists() else {}
     return any(
@@ -161,6 +174,7 @@ def _starts_afresh(
 
 
 def _remove_if_damaged(path: Path) -> None:
+    """Remove a file that an interruption cut short."""
     if path.exists():
         try:
             read_json(path)

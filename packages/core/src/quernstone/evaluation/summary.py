@@ -121,6 +121,8 @@ def read_results(path: Path) -> dict[str, Scores]:
     found: dict[str, Scores] = {}
     files: dict[str, Path] = {}
     for file in sorted(path.rglob("*.json")):
+        if file.name.endswith("_predictions.json"):
+            continue
         content = read_json(file)
         if not isinstance(content, dict) or not {"task_name", "scores"} <= set(content):
             continue
@@ -138,12 +140,16 @@ def read_results(path: Path) -> dict[str, Scores]:
 
 def _main_scores(scores: Any, file: Path) -> Scores:
     try:
-        return {
+        found = {
             split: {str(entry["hf_subset"]): float(entry["main_score"]) for entry in entries}
             for split, entries in scores.items()
+            if entries
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(file, f"not the results of a task: {error!r}") from error
+    if not found:
+        raise ResultsError(file, "holds no scores")
+    return found
 
 
 def _whole(name: str, kind: str, scores: Scores, rule: SplitRule) -> TaskScore:
