@@ -143,7 +143,9 @@ def test_the_model_s_own_prompts_are_used(minilm):
             embedder.embed_queries(TEXTS), reference.encode_query(TEXTS), atol=1e-6
         )
         np.testing.assert_allclose(
-            embedder.embed_documents(TEXTS), reference.encode_document(TEXTS), atol=1e-6
+            embedder.embed_documents(TEXTS),
+            reference.encode(TEXTS, prompt_name="passage"),
+            atol=1e-6,
         )
         apart = cosines(embedder.embed_queries(TEXTS), embedder.embed_documents(TEXTS))
         assert apart.min() < 0.999
@@ -244,6 +246,8 @@ def test_options_reach_the_library(minilm):
         ({"truncate_dim": 32}, "may not hold 'truncate_dim': use `dimensions`"),
         ({"trust_remote_code": True}, "code that comes with a model is never run"),
         ({"model_kwargs": [1]}, "`model_kwargs` in `engine_options` is list"),
+        ({"model_kwargs": {"torch_dtype": "float16"}}, "may not hold a dtype: use `dtype`"),
+        ({"backend": "onnx"}, "`dtype` is 'float32', but the files of the onnx backend decide it"),
         ({"no_such_option": 1}, "does not take these `engine_options`: .*no_such_option"),
     ],
 )

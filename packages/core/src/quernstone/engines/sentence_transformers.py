@@ -19,7 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
-from quernstone.errors import ConfigError, InputTooLongError, ModelLoadError
+from quernstone.errors import (
+    ConfigError,
+    InputTooLongError,
+    ModelLoadError,
+    NonFiniteError,
+)
 from quernstone.models import Checkpoint
 from quernstone.options import Options
 from quernstone.prompts import query_frame
@@ -38,8 +43,9 @@ logger = logging.getLogger("quernstone")
 
 _BATCH_TOKENS = 4096
 
+# Where a model keeps the prompt of its documents. `SentenceTransformer.encode_document` looks for
+# the same names, but always finds an empty `document` that it has put there itself.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names that `SentenceTransformer.encode_document` looks for, in this order."""
 
 # Options that have a name of ours, or that we promise never to use.
 _REFUSED_OPTIONS = {
@@ -81,7 +87,7 @@ class SentenceTransformersEngine:
 
     def run(self, batch: Sequence[Input], *, precise: bool = False) -> Float32Array:
         """See `Engine.run`. `precise` runs on a copy of the model in float32."""
-        model = copy.deepcopy(self._model).float() if precise else self._model
+        model = self._in_float32() if precise else self._model
         out = np.empty((len(batch), self.width), dtype=np.float32)
         with torch.inference_mode(), memory_errors(sum(map(len, batch))):
             if self._pad_id is None:
@@ -146,10 +152,16 @@ class SentenceTransformersEngine:
             return ""
         prompts: Mapping[str, str] = self._model.prompts
         if instruction is None:
-            own = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), "")
-        else:
-            own = query_frame(instruction) or prompts.get("query", "")
-        return own
+            stored = (prompts.get(name) for name in _DOCUMENT_PROMPTS)
+            return next(filter(None, stored), "")
+        return query_frame(instruction) or prompts.get("query", "")
+
+    def _in_float32(self) -> Any:
+        if self._model.get_backend() != "torch":
+            detail = f"and the {self._model.get_backend()} backend has no float32 to try"
+            raise NonFiniteError(0, detail)
+        # a copy, for conversion there and back would round the rotary frequencies
+        return copy.deepcopy(self._model).float()
 
     def _limit_length(self, max_length: int) -> None:
         own = self._model.max_seq_length
@@ -169,8 +181,8 @@ class SentenceTransformersEngine:
         for row in rows:
             pair = [texts[row].query or ""] if self._reranks else []
             parts = [*pair, prompt + texts[row].text]
-            if sum(len(part.encode()) for part in parts) <= limit // 2:
-                continue  # no tokenizer makes more tokens than bytes, and few special ones
+            if self._truncate and sum(len(part.encode()) for part in parts) <= limit // 2:
+                continue  # not worth a second tokenisation: tokens of half a byte are rare
             tokens = len(tokenizer(*parts, truncation=False, verbose=False)["input_ids"])
             if tokens > limit:
                 if not self._truncate:
@@ -196,9 +208,15 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
     if not isinstance(given, Mapping):
         msg = f"`model_kwargs` in `engine_options` is {type(given).__name__}, expected a mapping"
         raise ConfigError(msg)
+    if {"dtype", "torch_dtype"} & given.keys():
+        raise ConfigError("`model_kwargs` in `engine_options` may not hold a dtype: use `dtype`")
     own: dict[str, object] = {}
-    if options.get("backend", "torch") == "torch":
+    backend = options.get("backend", "torch")
+    if backend == "torch":
         own = {"dtype": choose_dtype(config.dtype, device), "use_safetensors": True}
+    elif config.dtype != "auto":
+        msg = f"`dtype` is {config.dtype!r}, but the files of the {backend} backend decide it"
+        raise ConfigError(msg)
     library: Any = CrossEncoder if config.task == "rerank" else SentenceTransformer
     model = library(
         str(checkpoint.folder),
