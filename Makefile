@@ -83,6 +83,7 @@ bench: $(VENV)/installed-bench
 	$(RUN)python -m benchmarks
 
 # the table of docs/engines.md, from what the contract suites find
-capabilities: install-dev
+capabilities: install-dev install-vllm
 	$(RUN)pytest --capabilities docs/capabilities tests/core/engines/test_contract.py
+	$(VLLM_RUN)python -m pytest --capabilities docs/capabilities tests/vllm
 	$(RUN)python -m quernstone.testing docs/capabilities docs/engines.md
