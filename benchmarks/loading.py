@@ -17,6 +17,7 @@ when all points are stored; building Edge's graph, which nobody else has, is tol
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,17 +29,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.texts import chunks_and_questions
+from quernstone.types import EngineInfo, Float32Array
 
-_SIZE = 160
-"""Most characters per record: with longer ones embedding takes so long that it hides everything."""
+_SIZE = 64
+"""Most characters per record: with long ones embedding takes so long that it hides everything."""
 _COLLECTION = "records"
 _MIB = 1 << 20
+_TEXTS = "QUERN_BENCHMARK_TEXTS"
+"""Environment variable: a file of texts."""
 
 
 @dataclass(slots=True)
@@ -54,8 +59,12 @@ class Row:
 
 
 def texts(count: int) -> list[str]:
-    """Real, short, all different."""
-    return chunks_and_questions(count, 0, size=_SIZE)[0]
+    """Real, short, all different. The processes of the sides read what the first one found."""
+    kept = os.environ.get(_TEXTS)
+    if kept:
+        found: list[str] = json.loads(Path(kept).read_text())
+        return found[:count]
+    return chunks_and_questions(count, 0, size=_SIZE, packages=("numpy",))[0]
 
 
 def bare(count: int) -> Row:
@@ -71,23 +80,26 @@ def into_edge(count: int) -> Row:
     """The loader, into Qdrant Edge."""
     from quernstone_qdrant import EdgeTarget
 
-    with tempfile.TemporaryDirectory() as folder:
-        return _load("loader, Edge", EdgeTarget(folder, _COLLECTION), texts(count))
+    with tempfile.TemporaryDirectory() as folder, _embedder() as embedder:
+        return _load("loader, Edge", EdgeTarget(folder, _COLLECTION), texts(count), embedder)
 
 
 def into_memory(count: int) -> Row:
     """The loader, into the embedded client without a folder."""
     from qdrant_client import QdrantClient
 
-    return _load("loader, embedded `:memory:`", QdrantClient(":memory:"), texts(count))
+    with _embedder() as embedder:
+        client = QdrantClient(":memory:")
+        return _load("loader, embedded `:memory:`", client, texts(count), embedder)
 
 
 def into_folder(count: int) -> Row:
     """The loader, into the embedded client with a folder."""
     from qdrant_client import QdrantClient
 
-    with tempfile.TemporaryDirectory() as folder:
-        return _load("loader, embedded `path=`", QdrantClient(path=folder), texts(count))
+    with tempfile.TemporaryDirectory() as folder, _embedder() as embedder:
+        client = QdrantClient(path=folder)
+        return _load("loader, embedded `path=`", client, texts(count), embedder)
 
 
 def langchain(count: int) -> Row:
@@ -134,7 +146,17 @@ def llamaindex(count: int) -> Row:
 
 
 def memory(count: int) -> Row:
-    """The loader, over HTTP into a server that forgets: its own memory, and nobody else's."""
+    """The loader, over HTTP into a server that forgets, so that no store's memory is counted."""
+    with _embedder() as embedder:
+        return _into_nothing(f"tiny model, {count:,} records", count, embedder)
+
+
+def memory_without_model(count: int) -> Row:
+    """The same with vectors that nobody computes: the memory of the loader alone."""
+    return _into_nothing(f"no model, {count:,} records", count, _Constant())
+
+
+def _into_nothing(name: str, count: int, embedder: Any) -> Row:
     from qdrant_client import QdrantClient
 
     words = ("mill stone grain flour bread oven baker field wheel water quern hand sieve "
@@ -147,9 +169,26 @@ def memory(count: int) -> Row:
         if server.stdout is None:
             raise RuntimeError("the server has no output")
         client = QdrantClient(url=server.stdout.readline().strip(), check_compatibility=False)
-        row = _load(f"{count:,} records", client, records)
+        row = _load(name, client, records, embedder)
         server.terminate()
     return row
+
+
+class _Constant:
+    """An embedder that gives every text the same vector."""
+
+    model, revision, dimensions = "constant", "1", 256
+
+    def __init__(self) -> None:
+        self.info = EngineInfo(
+            engine="none", device="cpu", dtype="float32", attention="none", max_batch_tokens=1
+        )
+
+    def format_query(self, text: str, instruction: str | None = None) -> str:  # noqa: ARG002
+        return text
+
+    def embed_documents(self, batch: list[str]) -> Float32Array:
+        return np.full((len(batch), self.dimensions), 1 / 16, dtype=np.float32)
 
 
 SIDES: dict[str, Callable[[int], Row]] = {
@@ -159,6 +198,10 @@ SIDES: dict[str, Callable[[int], Row]] = {
     "folder": into_folder,
     "langchain": langchain,
     "llamaindex": llamaindex,
+}
+MEMORY_SIDES: dict[str, Callable[[int], Row]] = {
+    "memory": memory,
+    "memory-without-model": memory_without_model,
 }
 
 
@@ -178,7 +221,7 @@ def _checkpoint() -> tuple[str, str]:
         return str(Path(quernstone.__file__).parent / "tiny" / "embedding"), embedder.info.dtype
 
 
-def _load(name: str, where: Any, records: Any) -> Row:
+def _load(name: str, where: Any, records: Any, embedder: Any) -> Row:
     from quernstone_qdrant import QdrantLoader
 
     stored = [0.0, 0]
@@ -186,9 +229,8 @@ def _load(name: str, where: Any, records: Any) -> Row:
     def note(report: Any) -> None:
         stored[:] = report.seconds, report.embedded
 
-    with _embedder() as embedder:
-        loader = QdrantLoader(where, _COLLECTION, embedder, progress=note)
-        report = loader.load(records)
+    loader = QdrantLoader(where, _COLLECTION, embedder, progress=note)
+    report = loader.load(records)
     where.close()
     _check(stored[1], report.seen)
     return Row(name, report.seen, stored[0], report.seconds - stored[0])
@@ -285,7 +327,9 @@ def _watched(side: Callable[[int], Row], count: int) -> Row:
 def _in_process(side: str, count: int) -> Row:
     command = [sys.executable, "-m", "benchmarks.loading", "--side", side, "--records", str(count)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
+    row = Row(**json.loads(done.stdout.splitlines()[-1]))
+    print(f"{row.name}: {row.seconds:.1f} s", flush=True)
+    return row
 
 
 def main(
@@ -301,13 +345,18 @@ def main(
     if side == "server":
         return _serve()
     if side:
-        chosen = memory if side == "memory" else SIDES[side]
+        chosen = {**SIDES, **MEMORY_SIDES}[side]
         print(json.dumps(asdict(_watched(chosen, records))))
         return None
     if only_memory:
-        rows = [_in_process("memory", count) for count in (records, 10 * records)]
+        counts = (records, 10 * records)
+        rows = [_in_process(name, count) for name in MEMORY_SIDES for count in counts]
     else:
-        rows = [_in_process(name, records) for name in SIDES]
+        with tempfile.TemporaryDirectory() as work:
+            kept = Path(work) / "texts.json"
+            kept.write_text(json.dumps(texts(records)))
+            os.environ[_TEXTS] = str(kept)
+            rows = [_in_process(name, records) for name in SIDES]
     _print(rows)
     folder.mkdir(parents=True, exist_ok=True)
     name = "memory" if only_memory else "loading"

@@ -36,7 +36,6 @@ from quernstone_qdrant.settings import PRESETS, CollectionSettings
 SETTINGS: Mapping[str, CollectionSettings] = {
     "full": PRESETS["dense"],
     "float16": PRESETS["float16"],
-    "uint8": PRESETS["uint8"],
     "scalar": PRESETS["scalar"],
     "turbo4": PRESETS["turbo"],
     "turbo2": replace(PRESETS["turbo"], quantization="turbo2"),
