@@ -74,7 +74,7 @@ def _finite(subject: EmbeddingSubject) -> Outcome:
             "in float32, one by one",
             HALF_FIX,
         )
-    return ok(f"{count} texts that tempt {subject.dtype} to overflow give finite vectors")
+    return ok(f"{count} texts that overflow 16 bits in some models give finite vectors")
 
 
 def _last_token(subject: EmbeddingSubject) -> Outcome:

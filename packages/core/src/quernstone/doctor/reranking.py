@@ -61,7 +61,7 @@ def _finite(subject: RerankingSubject) -> Outcome:
             "again in float32, one by one",
             HALF_FIX,
         )
-    return ok(f"{len(pairs)} pairs that tempt {subject.dtype} to overflow give finite scores")
+    return ok(f"{len(pairs)} pairs that overflow 16 bits in some models give finite scores")
 
 
 def _template(subject: RerankingSubject) -> Outcome:
