@@ -42,7 +42,8 @@ $(VENV)/installed-bench: $(VENV)/installed-dev
 	touch $@
 
 # vLLM's wheel for CPUs asks for the CPU build of torch by name, so CUDA can never come with it.
-# xgrammar is imported and not used: it comes without Triton, a compiler for GPUs.
+# xgrammar is imported and not used: it comes without Triton, a compiler for GPUs. pip reports what
+# is left out as conflicts, and goes on.
 $(VLLM_VENV)/installed: pyproject.toml constraints.txt packages/core/pyproject.toml tests/vllm/requirements.py
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) --upgrade "pip>=25.1"

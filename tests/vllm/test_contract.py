@@ -12,8 +12,8 @@ from quernstone.testing import TEXTS, EmbedderContract, RerankerContract
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs this")
 pytestmark = pytest.mark.slow
 
-# several steps of vLLM's scheduler, which takes 4,096 tokens at a time
-LONG = " ".join(f"{text} {number}" for number in range(150) for text in TEXTS)
+# two steps of the scheduler, which takes 4,096 tokens at a time
+LONG = " ".join(f"{text} {number}" for number in range(90) for text in TEXTS)
 
 
 class TestEmbedder(EmbedderContract):
@@ -41,7 +41,7 @@ class TestEmbedder(EmbedderContract):
         texts = [*TEXTS, LONG, *TEXTS]
         found, wanted = subject.embed_documents(texts), reference.embed_documents(texts)
         assert subject.usage.truncated == 0
-        assert subject.usage.tokens > 8000
+        assert subject.usage.tokens > 5000
         assert (found * wanted).sum(axis=1).min() >= self.agreement
 
     def test_vllm_does_not_normalise(self, subject):
