@@ -119,6 +119,16 @@ def test_a_file_without_tasks(quern):
     assert "`empty.py` defines no task" in done.stderr
 
 
+def test_nothing_to_rerank(quern):
+    Path("saved").mkdir()
+    Path("mine.py").write_text(
+        f"import runpy\nLocalSTS = runpy.run_path({TASKS!r}, run_name=__name__)['LocalSTS']\n"
+    )
+    done = quern("rerank", "--predictions", "saved", "-o", "out", "--tasks-file", "mine.py")
+    assert done.exit_code == 2
+    assert "none of these tasks is of the type Retrieval" in done.stderr
+
+
 def test_half_a_result_is_exit_code_1(quern):
     Path("one").mkdir()
     Path("one/STS12.json").write_text('{"task_name": ')

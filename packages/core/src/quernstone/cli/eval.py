@@ -141,6 +141,10 @@ def rerank(
         selected = selected_tasks(benchmark, tasks, tasks_file, languages)
         if tasks is None:
             selected = [task for task in selected if is_reranked(task)]
+        if not selected:
+            raise ConfigError(
+                "none of these tasks is of the type Retrieval; name some with --tasks"
+            )
         rules = protocol_of(protocol, instructions, selected)
         saved = Predictions(predictions)
         with Reranker(

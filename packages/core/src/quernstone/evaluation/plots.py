@@ -41,7 +41,7 @@ def bar_chart(
         axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right", fontsize=8)
         axes.set_ylabel("main score x 100")
         axes.set_title(title, fontsize=10)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def curve(path: Path, scores: Mapping[str, Mapping[int, float]], title: str = "") -> None:
