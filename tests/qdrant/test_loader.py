@@ -230,6 +230,14 @@ def test_another_model_is_refused_with_both_sides_named(client, embedder, make_e
     assert same.embedded == 0
 
 
+def test_a_snapshot_of_the_hub_and_a_copy_of_its_files_are_one_model(client, make_embedder):
+    snapshot = make_embedder(model="org/model", revision="0123456789abcdef")
+    copy = make_embedder(model="/data/model", revision="sha256-1")
+    snapshot.digest = copy.digest = "sha256-1"
+    assert QdrantLoader(client, "docs", snapshot).load(RECORDS).embedded >= len(RECORDS)
+    assert QdrantLoader(client, "docs", copy).load(RECORDS).embedded == 0
+
+
 def test_a_collection_of_unknown_origin_is_refused_unless_empty(client, embedder):
     def create(name, size=64, distance=models.Distance.COSINE):
         vectors = models.VectorParams(size=size, distance=distance)

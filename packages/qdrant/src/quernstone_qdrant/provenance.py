@@ -66,6 +66,7 @@ class Provenance:
 
     model: str
     revision: str
+    """The digest of the model's files, where the embedder knows it; else its `revision`."""
     dimensions: int
     dtype: str
     namespace: UUID
@@ -87,7 +88,8 @@ class Provenance:
         """What a collection that is made now with `embedder` will have, in the default settings."""
         return cls(
             model=embedder.model,
-            revision=embedder.revision,
+            # a commit of the hub and a copy of its files are one model; only ours has a digest
+            revision=getattr(embedder, "digest", "") or embedder.revision,
             dimensions=embedder.dimensions,
             dtype=embedder.info.dtype,
             namespace=collection_namespace(collection),
