@@ -322,8 +322,10 @@ def test_allow_mismatch_is_recorded(quern, docs, checkpoints):
     (mixed,) = info["provenance"]["mixed"]
     assert mixed["model"] == str(other)
     assert info["points"] == 5
-    refused = quern("load", docs, "-c", "docs", "--model", other)
-    assert refused.exit_code == 1
+    for command in (("load", docs), ("search", "new", "--no-rerank")):
+        arguments = (*command, "-c", "docs", "--model", other)
+        assert quern(*arguments).exit_code == 1
+        assert quern(*arguments, "--allow-mismatch").exit_code == 0
 
 
 def test_collection_info_and_verify(quern, docs):

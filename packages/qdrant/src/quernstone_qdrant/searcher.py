@@ -101,6 +101,7 @@ class QdrantSearcher:
         collection: Must exist, and be made with the same model.
         embedder: Usually a `quernstone.Embedder`.
         reranker: Usually a `quernstone.Reranker`; None leaves the order as it was found.
+        allow_mismatch: Search with another model than the one that made the collection.
 
     Raises:
         CollectionNotFoundError: The error names the collections that exist.
@@ -114,12 +115,17 @@ class QdrantSearcher:
         collection: str,
         embedder: QueryEmbedder,
         reranker: TextReranker | None = None,
+        *,
+        allow_mismatch: bool = False,
     ) -> None:
         self._target = as_target(client, collection)
         self._embedder = embedder
         self._reranker = reranker
         self._provenance = check_provenance(
-            self._target.state(), collection, Provenance.of(embedder, collection)
+            self._target.state(),
+            collection,
+            Provenance.of(embedder, collection),
+            allow_mismatch=allow_mismatch,
         )
         self._settings = self._provenance.settings
         self._layout = layout_of(self._settings.layout)

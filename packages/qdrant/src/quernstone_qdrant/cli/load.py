@@ -37,6 +37,7 @@ from quernstone_qdrant.cli.collections import (
     chosen_preset,
 )
 from quernstone_qdrant.cli.options import (
+    AllowMismatch,
     ApiKey,
     Collection,
     Edge,
@@ -122,12 +123,7 @@ def load(
             show_default=False,
         ),
     ] = None,
-    allow_mismatch: Annotated[
-        bool,
-        typer.Option(
-            "--allow-mismatch", help="Load into a collection of another model, and record that."
-        ),
-    ] = False,
+    allow_mismatch: AllowMismatch = False,
     report_file: Annotated[
         Path | None,
         typer.Option("--report", help="File for the report, in JSON.", show_default=False),

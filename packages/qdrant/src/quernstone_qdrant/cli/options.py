@@ -67,6 +67,10 @@ Grpc = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option("--allow-mismatch", help="Use a collection that another model made."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

@@ -24,10 +24,12 @@ from quernstone.cli.options import (
 )
 from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import (
+    AllowMismatch,
     ApiKey,
     Collection,
     Edge,
     Folder,
+    Grpc,
     Json,
     Url,
     opened,
@@ -49,6 +51,7 @@ def search(
     url: Url = None,
     edge: Edge = None,
     api_key: ApiKey = None,
+    grpc: Grpc = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most hits to show.")] = 10,
     candidates: Annotated[
         int | None,
@@ -77,6 +80,7 @@ def search(
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Put the hits in order with a reranker.")
     ] = True,
+    allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
     model: Annotated[
         str | None,
@@ -153,7 +157,7 @@ def search(
             instruction=instruction,
         )
 
-    with opened(collection, where, url=url, edge=edge, api_key=api_key) as target:
+    with opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target:
         made = Provenance.read(target.state())
         chosen = model or (made.model if made else EMBEDDING_MODEL)
         with open_embedder(
@@ -174,9 +178,15 @@ def search(
                     template=template,
                     **(here if rerank_endpoint is None else there),
                 ) as reranker:
-                    hits = find(QdrantSearcher(target, collection, embedder, reranker))
+                    hits = find(
+                        QdrantSearcher(
+                            target, collection, embedder, reranker, allow_mismatch=allow_mismatch
+                        )
+                    )
             else:
-                hits = find(QdrantSearcher(target, collection, embedder))
+                hits = find(
+                    QdrantSearcher(target, collection, embedder, allow_mismatch=allow_mismatch)
+                )
     if as_json:
         print_json([dataclasses.asdict(hit) for hit in hits])
     else:
