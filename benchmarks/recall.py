@@ -206,6 +206,7 @@ def _plot(rows: list[Row], path: Path) -> None:
         "0.99 of the full vectors", (rows[0].ram, rows[0].recall * 0.99), fontsize=7, ha="right",
         xytext=(0, -9), textcoords="offset points",
     )  # fmt: skip
+    axis.margins(y=0.12)
     axis.set_xscale("log", base=2)
     ticks = [64, 128, 256, 512, 1024]
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
