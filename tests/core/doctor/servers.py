@@ -28,7 +28,9 @@ FAULTS = {
     "ignores instruction": "has a template without the instruction",
     "swapped": "answers P(no)",
 }
-PROMPT = "Instruct: Retrieve semantically similar text\nQuery:"
+PROMPT = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+)
 
 
 @lru_cache(maxsize=4)

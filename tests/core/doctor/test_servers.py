@@ -101,9 +101,15 @@ def test_padding_that_is_pooled(examine):
 
 
 def test_a_default_prompt_hides_what_is_appended_and_the_reference_finds_it(examine):
-    report = examine(fault="default prompt", dialect="tei")
-    assert report["bare documents"].verdict == "skipped"
+    report = examine(fault="default prompt", dialect="tei", reference="tiny")
+    assert report["bare documents"].verdict == report["last token"].verdict == "skipped"
     assert "--default-prompt" in report["bare documents"].fix
+    check(
+        report,
+        "reference",
+        says=["an engine that puts the query prompt in front of every text"],
+        fix="without a default prompt",
+    )
 
 
 @pytest.mark.parametrize(
