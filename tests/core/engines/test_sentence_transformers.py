@@ -247,6 +247,11 @@ def test_options_reach_the_library(minilm):
         ({"trust_remote_code": True}, "code that comes with a model is never run"),
         ({"model_kwargs": [1]}, "`model_kwargs` in `engine_options` is list"),
         ({"model_kwargs": {"torch_dtype": "float16"}}, "may not hold a dtype: use `dtype`"),
+        (
+            {"model_kwargs": {"use_safetensors": False}},
+            "`model_kwargs` .* 'use_safetensors': neither",
+        ),
+        ({"config_kwargs": {"trust_remote_code": True}}, "`config_kwargs` .* 'trust_remote_code'"),
         ({"backend": "onnx"}, "`dtype` is 'float32', but the files of the onnx backend decide it"),
         ({"no_such_option": 1}, "does not take these `engine_options`: .*no_such_option"),
     ],

@@ -204,6 +204,14 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
         if name in options:
             msg = f"`engine_options` may not hold {name!r}: {instead}"
             raise ConfigError(msg)
+    for name, value in options.items():
+        unsafe = {"trust_remote_code", "use_safetensors"} & set(_names(value))
+        if unsafe:
+            msg = (
+                f"`{name}` in `engine_options` may not hold {min(unsafe)!r}: "
+                "neither code nor pickles of a model are ever run"
+            )
+            raise ConfigError(msg)
     given = options.pop("model_kwargs", None) or {}
     if not isinstance(given, Mapping):
         msg = f"`model_kwargs` in `engine_options` is {type(given).__name__}, expected a mapping"
@@ -226,6 +234,10 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
         **options,
     )
     return model.eval()
+
+
+def _names(value: object) -> Iterable[object]:
+    return value.keys() if isinstance(value, Mapping) else ()
 
 
 def _check_labels(model: Any, checkpoint: Checkpoint) -> None:
