@@ -8,6 +8,7 @@ Prints one line of JSON; the exit code is 1 when the collections differ.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import random
@@ -28,7 +29,7 @@ TOLERANCE = 1e-5
 
 
 def records(count):
-    """Short texts, some of which take several chunks."""
+    """Short texts of one chunk each."""
     for n in range(count):
         text = f"Record {n} of the mill: it grinds {n * 7 % 1000} sacks a day."
         yield {"id": f"r{n}", "text": text, "year": 1200 + n % 800}
@@ -145,7 +146,7 @@ def main():
         found[i][0] == payload and np.abs(found[i][1] - vector).max() <= TOLERANCE
         for i, (payload, vector) in wanted.items()
     )
-    {
+    result = {
         "target": arguments.target,
         "kills": killed,
         "points": len(found),
@@ -158,6 +159,7 @@ def main():
         "allowed": IN_FLIGHT * BATCH_SIZE,
         "seconds": round(time.monotonic() - started, 1),
     }
+    sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(0 if same and most_twice <= IN_FLIGHT * BATCH_SIZE else 1)
 
 
