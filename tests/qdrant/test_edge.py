@@ -205,6 +205,15 @@ def test_points_come_back_as_they_were_written(both):
     assert target.count() == 8
 
 
+def test_points_of_another_program_may_have_numbers(target, embedder):
+    import qdrant_edge as edge
+
+    target.create(CollectionSettings(), 64, {})
+    points = [edge.Point(n, {"": [1.0] * 64}, {}) for n in range(9)]
+    target._shard().update(edge.UpdateOperation.upsert_points(points))
+    assert [point.id for point in target.scroll([], batch=2, start="5")] == ["5", "6", "7", "8"]
+
+
 def test_two_stages_put_hits_in_the_order_of_the_full_vectors(target, embedder):
     settings = CollectionSettings(vector="dense", prefix=32, quantization="scalar", on_disk=True)
     QdrantLoader(target, "docs", embedder, preset=settings).load(RECORDS)

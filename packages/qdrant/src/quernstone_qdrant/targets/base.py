@@ -124,6 +124,11 @@ class SearchRequest:
     """Whether the found points' vector of the name `using` is wanted."""
 
 
+def scroll_start(start: str | None) -> int | str | None:
+    """The first id of a scroll as Qdrant wants it: other programs may number their points."""
+    return int(start) if start is not None and start.isdecimal() else start
+
+
 class Target(Protocol):
     """One collection, wherever it is.
 

@@ -26,6 +26,7 @@ from quernstone_qdrant.targets.base import (
     StoredPoint,
     TargetKind,
     VectorState,
+    scroll_start,
 )
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
 from quernstone_qdrant.targets.indexing import (
@@ -204,7 +205,7 @@ class ClientTarget:
         start: str | None = None,
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
-        offset: Any = start
+        offset: Any = scroll_start(start)
         while True:
             with self._failures("reading points"):
                 found, offset = self.client.scroll(

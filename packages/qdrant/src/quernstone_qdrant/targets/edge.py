@@ -41,6 +41,7 @@ from quernstone_qdrant.targets.base import (
     StoredPoint,
     TargetKind,
     VectorState,
+    scroll_start,
 )
 
 try:
@@ -191,7 +192,7 @@ class EdgeTarget:
         start: str | None = None,
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
-        offset: Any = start
+        offset: Any = scroll_start(start)
         condition = edge_filter(where)
         while True:
             with self._failures("reading points"):
