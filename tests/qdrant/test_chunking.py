@@ -71,6 +71,21 @@ def test_markdown_keeps_the_headings_above():
     assert {c.headings for c in Chunker(60, 0).split(Record("k", MARKDOWN))} == {()}
 
 
+def test_headings_end_where_markdown_ends_them():
+    text = "# C#\n\none\n\n# Closed ##\n\ntwo\n\n#\n\n#hash\n\n# F# and C# \n\nthree"
+    chunks = list(Chunker(12, 0).split(Record("k", text, format="markdown")))
+    above = {sign: c.headings for c in chunks for sign in ("one", "two", "three") if sign in c.text}
+    assert above == {"one": ("C#",), "two": ("Closed",), "three": ("F# and C#",)}
+
+
+@pytest.mark.parametrize("line", ["# a" + " " * 200_000 + "b", "# " + "#" * 200_000 + "b"])
+def test_a_heading_without_end_takes_no_time(line):
+    started = time.process_time()
+    (chunk,) = Chunker(300_000, 0).split(Record("k", f"{line}\n\ntext", format="markdown"))
+    assert time.process_time() - started < 10  # it was a quarter of an hour
+    assert chunk.headings[0][-1] == "b"
+
+
 @pytest.mark.parametrize("unit", ["a", "word ", "line\n", "é\u0301"])
 def test_two_megabytes_without_a_paragraph_take_seconds_and_lose_nothing(unit):
     text = unit * (2_000_000 // len(unit))

@@ -16,7 +16,7 @@ from quernstone_qdrant.records import Record, TextFormat
 # windows of 64 Ki characters keep it linear and are far longer than any chunk.
 _WINDOW = 65_536
 _BREAKS = ("\n\n", "\n", " ")
-_HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t#]*$|^ {0,3}(```|~~~)", re.MULTILINE)
+_HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(\S.*)$|^ {0,3}(```|~~~)", re.MULTILINE)
 _Span: TypeAlias = "tuple[int, str]"
 
 
@@ -114,7 +114,14 @@ def _headings(text: str) -> Iterator[tuple[int, int, str]]:
         if match[3]:
             fence = match[3] if fence is None else None if fence == match[3] else fence
         elif fence is None:
-            yield match.start(), len(match[1]), match[2]
+            yield match.start(), len(match[1]), _title(match[2])
+
+
+def _title(text: str) -> str:
+    """A heading without the `#`s that may close it, which a space comes before: `C#` has none."""
+    text = text.rstrip()
+    bare = text.rstrip("#")
+    return bare.rstrip() if bare[-1:].isspace() else text
 
 
 class _Outline:
