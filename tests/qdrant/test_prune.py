@@ -132,6 +132,15 @@ def test_prune_without_loading(client, embedder):
         prune_missing(target, [], **options)
 
 
+def test_numbered_points_of_another_program_do_not_hide_what_is_gone(client, embedder):
+    loader = QdrantLoader(client, "docs", embedder)
+    loader.load([{"id": "a", "text": "a"}, {"id": "b", "text": "b"}])
+    foreign = [models.PointStruct(id=n, vector=[1.0] * 64, payload={}) for n in range(1500)]
+    client.upsert("docs", foreign)
+    assert loader.load([{"id": "a", "text": "a"}], prune=True).pruned == 1
+    assert client.count("docs").count == 1501
+
+
 def test_hashes_that_do_not_fit_into_memory(monkeypatch):
     monkeypatch.setattr("quernstone_qdrant.seen._MEMORY", 10_000)
     inside = [uuid.uuid5(uuid.NAMESPACE_DNS, str(n)).bytes for n in range(5000)]

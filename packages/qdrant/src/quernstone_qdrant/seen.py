@@ -8,7 +8,6 @@ a point on disk, and one pass over the ids that are stored.
 from __future__ import annotations
 
 import tempfile
-from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
 
@@ -20,8 +19,6 @@ _KEY = np.dtype("S16")
 _BUCKETS = 256
 _MEMORY = 32 << 20
 """Bytes that are kept before they go to files: two million hashes."""
-_OPEN_BUCKETS = 4
-"""Qdrant scrolls in the order of ids, so one bucket is asked for at a time."""
 
 
 class SeenHashes:
@@ -34,7 +31,7 @@ class SeenHashes:
         self._buffers = [bytearray() for _ in range(_BUCKETS)]
         self._buffered = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._sorted: OrderedDict[int, npt.NDArray[np.bytes_]] = OrderedDict()
+        self._sorted: dict[int, npt.NDArray[np.bytes_]] = {}
 
     def add(self, digest: bytes) -> None:
         """Add one hash. Not after the first question."""
@@ -55,9 +52,10 @@ class SeenHashes:
             path = self._path(number)
             spilled = path.read_bytes() if path is not None and path.exists() else b""
             known = np.sort(np.frombuffer(spilled + bytes(self._buffers[number]), dtype=_KEY))
+            if path is not None and spilled:  # the system decides how much of it is in memory
+                known.tofile(path)
+                known = np.memmap(path, dtype=_KEY, mode="r")
             self._sorted[number] = known
-            if len(self._sorted) > _OPEN_BUCKETS:
-                self._sorted.popitem(last=False)
         return known
 
     def _spill(self) -> None:
@@ -83,5 +81,6 @@ class SeenHashes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._sorted.clear()
         if self._folder is not None:
             self._folder.cleanup()
