@@ -46,8 +46,8 @@ def test_presets_pass(client, embedder, preset):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"page_content": "another text"}, "its text or metadata is not what was loaded"),
-        ({"metadata": {"n": 8}}, "its text or metadata is not what was loaded"),
+        ({"page_content": "another text"}, "its text, metadata or source is not what was loaded"),
+        ({"metadata": {"n": 8}}, "its text, metadata or source is not what was loaded"),
         ({"n": -1}, "`n` was changed"),
         ({"doc_id": "d999"}, "`doc_id` was changed"),
         ({"quernstone": {"key": "d1"}}, "its field `quernstone` is damaged"),

@@ -30,7 +30,7 @@ class Point:
     text: str
     """What is embedded."""
     content_hash: str
-    """Differs when the text, the metadata or the payload's shape do."""
+    """Differs when the text, the metadata, the source or the payload's shape do."""
     chunk: Chunk
     metadata: dict[str, JsonValue]
     layout: Layout
@@ -74,11 +74,13 @@ def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Lay
     metadata.setdefault("chunk", chunk.number)
     if chunk.headings:
         metadata.setdefault("headings", list(chunk.headings))
-    key, number = chunk.record.key, chunk.number
+    key, number, source = chunk.record.key, chunk.number, chunk.record.source
     return Point(
         id=point_id(namespace, key, number),
         text=chunk.text,
-        content_hash=content_hash(layout, fingerprint, key, number, chunk.text, metadata),
+        content_hash=content_hash(
+            layout, fingerprint, key, number, chunk.text, metadata, source
+        ),
         chunk=chunk,
         metadata=metadata,
         layout=layout,
@@ -92,12 +94,15 @@ def content_hash(
     number: int,
     text: str,
     metadata: Mapping[str, JsonValue],
+    source: str,
 ) -> str:
-    """Hash everything that a point is made of; see `make_point`."""
+    """Hash everything that a point is made of; see `make_point`.
+
+    Of that is the source: a document that another source has now must not be pruned with the old.
+    """
     shape = f"{layout.name}/{layout.version}"
-    content = orjson.dumps(
-        [shape, fingerprint, key, number, text, metadata], option=orjson.OPT_SORT_KEYS
-    )
+    parts = [shape, fingerprint, key, number, text, metadata, *([source] if source else [])]
+    content = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]
 
 

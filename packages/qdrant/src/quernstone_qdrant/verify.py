@@ -155,10 +155,16 @@ class _Check:
             self.fail(f"{name}: its id is not that of its record and chunk")
         content = self._layout.read(point.payload)
         hashed = content_hash(
-            self._layout, self._made.fingerprint, key, number, content.text, content.metadata
+            self._layout,
+            self._made.fingerprint,
+            key,
+            number,
+            content.text,
+            content.metadata,
+            str(own.get("source", "")),
         )
         if hashed != own.get("hash"):
-            self.fail(f"{name}: its text or metadata is not what was loaded")
+            self.fail(f"{name}: its text, metadata or source is not what was loaded")
         else:
             self._copies(name, point, own, content.text, content.metadata)
         return True
