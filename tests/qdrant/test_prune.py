@@ -71,6 +71,17 @@ def test_only_points_of_the_named_source_are_pruned(client, embedder):
     assert texts(client) == {"b one", "foreign"}
 
 
+def test_a_document_that_moved_is_of_its_new_source(client, embedder):
+    loader = QdrantLoader(client, "docs", embedder)
+    moved, stays = {"id": "m", "text": "moved"}, {"id": "s", "text": "stays"}
+    loader.load([moved, stays], source="a")
+    assert loader.load([moved], source="b").embedded == 1
+    assert loader.load([moved], source="b").skipped == 1
+    assert loader.load([stays], source="a", prune=True).pruned == 0
+    assert loader.load([stays], source="b", prune=True).pruned == 1
+    assert texts(client) == {"stays"}
+
+
 def test_folders_are_sources(client, embedder, tmp_path):
     for folder in ("handbook", "wiki"):
         (tmp_path / folder).mkdir()
@@ -130,6 +141,10 @@ def test_prune_without_loading(client, embedder):
         prune_missing(target, [*keep, SourceError("x", "gone")], **options)
     with pytest.raises(ConfigError, match="there is no document"):
         prune_missing(target, [], **options)
+    other_keys = [Record(f"rows.jsonl#{n}", "", source="a") for n in range(4)]
+    with pytest.raises(ConfigError, match="not one of the first 4 documents .*`id_field`"):
+        prune_missing(target, other_keys, every_source=True, dry_run=False)
+    assert client.count("docs").count == 12
 
 
 def test_numbered_points_of_another_program_do_not_hide_what_is_gone(client, embedder):

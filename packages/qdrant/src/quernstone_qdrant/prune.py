@@ -95,7 +95,8 @@ def prune_missing(
 
     Raises:
         SourceError: Something cannot be read; nothing is deleted then.
-        ConfigError: There is no record: a folder that is not mounted is not an order to delete.
+        ConfigError: There is no record, or none that was loaded: a folder that is not mounted is
+            not an order to delete, and neither are keys that were made otherwise for the load.
         CollectionError: No loader made the collection.
         TargetError: It cannot be read or written.
     """
@@ -103,15 +104,23 @@ def prune_missing(
     if made is None:
         raise CollectionError(target.collection, "nothing is recorded about what made it")
     sources: set[str] = set()
+    first: list[str] = []
     with SeenHashes() as seen:
         for record in records:
             if isinstance(record, SourceError):
                 raise record
             sources.add(record.source)
             seen.add(key_digest("", record.key))
+            if len(first) < _AT_ONCE:
+                first.append(point_id(made.namespace, record.key, 0))
         if not sources:
             raise ConfigError("there is no document in these paths; nothing was deleted")
         store = PointStore(target, made.settings, Retry(_PATIENCE))
+        if not store.payloads(first):
+            raise ConfigError(
+                f"not one of the first {len(first)} documents in these paths is in the collection; "
+                "load them first, or name `id_field` (`--id-field`) and the paths as the load did"
+            )
         scope = None if every_source else sources
         deleted = 0
         for ids in gone(store, seen, scope, made.namespace, key_digest):
