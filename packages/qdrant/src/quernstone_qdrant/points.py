@@ -78,9 +78,7 @@ def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Lay
     return Point(
         id=point_id(namespace, key, number),
         text=chunk.text,
-        content_hash=content_hash(
-            layout, fingerprint, key, number, chunk.text, metadata, source
-        ),
+        content_hash=content_hash(layout, fingerprint, key, number, chunk.text, metadata, source),
         chunk=chunk,
         metadata=metadata,
         layout=layout,
