@@ -314,6 +314,11 @@ def test_report_and_dead_letters(quern, docs, tmp_path):
     assert report["provenance"]["prompts"]["query"].startswith("Instruct: ")
     (letter,) = letters.read_text().splitlines()
     assert "no text column" in letter
+    for command in (("load", "--prune"), ("load", "--prune-all"), ("collection", "prune")):
+        pruned = quern(*command, letters, "-c", "docs")
+        assert pruned.exit_code == 2
+        assert "holds only what a load left out" in pruned.stderr
+    assert len(texts()) == 4
 
 
 def test_allow_mismatch_is_recorded(quern, docs, checkpoints):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from quernstone.errors import QuernstoneError
+from quernstone.errors import ConfigError, QuernstoneError
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.json_values import to_json
 from quernstone_qdrant.records import Record
@@ -67,6 +67,23 @@ class DeadLetters:
     ) -> None:
         self._file.close()
         self._part.replace(self._path)
+
+
+def refuse_to_prune_by(paths: Iterable[Path]) -> None:
+    """Raise a `ConfigError` for a file of dead letters.
+
+    Its records name the source that they came from, and the others of that source would be deleted.
+    """
+    for path in paths:
+        if not path.is_file():  # what is read of a pipe is gone
+            continue
+        with path.open("rb") as lines:
+            found = lines.readline(len(MARK) + 2).startswith(b'{"' + MARK.encode())
+        if found:
+            raise ConfigError(
+                f"{str(path)!r} holds only what a load left out, so nothing can be pruned by it; "
+                "load it, and prune by the folders and files that were loaded"
+            )
 
 
 def read_dead_letter(line: Mapping[str, Any], path: str, row: int) -> Record | SourceError:

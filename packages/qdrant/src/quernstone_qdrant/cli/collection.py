@@ -190,9 +190,11 @@ def prune(
 
     Points from other folders stay, and so do points that no load wrote. Needs no model.
     """
+    from quernstone_qdrant.deadletter import refuse_to_prune_by
     from quernstone_qdrant.prune import prune_missing
     from quernstone_qdrant.sources import read_paths
 
+    refuse_to_prune_by(paths)
     where = _existing(path, url, edge)
     with opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target:
         records = read_paths(paths, text_field=text_field, id_field=id_field)

@@ -152,10 +152,13 @@ def load(
     second run adds nothing and a run after a crash goes on where the first one stopped. So it does
     after Ctrl-C, which ends a load in order.
     """
+    from quernstone_qdrant.deadletter import refuse_to_prune_by
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import count_records, read_paths
 
     where = target_name(path, url, edge)
+    if prune or prune_all:
+        refuse_to_prune_by(paths)
     with (
         opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target,
         open_embedder(
