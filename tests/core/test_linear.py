@@ -1,5 +1,8 @@
 """Products with weights: packed for the CPU, and as torch itself computes them."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,3 +56,38 @@ def test_weights_are_packed_where_onednn_is():
         "AMD64",
     )
     assert Linear(weight)._packed == expected
+
+
+_GROWTH = """
+import random, resource
+from quernstone import Embedder
+
+words = "the of and quick brown fox jumps over a lazy dog".split()
+words = random.Random(0).choices(words, k=99_999)
+starts = random.Random(1)
+
+def texts(count):
+    for _ in range(count):
+        start = starts.randrange(90_000)
+        yield " ".join(words[start : start + starts.randrange(2, 40)])
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+embedder = Embedder("tiny", dtype="bfloat16")
+for _ in embedder.stream(texts(4_000)):
+    pass
+before = peak()
+for _ in embedder.stream(texts(12_000)):
+    pass
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_shapes_of_batches():
+    """Kernels are kept for few shapes: with torch's own limits this grows by hundreds of MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _GROWTH], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 220

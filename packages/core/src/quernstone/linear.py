@@ -7,6 +7,7 @@ part of that in every call. Against it, in bfloat16 on two cores with AVX512-BF1
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
@@ -14,6 +15,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 _PACKED_DTYPES = (torch.bfloat16, torch.float32)
+
+# oneDNN, and torch above it, keep what they compiled for 1,024 shapes of operands each. Packed
+# batches hardly ever have a shape twice: a process grew by a gigabyte over 50,000 short texts. The
+# layers of one model share their shapes, so with 128 nothing takes longer.
+_KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+for _name in _KERNEL_CACHES:
+    os.environ.setdefault(_name, "128")
 
 
 class Linear:
