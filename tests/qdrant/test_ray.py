@@ -156,3 +156,15 @@ def test_a_second_load_goes_on_and_an_error_reaches_the_driver(tmp_path, expecte
         assert_same_points(stub, expected)
         assert stopped["error"] == "RecordError"
         assert "'bad'" in stopped["message"]
+
+
+@pytest.mark.slow
+def test_what_the_server_refuses_a_worker_is_raised_by_the_driver(tmp_path):
+    with running_stub() as stub:
+        stub.chaos = lambda method, path: (
+            "403" if method == "PUT" and path.endswith("/points") else None
+        )
+        [refused] = Ray(stub, tmp_path, records(50)).results()
+        assert refused["error"] == "WriteError"
+        assert "status 403" in refused["message"]
+        assert stub.collections["docs"].points == {}

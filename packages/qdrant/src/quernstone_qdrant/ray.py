@@ -170,7 +170,7 @@ class RayLoader:
                 others, so a second document of a key is not noticed, and overwrites the first.
 
         Returns:
-            The figures of this call.
+            The figures of this call, without `retries`: the workers do not tell of them.
 
         Raises:
             RecordError: A row cannot be loaded, and `skip_errors` is off.
@@ -189,7 +189,9 @@ class RayLoader:
             target = as_target(self._connect(), self._collection)
             with target.deferred_index(self._defer_index):
                 for row in self._stages(dataset, plan).iter_rows():
-                    done: _Done = pickle.loads(row[_COLUMN])
+                    done = pickle.loads(row[_COLUMN])
+                    if isinstance(done, QuernstoneError):
+                        raise done
                     report = done.added_to(report, time.monotonic() - started)
                     self._tell(done, report)
             if self._index_timeout is not None:
@@ -294,8 +296,23 @@ def _prepare(
     return provenance, most_points
 
 
+def _carrying(work: Callable[[], object]) -> pa.Table:
+    """The result of a stage, or the error that ended it, which the driver raises.
+
+    Ray Data wraps what a stage raises in an error of its own, and the original is lost on the way.
+    """
+    try:
+        return _packed(work())
+    except QuernstoneError as error:
+        return _packed(error)
+
+
 def _read(rows: pa.Table, plan: _Plan) -> pa.Table:
     """Split a group of documents, and look up what is stored of them."""
+    return _carrying(lambda: _looked_up(rows, plan))
+
+
+def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
     made = plan.provenance
     layout = layout_of(made.settings.layout)
     reader = BatchReader(
@@ -307,7 +324,7 @@ def _read(rows: pa.Table, plan: _Plan) -> pa.Table:
     batches = list(reader.batches(rows.to_pylist()))
     for batch in batches:
         look_up(batch, _store(plan), made.namespace)
-    return _packed([_lightened(batch) for batch in batches])
+    return [_lightened(batch) for batch in batches]
 
 
 class _Embed:
@@ -317,18 +334,23 @@ class _Embed:
         self._embedder = plan.open_embedder()
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        batches = _unpacked(row)
+        return _carrying(lambda: self._embedded(_unpacked(row)))
+
+    def _embedded(self, batches: list[Batch]) -> list[Batch]:
         for batch in batches:
             embed(batch, self._embedder, skip_errors=True)
-        return _packed(batches)
+        return batches
 
 
 def _write(row: pa.Table, plan: _Plan) -> pa.Table:
     """Store a group of documents, each from its first chunk to its last."""
-    batches = _unpacked(row)
+    return _carrying(lambda: _written(_unpacked(row), plan))
+
+
+def _written(batches: list[Batch], plan: _Plan) -> _Done:
     for batch in batches:
         write(batch, _store(plan))
-    return _packed(_Done.of(batches))
+    return _Done.of(batches)
 
 
 def _store(plan: _Plan) -> PointStore:
@@ -362,8 +384,11 @@ def _packed(value: object) -> pa.Table:
 
 
 def _unpacked(row: pa.Table) -> list[Batch]:
-    batches: list[Batch] = pickle.loads(row[_COLUMN][0].as_py())
-    return batches
+    """Raises the error that an earlier stage hands on in the place of batches."""
+    value: list[Batch] | QuernstoneError = pickle.loads(row[_COLUMN][0].as_py())
+    if isinstance(value, QuernstoneError):
+        raise value
+    return value
 
 
 @contextmanager
