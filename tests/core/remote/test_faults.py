@@ -46,7 +46,7 @@ def is_right(rows, texts=TEXTS):
 )
 def test_a_passing_fault_is_tried_again(fault, serve, connect):
     stub = serve()
-    backend = connect(stub, timeout=0.4)
+    backend = connect(stub, timeout=0.4 if fault.wait or fault.drip else 5)
     stub.fail_next(fault, fault)
     assert is_right(submit(backend).result(10))
     assert len(stub.received) == 4  # the probe, two failures, the success
@@ -68,7 +68,7 @@ def test_a_passing_fault_is_tried_again(fault, serve, connect):
 )
 def test_a_lasting_fault_is_one_error_after_all_attempts(fault, message, serve, connect):
     stub = serve()
-    backend = connect(stub, timeout=0.3, max_retries=2)
+    backend = connect(stub, timeout=0.3 if fault.wait or fault.drip else 5, max_retries=2)
     stub.rule = lambda path, body: fault
     with pytest.raises(RemoteUnavailableError, match=message) as caught:
         submit(backend).result(10)
@@ -116,7 +116,7 @@ def test_retry_after_is_read_as_seconds_and_as_a_date(header, least, most):
     assert least <= transport._asked_wait(response) <= most
 
 
-@pytest.mark.parametrize("header", ["", "soon", "nan-ish, 99"])
+@pytest.mark.parametrize("header", ["", "soon", "nan", "nan-ish, 99"])
 def test_a_retry_after_that_says_nothing_is_none(header):
     response = transport.httpx.Response(429, headers={"Retry-After": header})
     assert transport._asked_wait(response) is None
@@ -133,10 +133,9 @@ def test_a_wait_beyond_the_deadline_is_not_waited(serve, connect):
     stub = serve()
     backend = connect(stub, deadline=5)
     stub.fail_next(Fault(503, {"Retry-After": "30"}))
-    start = time.monotonic()
     with pytest.raises(RemoteUnavailableError, match=r"to wait 30.0 s more would break the dead"):
-        submit(backend).result(10)
-    assert time.monotonic() - start < 5
+        submit(backend).result(20)  # less than the server asks to wait
+    assert len(stub.received) == 2  # the probe, one attempt
 
 
 def test_the_deadline_ends_the_attempts(serve, connect):

@@ -57,6 +57,8 @@ def test_a_mapping_becomes_options():
         ({"endpoint": "localhost:8000"}, "not the address of a server"),
         ({"endpoint": "http://h:99999"}, "not the address of a server"),
         ({"endpoint": "http://"}, "not the address of a server"),
+        ({"endpoint": "http://gpu box"}, "not the address of a server"),
+        ({"endpoint": "http://gpu\x00box"}, "not the address of a server"),
         ({"endpoint": "http://h/?key=1"}, "has a part behind"),
         ({"endpoint": "http://h", "dialect": "grpc"}, "unknown dialect 'grpc'; use openai, vllm"),
         ({"endpoint": "http://h", "template": "both"}, "unknown template 'both'; use client, ser"),

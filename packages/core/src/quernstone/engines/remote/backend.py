@@ -85,9 +85,11 @@ class RemoteBackend:
         self._lengths: Lengths | None = None
         self.width = 1 if config.task == "rerank" else 0
         self._transport = Transport(options, find_key(options))
+        connecting = self._transport.start(self._connect())
         try:
-            facts = self._transport.start(self._connect()).result()
-        except BaseException:
+            facts = connecting.result()
+        except BaseException:  # also Ctrl-C, after which nobody waits for the server
+            connecting.cancel()
             self._transport.close()
             raise
         self.info = EngineInfo(

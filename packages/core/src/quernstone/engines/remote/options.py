@@ -124,7 +124,8 @@ def _split(endpoint: object) -> SplitResult:
         raise ConfigError(f"`endpoint` is {type(endpoint).__name__}, expected an address")
     try:
         parts = urlsplit(endpoint)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = known and endpoint.isprintable() and " " not in endpoint
     except ValueError:
         usable = False
     if not usable:

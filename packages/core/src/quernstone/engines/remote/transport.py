@@ -14,6 +14,7 @@ import asyncio
 import base64
 import json
 import logging
+import math
 import random
 import ssl
 import threading
@@ -67,7 +68,7 @@ class Transport:
             api_key: Sent as a bearer token, if it is not empty.
         """
         self._options = options
-        self._api_key = api_key
+        self._authorization, self._secrets = _credentials(options, api_key)
         self._closing = False
         self._lock = threading.Lock()
         ready: Future[asyncio.AbstractEventLoop] = Future()
@@ -153,11 +154,8 @@ class Transport:
             "User-Agent": f"quernstone/{version('quernstone')}",
             "Content-Type": "application/json",
         }
-        if options.basic_auth:
-            pair = base64.b64encode(options.basic_auth.get_secret_value().encode()).decode()
-            headers["Authorization"] = f"Basic {pair}"
-        elif self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
+        if self._authorization:
+            headers["Authorization"] = self._authorization
         pool = options.max_concurrency
         return httpx.AsyncClient(
             headers=headers,
@@ -209,8 +207,9 @@ class Transport:
         if response.is_success:
             return self._json(response)
         status = response.status_code
-        reason = f"answered {status} {response.reason_phrase}: {_message(response)}"
-        reason = self._clean(reason.rstrip(": "))
+        # cleaned before it is cut: half of a key is too much
+        message = " ".join(self._clean(_message(response)).split())[:_MESSAGE_CHARS]
+        reason = f"answered {status} {self._clean(response.reason_phrase)}: {message}".rstrip(": ")
         if status in _AGAIN:
             raise _TryAgainError(reason, status, _asked_wait(response))
         if status in (401, 403):
@@ -229,19 +228,25 @@ class Transport:
         try:
             return json.loads(response.content)  # which reads the NaN of Python's own servers
         except ValueError as error:
-            start = self._clean(response.text[:80])
+            start = self._clean(response.text)[:80]
             reason = f"answered what is not JSON, or only its beginning: {start!r}"
             raise _TryAgainError(reason, response.status_code) from error
 
     def _clean(self, text: str) -> str:
         """Remove credentials that the server or a library repeats."""
-        secrets = [self._api_key]
-        if self._options.basic_auth:
-            user, _, password = self._options.basic_auth.get_secret_value().partition(":")
-            secrets += [user, password]
-        for secret in filter(None, secrets):
+        for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _credentials(options: RemoteOptions, api_key: str) -> tuple[str, list[str]]:
+    """The header that identifies us, and what of it must never be shown."""
+    if not options.basic_auth:
+        return (f"Bearer {api_key}", [api_key]) if api_key else ("", [])
+    pair = options.basic_auth.get_secret_value()
+    encoded = base64.b64encode(pair.encode()).decode()
+    user, _, password = pair.partition(":")
+    return f"Basic {encoded}", [secret for secret in (encoded, user, password) if secret]
 
 
 @lru_cache(maxsize=1)
@@ -271,6 +276,8 @@ def _asked_wait(response: httpx.Response) -> float | None:
         if date.tzinfo is None:
             date = date.replace(tzinfo=timezone.utc)
         seconds = (date - datetime.now(timezone.utc)).total_seconds()
+    if math.isnan(seconds):
+        return None
     return min(max(seconds, 0.0), _LONGEST_ASKED_WAIT)
 
 
@@ -285,5 +292,4 @@ def _message(response: httpx.Response) -> str:
             found = found[name]
     if isinstance(found, list) and all(isinstance(each, dict) and "msg" in each for each in found):
         found = "; ".join(str(each["msg"]) for each in found)  # FastAPI, without the input itself
-    text = found if isinstance(found, str) else orjson.dumps(found).decode()
-    return " ".join(text.split())[:_MESSAGE_CHARS]
+    return found if isinstance(found, str) else orjson.dumps(found).decode()
