@@ -159,6 +159,30 @@ def test_an_engine_that_breaks_tells_its_callers_and_goes_on(started):
     assert work.submit(sequences((1, 1))).result(5).tolist() == [[1, 1]]
 
 
+def test_an_engine_that_gives_too_few_rows_is_told(started, monkeypatch):
+    work, engine = started()
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "run", lambda batch: np.zeros((1, 2), np.float32))
+        with pytest.raises(EngineError, match=r"shape \(1, 2\) for 3 inputs, expected \(3, 2\)"):
+            work.submit(sequences((1, 1), (2, 1), (3, 1))).result(5)
+    assert work.submit(sequences((4, 1))).result(5).tolist() == [[4, 1]]
+
+
+def test_nobody_waits_for_a_thread_that_has_ended(started):
+    work, engine = started()
+
+    def leave(batch):
+        raise SystemExit(3)
+
+    engine.run = leave
+    with pytest.raises(EngineError, match="the test engine failed: SystemExit: 3"):
+        work.submit(sequences((1, 1))).result(5)
+    with pytest.raises(ClosedError):
+        work.submit(sequences((2, 1)))
+    work.close()
+    assert engine.closed
+
+
 def test_an_input_that_the_engine_refuses_is_named_and_others_survive(started):
     work, engine = started(budget=1000)
     engine.gate.clear()

@@ -118,8 +118,20 @@ class Worker:
             while self._collect(waiting):
                 self._run_next(engine, waiting)
                 waiting[:] = [job for job in waiting if job.left and not job.future.done()]
+        except BaseException as error:  # noqa: BLE001 - the callers get it: nobody may wait for ever
+            self._give_up(waiting, _engine_error(error, engine.info.engine))
         finally:
             engine.close()
+
+    def _give_up(self, waiting: list[Job], error: QuernstoneError) -> None:
+        """Tell all callers that the thread ends, and take no more of them."""
+        with self._changed:
+            self._closing = True
+            jobs = [*waiting, *self._arrived]
+            self._arrived.clear()
+        for job in jobs:
+            if not job.future.done():
+                job.fail(error)
 
     def _collect(self, waiting: list[Job]) -> bool:
         """Add the jobs that arrived, waiting for one if there is nothing to do."""
@@ -147,6 +159,12 @@ class Worker:
             return
         try:
             rows = engine.run([job.sequences[place] for job, place in items])
+            if rows.shape != (len(items), engine.width):
+                msg = (
+                    f"the {engine.info.engine} engine gave an array of shape {rows.shape} for "
+                    f"{len(items)} inputs, expected ({len(items)}, {engine.width})"
+                )
+                raise EngineError(msg)
             rows = self._recompute_non_finite(engine, items, rows)
         except EngineMemoryError as error:
             if len(items) == 1:
@@ -199,7 +217,7 @@ class Worker:
         return rows
 
 
-def _engine_error(error: Exception, engine: str) -> QuernstoneError:
+def _engine_error(error: BaseException, engine: str) -> QuernstoneError:
     """Libraries raise anything; callers get one type, with the origin as its cause."""
     if isinstance(error, QuernstoneError):
         return error
