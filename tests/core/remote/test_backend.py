@@ -195,6 +195,20 @@ def test_an_async_caller_that_stops_waiting_cancels_its_requests(serve):
         assert embedder.embed_documents(["b"]) == pytest.approx(unit("b")[None], abs=1e-6)
 
 
+def test_a_long_list_whose_caller_stops_waiting_is_not_sent_to_its_end(serve):
+    stub = serve()
+    one_by_one = options(stub, max_inputs=1, max_concurrency=1)
+    with Embedder(MODEL, engine="remote", engine_options=one_by_one) as embedder:
+        stub.rule = lambda path, body: Fault(wait=0.1)
+
+        async def run():
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(embedder.aembed_documents(["a"] * 100), 0.3)
+
+        asyncio.run(run())
+    assert len(stub.received) < 50
+
+
 def test_a_reranker_ranks_by_what_the_server_scores(serve):
     stub = serve("vllm")
     documents = [f"document {n}" for n in range(30)]

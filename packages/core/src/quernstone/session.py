@@ -175,10 +175,7 @@ class Session:
         self, inputs: Sequence[T], encode: Encode[T], *, progress: str = ""
     ) -> Float32Array:
         """Compute all inputs. Shape: (len(inputs), width)."""
-        windows = list(self.run(inputs, encode, progress=progress))
-        if not windows:
-            return np.empty((0, self.width), dtype=np.float32)
-        return windows[0] if len(windows) == 1 else np.concatenate(windows)
+        return self._joined(list(self.run(inputs, encode, progress=progress)))
 
     async def arun(
         self, inputs: Iterable[T] | AsyncIterable[T], encode: Encode[T]
@@ -199,10 +196,16 @@ class Session:
     async def arun_all(self, inputs: Sequence[T], encode: Encode[T]) -> Float32Array:
         """Like `run_all`, without blocking the event loop."""
         if not inputs:
-            return np.empty((0, self.width), dtype=np.float32)
+            return self._joined([])
         if len(inputs) <= _INLINE_INPUTS and sum(map(_chars, inputs)) <= _INLINE_CHARS:
             return await asyncio.wrap_future(self._submit(inputs, 0, encode))
-        return await asyncio.to_thread(self.run_all, inputs, encode)
+        # not `run_all` in a thread, which would go on when the caller has stopped waiting
+        return self._joined([rows async for rows in self.arun(inputs, encode)])
+
+    def _joined(self, windows: Sequence[Float32Array]) -> Float32Array:
+        if not windows:
+            return np.empty((0, self.width), dtype=np.float32)
+        return windows[0] if len(windows) == 1 else np.concatenate(windows)
 
     def _submit(self, window: Sequence[T], offset: int, encode: Encode[T]) -> Future[Float32Array]:
         if not self._release.alive:
@@ -304,7 +307,7 @@ class ModelUser:
 
     @property
     def usage(self) -> Usage:
-        """Inputs, tokens and cut inputs so far."""
+        """Inputs, tokens and cut inputs so far; `Usage` says what some engines cannot count."""
         return self._session.usage_so_far()
 
     def close(self) -> None:
