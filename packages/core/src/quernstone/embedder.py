@@ -55,7 +55,8 @@ class Embedder(ModelUser):
             dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
             dimensions: Length of the vectors, 32 to the model's hidden size. None: uncut.
             instruction: What queries are for; documents never get one. None: the model's own.
-                An empty string embeds queries bare.
+                An empty string embeds queries bare, or with the prompt of a model that brings its
+                own.
             max_length: Tokens per text, frame included; at most what the model was made for.
             truncate: Cut longer texts and count them in `usage`; False makes them an error.
             max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
@@ -100,7 +101,11 @@ class Embedder(ModelUser):
         return self._session.fingerprint(dimensions=self._dimensions, instruction=self._instruction)
 
     def format_query(self, text: str, instruction: str | None = None) -> str:
-        """The exact text that a query becomes, without the final `<|endoftext|>`."""
+        """The exact text that a query becomes, without the final `<|endoftext|>`.
+
+        Without an instruction a model that is no Qwen3 puts its own prompt in front, which is not
+        shown.
+        """
         return query_frame(self._instruction if instruction is None else instruction) + text
 
     def embed_documents(self, texts: Sequence[str], *, progress: bool = False) -> Float32Array:
@@ -171,7 +176,10 @@ class Embedder(ModelUser):
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str]
     ) -> AsyncIterator[Float32Array]:
-        """Like `stream`, without blocking the event loop; takes asynchronous iterators, too."""
+        """Like `stream`, without blocking the event loop; takes asynchronous iterators, too.
+
+        A plain iterable is read on the event loop, so it should not wait for anything.
+        """
         async for rows in self._session.arun(texts, self._encode_documents):
             for vector in self._finish(rows):
                 yield vector

@@ -122,7 +122,7 @@ class Reranker(ModelUser):
         return self._session.fingerprint(template=self._template, instruction=self._instruction)
 
     def format_pair(self, query: str, document: str, instruction: str | None = None) -> str:
-        """The exact text that a pair becomes."""
+        """The exact text that a pair becomes; cross-encoders that are no Qwen3 render their own."""
         chosen = self._instruction if instruction is None else instruction
         return render_pair(query, document, chosen, self._template)
 
