@@ -24,6 +24,8 @@ from quernstone_qdrant.pipeline import IN_FLIGHT
 
 BATCH_SIZE = 32
 COLLECTION = "docs"
+PAUSE = 0.02
+"""Seconds before each call of the embedder: on a fast machine, too, no run gets far."""
 TOLERANCE = 1e-5
 """The same text has slightly other vectors in another batch: sums are rounded in another order."""
 
@@ -59,6 +61,7 @@ def load(kind, folder, count, log, begun, done):
         def embed_documents(self, texts, **options):
             lines = "".join(f"{text}\n" for text in texts).encode()
             os.write(out, lines)  # one write, before it is done: a kill loses no line
+            time.sleep(PAUSE)
             return super().embed_documents(texts, **options)
 
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -119,10 +122,10 @@ def main():
         while killed < arguments.kills:
             process, done, log = start("killed", killed)
             # some way into its part of the work, and then at any moment
-            enough = dice.uniform(0, 2.5 * share)
+            enough = dice.uniform(0, 2.2 * share)
             while process.exitcode is None and (not log.exists() or log.stat().st_size < enough):
                 time.sleep(0.002)
-            process.join(dice.uniform(0, 0.1))
+            process.join(dice.uniform(0, PAUSE))
             if process.exitcode is not None:
                 sys.exit(f"all was loaded after {killed} kills: load more records")
             process.kill()
