@@ -12,7 +12,11 @@ from langchain_core.stores import InMemoryByteStore
 from pydantic import ValidationError
 
 import quernstone.session
-from langchain_quernstone import QuernstoneEmbeddings
+from langchain_quernstone import (
+    QuernstoneCrossEncoder,
+    QuernstoneEmbeddings,
+    QuernstoneReranker,
+)
 from quernstone import Embedder, InputError, ModelLoadError, RemoteOptions
 
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
@@ -169,11 +173,30 @@ def test_engine_options_reach_the_engine_and_are_not_shown():
     assert "eager" not in repr(embeddings)
 
 
-def test_a_key_is_pickled_and_not_shown():
-    options = RemoteOptions(endpoint="http://localhost:1", api_key="sk-secret")
-    remote = QuernstoneEmbeddings(model="m", engine="remote", engine_options=options)
-    assert "sk-secret" not in f"{remote!r} {remote} {remote.model_dump()} {remote.engine_options}"
+SERVER = {"endpoint": "http://localhost:1", "api_key": "sk-secret"}
+
+
+@pytest.mark.parametrize("options", [SERVER, RemoteOptions(**SERVER)], ids=["mapping", "class"])
+@pytest.mark.parametrize(
+    "adapter", [QuernstoneEmbeddings, QuernstoneReranker, QuernstoneCrossEncoder]
+)
+def test_a_key_is_pickled_and_not_shown(adapter, options):
+    remote = adapter(model="m", engine="remote", engine_options=options)
+    shown = f"{remote!r} {remote} {remote.model_dump()} {remote.model_dump_json()}"
+    assert "engine='remote'" in shown
+    assert "sk-secret" not in shown
     assert pickle.loads(pickle.dumps(remote)).engine_options == options
+    assert remote.model_copy().engine_options == options
+
+
+@pytest.mark.parametrize("wrong", [{"api_key": "sk-secret"}, {"engine_options": "sk-secret"}])
+@pytest.mark.parametrize(
+    "adapter", [QuernstoneEmbeddings, QuernstoneReranker, QuernstoneCrossEncoder]
+)
+def test_a_key_in_the_wrong_place_is_not_in_the_error(adapter, wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))) as caught:
+        adapter(model="m", **wrong)
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_pickle_holds_no_weights():

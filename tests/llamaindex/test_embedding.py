@@ -16,6 +16,7 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
 from llama_index.embeddings.quernstone import QuernstoneEmbedding
+from llama_index.postprocessor.quernstone import QuernstoneRerank
 from quernstone import Embedder, InputError, RemoteOptions
 
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
@@ -102,11 +103,27 @@ def test_engine_options_reach_the_engine_and_are_not_shown():
     assert "eager" not in f"{model!r} {model.to_dict()} {model.to_payload()}"
 
 
-def test_a_key_is_pickled_and_not_shown():
-    options = RemoteOptions(endpoint="http://localhost:1", api_key="sk-secret")
-    model = QuernstoneEmbedding(model_name="m", engine="remote", engine_options=options)
-    assert "sk-secret" not in f"{model!r} {model} {model.to_dict()} {model.to_payload()}"
+SERVER = {"endpoint": "http://localhost:1", "api_key": "sk-secret"}
+
+
+@pytest.mark.parametrize("options", [SERVER, RemoteOptions(**SERVER)], ids=["mapping", "class"])
+@pytest.mark.parametrize("adapter", [QuernstoneEmbedding, QuernstoneRerank])
+def test_a_key_is_pickled_and_not_shown(adapter, options):
+    model = adapter(engine="remote", engine_options=options)
+    shown = [repr(model), str(model), model.to_dict(), model.to_json(), model.model_dump()]
+    if isinstance(model, QuernstoneEmbedding):
+        shown.append(model.to_payload())
+    assert "engine='remote'" in repr(model)
+    assert "sk-secret" not in str(shown)
     assert pickle.loads(pickle.dumps(model)).engine_options == options
+
+
+@pytest.mark.parametrize("wrong", [{"api_key": "sk-secret"}, {"engine_options": "sk-secret"}])
+@pytest.mark.parametrize("adapter", [QuernstoneEmbedding, QuernstoneRerank])
+def test_a_key_in_the_wrong_place_is_not_in_the_error(adapter, wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))) as caught:
+        adapter(**wrong)
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_pickle_holds_no_weights_and_warns_of_nothing(caplog):

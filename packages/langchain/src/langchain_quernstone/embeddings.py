@@ -32,7 +32,11 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
         True
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        hide_input_in_errors=True,  # it may be a key, in the wrong place
+    )
 
     model: str = Field(
         default="Qwen/Qwen3-Embedding-0.6B",
@@ -58,8 +62,13 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     """Tokens that are computed at once; None is chosen from the free memory."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
-    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(default=None, repr=False)
-    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server."""
+    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
+        default=None, repr=False, exclude=True
+    )
+    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server.
+
+    They may hold a key, so neither `model_dump` nor `repr` nor an error shows them.
+    """
 
     _core: Lazy[Embedder] = PrivateAttr(default_factory=lambda: Lazy(Embedder))
 

@@ -27,7 +27,11 @@ class RerankInput(TypedDict):
 class RerankerSettings(BaseModel):
     """The settings that `QuernstoneReranker` and `QuernstoneCrossEncoder` have in common."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        hide_input_in_errors=True,  # it may be a key, in the wrong place
+    )
 
     model: str = Field(
         default="Qwen/Qwen3-Reranker-0.6B",
@@ -54,8 +58,13 @@ class RerankerSettings(BaseModel):
     """Compute what the documents of one query have in common only once."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
-    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(default=None, repr=False)
-    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server."""
+    engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
+        default=None, repr=False, exclude=True
+    )
+    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server.
+
+    They may hold a key, so neither `model_dump` nor `repr` nor an error shows them.
+    """
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
 

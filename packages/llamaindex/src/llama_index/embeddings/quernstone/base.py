@@ -40,6 +40,7 @@ class QuernstoneEmbedding(BaseEmbedding):
         protected_namespaces=("pydantic_model_",),
         arbitrary_types_allowed=True,
         validate_assignment=True,
+        hide_input_in_errors=True,  # it may be a key, in the wrong place
     )
 
     model_name: str = Field(

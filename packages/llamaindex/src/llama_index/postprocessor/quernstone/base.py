@@ -45,6 +45,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
         extra="forbid",
         arbitrary_types_allowed=True,
         validate_assignment=True,
+        hide_input_in_errors=True,  # it may be a key, in the wrong place
     )
 
     model: str = Field(
