@@ -125,7 +125,8 @@ def _split(endpoint: object) -> SplitResult:
     try:
         parts = urlsplit(endpoint)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        usable = known and endpoint.isprintable() and " " not in endpoint
+        shown = parts.netloc.rpartition("@")[2] + parts.path
+        usable = known and shown.isprintable() and " " not in shown
     except ValueError:
         usable = False
     if not usable:
