@@ -107,6 +107,10 @@ class RayLoader:
         ConfigError: A size that can never work, or workers that would reserve every core.
 
     Example:
+        >>> from functools import partial
+        >>> from quernstone import Embedder
+        >>> from quernstone_qdrant.ray import RayLoader
+        >>> from quernstone_qdrant.targets import connect
         >>> loader = RayLoader(
         ...     partial(connect, url="http://qdrant:6333", prefer_grpc=True),
         ...     "papers",
