@@ -43,6 +43,7 @@ def connect():
     return QdrantClient(url=url, check_compatibility=False, timeout=60)
 
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # else the tests' own memory counts against it
 ray.init(
     num_cpus=2, object_store_memory=150 << 20, include_dashboard=False, log_to_driver=False
 )
