@@ -38,14 +38,13 @@ from quernstone.cli.options import (
     engine_settings,
     on_terminal,
 )
+from quernstone.cli.table import new_app
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from quernstone.types import Dtype, RerankTemplate
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
+app = new_app(
     no_args_is_help=True,
     help="Evaluate models on MTEB: run, rerank, summarise. Needs the extra `eval`.",
 )

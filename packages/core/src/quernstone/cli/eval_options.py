@@ -126,10 +126,10 @@ def commas(text: str | None) -> list[str]:
 @contextmanager
 def quiet_mteb() -> Iterator[None]:
     """Silence the progress bars, the log and the warnings of mteb: ours say what matters."""
+    import quernstone.evaluation  # noqa: F401 - says first that the extra is missing
+
     os.environ.setdefault("TQDM_DISABLE", "1")  # some of mteb's bars know no other switch
     import datasets
-
-    import quernstone.evaluation  # noqa: F401 - says first that the extra is missing
 
     datasets.disable_progress_bars()
     logging.getLogger("mteb").setLevel(logging.ERROR)

@@ -20,7 +20,6 @@ from quernstone.cli.options import (
     open_embedder,
 )
 from quernstone.cli.table import new_app
-from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import (
     ApiKey,
     Collection,
@@ -29,9 +28,9 @@ from quernstone_qdrant.cli.options import (
     Grpc,
     Json,
     Url,
+    existing_target_name,
     opened,
     print_json,
-    target_name,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def info(
     """Say what a collection is: its points, its vectors, and the model that made it."""
     from quernstone_qdrant.provenance import METADATA_KEY
 
-    where = _existing(path, url, edge)
+    where = existing_target_name(path, url, edge)
     with opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target:
         state = target.state()
         points = target.count()
@@ -122,7 +121,7 @@ def verify(
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.verify import verify as check
 
-    where = _existing(path, url, edge)
+    where = existing_target_name(path, url, edge)
     with ExitStack() as stack:
         target = stack.enter_context(
             opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc)
@@ -195,7 +194,7 @@ def prune(
     from quernstone_qdrant.sources import read_paths
 
     refuse_to_prune_by(paths)
-    where = _existing(path, url, edge)
+    where = existing_target_name(path, url, edge)
     with opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target:
         records = read_paths(paths, text_field=text_field, id_field=id_field)
         deleted = prune_missing(target, records, every_source=every_source, dry_run=dry_run)
@@ -204,14 +203,6 @@ def prune(
     else:
         done = "would be deleted" if dry_run else "deleted"
         typer.echo(f"{collection} in {where}: {deleted:,} points {done}")
-
-
-def _existing(path: str | None, url: str | None, edge: str | None) -> str:
-    """Like `target_name`, and a folder must be there: looking must not create one."""
-    where = target_name(path, url, edge)
-    if url is None and not Path(where).is_dir():
-        raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
-    return where
 
 
 def _flat(entry: object) -> str:

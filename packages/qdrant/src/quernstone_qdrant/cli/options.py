@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,6 +86,18 @@ def target_name(path: str | None, url: str | None, edge: str | None) -> str:
     if len(options) > 1:
         raise ConfigError(f"{' and '.join(options)} name different places; use one of them")
     return url or edge or path or DEFAULT_FOLDER
+
+
+def existing_target_name(path: str | None, url: str | None, edge: str | None) -> str:
+    """Like `target_name`, and a folder must be there: looking must not create one.
+
+    Raises:
+        ConfigError: More than one was given, or there is no such folder.
+    """
+    where = target_name(path, url, edge)
+    if url is None and not Path(where).is_dir():
+        raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
+    return where
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,9 +31,9 @@ from quernstone_qdrant.cli.options import (
     Grpc,
     Json,
     Url,
+    existing_target_name,
     opened,
     print_json,
-    target_name,
 )
 
 if TYPE_CHECKING:
@@ -137,10 +136,8 @@ def search(
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.searcher import QdrantSearcher
 
-    where = target_name(path, url, edge)
     conditions = [_condition(text) for text in filters or ()]
-    if url is None and not Path(where).is_dir():
-        raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
+    where = existing_target_name(path, url, edge)
     here: dict[str, Any] = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
     # of two models one may run on a server, which decides these things itself
     mixed = rerank and (endpoint is None) != (rerank_endpoint is None)
