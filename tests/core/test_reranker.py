@@ -7,8 +7,13 @@ import pytest
 
 from quernstone import ConfigError, InputError, InputTooLongError, RankedDocument, Reranker
 from quernstone.engines.torch import TorchEngine
+from quernstone.qwen3 import Qwen3
 
 DOCUMENTS = ["mills", "", "a quern is a hand mill", "rain", "汉字 " * 30, "mills"]
+
+
+STEM = 60
+"""Tokens up to the query of the model card's prompt with its default instruction."""
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +89,34 @@ def test_pairs_of_several_queries_in_any_order(reranker):
     np.testing.assert_allclose(reranker.score(pairs), alone, atol=1e-6)
 
 
-def test_the_shared_prefix_is_computed_once(folder, monkeypatch):
-    from quernstone.qwen3 import Qwen3
-
-    computed = []
+@pytest.fixture
+def prefix_passes(monkeypatch):
+    """For each pass that computes prefixes, the tokens of each of them, longest first."""
+    passes = []
     prefix_keys = Qwen3.prefix_keys
 
-    def counting(self, batch, *args):
-        computed.append(len(batch.order))
+    def recording(self, batch, *args):
+        passes.append(np.diff(batch.cu_seqlens).tolist())
         return prefix_keys(self, batch, *args)
 
-    monkeypatch.setattr(Qwen3, "prefix_keys", counting)
+    monkeypatch.setattr(Qwen3, "prefix_keys", recording)
+    return passes
+
+
+def test_the_shared_prefix_is_computed_once(folder, prefix_passes):
     with Reranker(folder, dtype="float32", max_batch_tokens=40) as small:
         small.rerank("one query", DOCUMENTS)
         small.rerank("one query", ["again"])
-        assert computed == [1]
-        small.rerank("another query", DOCUMENTS)
-        assert computed == [1, 1]
+        assert prefix_passes == [[STEM], [5]]  # one, query, newline, <Document, >:
+
+
+def test_queries_of_one_instruction_share_it(folder, prefix_passes):
+    with Reranker(folder, dtype="float32", max_batch_tokens=999) as unused:
+        unused.rerank("one query", DOCUMENTS)
+        unused.rerank("another query", DOCUMENTS)
+        assert prefix_passes == [[STEM], [5], [5]]
+        unused.rerank("one query", DOCUMENTS, instruction="Find weather reports")
+        assert prefix_passes[3:] == [[STEM - 10], [5]]
 
 
 def test_control_tokens_in_a_document_do_not_vote(reranker):

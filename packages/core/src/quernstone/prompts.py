@@ -50,6 +50,11 @@ def query_frame(instruction: str) -> str:
     return f"Instruct: {instruction}\nQuery:" if instruction else ""
 
 
+def rerank_stem(instruction: str, template: RerankTemplate) -> str:
+    """The user's turn up to the query, which all queries of one instruction share."""
+    return f"<Instruct>: {instruction}{_RERANK_SEPARATORS[template]}<Query>:"
+
+
 def rerank_head(query: str, instruction: str, template: RerankTemplate) -> str:
     """The user's turn up to the document, which all documents of one query share.
 
@@ -57,7 +62,7 @@ def rerank_head(query: str, instruction: str, template: RerankTemplate) -> str:
     a space, so head and body can be tokenised apart and give the ids of the whole.
     """
     separator = _RERANK_SEPARATORS[template]
-    return f"<Instruct>: {instruction}{separator}<Query>: {query}{separator}<Document>:"
+    return f"{rerank_stem(instruction, template)} {query}{separator}<Document>:"
 
 
 def rerank_body(document: str) -> str:

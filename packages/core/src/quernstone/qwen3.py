@@ -103,21 +103,33 @@ class Qwen3:
         return self._rms_norm(x, self._norm)
 
     def prefix_keys(
-        self, batch: PackedBatch, attention: BatchAttention, dtype: torch.dtype
+        self,
+        batch: PackedBatch,
+        attention: BatchAttention,
+        prefixes: Sequence[LayerPrefixes],
+        dtype: torch.dtype,
     ) -> list[LayerPrefixes]:
-        """Keys and values of every sequence in every layer, to be shared as prefixes."""
+        """Keys and values of every sequence in every layer, to be shared as prefixes.
+
+        A sequence that has a prefix in its turn is returned with it. Arguments as in `pooled`.
+        """
         x, rope = self._start(batch, dtype)
         sequences: list[LayerPrefixes] = [[] for _ in batch.order]
+        parents: list[LayerPrefixes | None] = [None for _ in batch.order]
+        for (_, first, end), prefix in zip(batch.groups, prefixes, strict=True):
+            parents[first:end] = [prefix] * (end - first)
 
         def keep(key: Tensor, value: Tensor) -> None:
             bounds = zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)
-            for sequence, (start, end) in zip(sequences, bounds, strict=True):
-                sequence.append(PrefixKeys(key[start:end].clone(), value[start:end].clone()))
+            for sequence, parent, (start, end) in zip(sequences, parents, bounds, strict=True):
+                own = PrefixKeys(key[start:end], value[start:end])
+                sequence.append(own.copy() if parent is None else parent[len(sequence)].then(own))
 
-        for layer in self._layers[:-1]:
+        for index, layer in enumerate(self._layers[:-1]):
             query, key, value = self._qkv(layer, x, rope)
             keep(key, value)
-            x = self._finish(layer, x, attention.all_tokens(query, key, value, []))
+            shared = [prefix[index] for prefix in prefixes]
+            x = self._finish(layer, x, attention.all_tokens(query, key, value, shared))
         keep(*self._last_key_value(self._rms_norm(x, self._layers[-1].input_norm), rope))
         return sequences
 

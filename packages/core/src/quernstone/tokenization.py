@@ -27,6 +27,7 @@ from quernstone.prompts import (
     query_frame,
     rerank_body,
     rerank_head,
+    rerank_stem,
 )
 from quernstone.types import Encoded, EncodedBatch, Prefix, RerankTemplate, TokenArray
 
@@ -80,6 +81,7 @@ class Tokenization:
         self._frames: dict[str, TokenArray] = {}
         # an application has few instructions and asks about them with every query
         self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
+        self._pair_stem = lru_cache(maxsize=64)(self._read_pair_stem)
 
     def token_id(self, token: str) -> int:
         """The id of a single token.
@@ -178,11 +180,18 @@ class Tokenization:
     ) -> dict[str, Prefix]:
         unique = list(dict.fromkeys(queries))
         start = self.encode_frame(RERANK_PREFIX)
+        stem = self._pair_stem(instruction, template)
         heads = self._ids([rerank_head(query, instruction, template) for query in unique])
-        return {
-            query: Prefix(np.concatenate((start, head)))
-            for query, head in zip(unique, heads, strict=True)
-        }
+        prefixes = {}
+        for query, head in zip(unique, heads, strict=True):
+            ids = np.concatenate((start, head))
+            prefixes[query] = Prefix(ids, stem if _begins_with(ids, stem.ids) else None)
+        return prefixes
+
+    def _read_pair_stem(self, instruction: str, template: RerankTemplate) -> Prefix:
+        """What all pairs of an instruction begin with."""
+        (stem,) = self._ids([rerank_stem(instruction, template)])
+        return Prefix(np.concatenate((self.encode_frame(RERANK_PREFIX), stem)))
 
     def _encode_texts(
         self, texts: Sequence[str], frame: str, max_length: int, truncate: bool, offset: int
@@ -210,7 +219,7 @@ class Tokenization:
 
     def _ended(self, ids: TokenArray, shared: Prefix | None) -> Encoded:
         """Append the pooled token, and part with the shared prefix if the ids do begin with it."""
-        if shared is not None and np.array_equal(ids[: len(shared)], shared.ids):
+        if shared is not None and _begins_with(ids, shared.ids):
             return Encoded(np.concatenate((ids[len(shared) :], self._eos)), shared)
         return Encoded(np.concatenate((ids, self._eos)))
 
@@ -263,6 +272,10 @@ def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> No
                 '`errors="replace"`'
             )
             raise InputError(offset + index, reason) from error
+
+
+def _begins_with(ids: TokenArray, start: TokenArray) -> bool:
+    return np.array_equal(ids[: len(start)], start)
 
 
 def _without_added_tokens(spec: dict[str, Any]) -> Tokenizer:

@@ -30,12 +30,17 @@ class RankedDocument:
 
 
 class Prefix:
-    """Token ids that several sequences begin with. Equal ids are equal prefixes."""
+    """Token ids that several sequences begin with. Equal ids are equal prefixes.
 
-    __slots__ = ("_key", "ids")
+    It may itself begin with a prefix, its `parent`, that it shares with other prefixes: of the
+    queries of a reranker the instruction.
+    """
 
-    def __init__(self, ids: TokenArray) -> None:
+    __slots__ = ("_key", "ids", "parent")
+
+    def __init__(self, ids: TokenArray, parent: Prefix | None = None) -> None:
         self.ids = ids
+        self.parent = parent
         self._key = ids.tobytes()
 
     def __len__(self) -> int:

@@ -16,6 +16,14 @@ class PrefixKeys:
     key: Tensor
     value: Tensor
 
+    def copy(self) -> PrefixKeys:
+        """The same apart from the tensors that these are views of."""
+        return PrefixKeys(self.key.clone(), self.value.clone())
+
+    def then(self, other: PrefixKeys) -> PrefixKeys:
+        """This prefix with `other`, computed behind it, as one."""
+        return PrefixKeys(torch.cat((self.key, other.key)), torch.cat((self.value, other.value)))
+
 
 class BatchAttention(Protocol):
     """Attention for one batch; what depends on the layout alone is computed once."""

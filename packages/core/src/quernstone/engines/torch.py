@@ -77,23 +77,33 @@ class TorchEngine:
         return (self._attention if dtype == self._dtype else self._precise_attention)(packed)
 
     def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> list[LayerPrefixes]:
-        """Keys and values of `prefixes`, computed in one pass for those not seen lately."""
-        missing = [prefix for prefix in prefixes if (prefix, dtype) not in self._prefixes]
-        found = {
-            prefix: self._prefixes[prefix, dtype] for prefix in prefixes if prefix not in missing
-        }
+        """Keys and values of `prefixes`, computed in one pass for those not seen lately.
+
+        What they begin with in their turn comes first, in a pass of its own.
+        """
+        found: dict[Prefix, LayerPrefixes] = {}
+        missing: list[Prefix] = []
+        for prefix in prefixes:
+            keys = self._prefixes.get((prefix, dtype))
+            if keys is None:
+                missing.append(prefix)
+            else:
+                found[prefix] = keys
         if missing:
-            packed = pack([Encoded(prefix.ids) for prefix in missing])
+            packed = pack([Encoded(p.ids[len(p.parent or ()) :], p.parent) for p in missing])
+            parents = self._prefix_keys([parent for parent, _, _ in packed.groups], dtype)
             attention = self._batch_attention(packed, dtype)
-            computed = self._model.prefix_keys(packed, attention, dtype)
+            computed = self._model.prefix_keys(packed, attention, parents, dtype)
             found.update(
                 (missing[place], keys) for place, keys in zip(packed.order, computed, strict=True)
             )
         for prefix in prefixes:
             self._prefixes[prefix, dtype] = found[prefix]
             self._prefixes.move_to_end((prefix, dtype))
-        while sum(len(prefix) for prefix, _ in self._prefixes) > _CACHED_PREFIX_TOKENS:
-            self._prefixes.popitem(last=False)
+        cached = sum(len(prefix) for prefix, _ in self._prefixes)
+        while cached > _CACHED_PREFIX_TOKENS:
+            (prefix, _), _ = self._prefixes.popitem(last=False)
+            cached -= len(prefix)
         return [found[prefix] for prefix in prefixes]
 
 
