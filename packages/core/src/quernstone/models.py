@@ -75,6 +75,16 @@ class Checkpoint:
         """Tokens of the longest sequence that the model was made for."""
         return _number(self.raw_config, "max_position_embeddings", self.folder)
 
+    @property
+    def likely_task(self) -> Task:
+        """What the checkpoint was made for, by its files and its name."""
+        name = f"{self.name} {self.folder.name}".lower()
+        if self.is_sentence_transformers or "embed" in name:
+            return "embed"
+        if "rerank" in name or self.architecture.endswith("ForSequenceClassification"):
+            return "rerank"
+        return "embed"
+
     def qwen3_config(self) -> ModelConfig:
         """Read the configuration of the packed engine.
 

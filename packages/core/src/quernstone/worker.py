@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,11 +75,13 @@ class Worker:
             target=self._main, args=(load, loaded), name="quernstone-worker", daemon=True
         )
         self._thread.start()
-        engine = loaded.result()
+        self._engine = engine = loaded.result()
         self.info: EngineInfo = engine.info
         self.width: int = engine.width
         self.recomputed = 0
         """Rows that overflowed the engine's dtype and were computed again in float32."""
+        self.halved = 0
+        """Batches that did not fit into memory."""
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
         """Queue inputs. See `Backend.submit`.
@@ -97,6 +99,10 @@ class Worker:
             self._arrived.append(job)
             self._changed.notify()
         return job.future
+
+    def set_budget(self, max_batch_tokens: int) -> None:
+        """Plan the batches to come by another budget: to try several on one loaded model."""
+        self.info = self._engine.info = replace(self.info, max_batch_tokens=max_batch_tokens)
 
     def close(self) -> None:
         """Finish what was submitted, free the engine, end the thread."""
@@ -167,6 +173,7 @@ class Worker:
                 raise EngineError(msg)
             rows = self._recompute_non_finite(engine, items, rows)
         except EngineMemoryError as error:
+            self.halved += 1
             if len(items) == 1:
                 job, place = items[0]
                 tokens = len(job.sequences[place])

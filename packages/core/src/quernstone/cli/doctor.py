@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from quernstone.cli.options import (
-    EMBEDDING_MODEL,
-    RERANKING_MODEL,
     Device,
     Dialect,
     DtypeName,
     Engine,
     RenderedBy,
+    default_model,
     engine_settings,
     on_terminal,
 )
@@ -91,7 +89,7 @@ def doctor(
         for name, value in (("--model", served), ("--dialect", dialect), ("--template", template)):
             if value is not None:
                 raise ConfigError(f"{name} is for servers: give an address in the place of MODEL")
-        model, chosen = target or _default_model(task), task
+        model, chosen = target or default_model(task), task
         settings = engine_settings(engine, None, None)
     report = diagnose(
         model,
@@ -109,12 +107,6 @@ def doctor(
         _print_table(report)
     if not report.healthy:
         raise typer.Exit(1)
-
-
-def _default_model(task: str | None) -> str:
-    if task == "rerank":
-        return os.environ.get("QUERN_RERANK_MODEL", RERANKING_MODEL)
-    return os.environ.get("QUERN_MODEL", EMBEDDING_MODEL)
 
 
 def _on_server(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -162,6 +163,13 @@ def engine_settings(
     said = {"endpoint": endpoint, "dialect": dialect, "template": template}
     options = {name: value for name, value in said.items() if value is not None}
     return {"engine": "remote", "engine_options": options}
+
+
+def default_model(task: str | None) -> str:
+    """The model of a command that can take either kind and was given none."""
+    if task == "rerank":
+        return os.environ.get("QUERN_RERANK_MODEL", RERANKING_MODEL)
+    return os.environ.get("QUERN_MODEL", EMBEDDING_MODEL)
 
 
 def on_terminal() -> bool:

@@ -28,6 +28,7 @@ from quernstone.errors import ConfigError, QuernstoneError
 GROUP = "quernstone.commands"
 
 _OWN = {
+    "bench": "quernstone.cli.bench:bench",
     "doctor": "quernstone.cli.doctor:doctor",
     "embed": "quernstone.cli.embed:embed",
     "eval": "quernstone.cli.eval:app",

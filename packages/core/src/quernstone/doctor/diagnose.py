@@ -16,7 +16,7 @@ from quernstone.doctor.subject import Check, EmbeddingSubject, Examined, Reranki
 from quernstone.embedder import Embedder
 from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import ConfigError, MissingExtraError, NonFiniteError, QuernstoneError
-from quernstone.models import Checkpoint, resolve
+from quernstone.models import resolve
 from quernstone.options import EngineOptions, read_options
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker
@@ -80,7 +80,7 @@ def diagnose(
                 chosen = task or _task_of_server(options, model)
             else:
                 checkpoint, server = resolve(model, task or "embed", revision), None
-                chosen = task or _task_of_checkpoint(checkpoint)
+                chosen = task or checkpoint.likely_task
             known: Any = {"checkpoint": checkpoint, "server": server}
             if chosen == "embed":
                 embedder = stack.enter_context(Embedder(model, **settings))
@@ -154,15 +154,6 @@ def _looks_at(options: object) -> str:
 
 def _task_of_server(options: RemoteOptions, model: str) -> Task:
     return "rerank" if options.template is not None or "rerank" in model.lower() else "embed"
-
-
-def _task_of_checkpoint(checkpoint: Checkpoint) -> Task:
-    name = f"{checkpoint.name} {checkpoint.folder.name}".lower()
-    if checkpoint.is_sentence_transformers or "embed" in name:
-        return "embed"
-    if "rerank" in name or checkpoint.architecture.endswith("ForSequenceClassification"):
-        return "rerank"
-    return "embed"
 
 
 def _environment(subject: Any) -> dict[str, str]:

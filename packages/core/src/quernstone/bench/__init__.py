@@ -1,0 +1,6 @@
+"""How fast a model runs on this machine, and with which budget of a batch."""
+
+from quernstone.bench.measurement import measure
+from quernstone.bench.report import Budget, Comparison, Floor, Latency, Rate, Report, Workload
+
+__all__ = ["Budget", "Comparison", "Floor", "Latency", "Rate", "Report", "Workload", "measure"]

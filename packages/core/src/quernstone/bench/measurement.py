@@ -1,0 +1,360 @@
+"""Measure a model: budgets of a batch, latencies, the floor, other engines."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import count, takewhile
+from typing import Any
+
+import numpy as np
+
+from quernstone.bench.machine import describe, peak_memory, reset_peak_memory
+from quernstone.bench.report import (
+    Budget,
+    Comparison,
+    Floor,
+    Latency,
+    Rate,
+    Report,
+    Workload,
+    best_of,
+)
+from quernstone.bench.subject import EmbeddingSubject, RerankingSubject, Subject
+from quernstone.embedder import Embedder
+from quernstone.engines import ENGINES, check_engine, choose_engine
+from quernstone.errors import ConfigError
+from quernstone.models import Checkpoint, resolve
+from quernstone.options import EngineOptions
+from quernstone.progress import progress_bar
+from quernstone.reranker import Reranker
+from quernstone.session import check_list
+from quernstone.tokenization import check_texts
+from quernstone.types import Dtype, EngineInfo, EngineName, Task
+
+_SMALLEST = 512
+_WORSE = 2
+"""So many budgets in succession that are not better than the best one end the search."""
+_RUNS = (3, 50)
+"""Runs of a workload, at least and at most; in between as many as `seconds` allow."""
+_FIRST_INPUTS = 4
+_MOST_INPUTS = 100_000
+_CALLERS = 4
+_CALLS = 8
+"""Calls at least; 20 documents take a large model on a small machine many seconds."""
+_DTYPES = ("float32", "bfloat16", "float16")
+_ROWS = 8192
+"""Tokens in one of the floor's products at most: more make no matrix product faster."""
+
+
+def measure(
+    model: str,
+    *,
+    task: Task | None = None,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+    engine_options: EngineOptions = None,
+    texts: Sequence[str] | None = None,
+    seconds: float = 4.0,
+    compare: Sequence[EngineName] = (),
+    progress: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure how fast a model runs on this machine.
+
+    Args:
+        model: As for `Embedder` and `Reranker`.
+        task: None: found out from the checkpoint.
+        engine: As for `Embedder`; not `remote`.
+        device: As for `Embedder`.
+        dtype: As for `Embedder`.
+        revision: As for `Embedder`.
+        engine_options: As for `Embedder`.
+        texts: To embed, or to rerank; repeated if there are few. None: words of several languages
+            at random, in realistic lengths.
+        seconds: For one measurement. A slow model takes longer: three runs are the least, and a
+            run has two batches of the engine's own budget at least.
+        compare: Engines to run the same inputs on, one after another, each in its own setting.
+        progress: Show a progress bar on standard error.
+        announce: Gets one sentence on what will be done and how long it takes, before it is done.
+
+    Raises:
+        ConfigError: Settings that can never work, or no texts.
+        InputError: A text is not a string, or no Unicode text.
+        MissingExtraError: The packages of an engine are not installed.
+        ModelLoadError: As for `Embedder`.
+        EngineError: The model failed.
+    """
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"`seconds` is {seconds!r}; it must be a number greater than 0")
+    if texts is not None:
+        check_list("texts", texts)
+        check_texts(texts)
+        if not any(texts):
+            raise ConfigError("there are no texts to measure with")
+    if engine == "remote":
+        raise ConfigError("a benchmark is of this machine; the engine `remote` runs on another")
+    checkpoint = resolve(model, task or "embed", revision)
+    chosen = task or checkpoint.likely_task
+    own = choose_engine(engine, checkpoint, chosen)
+    _check_compared(compare, own, checkpoint, chosen)
+    given = None if texts is None else _shuffled(texts)
+    where = {"device": device, "dtype": dtype, "revision": revision}
+    with _opened(model, chosen, given, own, engine_options, **where) as subject:
+        info = subject.user.info
+        workload, expected = _workload(subject, seconds)
+        budgets = _budgets(subject, workload)
+        if announce is not None:
+            measurement = max(_RUNS[0] * expected, seconds)
+            whole = len(budgets) * measurement + 2 * seconds
+            announce(_plan(subject, workload, budgets, compare, whole))
+        with progress_bar("measuring", len(budgets) + 2, show=progress) as advance:
+            tried = tuple(_sweep(subject, workload, budgets, seconds, advance))
+            best = best_of(tried)
+            subject.worker.set_budget(best.max_batch_tokens)
+            latencies = []
+            for callers in (1, _CALLERS):
+                latencies.append(_latency(subject, callers, seconds))
+                advance(1)
+        floor, no_floor = _floor(checkpoint, info, workload, best)
+        environment = describe(info)
+    # a resolved device and dtype, so that the others run where and as the first one did
+    where |= {"device": info.device, "dtype": info.dtype if info.dtype in _DTYPES else "auto"}
+    comparisons = []
+    with progress_bar("comparing", len(compare), show=progress and bool(compare)) as advance:
+        for name in compare:
+            with _opened(model, chosen, given, name, None, **where) as other:
+                comparisons.append(_compared(other, workload, seconds, best))
+            advance(1)
+    return Report(
+        model=model,
+        task=chosen,
+        environment=environment,
+        workload=workload,
+        default=info.max_batch_tokens,
+        budgets=tried,
+        request=subject.request,
+        latencies=tuple(latencies),
+        floor=floor,
+        no_floor=no_floor,
+        comparisons=tuple(comparisons),
+    )
+
+
+def _check_compared(
+    compare: Sequence[EngineName], own: str, checkpoint: Checkpoint, task: Task
+) -> None:
+    """Refuse other engines before anything is measured.
+
+    Raises:
+        ConfigError: One is unknown, is a server's, or is the one to compare with.
+        MissingExtraError: The packages of one are not installed.
+    """
+    for name in compare:
+        check_engine(name)
+        if name in ("auto", "remote", own):
+            others = [other for other in ENGINES if other not in ("remote", own)]
+            msg = f"cannot compare the {own} engine with {name!r}; use {' or '.join(others)}"
+            raise ConfigError(msg)
+        choose_engine(name, checkpoint, task)
+
+
+@contextmanager
+def _opened(
+    model: str,
+    task: Task,
+    texts: Sequence[str] | None,
+    engine: str,
+    options: EngineOptions,
+    **where: Any,
+) -> Iterator[Subject[Any]]:
+    """A loaded model, which is freed when the block ends."""
+    if engine == "vllm" and task == "embed" and (options is None or isinstance(options, Mapping)):
+        # it would know the texts from the run before
+        options = {"enable_prefix_caching": False, **(options or {})}
+    settings = {"engine": engine, "engine_options": options, **where}
+    user = Embedder(model, **settings) if task == "embed" else Reranker(model, **settings)
+    with user:
+        budget = user.info.max_batch_tokens
+        subject: Subject[Any]
+        if isinstance(user, Embedder):
+            subject = EmbeddingSubject(user, texts)
+        else:
+            subject = RerankingSubject(user, texts)
+        try:
+            yield subject
+        finally:
+            subject.worker.set_budget(budget)  # somebody else may use the same model
+    gc.collect()
+
+
+def _workload(subject: Subject[Any], seconds: float) -> tuple[Workload, float]:
+    """What a run computes, and about how long it takes.
+
+    A third of `seconds`, but at least two batches of the engine's own budget.
+    """
+    inputs = _FIRST_INPUTS
+    subject.prepare(inputs)()  # a first run is slower
+    while (elapsed := _timed(subject.prepare(inputs))) < seconds / 8 and inputs < _MOST_INPUTS:
+        inputs *= 2
+    rate, least = inputs / elapsed, 2 * subject.user.info.max_batch_tokens
+    wanted = rate * seconds / _RUNS[0]
+    while True:
+        steps = math.ceil(min(wanted, _MOST_INPUTS) / subject.step)
+        workload = subject.workload(steps * subject.step)
+        if workload.planned >= least or workload.inputs >= _MOST_INPUTS:
+            return workload, workload.inputs / rate
+        wanted = 1.05 * workload.inputs * least / workload.planned
+
+
+def _budgets(subject: Subject[Any], workload: Workload) -> list[int]:
+    """Budgets to try: doubling as long as the workload makes two batches, and the engine's own."""
+    most = workload.planned // 2
+    doubling = takewhile(lambda budget: budget <= most, (_SMALLEST << n for n in count()))
+    return sorted({*doubling, subject.user.info.max_batch_tokens})
+
+
+def _plan(
+    subject: Subject[Any],
+    workload: Workload,
+    budgets: Sequence[int],
+    compare: Sequence[str],
+    seconds: float,
+) -> str:
+    info = subject.user.info
+    tokens = f" ({workload.tokens:,} tokens)" if workload.tokens is not None else ""
+    return (
+        f"{subject.user.model} with {info.engine} on {info.device} in {info.dtype}: "
+        f"{workload.inputs:,} {subject.unit}{tokens} a run, at up to {len(budgets)} budgets from "
+        f"{budgets[0]:,} to {budgets[-1]:,} tokens; about {math.ceil(seconds)} s at most"
+        f"{''.join(f', then {name}' for name in compare)}"
+    )
+
+
+def _sweep(
+    subject: Subject[Any],
+    workload: Workload,
+    budgets: Sequence[int],
+    seconds: float,
+    advance: Callable[[int], None],
+) -> Iterator[Budget]:
+    """Try budgets from the smallest on, until they got worse, or there is no more memory."""
+    default = subject.user.info.max_batch_tokens
+    best, worse, full = 0.0, 0, False
+    for budget in budgets:
+        if budget == default or not (full or worse == _WORSE):
+            subject.worker.set_budget(budget)
+            found = _at_budget(subject, workload, seconds)
+            full = full or found.out_of_memory
+            worse = 0 if found.inputs_per_second > best else worse + 1
+            best = max(best, found.inputs_per_second)
+            yield found
+        advance(1)
+
+
+def _at_budget(subject: Subject[Any], workload: Workload, seconds: float) -> Budget:
+    worker, info = subject.worker, subject.user.info
+    reset_peak_memory(info)
+    halved = worker.halved
+    rate = _rate(subject, workload, seconds)
+    return Budget(
+        **asdict(rate),
+        max_batch_tokens=info.max_batch_tokens,
+        peak_memory=peak_memory(info),
+        out_of_memory=worker.halved > halved,
+    )
+
+
+def _compared(
+    subject: Subject[Any], workload: Workload, seconds: float, best: Budget
+) -> Comparison:
+    rate, info = _rate(subject, workload, seconds), subject.user.info
+    ratio = rate.seconds / best.seconds
+    return Comparison(**asdict(rate), engine=info.engine, dtype=info.dtype, ratio=ratio)
+
+
+def _rate(subject: Subject[Any], workload: Workload, seconds: float) -> Rate:
+    """Run the workload several times, behind a warm-up of about one batch."""
+    budget = subject.user.info.max_batch_tokens
+    batch = math.ceil(workload.inputs * budget / workload.planned)
+    subject.prepare(min(batch, workload.inputs))()
+    least, most = _RUNS
+    times: list[float] = []
+    while len(times) < least or (sum(times) < seconds and len(times) < most):
+        times.append(_timed(subject.prepare(workload.inputs)))
+    median = statistics.median(times)
+    return Rate(
+        inputs_per_second=workload.inputs / median,
+        tokens_per_second=None if workload.tokens is None else workload.tokens / median,
+        seconds=median,
+        runs=len(times),
+        spread=(max(times) - min(times)) / median,
+    )
+
+
+def _latency(subject: Subject[Any], callers: int, seconds: float) -> Latency:
+    subject.ask()
+    start = time.perf_counter()
+
+    def call() -> list[float]:
+        times: list[float] = []
+        while len(times) < _CALLS / callers or time.perf_counter() < start + seconds:
+            times.append(_timed(subject.ask))
+        return times
+
+    with ThreadPoolExecutor(callers) as pool:
+        futures = [pool.submit(call) for _ in range(callers)]
+        times = [elapsed for future in futures for elapsed in future.result()]
+    whole = time.perf_counter() - start
+    p50, p95, p99 = (float(value) * 1e3 for value in np.percentile(times, [50, 95, 99]))
+    return Latency(
+        callers=callers,
+        calls=len(times),
+        calls_per_second=len(times) / whole,
+        p50=p50,
+        p95=p95,
+        p99=p99,
+    )
+
+
+def _floor(
+    checkpoint: Checkpoint, info: EngineInfo, workload: Workload, best: Budget
+) -> tuple[Floor | None, str]:
+    """The floor, or why there is none."""
+    if info.engine != "torch":
+        return None, f"which matrices the {info.engine} engine computes is not known here"
+    if info.dtype not in _DTYPES:
+        return None, f"the rate of {info.dtype} matrices is not measured"
+    from quernstone.bench.matrices import matrix_seconds  # noqa: PLC0415 - imports torch
+
+    seconds = matrix_seconds(
+        checkpoint.qwen3_config(),
+        tokens=workload.planned,
+        sequences=workload.inputs,
+        rows=min(best.max_batch_tokens, _ROWS),
+        device=info.device,
+        dtype=info.dtype,
+    )
+    return Floor(seconds=seconds, share=seconds / best.seconds), ""
+
+
+def _shuffled(texts: Sequence[str]) -> list[str]:
+    """In an order that hides what the file is sorted by; equal in every run."""
+    found = [text for text in texts if text]
+    random.Random(0).shuffle(found)
+    return found
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

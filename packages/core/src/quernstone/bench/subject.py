@@ -1,0 +1,144 @@
+"""What is measured: an embedder or a reranker, and the inputs that it gets."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from quernstone.bench.report import Workload
+from quernstone.bench.texts import passages, query
+from quernstone.embedder import Embedder
+from quernstone.reranker import Reranker
+from quernstone.types import Encoded, Input
+from quernstone.worker import Worker
+
+User = TypeVar("User", Embedder, Reranker)
+
+DOCUMENTS = 100
+"""Documents of each query in a run of a reranker."""
+_FEW_DOCUMENTS = 20
+"""Documents of the query whose latency is measured."""
+
+
+class Subject(ABC, Generic[User]):
+    """A loaded model, and the inputs to run it on."""
+
+    unit: str
+    """What the inputs are."""
+    request: str
+    """What a call of `ask` is."""
+    step: int
+    """A workload has a multiple of so many inputs."""
+
+    def __init__(self, user: User, texts: Sequence[str] | None) -> None:
+        self.user: User = user
+        self._given = texts
+        self._passages: list[str] = []
+        self._numbers = itertools.count()
+
+    @abstractmethod
+    def prepare(self, inputs: int) -> Callable[[], object]:
+        """Make that many inputs, and return what computes them."""
+
+    @abstractmethod
+    def ask(self) -> object:
+        """Make the call whose latency is measured. Thread-safe."""
+
+    @abstractmethod
+    def encoded(self, inputs: int) -> Sequence[Input]:
+        """What the engine gets for so many inputs."""
+
+    @property
+    def worker(self) -> Worker:
+        """The thread with the engine."""
+        backend = self.user._session._backend
+        if not isinstance(backend, Worker):
+            raise TypeError("a server has no worker")
+        return backend
+
+    def workload(self, inputs: int) -> Workload:
+        """Count the tokens of so many inputs."""
+        sequences = self.encoded(inputs)
+        if not all(isinstance(sequence, Encoded) for sequence in sequences):
+            planned = work(sequences)
+            return Workload(inputs=inputs, tokens=None, planned=planned, median=None, p95=None)
+        lengths = [len(sequence) + len(sequence.prefix or ()) for sequence in sequences]
+        median, p95 = np.percentile(lengths, [50, 95])
+        return Workload(
+            inputs=inputs,
+            tokens=sum(lengths),
+            planned=work(sequences),
+            median=round(median),
+            p95=round(p95),
+        )
+
+    def _texts(self, count: int) -> list[str]:
+        if self._given is None:
+            if len(self._passages) < count:
+                self._passages = passages(count)
+            return self._passages[:count]
+        return list(itertools.islice(itertools.cycle(self._given), count))
+
+
+class EmbeddingSubject(Subject[Embedder]):
+    """An embedder: documents for the rates, one short query for the latencies."""
+
+    unit = "texts"
+    request = "one short query"
+    step = 1
+
+    def prepare(self, inputs: int) -> Callable[[], object]:
+        """See `Subject.prepare`."""
+        texts = self._texts(inputs)
+        return lambda: self.user.embed_documents(texts)
+
+    def ask(self) -> object:
+        """See `Subject.ask`."""
+        return self.user.embed_query(query(next(self._numbers)))
+
+    def encoded(self, inputs: int) -> Sequence[Input]:
+        """See `Subject.encoded`."""
+        return self.user._encode_documents(self._texts(inputs), 0).sequences
+
+
+class RerankingSubject(Subject[Reranker]):
+    """A reranker: a hundred documents of each query for the rates, twenty for the latencies.
+
+    Every query is a new one, or its prefix would be known from the last run.
+    """
+
+    unit = "documents"
+    request = f"one query with {_FEW_DOCUMENTS} documents"
+    step = DOCUMENTS
+
+    def __init__(self, user: Reranker, texts: Sequence[str] | None) -> None:
+        super().__init__(user, texts)
+        self._few = self._texts(_FEW_DOCUMENTS)
+
+    def prepare(self, inputs: int) -> Callable[[], object]:
+        """See `Subject.prepare`."""
+        pairs = self._pairs(inputs)
+        return lambda: self.user.score(pairs)
+
+    def ask(self) -> object:
+        """See `Subject.ask`."""
+        return self.user.rerank(query(next(self._numbers)), self._few)
+
+    def encoded(self, inputs: int) -> Sequence[Input]:
+        """See `Subject.encoded`."""
+        return self.user._encode(None)(self._pairs(inputs), 0).sequences
+
+    def _pairs(self, inputs: int) -> list[tuple[str, str]]:
+        texts = self._texts(inputs)
+        queries = [query(next(self._numbers)) for _ in range(0, inputs, DOCUMENTS)]
+        return [(queries[place // DOCUMENTS], text) for place, text in enumerate(texts)]
+
+
+def work(sequences: Sequence[Input]) -> int:
+    """Tokens that sequences cost, as `take_batch` counts them: a prefix once."""
+    prefixes = {sequence.prefix for sequence in sequences}
+    return sum(map(len, sequences)) + sum(len(prefix) for prefix in prefixes if prefix is not None)
