@@ -2,112 +2,85 @@
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import concurrency, embedding, reranking, serving
-from benchmarks.checkpoints import random_checkpoint
+from benchmarks import concurrency, embedding, latency, report, reranking, scaling, serving
+from benchmarks.checkpoints import SHAPES
+from benchmarks.contenders import Setup
+from benchmarks.texts import Mix
 from benchmarks.timing import Result
+
+Suite = Literal["embedding", "reranking", "latency", "scaling", "concurrency", "serving"]
 
 
 def main(
     *,
     only: Annotated[
-        str, typer.Option(help="One of embedding, reranking, concurrency, serving; all if empty.")
-    ] = "",
-    documents: Annotated[int, typer.Option(help="Documents to embed and to rerank.")] = 100,
+        Suite | None, typer.Option(help="Measure this alone.", show_default="all")
+    ] = None,
+    mix: Annotated[
+        Mix | None, typer.Option(help="Embed texts of this mix alone.", show_default="all")
+    ] = None,
+    documents: Annotated[
+        int | None, typer.Option(help="Texts to embed and to rerank.", show_default="by the mix")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
-    layers: Annotated[int, typer.Option(help="Depth of the random 0.6B checkpoint.")] = 28,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for both sides.")] = "bfloat16",
+    shape: Annotated[
+        Literal["0.6b", "4b", "8b"], typer.Option(help="Whose shape the random checkpoints have.")
+    ] = "0.6b",
+    layers: Annotated[int | None, typer.Option(help="Their depth.", show_default="full")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for all sides.")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="cpu or cuda, for all sides.")] = "cpu",
     folder: Annotated[Path, typer.Option(help="For checkpoints and results.")] = Path(
         "benchmarks/results"
     ),
 ) -> None:
     """Measure Quernstone and its peers side by side on this machine."""
-
-    def checkpoint(layout: str) -> Path:
-        return random_checkpoint(folder / f"{layout}-{layers}-layers", layout, layers=layers)  # type: ignore[arg-type]
-
-    def embedding_model() -> Path:
-        return checkpoint("embedding-0.6b")
-
-    amounts = {"documents": documents, "repeats": repeats, "dtype": dtype}
-    suites: dict[str, Callable[[], list[Result]]] = {
-        "embedding": lambda: [embedding.run(embedding_model(), **amounts)],  # type: ignore[arg-type]
-        "reranking": lambda: [reranking.run(checkpoint("reranker-0.6b"), **amounts)],  # type: ignore[arg-type]
-        "concurrency": lambda: [
-            concurrency.run("tiny", "tiny model", repeats=max(5, repeats)),
-            concurrency.run(str(embedding_model()), "0.6B shape", repeats=repeats),
-        ],
-        "serving": lambda: [
+    setup = Setup(
+        folder=folder,
+        shape=shape,
+        layers=layers or SHAPES[f"embedding-{shape}"].layers,
+        dtype=dtype,
+        device=device,
+        repeats=repeats,
+    )
+    suites: dict[Suite, Callable[[], Iterator[Result]]] = {
+        "embedding": lambda: (
+            embedding.run(setup, name, documents) for name in ([mix] if mix else get_args(Mix))
+        ),
+        "reranking": lambda: iter([reranking.run(setup, documents)]),
+        "latency": lambda: iter([latency.run(setup)]),
+        "scaling": lambda: iter([scaling.run(setup)]),
+        "concurrency": lambda: (
+            concurrency.run(model, title, expected=expected, repeats=max(5, repeats))
+            for model, title, expected in (
+                ("tiny", "tiny model", 4),
+                (str(setup.checkpoint("Embedding")), str(setup), 2),
+            )
+        ),
+        "serving": lambda: (
             serving.run(f"/{framework}/search", repeats=max(5, repeats))
             for framework in ("langchain", "llamaindex")
-        ],
+        ),
     }
-    if only and only not in suites:
-        raise typer.BadParameter(f"{only!r} is none of {', '.join(suites)}", param_hint="--only")
-    console = Console(width=110)
-    hardware = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    console.print(hardware)
-    results: list[Result] = []
-    for name in [only] if only else list(suites):
-        for result in suites[name]():
-            console.print(_table(result))
-            results.append(result)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"hardware": hardware, "results": [result.as_dict() for result in results]}
-    (folder / "results.json").write_text(json.dumps(content, indent=2))
-    _plot(results, hardware, folder / "results.png")
+    console = Console(width=120)
+    machine = report.hardware(device)
+    console.print(machine)
+    results: list[Result] = []
+    for name in [only] if only else suites:
+        for result in suites[name]():
+            console.print(report.table(result))
+            results.append(result)
+            # after each: some take an hour
+            report.write(results, machine, folder / "results.json")
+            report.plot(results, machine, folder / "results.png")
     console.print(f"written: {folder}/results.json and {folder}/results.png")
-
-
-def _table(result: Result) -> Table:
-    table = Table(title=result.title, caption="\n".join(result.notes), title_justify="left")
-    for column in ("side", "seconds", f"{result.unit}/s", "times ours", "slowest/fastest run"):
-        table.add_column(column, justify="left" if column == "side" else "right")
-    rows = zip(result.names, result.seconds, result.ratios, result.spread, strict=True)
-    for name, seconds, ratio, spread in rows:
-        rate = result.amount / seconds
-        table.add_row(name, f"{seconds:.3f}", f"{rate:,.1f}", f"{ratio:.2f}", f"{spread:.2f}")
-    return table
-
-
-def _plot(results: list[Result], hardware: str, path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(len(results), 1, figsize=(8, 1.7 * len(results)), squeeze=False)
-    for axis, result in zip(axes[:, 0], results, strict=True):
-        colours = ["tab:green", *["tab:gray"] * (len(result.names) - 1)]
-        bars = axis.barh(result.names, result.seconds, color=colours)
-        labels = [f" {ratio:.1f}x" for ratio in result.ratios]
-        axis.bar_label(bars, labels)
-        axis.set_title(result.title, fontsize=9, loc="left")
-        axis.set_xlabel("seconds, less is better", fontsize=8)
-        axis.set_xlim(0, max(result.seconds) * 1.15)
-        axis.invert_yaxis()
-    figure.suptitle(hardware, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from quernstone import Embedder
 QUERIES = [f"how do I sort a list of {n} records by two keys?" for n in range(64)]
 
 
-def run(model: str, title: str, *, repeats: int) -> Result:
-    """64 `aembed_query` calls, concurrent and sequential."""
+def run(model: str, title: str, *, expected: float, repeats: int) -> Result:
+    """64 `aembed_query` calls, concurrent and sequential, which should take `expected` as long."""
     with Embedder(model, device="cpu") as embedder:
 
         async def together() -> None:
@@ -26,7 +26,7 @@ def run(model: str, title: str, *, repeats: int) -> Result:
             f"{len(QUERIES)} queries at a time, {title}",
             [
                 Side("concurrent", lambda: asyncio.run(together())),
-                Side("sequential", lambda: asyncio.run(one_by_one())),
+                Side("sequential", lambda: asyncio.run(one_by_one()), expected),
             ],
             unit="queries",
             amount=len(QUERIES),

@@ -1,77 +1,50 @@
-"""Embedding documents of mixed lengths: ours against sentence-transformers."""
+"""Embedding texts of mixed lengths: ours against sentence-transformers, the card and vLLM."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
-from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 
-from benchmarks.checkpoints import SHAPES
-from benchmarks.texts import docstrings
-from benchmarks.timing import Result, Side, compare
-from quernstone import Embedder
+from benchmarks.contenders import CARD, ST, ST_BEST, VLLM, Setup, contest
+from benchmarks.texts import DOCUMENTS, Mix, mix
+from benchmarks.timing import Result
+from quernstone.prompts import DEFAULT_INSTRUCTION, query_frame
+
+EXPECTED = {ST: 5.0, ST_BEST: 2.5, CARD: 6.0, VLLM: 1.5}
+"""For the mix `docstring`; ours should reach 0.8 of the floor."""
 
 
-def run(folder: Path, *, dtype: str, documents: int, repeats: int) -> Result:
-    """Both sides read the same checkpoint in the same dtype.
-
-    sentence-transformers runs with its defaults: batches of 32, sorted by length.
-    """
-    texts = docstrings(documents)
-    peer = SentenceTransformer(
-        str(folder), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)}
+def run(setup: Setup, name: Mix, documents: int | None) -> Result:
+    """All sides read the same checkpoint in the same dtype. The mix `short` goes as queries."""
+    texts = mix(name, documents or DOCUMENTS[name])
+    method, frame = "documents", ""
+    if name == "short":
+        method, frame = "queries", query_frame(DEFAULT_INSTRUCTION)
+    lengths = token_counts(setup.checkpoint("Embedding"), [frame + text for text in texts])
+    result = contest(
+        "Embedding",
+        setup,
+        EXPECTED,
+        title=f"Embedding {len(texts)} texts, mix {name}",
+        call=lambda _: (method, texts),
+        trial=(method, texts[:8]),
+        difference=lambda a, b: f"least cosine to ours {_least_cosine(a, b):.5f}",
+        tokens=sum(lengths),
+        floor_tokens=sum(lengths),
     )
-    with Embedder(str(folder), device="cpu", dtype=dtype) as embedder:
-        warm_up = texts[:2]
-        ours, theirs = embedder.embed_documents(warm_up), peer.encode(warm_up)
-        theirs = theirs.astype(np.float32) / np.linalg.norm(theirs, axis=1, keepdims=True)
-        cosine = float((ours * theirs).sum(axis=1).min())
-        lengths = [len(ids) for ids in peer.tokenizer(texts)["input_ids"]]
-        tokens = sum(lengths)
-        floor = matrix_seconds(tokens, dtype)
-        result = compare(
-            f"Embedding {documents} documents, 0.6B shape, {dtype}",
-            [
-                Side("quernstone", lambda: embedder.embed_documents(texts)),
-                Side("sentence-transformers, defaults", lambda: peer.encode(texts)),
-            ],
-            unit="tokens",
-            amount=tokens,
-            repeats=repeats,
-        )
     median, p95 = np.percentile(lengths, [50, 95])
-    result.notes.extend(
-        [
-            f"tokens per document: median {median:.0f}, 95th percentile {p95:.0f}",
-            f"smallest cosine between the two sides: {cosine:.5f}",
-            f"the matrices alone, at this machine's own rate: {floor:.1f} s, "
-            f"{floor / result.seconds[0]:.0%} of ours",
-        ]
-    )
+    result.notes.insert(0, f"tokens of a text: median {median:.0f}, 95th percentile {p95:.0f}")
     return result
 
 
-def matrix_seconds(tokens: int, dtype: str) -> float:
-    """Time of the 0.6B layers' matrix products for so many tokens, measured here and now."""
-    shape = SHAPES["embedding-0.6b"]
-    query, keys = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
-    sizes = [
-        (query + keys, shape.hidden),
-        (shape.hidden, query),
-        (2 * shape.intermediate, shape.hidden),
-        (shape.hidden, shape.intermediate),
-    ]
-    rows = 2048
-    weights = [torch.randn(size, dtype=getattr(torch, dtype)) for size in sizes]
-    inputs = [torch.randn(rows, size[1], dtype=getattr(torch, dtype)) for size in sizes]
-    best = float("inf")
-    for _ in range(7):
-        start = time.perf_counter()
-        for x, weight in zip(inputs, weights, strict=True):
-            F.linear(x, weight)
-        best = min(best, time.perf_counter() - start)
-    return best / rows * tokens * shape.layers
+def token_counts(model: Path, texts: list[str]) -> list[int]:
+    """How many tokens the texts have for a model."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    return [len(one.ids) for one in tokenizer.encode_batch(texts)]
+
+
+def _least_cosine(a: list[list[float]], b: list[list[float]]) -> float:
+    one, two = (np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
+    return float((one * two).sum(axis=1).min())

@@ -3,25 +3,79 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import importlib.util
+import math
 import random
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
 
 _SHORTEST = 150
 PACKAGES = ("torch", "transformers", "numpy", "sklearn")
 """With thousands of docstrings each; the group `benchmarks` installs all of them."""
 
+Mix = Literal["short", "docstring", "long"]
+DOCUMENTS: Mapping[Mix, int] = {"short": 200, "docstring": 100, "long": 4}
+"""How many texts of a mix are about as much work as of the others."""
+
+# Lengths are chosen by characters, so that nobody needs a tokenizer.
+_CHARS_PER_TOKEN = 4.4
+_MEDIAN_TOKENS, _P95_TOKENS = 76, 507
+_LONG_TOKENS = (1700, 6500)  # long texts hold more tables, so they have more tokens than that
+_QUERY_WORDS = range(6, 11)
+
+
+def mix(name: Mix, count: int) -> list[str]:
+    """Texts of one mix of lengths. Deterministic.
+
+    `short` are lines like queries, of about ten tokens; `docstring` is `docstrings`; `long` are
+    joined docstrings of 2,000 to 8,000 tokens.
+    """
+    return {"short": queries, "docstring": docstrings, "long": _long_texts}[name](count)
+
 
 def docstrings(count: int, seed: int = 0) -> list[str]:
-    """A sample of docstrings, short and long mixed as they are found. Deterministic.
+    """Docstrings whose lengths are spread as in large code bases. Deterministic.
 
-    Of those with at least 150 characters: a median of 71 tokens of Qwen3, 331 at the 95th
-    percentile.
+    The spread is log-normal, with a median of about 76 tokens of Qwen3 and 507 at the 95th
+    percentile, however many there are; docstrings of the standard library alone are shorter.
     """
-    return random.Random(seed).sample(_all_docstrings(), count)
+    choose = random.Random(seed)
+    pool = sorted(_all_docstrings(), key=len)
+    lengths = [len(text) for text in pool]
+    sigma = math.log(_P95_TOKENS / _MEDIAN_TOKENS) / NormalDist().inv_cdf(0.95)
+    spread = NormalDist(math.log(_MEDIAN_TOKENS * _CHARS_PER_TOKEN), sigma)
+    found = []
+    for place in range(count):
+        at = bisect.bisect(lengths, math.exp(spread.inv_cdf((place + 0.5) / count)))
+        at = min(max(0, at + choose.randint(-2, 2)), len(pool) - 1)
+        lengths.pop(at)
+        found.append(pool.pop(at))
+    choose.shuffle(found)
+    return found
+
+
+def queries(count: int) -> list[str]:
+    """First lines of docstrings that are as long as queries: six to ten words. Deterministic."""
+    lines = (text.splitlines()[0] for text in _all_docstrings())
+    fitting = dict.fromkeys(line for line in lines if len(line.split()) in _QUERY_WORDS)
+    return random.Random(0).sample(list(fitting), count)
+
+
+def _long_texts(count: int) -> list[str]:
+    shortest, longest = (tokens * _CHARS_PER_TOKEN for tokens in _LONG_TOKENS)
+    left = iter(_all_docstrings())
+    found = []
+    for place in range(count):
+        size, text = shortest + (longest - shortest) * (place + 0.5) / count, ""
+        while len(text) < size:
+            text += next(left) + "\n\n"
+        found.append(text[: int(size)])
+    return found
 
 
 def chunks_and_questions(
@@ -40,7 +94,8 @@ def chunks_and_questions(
     from quernstone_qdrant.chunking import Chunker
     from quernstone_qdrant.records import Record
 
-    texts = [text for root in _roots(packages) for text in _docstrings_in(root)]
+    found_in = (text for root in _roots(packages) for text in _docstrings_in(root))
+    texts = [text for text in found_in if len(text) >= _SHORTEST]
     texts = list(dict.fromkeys(texts))
     random.Random(0).shuffle(texts)
     first = (" ".join(text.split("\n\n")[0].split()) for text in texts[:questions])
@@ -82,5 +137,5 @@ def _docstrings_of(path: Path) -> Iterator[str]:
         return
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, kinds) and (text := ast.get_docstring(node)) and len(text) >= _SHORTEST:
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
             yield text

@@ -1,4 +1,4 @@
-"""Sides of a comparison, run in turn within one process."""
+"""Sides of a comparison, run in turn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from rich.progress import track
+
 
 @dataclass
 class Side:
@@ -14,12 +16,31 @@ class Side:
 
     name: str
     run: Callable[[], object]
+    expected: float | None = None
+    """How many times as long as ours it should take: what was written down before measuring."""
     seconds: list[float] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Run once, and note the seconds."""
+        start = time.perf_counter()
+        self.run()
+        self.seconds.append(time.perf_counter() - start)
 
     @property
     def median(self) -> float:
         """Seconds of the middle run."""
         return statistics.median(self.seconds)
+
+
+@dataclass
+class TimedSide(Side):
+    """A side whose `run` returns the seconds that count, as `benchmarks.child.Child.run` does."""
+
+    run: Callable[[], float]
+
+    def measure(self) -> None:
+        """Run once, and note the seconds."""
+        self.seconds.append(self.run())
 
 
 @dataclass(frozen=True)
@@ -36,15 +57,30 @@ class Result:
     spread: list[float]
     """Slowest run over fastest run of each side."""
     notes: list[str]
+    expected: list[float | None]
+    """How many times as long as ours each side should take."""
+    floor: float | None = None
+    """Seconds that the matrix products alone take at the machine's own best rate."""
 
     @property
     def ratios(self) -> list[float]:
         """How many times as long as ours each side takes."""
         return [seconds / self.seconds[0] for seconds in self.seconds]
 
+    @property
+    def rates(self) -> list[float]:
+        """Units of work per second of each side."""
+        return [self.amount / seconds for seconds in self.seconds]
+
+    @property
+    def shares(self) -> list[float | None]:
+        """Of the machine's own best rate, what each side reaches."""
+        return [self.floor / seconds if self.floor else None for seconds in self.seconds]
+
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        return asdict(self) | {"ratios": self.ratios}
+        figures = {"ratios": self.ratios, "rates": self.rates, "shares": self.shares}
+        return asdict(self) | figures
 
 
 def compare(
@@ -55,13 +91,25 @@ def compare(
     amount: float,
     repeats: int,
     notes: list[str] | None = None,
+    floor: Side | None = None,
+    pause: float = 0.0,
 ) -> Result:
-    """Run all sides in turn, `repeats` times: what disturbs the machine disturbs all alike."""
-    for _ in range(repeats):
-        for side in sides:
-            start = time.perf_counter()
-            side.run()
-            side.seconds.append(time.perf_counter() - start)
+    """Run all sides in turn, `repeats` times: what disturbs the machine disturbs all alike.
+
+    Args:
+        title: What is compared.
+        sides: Ours first.
+        unit: Of the work.
+        amount: Units in one run.
+        repeats: Runs of each side.
+        notes: Printed below the figures.
+        floor: Measures the machine; its best run counts.
+        pause: Seconds before each run, for the threads of the last side to stop spinning.
+    """
+    in_turn = [*sides, floor] if floor else sides
+    for side in track(in_turn * repeats, title, transient=True):
+        time.sleep(pause)
+        side.measure()
     return Result(
         title,
         unit,
@@ -70,4 +118,6 @@ def compare(
         [side.median for side in sides],
         [max(side.seconds) / min(side.seconds) for side in sides],
         notes or [],
+        [side.expected for side in sides],
+        min(floor.seconds) if floor else None,
     )

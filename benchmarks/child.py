@@ -1,0 +1,120 @@
+"""A side in a process of its own, which is spoken to in lines of JSON.
+
+Two users of torch in one process have two pools of OpenMP threads, and OpenMP then puts waiting
+threads to sleep, which slows both. A child waits at a pipe while others run. Any Python will do,
+so that a side whose packages fit with nobody else's may come from an environment of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parent.parent
+_STOP_SECONDS = 60
+
+
+class Child(AbstractContextManager["Child"]):
+    """An object that lives in another process."""
+
+    def __init__(
+        self,
+        made: str,
+        *,
+        python: Path = Path(sys.executable),
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        """Start the process and wait until the object is made.
+
+        Args:
+            made: What to call, as `module:name`.
+            python: Runs the process.
+            environment: Variables beside those of this process.
+            settings: Arguments of the call.
+
+        Raises:
+            RuntimeError: The process ended; what it says is on standard error.
+        """
+        self._made = made
+        self._process = subprocess.Popen(
+            [str(python), "-m", "benchmarks.child", made, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+        self._reply()
+
+    def run(self, method: str, *arguments: object) -> float:
+        """Call a method and leave its result where it is.
+
+        Returns:
+            The seconds that the call took, measured there.
+        """
+        return float(self._call(method, arguments, wanted=False)["seconds"])
+
+    def get(self, method: str, *arguments: object) -> Any:
+        """Call a method for its result."""
+        return self._call(method, arguments, wanted=True)["result"]
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, arguments: tuple[object, ...], *, wanted: bool) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        order = {"method": method, "arguments": arguments, "wanted": wanted}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.close()
+            code = self._process.returncode
+            raise RuntimeError(f"the process of `{self._made}` ended with {code}; see above")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+def _serve(made: str, settings: str) -> None:
+    """Answer the calls of the parent until it closes the pipe."""
+    with os.fdopen(os.dup(1), "w") as replies:
+        os.dup2(2, 1)  # what a library prints is no reply
+        module, name = made.split(":")
+        held = getattr(importlib.import_module(module), name)(**json.loads(settings))
+        print("{}", file=replies, flush=True)
+        for line in sys.stdin:
+            order = json.loads(line)
+            start = time.perf_counter()
+            result = getattr(held, order["method"])(*order["arguments"])
+            reply = {"seconds": time.perf_counter() - start}
+            if order["wanted"]:
+                reply["result"] = result
+            # arrays and tensors become lists
+            print(json.dumps(reply, default=lambda one: one.tolist()), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])

@@ -1,0 +1,156 @@
+"""Ours and the others at the same work, each in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.checkpoints import Layout, random_checkpoint
+from benchmarks.child import Child
+from benchmarks.timing import Result, Side, TimedSide, compare
+
+VLLM_PYTHON = Path(".venv-vllm/bin/python")
+_VLLM_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-torch",
+}
+_ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}  # our own bar is enough
+
+# vLLM's worker looks for work without sleeping for a second after its last.
+_PAUSE_SECONDS = 1.5
+
+Kind = Literal["Embedding", "Reranking"]
+Call = tuple[Any, ...]
+"""A method of a side, and its arguments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What all sides of all comparisons have in common."""
+
+    folder: Path
+    """For checkpoints."""
+    shape: str
+    """`0.6b`, `4b` or `8b`."""
+    layers: int
+    dtype: str
+    device: str
+    repeats: int
+
+    def layout(self, kind: Kind) -> Layout:
+        """The official layout of this shape."""
+        return f"{'embedding' if kind == 'Embedding' else 'reranker'}-{self.shape}"  # type: ignore[return-value]
+
+    def checkpoint(self, kind: Kind) -> Path:
+        """A random checkpoint of this shape; made if there is none yet."""
+        layout = self.layout(kind)
+        folder = self.folder / f"{layout}-{self.layers}-layers"
+        return random_checkpoint(folder, layout, layers=self.layers).absolute()
+
+    def __str__(self) -> str:
+        return f"{self.shape.upper()} shape, {self.layers} layers, {self.dtype}, {self.device}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A side, by the name of its module in `benchmarks.sides`."""
+
+    name: str
+    module: str
+    tuned: bool = False
+    """Whether it looks for its best settings before it is measured."""
+
+    def start(self, kind: Kind, setup: Setup, model: str = "") -> Child:
+        """Load a model in a process of its own; by default the random checkpoint."""
+        made = f"benchmarks.sides.{self.module}:{kind}"
+        settings = {"model": model or str(setup.checkpoint(kind)), "dtype": setup.dtype}
+        if self.module == "vllm":  # its build decides on the device
+            environment = _ENVIRONMENT | _VLLM_ENVIRONMENT
+            return Child(made, python=VLLM_PYTHON, environment=environment, **settings)
+        return Child(made, environment=_ENVIRONMENT, device=setup.device, **settings)
+
+
+OURS = Contender(name="quernstone", module="ours")
+ST = Contender(name="sentence-transformers, defaults", module="sentence_transformers")
+ST_BEST = Contender(
+    name="sentence-transformers, best batch size", module="sentence_transformers", tuned=True
+)
+CARD = Contender(name="the model card's recipe", module="card")
+VLLM = Contender(name="vLLM", module="vllm")
+
+
+def contest(
+    kind: Kind,
+    setup: Setup,
+    expected: Mapping[Contender, float],
+    *,
+    title: str,
+    call: Callable[[int], Call],
+    trial: Call,
+    difference: Callable[[Any, Any], str],
+    tokens: int,
+    floor_tokens: int,
+) -> Result:
+    """Let ours and others do the same work in turn, the machine's own matrix rate among them.
+
+    Args:
+        kind: What the models do.
+        setup: Shape, device and so on.
+        expected: The others, and how many times as long as ours each should take.
+        title: Of the result.
+        call: The work of the n-th run, the same for all sides.
+        trial: Less work of the same kind, to warm up and to compare results.
+        difference: Says how far a side's results of `trial` are from ours.
+        tokens: That all sides read in one run.
+        floor_tokens: Of them those that nobody can save.
+    """
+    notes: list[str] = []
+    sides: list[Side] = []
+    with ExitStack() as stack:
+
+        def join(one: Contender, child: Child) -> None:
+            runs = itertools.count()
+            sides.append(
+                TimedSide(one.name, lambda: child.run(*call(next(runs))), expected.get(one))
+            )
+
+        ours = stack.enter_context(OURS.start(kind, setup))
+        right = ours.get(*trial)
+        join(OURS, ours)
+        for one in expected:
+            if one is VLLM and not VLLM_PYTHON.exists():
+                notes.append(f"vLLM is left out: no {VLLM_PYTHON}; `make install-vllm` makes it")
+                continue
+            child = stack.enter_context(one.start(kind, setup))
+            note = f"{one.name}: {difference(right, child.get(*trial))}"
+            if one.tuned:
+                note += f"; takes {child.get('tune', *call(0))} at once"
+            if one is VLLM:
+                note += f"; version {child.get('version')}"
+            notes.append(note)
+            join(one, child)
+        machine = stack.enter_context(
+            Child(
+                "benchmarks.sides.matrices:Floor",
+                layout=setup.layout(kind),
+                dtype=setup.dtype,
+                device=setup.device,
+            )
+        )
+        floor = TimedSide("floor", lambda: machine.get("seconds", floor_tokens, setup.layers))
+        return compare(
+            f"{title}, {setup}",
+            sides,
+            unit="tokens",
+            amount=tokens,
+            repeats=setup.repeats,
+            notes=notes,
+            floor=floor,
+            pause=_PAUSE_SECONDS,
+        )

@@ -1,0 +1,63 @@
+"""Does the time of a token, or the memory, grow with the number of texts? The tiny model says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.child import Child
+from benchmarks.contenders import OURS, Setup
+from benchmarks.report import new_figure, save
+from benchmarks.texts import docstrings
+from benchmarks.timing import Result, Side, TimedSide, compare
+
+COUNTS = (1_000, 5_000, 20_000, 50_000)
+_POOL = 500
+"""Different docstrings; longer lists repeat them, so that all have the same lengths."""
+
+
+def run(setup: Setup) -> Result:
+    """Time per token of `Embedder.stream`, and the most memory that a process of its own has.
+
+    Expected: the same time within 10 % for all numbers of texts, and no more memory for 50,000
+    than for 5,000. Draws both.
+    """
+    texts = docstrings(_POOL)
+
+    def start() -> Child:
+        return OURS.start("Embedding", setup, "tiny")
+
+    with start() as child:
+        tokens_each = child.get("stream", texts, _POOL) / _POOL
+        sides: list[Side] = [
+            TimedSide(f"{count:,} texts", lambda count=count: child.run("stream", texts, count), 1)
+            for count in COUNTS
+        ]
+        title = f"1,000 tokens of many, tiny model, mix docstring, {setup.dtype}, {setup.device}"
+        result = compare(title, sides, unit="tokens", amount=1000, repeats=setup.repeats)
+    peaks = []
+    for count in COUNTS:
+        with start() as child:
+            child.run("stream", texts, count)
+            peaks.append(child.get("peak_bytes") / (1 << 20))
+            result.notes.append(f"most memory with {count:,} texts: {peaks[-1]:,.0f} MiB")
+    seconds = [
+        median / (count * tokens_each) * 1000
+        for median, count in zip(result.seconds, COUNTS, strict=True)
+    ]
+    _plot([one * 1000 for one in seconds], peaks, setup.folder / "scaling.png")
+    return replace(result, seconds=seconds)
+
+
+def _plot(microseconds: Sequence[float], peaks: Sequence[float], path: Path) -> None:
+    figure, (left, right) = new_figure(1, 2, (9, 3.5))
+    left.plot(COUNTS, microseconds, marker="o", color="tab:green")
+    left.axhspan(0.9 * microseconds[0], 1.1 * microseconds[0], color="tab:gray", alpha=0.2)
+    left.set_ylabel("µs per token (grey: within 10 % of the first)")
+    right.plot(COUNTS, peaks, marker="o", color="tab:green")
+    right.set_ylabel("most memory, MiB")
+    for axis in (left, right):
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("texts")
+    save(figure, path)
