@@ -279,17 +279,6 @@ def test_collections_share_a_folder_whatever_they_are_called(tmp_path, embedder)
         missing.state()
 
 
-def test_a_nan_is_refused(target, embedder):
-    class Broken(type(embedder)):
-        def embed_documents(self, texts):
-            rows = super().embed_documents(texts)
-            rows[1, 5] = np.nan
-            return rows
-
-    with pytest.raises(TargetError, match=f"point {point_of(1)} holds a NaN"):
-        QdrantLoader(target, "docs", Broken()).load(RECORDS[:3])
-
-
 def test_what_edge_cannot_do_is_an_error(target, embedder):
     assert target.ignored(CollectionSettings(shards=3)) == ["shards"]
     target.create(CollectionSettings(), 64, {})

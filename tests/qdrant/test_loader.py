@@ -1,5 +1,6 @@
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
@@ -212,6 +213,32 @@ def test_a_failing_engine_stops_the_load_and_keeps_what_was_written(client, embe
     report = loader.load({"id": str(n), "text": f"text {n}"} for n in range(20))
     assert len(stored(client, "docs")) == 20
     assert report.skipped == len(texts)
+
+
+def test_a_vector_that_is_not_finite_names_its_record(client, make_embedder, stored):
+    class Broken(type(make_embedder())):
+        def embed_documents(self, texts):
+            rows = super().embed_documents(texts)
+            for row, text in zip(rows, texts, strict=True):
+                if "rain" in text.lower():
+                    row[5] = float("nan")
+            return rows
+
+    with pytest.raises(RecordError, match=r"record 'b': chunk 0 cannot be embedded: .*not finite"):
+        QdrantLoader(client, "stops", Broken()).load(RECORDS)
+    assert [p["doc_id"] for p, _ in stored(client, "stops").values()] == ["a"]
+
+    report = QdrantLoader(client, "docs", Broken(), skip_errors=True).load(RECORDS)
+    assert (report.failed, report.embedded) == (1, report.chunks - 1)
+    assert {p["doc_id"] for p, _ in stored(client, "docs").values()} == {"a", "c"}
+
+
+def test_an_embedder_that_gives_the_wrong_shape_is_named(client, embedder, stored):
+    embedder.embed_documents = lambda texts: np.ones((len(texts) - 1, 64), np.float32)
+    message = r"an array of shape \(3, 64\) for 4 texts; it must be \(4, 64\)"
+    with pytest.raises(EngineError, match=message):
+        QdrantLoader(client, "docs", embedder).load(RECORDS)
+    assert stored(client, "docs") == {}
 
 
 def test_another_model_is_refused_with_both_sides_named(client, embedder, make_embedder):

@@ -66,18 +66,18 @@ class Chunker:
 
     def split(self, record: Record) -> Iterator[Chunk]:
         """Cut one record. A text of white space only has no chunks."""
-        outline = _Outline(record.text if record.format == "markdown" else "")
+        headings_at = _Outline(record.text).at if record.format == "markdown" else _no_headings
         waiting: _Span | None = None
         number = 0
         for span in self._spans(record):
             if waiting is not None:
                 start, text = waiting
-                yield Chunk(record, number, text, start, outline.at(start), last=False)
+                yield Chunk(record, number, text, start, headings_at(start), last=False)
                 number += 1
             waiting = span
         if waiting is not None:
             start, text = waiting
-            yield Chunk(record, number, text, start, outline.at(start), last=True)
+            yield Chunk(record, number, text, start, headings_at(start), last=True)
 
     def _spans(self, record: Record) -> Iterator[_Span]:
         if self.size is None or len(record.text) <= self.size:
@@ -122,6 +122,11 @@ def _title(text: str) -> str:
     text = text.rstrip()
     bare = text.rstrip("#")
     return bare.rstrip() if bare[-1:].isspace() else text
+
+
+def _no_headings(_: int) -> tuple[str, ...]:
+    """Of a plain text."""
+    return ()
 
 
 class _Outline:

@@ -11,6 +11,7 @@ Nothing here imports a framework; golden tests pin what is written. Every layout
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -76,7 +77,7 @@ class Layout:
                 out; it is kept in `metadata`, in the node, or beside `own`.
             own: What goes under `OWN_KEY`.
         """
-        reserved = self._reserved()
+        reserved = _reserved(self)
         payload: dict[str, JsonValue] = {OWN_KEY: own}
         if self.flat:
             payload |= {name: value for name, value in metadata.items() if name not in reserved}
@@ -105,7 +106,7 @@ class Layout:
         elif self.node:
             metadata = node.get("metadata")
         else:
-            reserved = self._reserved()
+            reserved = _reserved(self)
             metadata = {name: value for name, value in payload.items() if name not in reserved}
             metadata |= own.get("metadata") or {}
         return Content(key=str(own.get("key", "")), text=str(text or ""), metadata=metadata or {})
@@ -113,14 +114,6 @@ class Layout:
     def field(self, name: str) -> str:
         """Path of a metadata field, for filters and payload indexes."""
         return f"metadata.{name}" if self.nested else name
-
-    def _reserved(self) -> set[str]:
-        names = {OWN_KEY}
-        if self.text_field:
-            names.add(self.text_field)
-        if self.nested:
-            names.add("metadata")
-        return names.union(_NODE_FIELDS) if self.node else names
 
 
 LAYOUTS: Mapping[LayoutName, Layout] = {
@@ -144,6 +137,17 @@ def layout_of(name: str) -> Layout:
         if known == name:
             return layout
     raise ConfigError(f"`layout` is {name!r}; it must be one of {', '.join(get_args(LayoutName))}")
+
+
+@functools.cache
+def _reserved(layout: Layout) -> frozenset[str]:
+    """Names of the payload's top level that the layout itself needs."""
+    names = {OWN_KEY}
+    if layout.text_field:
+        names.add(layout.text_field)
+    if layout.nested:
+        names.add("metadata")
+    return frozenset(names.union(_NODE_FIELDS) if layout.node else names)
 
 
 def _node_json(point: str, text: str, metadata: dict[str, JsonValue], key: str) -> str:

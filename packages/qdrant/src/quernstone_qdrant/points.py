@@ -56,8 +56,14 @@ def collection_namespace(collection: str) -> uuid.UUID:
 
 
 def point_id(namespace: uuid.UUID, key: str, number: int) -> str:
-    """Id of chunk `number` of the document `key`. The same on every run and machine."""
-    return str(uuid.uuid5(namespace, f"{key}:{number}"))
+    """Id of chunk `number` of the document `key`. The same on every run and machine.
+
+    It is `uuid.uuid5(namespace, f"{key}:{number}")`, which takes ten times as long.
+    """
+    name = namespace.bytes + f"{key}:{number}".encode()
+    digits = hashlib.sha1(name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Layout) -> Point:

@@ -13,12 +13,12 @@ from typing import Literal, TypeAlias
 
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.batches import BatchReader
-from quernstone_qdrant.chunking import Chunk, Chunker
+from quernstone_qdrant.chunking import Chunker
 from quernstone_qdrant.deadletter import DeadLetters
 from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.layouts import layout_of
 from quernstone_qdrant.pipeline import Batch, Pipeline
-from quernstone_qdrant.points import Point, make_point
+from quernstone_qdrant.points import make_point
 from quernstone_qdrant.provenance import Provenance, TextEmbedder
 from quernstone_qdrant.prune import gone
 from quernstone_qdrant.report import Depths, LoadReport
@@ -66,19 +66,20 @@ class Load:
         self._started = time.monotonic()
         self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
         self._retry = Retry(plan.patience)
+        made = plan.provenance
+        layout = layout_of(made.settings.layout)
         self._store = PointStore(
             plan.target,
-            plan.provenance.settings,
+            made.settings,
             self._retry,
             most_points=plan.most_points,
             most_bytes=plan.request_bytes,
         )
-        self._layout = layout_of(plan.provenance.settings.layout)
         self._letters: DeadLetters | None = None
         self._seen = SeenHashes() if prune else None
         self._reader = BatchReader(
             plan.chunker,
-            self._make_point,
+            partial(make_point, made.namespace, made.fingerprint, layout=layout),
             size=plan.batch_size,
             skip_errors=plan.skip_errors,
             source=source,
@@ -86,7 +87,7 @@ class Load:
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),
-            look_up=partial(look_up, store=self._store, namespace=plan.provenance.namespace),
+            look_up=partial(look_up, store=self._store, namespace=made.namespace),
             embed=partial(embed, embedder=plan.embedder, skip_errors=plan.skip_errors),
             write=partial(write, store=self._store),
             count=self._count_batch,
@@ -132,10 +133,6 @@ class Load:
             self._indexing = False
             self._count()
         return self.report
-
-    def _make_point(self, chunk: Chunk) -> Point:
-        made = self._plan.provenance
-        return make_point(made.namespace, made.fingerprint, chunk, self._layout)
 
     def _count_batch(self, batch: Batch) -> None:
         """Add up what Qdrant has confirmed."""

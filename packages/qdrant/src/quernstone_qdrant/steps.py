@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from quernstone.errors import EngineMemoryError, InputError, NonFiniteError
+import numpy as np
+
+from quernstone.errors import EngineError, EngineMemoryError, InputError, NonFiniteError
+from quernstone.types import Float32Array
 from quernstone_qdrant.deadletter import Failure
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.pipeline import Batch
@@ -50,7 +53,8 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
     points = batch.points
     while True:
         try:
-            batch.vectors = embedder.embed_documents([point.text for point in points])
+            vectors = embedder.embed_documents([point.text for point in points])
+            batch.vectors = _checked(vectors, len(points), embedder.dimensions)
         except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
             if error.index is None:
                 raise
@@ -62,6 +66,19 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
                 del points[error.index :]
         else:
             return
+
+
+def _checked(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
+    """Refuse what no target can store; an embedder that is not ours may give anything."""
+    if vectors.shape != (count, dimensions):
+        raise EngineError(
+            f"the embedder gave an array of shape {vectors.shape} for {count} texts; it must be "
+            f"({count}, {dimensions})"
+        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise NonFiniteError(int(bad[0]), "and nothing else can be asked of this embedder")
+    return vectors
 
 
 def write(batch: Batch, store: PointStore) -> None:

@@ -82,9 +82,10 @@ class PointStore:
             WriteError: Some are not; the error names them.
         """
         rows = self._settings.rows(embeddings, [point.text for point in points])
-        sizes = _sizes(points, rows)
+        payloads = [point.payload() for point in points]
+        sizes = _sizes(payloads, rows)
         for part in self._parts(sizes):
-            self._send(points[part], _slice(rows, part), sizes[part])
+            self._send(points[part], payloads[part], _slice(rows, part), sizes[part])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points in the order given; return when that is confirmed.
@@ -111,12 +112,17 @@ class PointStore:
             yield slice(start, len(sizes))
 
     def _send(
-        self, points: Sequence[Point], rows: Mapping[str, Rows], sizes: Sequence[int]
+        self,
+        points: Sequence[Point],
+        payloads: Sequence[Payload],
+        rows: Mapping[str, Rows],
+        sizes: Sequence[int],
     ) -> None:
         ids = tuple(point.id for point in points)
         try:
             self._retry.call(
-                lambda: self._target.upsert(points, rows), lambda: self._find(points) or None
+                lambda: self._target.upsert(ids, payloads, rows),
+                lambda: self._find(points) or None,
             )
         except TooLargeError as error:
             if len(points) == 1:
@@ -129,7 +135,7 @@ class PointStore:
             self._most_bytes = min(self._most_bytes, max(1, sum(sizes) // 2))
             middle = len(points) // 2
             for part in (slice(0, middle), slice(middle, len(points))):
-                self._send(points[part], _slice(rows, part), sizes[part])
+                self._send(points[part], payloads[part], _slice(rows, part), sizes[part])
         except TargetError as error:
             raise WriteError(str(error), ids) from error
 
@@ -139,10 +145,10 @@ class PointStore:
         return all(stored_hash(there.get(point.id)) == point.content_hash for point in points)
 
 
-def _sizes(points: Sequence[Point], rows: Mapping[str, Rows]) -> list[int]:
+def _sizes(payloads: Sequence[Payload], rows: Mapping[str, Rows]) -> list[int]:
     """About how many bytes each point is in a request."""
     numbers = sum(matrix.shape[1] for matrix in rows.values() if isinstance(matrix, np.ndarray))
-    return [_NUMBER_BYTES * numbers + len(orjson.dumps(point.payload())) for point in points]
+    return [_NUMBER_BYTES * numbers + len(orjson.dumps(payload)) for payload in payloads]
 
 
 def _slice(rows: Mapping[str, Rows], part: slice) -> dict[str, Rows]:

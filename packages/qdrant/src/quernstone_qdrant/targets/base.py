@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.bm25 import Bm25Text
-from quernstone_qdrant.points import Point
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 
 if TYPE_CHECKING:
@@ -185,11 +184,14 @@ class Target(Protocol):
         """Read some payload fields of those of `ids` that exist, by id."""
         ...
 
-    def upsert(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
+    def upsert(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
         """Write points, replacing those of the same ids. Returns when they are applied.
 
         Args:
-            points: What to store.
+            ids: Of the points.
+            payloads: One per point.
             vectors: By name (empty: the unnamed vector), one row per point.
 
         Raises:

@@ -16,7 +16,6 @@ from qdrant_client.http.exceptions import ApiException
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from quernstone_qdrant.errors import CollectionNotFoundError, TargetError, TransientError
-from quernstone_qdrant.points import Point
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
@@ -172,17 +171,19 @@ class ClientTarget:
             )
         return {str(point.id): point.payload or {} for point in found}
 
-    def upsert(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
+    def upsert(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
         """See `Target.upsert`."""
         embedded = self.kind == "embedded"
         rows = {name: batch_rows(part, embedded=embedded) for name, part in vectors.items()}
         batch = models.Batch(
-            ids=[point.id for point in points],
+            ids=list(ids),
             vectors=rows[""] if list(rows) == [""] else rows,
-            payloads=[point.payload() for point in points],
+            payloads=list(payloads),
         )
         self._apply(
-            f"writing {len(points)} points",
+            f"writing {len(ids)} points",
             lambda: self.client.upsert(self.collection, points=batch, wait=True),
         )
 

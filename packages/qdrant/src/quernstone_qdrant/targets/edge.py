@@ -31,7 +31,6 @@ import orjson
 
 from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError, TargetError
-from quernstone_qdrant.points import Point
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
@@ -165,13 +164,14 @@ class EdgeTarget:
             found = self._shard().retrieve(list(ids), _wanted(fields), False)
         return {str(point.id): point.payload or {} for point in found}
 
-    def upsert(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
+    def upsert(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
         """See `Target.upsert`."""
-        self._check_finite(points, vectors)
-        with self._failures(f"writing {len(points)} points"):
+        with self._failures(f"writing {len(ids)} points"):
             batch = [
-                edge.Point(point.id, point_vectors(vectors, place), point.payload())
-                for place, point in enumerate(points)
+                edge.Point(point, point_vectors(vectors, place), payload)
+                for place, (point, payload) in enumerate(zip(ids, payloads, strict=True))
             ]
             self._shard().update(edge.UpdateOperation.upsert_points(batch))
             self._sync()
@@ -308,18 +308,6 @@ class EdgeTarget:
                 os.fsync(file.fileno())
             new.replace(final)
             _sync_folder(self._home)
-
-    def _check_finite(self, points: Sequence[Point], vectors: Mapping[str, Rows]) -> None:
-        # Edge stores a NaN without a word, and the point is then never found.
-        for name, rows in vectors.items():
-            if isinstance(rows, np.ndarray):
-                bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                if len(bad):
-                    point = points[int(bad[0])]
-                    raise TargetError(
-                        f"the vector {name!r} of point {point.id} holds a NaN or an infinity "
-                        f"(collection {self.collection!r})"
-                    )
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
