@@ -208,10 +208,17 @@ def test_an_encoder_that_is_missing_is_named(client, load, monkeypatch):
         load(preset=CollectionSettings(bm25="sparse"))
 
 
-def test_an_unknown_language_is_named():
+def test_every_language_has_an_encoder():
     pytest.importorskip("qdrant_edge")
-    with pytest.raises(ConfigError, match="`language` is 'klingon'"):
-        bm25.encode_query(bm25.Bm25Text("qapla", "klingon"))
+    for language in bm25.LANGUAGES:
+        assert len(bm25.encode_query(bm25.Bm25Text("E-4711", language)).indices) > 0
+
+
+def test_an_unknown_language_makes_no_collection(client, load):
+    for kind in ("sparse", "text"):
+        with pytest.raises(ConfigError, match="`language` is 'klingon'; it must be one of arabic,"):
+            load(preset=CollectionSettings(bm25=kind, language="klingon"))
+    assert not client.collection_exists("docs")
 
 
 def test_a_hybrid_pair(load, embedder):

@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
-from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
-from quernstone_qdrant.bm25 import Bm25Text
+from quernstone_qdrant.bm25 import LANGUAGES, Bm25Text
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest
 from quernstone_qdrant.targets.base import Bm25Stage
@@ -195,9 +194,14 @@ def test_a_text_index_ranks_by_bm25(load):
     assert (words["using"], words["query"]) == ("page_content", {"text": "quern"})
 
 
-def test_a_text_index_needs_a_stemmer(load):
-    with pytest.raises(ConfigError, match="`language` is 'klingon', for which there is no stemmer"):
-        load(CollectionSettings(bm25="text", language="klingon"))
+def test_a_text_index_goes_without_the_stemmer_that_a_language_does_not_have(load):
+    server, _ = load(CollectionSettings(bm25="text", language="catalan"))
+    index = {"type": "text", "scoring": True, "stopwords": "catalan"}
+    assert server.indexes["page_content"] == index
+
+
+def test_the_languages_are_those_of_qdrant():
+    assert set(LANGUAGES) == {language.value for language in models.Language}
 
 
 def test_two_stages(load):

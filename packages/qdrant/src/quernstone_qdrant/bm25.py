@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
-from quernstone.errors import ConfigError, MissingExtraError
+from quernstone.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from qdrant_edge import Bm25
 
 MODEL = "Qdrant/bm25"
 """The server's name of the encoder."""
+LANGUAGES = (
+    "arabic", "azerbaijani", "basque", "bengali", "catalan", "chinese", "danish", "dutch",
+    "english", "finnish", "french", "german", "greek", "hebrew", "hinglish", "hungarian",
+    "indonesian", "italian", "japanese", "kazakh", "nepali", "norwegian", "portuguese", "romanian",
+    "russian", "slovene", "spanish", "swedish", "tajik", "turkish",
+)  # fmt: skip
+"""Those that Qdrant has stop words for (`models.Language`); it has stemmers for most of them."""
 
 
 class Bm25Text(NamedTuple):
@@ -27,7 +34,7 @@ class Bm25Text(NamedTuple):
 
     text: str
     language: str
-    """Of its stop words and its stemmer, in English, such as `german`."""
+    """Of its stop words and its stemmer: one of `LANGUAGES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,6 @@ def encode_document(document: Bm25Text) -> SparseVector:
 
     Raises:
         MissingExtraError: `qdrant-edge-py` is not installed.
-        ConfigError: The language is unknown.
     """
     made = _encoder(document.language).embed_document(document.text)
     return SparseVector(made.indices, made.values)
@@ -60,18 +66,10 @@ def encode_query(query: Bm25Text) -> SparseVector:
     return SparseVector(made.indices, made.values)
 
 
-def unknown_language(language: str) -> ConfigError:
-    """The error for a language that has no stemmer."""
-    return ConfigError(f"`language` is {language!r}, for which there is no stemmer")
-
-
 @functools.cache
 def _encoder(language: str) -> Bm25:
     try:
         from qdrant_edge import Bm25, Bm25Config
     except ImportError as error:
         raise MissingExtraError("qdrant_edge", "edge", "quernstone-qdrant") from error
-    try:
-        return Bm25(Bm25Config(language=language))
-    except ValueError as error:
-        raise unknown_language(language) from error
+    return Bm25(Bm25Config(language=language))

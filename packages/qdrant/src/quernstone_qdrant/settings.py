@@ -11,7 +11,7 @@ import numpy as np
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array
-from quernstone_qdrant.bm25 import Bm25Text
+from quernstone_qdrant.bm25 import LANGUAGES, Bm25Text
 from quernstone_qdrant.layouts import KEY_FIELD, LayoutName, layout_of
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
@@ -81,7 +81,7 @@ class CollectionSettings:
     """For hybrid search. `sparse`: a sparse vector per point. `text`: a text index with scores,
     which Qdrant has from 1.20. `auto`: sparse wherever it can be made. None: no BM25."""
     language: str = "english"
-    """Of the stemmer and the stop words of BM25."""
+    """Of the stop words of BM25, and of its stemmer if there is one: one of `LANGUAGES`."""
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
     """Metadata fields to be filtered on; their indexes are created before the first point."""
     m: int | None = None
@@ -114,6 +114,7 @@ class CollectionSettings:
             ("bm25", self.bm25, Lexical),
         ):
             _check_choice(name, value, get_args(known))
+        _check_choice("language", self.language, LANGUAGES)
         for name, kind in self.indexes.items():
             _check_choice(f"indexes[{name!r}]", kind, get_args(FieldType))
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from quernstone.errors import ConfigError
 from quernstone_qdrant.bm25 import SparseVector, encode_document, encode_query
 from quernstone_qdrant.settings import (
     BM25,
@@ -116,14 +115,11 @@ def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge
 
 def _text_index(language: str) -> edge.TextIndexParams:
     """A text index with scores."""
-    if not (hasattr(edge.Language, language) and hasattr(edge.SnowballLanguage, language)):
-        raise ConfigError(
-            f"`language` is {language!r}, which Edge has no stop words or stemmer for"
-        )
+    stemmer = getattr(edge.SnowballLanguage, language, None)
     return edge.TextIndexParams(
         scoring=True,
         stopwords=getattr(edge.Language, language),
-        stemmer=edge.SnowballParams(getattr(edge.SnowballLanguage, language)),
+        stemmer=None if stemmer is None else edge.SnowballParams(stemmer),
     )
 
 

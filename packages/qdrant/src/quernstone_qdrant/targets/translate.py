@@ -18,7 +18,6 @@ from quernstone_qdrant.bm25 import (
     SparseVector,
     encode_document,
     encode_query,
-    unknown_language,
 )
 from quernstone_qdrant.settings import (
     BM25,
@@ -82,23 +81,19 @@ def key_index(*, memory: bool) -> models.KeywordIndexParams:
 
 
 def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIndexParams:
-    """A text index with scores; the embedded client knows no stemmer and no stop words.
-
-    Raises:
-        ConfigError: There is no stemmer for the language.
-    """
+    """A text index with scores; the embedded client knows no stemmer and no stop words."""
     if embedded:
         return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
-    try:
-        stopwords = models.Language(settings.language)
-        language = models.SnowballLanguage(settings.language)
-    except ValueError as error:
-        raise unknown_language(settings.language) from error
+    stemmer = None
+    if settings.language in set(models.SnowballLanguage):
+        stemmer = models.SnowballParams(
+            type=models.Snowball.SNOWBALL, language=models.SnowballLanguage(settings.language)
+        )
     return models.TextIndexParams(
         type=models.TextIndexType.TEXT,
         scoring=True,
-        stopwords=stopwords,
-        stemmer=models.SnowballParams(type=models.Snowball.SNOWBALL, language=language),
+        stopwords=models.Language(settings.language),
+        stemmer=stemmer,
     )
 
 
