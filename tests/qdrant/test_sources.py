@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from quernstone_qdrant import Record, SourceError, read_paths
+from quernstone_qdrant.records import to_record
 
 
 def write(folder, files):
@@ -180,6 +181,20 @@ def test_parquet_values_become_json(tmp_path):
         "source": "t.parquet",
         "row": 1,
     }
+
+
+def test_a_field_metadata_is_the_metadata_and_other_nested_values_stay_nested(tmp_path):
+    row = {"text": "a", "year": 1, "metadata": {"year": 2, "by": "Ada"}, "at": {"lat": 60.4}}
+    wanted = {"year": 2, "by": "Ada", "at": {"lat": 60.4}, "row": 1}
+    write(tmp_path, {"a.jsonl": orjson.dumps(row).decode()})
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "b.parquet")
+    records, _ = read(tmp_path)
+    for name in ("a.jsonl", "b.parquet"):
+        assert records[f"{name}#1"] == ("a", {**wanted, "source": name})
+    del wanted["row"]
+    assert to_record(row, 0).metadata == wanted  # as of a mapping that no file held
+    text = {"text": "a", "metadata": "no mapping"}
+    assert to_record(text, 0).metadata == {"metadata": "no mapping"}
 
 
 def test_corrupt_parquet_is_named(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,12 +88,22 @@ def _from_fields(fields: Mapping[Any, Any], position: int) -> Record:
             f"({', '.join(map(str, fields)) or 'it has none'})",
         )
     id_field = next((name for name in ID_FIELDS if fields.get(name) is not None), None)
-    nested = fields.get("metadata")
-    rest = {str(k): v for k, v in fields.items() if k not in (text_field, id_field)}
-    if isinstance(nested, Mapping):
-        del rest["metadata"]
-        rest = {**rest, **{str(k): v for k, v in nested.items()}}
-    return _make(fields[id_field] if id_field else None, fields[text_field], rest)
+    metadata = metadata_fields(fields, without=(text_field, id_field))
+    return _make(fields[id_field] if id_field else None, fields[text_field], metadata)
+
+
+def metadata_fields(
+    fields: Mapping[Any, Any], *, without: Collection[str | None]
+) -> dict[str, Any]:
+    """What the fields of a row say about it, apart from those named in `without`.
+
+    A field `metadata` that is a mapping is replaced by its own fields. Any other mapping stays one.
+    """
+    rest = {str(name): value for name, value in fields.items() if name not in without}
+    if isinstance(rest.get("metadata"), Mapping):
+        nested = rest.pop("metadata")
+        rest |= {str(name): value for name, value in nested.items()}
+    return rest
 
 
 def _make(key: object, text: Any, metadata: Mapping[Any, Any]) -> Record:

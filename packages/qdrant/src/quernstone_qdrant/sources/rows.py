@@ -8,7 +8,7 @@ from typing import Any
 
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.json_values import to_json
-from quernstone_qdrant.records import TEXT_FIELDS, Record
+from quernstone_qdrant.records import TEXT_FIELDS, Record, metadata_fields
 
 
 @dataclass(slots=True)
@@ -66,11 +66,8 @@ class RowReader:
                     self.path, f"`{self.id_field}` is {value!r}, not a string or number", number
                 )
             key = str(value)
-        metadata = {
-            column: to_json(value)
-            for column, value in row.items()
-            if column not in (name, self.id_field)
-        }
+        fields = metadata_fields(row, without=(name, self.id_field))
+        metadata = {column: to_json(value) for column, value in fields.items()}
         metadata.setdefault("source", self.source)
         metadata.setdefault("row", number)
         return Record(key, text, metadata, source=self.label)
