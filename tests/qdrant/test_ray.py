@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from qdrant_client import QdrantClient
 
 from quernstone import Embedder
 from quernstone_qdrant import QdrantLoader
@@ -112,6 +114,30 @@ def expected():
         assert report.embedded == RECORDS
         client.close()
         yield stub
+
+
+def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
+    """Without a cluster: the stages are another test's."""
+    import ray
+
+    from quernstone_qdrant.ray import RayLoader
+
+    class NoRows:
+        def iter_rows(self):
+            return iter(())
+
+    def at_once(function):
+        return SimpleNamespace(remote=function)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "remote", lambda **_: at_once)
+    monkeypatch.setattr(ray, "get", lambda result: result)
+    monkeypatch.setattr(RayLoader, "_stages", lambda *_: NoRows())
+    loader = RayLoader(
+        lambda: QdrantClient(":memory:"), "docs", lambda: embedder, workers=1, preset="binary"
+    )
+    assert loader.load(None).ignored == ("quantisation", "vectors on disk")
 
 
 @pytest.mark.slow

@@ -187,10 +187,10 @@ class RayLoader:
             ray.init()
         self._check_cores()
         started = time.monotonic()
-        report = LoadReport()
         with _unwrapped():
             plan = self._plan()
             target = as_target(self._connect(), self._collection)
+            report = LoadReport(ignored=tuple(target.ignored(plan.provenance.settings)))
             with target.deferred_index(self._defer_index):
                 for row in self._stages(dataset, plan).iter_rows():
                     done = pickle.loads(row[_COLUMN])
