@@ -15,6 +15,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Sequence,
+    Sized,
 )
 from concurrent.futures import Future
 from dataclasses import replace
@@ -151,7 +152,7 @@ class Session:
             The engine's rows of the next inputs. Shape: (inputs of the window, width)
         """
         pending: deque[Future[Float32Array]] = deque()
-        total = len(inputs) if isinstance(inputs, Sequence) else None
+        total = len(inputs) if isinstance(inputs, Sized) else None
         with progress_bar(progress, total, show=bool(progress)) as advance:
 
             def next_rows() -> Float32Array:

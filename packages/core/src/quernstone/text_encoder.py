@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from quernstone.tokenization import check_texts
+from quernstone.tokenization import DocumentCache, check_texts
 from quernstone.types import EncodedBatch, RerankTemplate, TextInput
 
 
@@ -42,19 +42,23 @@ class TextEncoder:
 
     def encode_pairs(
         self,
-        pairs: Iterable[tuple[str, str]],
-        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        instruction: str | Sequence[str],
         template: RerankTemplate,
         *,
         max_length: int,  # noqa: ARG002
         truncate: bool = True,  # noqa: ARG002
         share_prefix: bool = True,  # noqa: ARG002 - what texts share, only the engine can know
         offset: int = 0,
+        cache: DocumentCache | None = None,  # noqa: ARG002
     ) -> EncodedBatch:
         """Wrap (query, document) pairs."""
-        pairs = list(pairs)
         check_texts([query for query, _ in pairs], offset, "query")
         check_texts([document for _, document in pairs], offset, "document")
+        each = [instruction] * len(pairs) if isinstance(instruction, str) else instruction
         return EncodedBatch(
-            [TextInput(document, instruction, query, template) for query, document in pairs]
+            [
+                TextInput(document, own, query, template)
+                for (query, document), own in zip(pairs, each, strict=True)
+            ]
         )

@@ -9,7 +9,8 @@ the pooled token is appended here, exactly once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,23 @@ _CHARS_PER_TOKEN = 12
 # A place where a text can be cut and still give the ids of the whole: behind a letter or a digit,
 # in front of a space or a mark, where every pre-tokenizer we know ends a word.
 _WORD_END = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?、。，；：！？])")
+
+
+# Documents kept for the length of a call: 16 MB of token ids.
+_CACHED_DOCUMENT_TOKENS = 4_000_000
+# What an entry costs beside its token ids, in tokens.
+_CACHE_ENTRY_TOKENS = 64
+
+_Head = tuple[str, str]
+"""A query and its instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The tokens of a text, or enough of them to cut it."""
+
+    ids: TokenArray
+    whole: bool
 
 
 class Tokenization:
@@ -125,37 +143,40 @@ class Tokenization:
 
     def encode_pairs(
         self,
-        pairs: Iterable[tuple[str, str]],
-        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        instruction: str | Sequence[str],
         template: RerankTemplate,
         *,
         max_length: int,
         truncate: bool = True,
         share_prefix: bool = True,
         offset: int = 0,
+        cache: DocumentCache | None = None,
     ) -> EncodedBatch:
         """Encode (query, document) pairs for the reranker; only the document is ever cut.
 
-        Pairs of the same query get the same `Prefix` unless `share_prefix` is False.
+        Pairs of the same query and instruction get the same `Prefix` unless `share_prefix` is
+        False. Equal documents are tokenised once; with a `cache`, once in all calls that pass it.
         """
-        pairs = list(pairs)
         check_texts([query for query, _ in pairs], offset, "query")
         check_texts([document for _, document in pairs], offset, "document")
         suffix = self.encode_frame(RERANK_SUFFIXES[template])
-        prefixes = self._pair_prefixes([query for query, _ in pairs], instruction, template)
+        heads = _heads(pairs, instruction)
+        prefixes = self._pair_prefixes(heads, template)
         rooms = []
-        for index, (query, _) in enumerate(pairs):
-            used = len(prefixes[query]) + len(suffix)
+        for index, head in enumerate(heads):
+            used = len(prefixes[head]) + len(suffix)
             if used >= max_length:
                 what = "the query with its instruction and template"
                 raise InputTooLongError(offset + index, used, max_length, what)
             rooms.append(max_length - used)
-        bodies, cut = self._encode_limited(
-            [rerank_body(document) for _, document in pairs], rooms, truncate, offset
-        )
+        documents = [document for _, document in pairs]
+        cache = DocumentCache() if cache is None else cache
+        tokens = self._document_tokens(documents, max_length, truncate, cache)
+        bodies, cut = _limited(tokens, rooms, truncate, offset)
         sequences = []
-        for (query, _), body in zip(pairs, bodies, strict=True):
-            prefix = prefixes[query]
+        for head, body in zip(heads, bodies, strict=True):
+            prefix = prefixes[head]
             if share_prefix:
                 sequences.append(Encoded(np.concatenate((body, suffix)), prefix))
             else:
@@ -176,17 +197,30 @@ class Tokenization:
         return self._frames[text]
 
     def _pair_prefixes(
-        self, queries: Sequence[str], instruction: str, template: RerankTemplate
-    ) -> dict[str, Prefix]:
-        unique = list(dict.fromkeys(queries))
+        self, heads: Sequence[_Head], template: RerankTemplate
+    ) -> dict[_Head, Prefix]:
+        unique = list(dict.fromkeys(heads))
         start = self.encode_frame(RERANK_PREFIX)
-        stem = self._pair_stem(instruction, template)
-        heads = self._ids([rerank_head(query, instruction, template) for query in unique])
+        encoded = self._ids([rerank_head(query, task, template) for query, task in unique])
         prefixes = {}
-        for query, head in zip(unique, heads, strict=True):
-            ids = np.concatenate((start, head))
-            prefixes[query] = Prefix(ids, stem if _begins_with(ids, stem.ids) else None)
+        for head, own in zip(unique, encoded, strict=True):
+            ids = np.concatenate((start, own))
+            stem = self._pair_stem(head[1], template)
+            prefixes[head] = Prefix(ids, stem if _begins_with(ids, stem.ids) else None)
         return prefixes
+
+    def _document_tokens(
+        self, documents: Sequence[str], max_length: int, truncate: bool, cache: DocumentCache
+    ) -> list[_Tokens]:
+        """The tokens of each document, at least the first `max_length`."""
+        known = {document: cache.get(document) for document in documents}
+        missing = [document for document, tokens in known.items() if tokens is None]
+        bodies = [rerank_body(document) for document in missing]
+        tokens = self._tokens(bodies, [max_length] * len(bodies), truncate)
+        fresh = dict(zip(missing, tokens, strict=True))
+        for document, new in fresh.items():
+            cache.add(document, new)
+        return [known[document] or fresh[document] for document in documents]
 
     def _read_pair_stem(self, instruction: str, template: RerankTemplate) -> Prefix:
         """What all pairs of an instruction begin with."""
@@ -202,9 +236,8 @@ class Tokenization:
             what = "the instruction with its frame"
             raise InputTooLongError(offset, frame_tokens + 1, max_length, what)
         rendered = [frame + text for text in texts] if frame else texts
-        bodies, cut = self._encode_limited(
-            rendered, [max_length - 1] * len(texts), truncate, offset
-        )
+        limits = [max_length - 1] * len(texts)
+        bodies, cut = _limited(self._tokens(rendered, limits, truncate), limits, truncate, offset)
         return EncodedBatch([self._ended(ids, shared) for ids in bodies], cut)
 
     def _read_query_frame(self, frame: str) -> tuple[int, Prefix | None]:
@@ -223,27 +256,20 @@ class Tokenization:
             return Encoded(np.concatenate((ids[len(shared) :], self._eos)), shared)
         return Encoded(np.concatenate((ids, self._eos)))
 
-    def _encode_limited(
-        self, texts: Sequence[str], limits: Sequence[int], truncate: bool, offset: int
-    ) -> tuple[list[TokenArray], list[int]]:
-        """Token ids cut to `limits`, and the positions of the texts that were cut."""
+    def _tokens(self, texts: Sequence[str], limits: Sequence[int], truncate: bool) -> list[_Tokens]:
+        """Of each text the tokens, or if it may be cut at least the first `limits` of them."""
         shortened = [
             _shorten(text, limit * _CHARS_PER_TOKEN)
             for text, limit in zip(texts, limits, strict=True)
         ]
-        encoded = self._ids(shortened)
-        cut = []
-        for index, (text, limit) in enumerate(zip(texts, limits, strict=True)):
-            partial = len(shortened[index]) < len(text)
-            if partial and (not truncate or len(encoded[index]) < limit):
-                encoded[index], partial = self._ids([text])[0], False
-            tokens = len(encoded[index])
-            if tokens > limit or partial:
-                if not truncate:
-                    raise InputTooLongError(offset + index, tokens, limit)
-                encoded[index] = encoded[index][:limit]
-                cut.append(index)
-        return encoded, cut
+        tokens = []
+        for index, ids in enumerate(self._ids(shortened)):
+            whole = len(shortened[index]) == len(texts[index])
+            if not whole and (not truncate or len(ids) < limits[index]):
+                tokens.append(_Tokens(self._ids([texts[index]])[0], whole=True))
+            else:
+                tokens.append(_Tokens(ids, whole))
+        return tokens
 
     def _ids(self, texts: Sequence[str]) -> list[TokenArray]:
         if len(texts) == 1:  # without waking the tokenizer's threads
@@ -251,6 +277,29 @@ class Tokenization:
             return [np.array(ids, dtype=np.int32)]
         encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+class DocumentCache:
+    """The tokens of the documents of one call, for queries that share documents.
+
+    It keeps the first ones, up to a number of tokens. Those that are used again and again in the
+    same order would all be lost to one that keeps the last.
+    """
+
+    def __init__(self, max_tokens: int = _CACHED_DOCUMENT_TOKENS) -> None:
+        self._left = max_tokens
+        self._tokens: dict[str, _Tokens] = {}
+
+    def get(self, document: str) -> _Tokens | None:
+        """What was added for a document."""
+        return self._tokens.get(document)
+
+    def add(self, document: str, tokens: _Tokens) -> None:
+        """Keep the tokens of a document, if there is room."""
+        cost = len(tokens.ids) + _CACHE_ENTRY_TOKENS
+        if cost <= self._left:
+            self._left -= cost
+            self._tokens[document] = tokens
 
 
 def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> None:
@@ -272,6 +321,27 @@ def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> No
                 '`errors="replace"`'
             )
             raise InputError(offset + index, reason) from error
+
+
+def _heads(pairs: Sequence[tuple[str, str]], instruction: str | Sequence[str]) -> list[_Head]:
+    if isinstance(instruction, str):
+        return [(query, instruction) for query, _ in pairs]
+    return [(query, own) for (query, _), own in zip(pairs, instruction, strict=True)]
+
+
+def _limited(
+    encoded: Sequence[_Tokens], limits: Sequence[int], truncate: bool, offset: int
+) -> tuple[list[TokenArray], list[int]]:
+    """Token ids cut to `limits`, and the positions of the texts that were cut."""
+    cut = []
+    bodies = []
+    for index, (tokens, limit) in enumerate(zip(encoded, limits, strict=True)):
+        if len(tokens.ids) > limit or not tokens.whole:
+            if not truncate:
+                raise InputTooLongError(offset + index, len(tokens.ids), limit)
+            cut.append(index)
+        bodies.append(tokens.ids[:limit])
+    return bodies, cut
 
 
 def _begins_with(ids: TokenArray, start: TokenArray) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from quernstone.tokenization import DocumentCache
 
 Task = Literal["embed", "rerank"]
 EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "vllm", "remote"]
@@ -253,14 +256,15 @@ class Encoder(Protocol):
 
     def encode_pairs(
         self,
-        pairs: Iterable[tuple[str, str]],
-        instruction: str,
+        pairs: Sequence[tuple[str, str]],
+        instruction: str | Sequence[str],
         template: RerankTemplate,
         *,
         max_length: int,
         truncate: bool = True,
         share_prefix: bool = True,
         offset: int = 0,
+        cache: DocumentCache | None = None,
     ) -> EncodedBatch:
-        """Encode (query, document) pairs to rerank."""
+        """Encode (query, document) pairs to rerank, with one instruction or one for each."""
         ...

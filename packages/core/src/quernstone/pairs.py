@@ -1,0 +1,124 @@
+"""The pairs of many queries: made while they are read, and found again when one is at fault."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import cast
+
+import numpy as np
+
+from quernstone.errors import (
+    EngineError,
+    EngineMemoryError,
+    InputError,
+    InputTooLongError,
+    NonFiniteError,
+    QuernstoneError,
+    RemoteError,
+)
+from quernstone.session import check_list
+from quernstone.tokenization import check_texts
+from quernstone.types import Float32Array
+
+InstructedPair = tuple[str, str, str]
+"""A query, a document and an instruction."""
+
+
+class QueryPairs:
+    """Every document of every query, query by query. Iterate to get `InstructedPair`s."""
+
+    def __init__(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str] | Sequence[Sequence[str]],
+        instructions: Sequence[str],
+    ) -> None:
+        """Check the lists, but not the documents in them.
+
+        Args:
+            queries: Any number.
+            documents: One list for all queries, or one list for each.
+            instructions: One for each query.
+
+        Raises:
+            InputError: Not such lists, or a query is no text; the index is a query's, or that of
+                the entry of `documents` at fault.
+        """
+        check_texts(queries, what="query")
+        self._queries = queries
+        self._documents = _lists(queries, documents)
+        self._instructions = instructions
+        self._ends = list(accumulate(map(len, self._documents)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[InstructedPair]:
+        rows = zip(self._queries, self._documents, self._instructions, strict=True)
+        for query, documents, instruction in rows:
+            for document in documents:
+                yield query, document, instruction
+
+    def by_query(self, scores: Float32Array) -> list[Float32Array]:
+        """Part the scores of all pairs into those of each query."""
+        return np.split(scores, self._ends)[:-1]
+
+    @contextmanager
+    def naming_documents(self) -> Iterator[None]:
+        """Let errors name a query and its document, where inside they count pairs."""
+        try:
+            yield
+        except (InputError, EngineError) as error:
+            index = getattr(error, "index", None)
+            if index is None:
+                raise
+            query = bisect_right(self._ends, index)
+            document = index - (self._ends[query - 1] if query else 0)
+            raise _of_document(error, query, document) from error
+
+
+def _lists(
+    queries: Sequence[str], documents: Sequence[str] | Sequence[Sequence[str]]
+) -> Sequence[Sequence[str]]:
+    """The documents of each query."""
+    check_list("documents", documents)
+    lists = [entry for entry in documents if _is_list(entry)]
+    if not lists:
+        return [cast("Sequence[str]", documents)] * len(queries)
+    if len(lists) != len(documents):
+        wrong = [_is_list(entry) for entry in documents].index(not _is_list(documents[0]))
+        reason = (
+            "`documents` mixes lists with something else; give one list of strings for all "
+            "queries, or one list of strings for each"
+        )
+        raise InputError(wrong, reason)
+    if len(lists) != len(queries):
+        reason = f"there are {len(queries)} queries and {len(lists)} lists of documents"
+        raise InputError(min(len(lists), len(queries)), reason)
+    return lists
+
+
+def _is_list(entry: object) -> bool:
+    return isinstance(entry, Sequence) and not isinstance(entry, str | bytes)
+
+
+def _of_document(error: QuernstoneError, query: int, document: int) -> QuernstoneError:
+    """The same error with a query's index, and the document in its text."""
+    where = f"document {document}"
+    match error:
+        case InputTooLongError(what="the text"):
+            return InputTooLongError(query, error.tokens, error.limit, where)
+        case InputTooLongError():
+            return error.at(query)
+        case InputError():
+            return InputError(query, f"{where}: {error.reason}")
+        case NonFiniteError():
+            return NonFiniteError(query, f"for {where}, {error.detail}")
+        case EngineMemoryError():
+            return EngineMemoryError(query, error.tokens, f"{where}: {error.detail}")
+        case RemoteError():
+            return type(error)(f"{error.reason} ({where})", error.url, error.status, query)
+    return error
