@@ -55,3 +55,11 @@ class Reranking:
     def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
         """P(yes) of each document."""
         return self._reranker.score([(query, document) for document in documents])
+
+    def many(self, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+        """P(yes) of each document for each query. Shape: (queries, documents)."""
+        scores = np.empty((len(queries), len(documents)))
+        for row, ranked in zip(scores, self._reranker.rerank_many(queries, documents), strict=True):
+            for found in ranked:
+                row[found.index] = found.score
+        return scores
