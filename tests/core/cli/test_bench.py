@@ -1,6 +1,8 @@
 """`quern bench`: what it says must fit together. How fast anything is, is no matter of tests."""
 
 import json
+import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from quernstone.bench.measurement import _latency, _sweep
 from quernstone.bench.report import best_of
 from quernstone.bench.subject import EmbeddingSubject, RerankingSubject
 from quernstone.bench.texts import passages, query
+from quernstone.cli.bench import _conclusions, _without_warnings
 from quernstone.errors import ConfigError, EngineMemoryError, InputError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -197,6 +200,19 @@ def test_the_texts_are_as_long_as_passages_are(embedding_model):
         assert 65 <= short.median <= 90
     assert passages(40) == passages(60)[:40]
     assert len({query(number) for number in range(100)}) == 100
+
+
+def test_texts_that_are_cut_are_counted_once_and_for_all(report, embedding_model):
+    with Embedder(embedding_model, device="cpu", max_length=8) as embedder:
+        work = EmbeddingSubject(embedder, ["a mill", "grain " * 20, "rain " * 20]).workload(5)
+        assert (work.inputs, work.truncated, work.p95) == (5, 3, 8)
+    found, _ = report
+    assert "were too long" not in " ".join(_conclusions(found))
+    said = " ".join(_conclusions(replace(found, workload=work)))
+    assert "3 of 5 were too long for the model, and cut." in said
+    with _without_warnings():
+        assert not logging.getLogger("quernstone").isEnabledFor(logging.WARNING)
+    assert logging.getLogger("quernstone").isEnabledFor(logging.WARNING)
 
 
 def test_errors_come_before_any_work(quern, embedding_model, tmp_path, monkeypatch):

@@ -50,8 +50,6 @@ _CALLERS = 4
 _CALLS = 8
 """Calls at least; 20 documents take a large model on a small machine many seconds."""
 _DTYPES = ("float32", "bfloat16", "float16")
-_ROWS = 8192
-"""Tokens in one of the floor's products at most: more make no matrix product faster."""
 
 
 def measure(
@@ -179,7 +177,7 @@ def _opened(
 ) -> Iterator[Subject[Any]]:
     """A loaded model, which is freed when the block ends."""
     if engine == "vllm" and task == "embed" and (options is None or isinstance(options, Mapping)):
-        # it would know the texts from the run before
+        # its cache would know the texts from the run before
         options = {"enable_prefix_caching": False, **(options or {})}
     settings = {"engine": engine, "engine_options": options, **where}
     user = Embedder(model, **settings) if task == "embed" else Reranker(model, **settings)
@@ -235,7 +233,7 @@ def _plan(
     return (
         f"{subject.user.model} with {info.engine} on {info.device} in {info.dtype}: "
         f"{workload.inputs:,} {subject.unit}{tokens} a run, at up to {len(budgets)} budgets from "
-        f"{budgets[0]:,} to {budgets[-1]:,} tokens; about {math.ceil(seconds)} s at most"
+        f"{budgets[0]:,} to {budgets[-1]:,} tokens; about {math.ceil(seconds)} s"
         f"{''.join(f', then {name}' for name in compare)}"
     )
 
@@ -340,7 +338,6 @@ def _floor(
         checkpoint.qwen3_config(),
         tokens=workload.planned,
         sequences=workload.inputs,
-        rows=min(best.max_batch_tokens, _ROWS),
         device=info.device,
         dtype=info.dtype,
     )

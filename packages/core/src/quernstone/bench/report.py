@@ -27,6 +27,8 @@ class Workload:
     """Tokens of the input in the middle."""
     p95: int | None
     """Tokens of the input at the 95th percentile."""
+    truncated: int
+    """Inputs that were cut to the model's longest; 0 where `tokens` is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

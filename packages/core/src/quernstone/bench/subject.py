@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from quernstone.bench.report import Workload
 from quernstone.bench.texts import passages, query
 from quernstone.embedder import Embedder
 from quernstone.reranker import Reranker
-from quernstone.types import Encoded, Input
+from quernstone.types import Encoded, EncodedBatch, Input
 from quernstone.worker import Worker
 
 User = TypeVar("User", Embedder, Reranker)
@@ -49,31 +49,27 @@ class Subject(ABC, Generic[User]):
         """Make the call whose latency is measured. Thread-safe."""
 
     @abstractmethod
-    def encoded(self, inputs: int) -> Sequence[Input]:
+    def encoded(self, inputs: int) -> EncodedBatch:
         """What the engine gets for so many inputs."""
 
     @property
     def worker(self) -> Worker:
         """The thread with the engine."""
-        backend = self.user._session._backend
-        if not isinstance(backend, Worker):
-            raise TypeError("a server has no worker")
-        return backend
+        return cast("Worker", self.user._session._backend)  # `measure` takes no servers
 
     def workload(self, inputs: int) -> Workload:
         """Count the tokens of so many inputs."""
-        sequences = self.encoded(inputs)
-        if not all(isinstance(sequence, Encoded) for sequence in sequences):
-            planned = work(sequences)
-            return Workload(inputs=inputs, tokens=None, planned=planned, median=None, p95=None)
-        lengths = [len(sequence) + len(sequence.prefix or ()) for sequence in sequences]
-        median, p95 = np.percentile(lengths, [50, 95])
+        batch = self.encoded(inputs)
+        lengths: list[int] = []
+        if isinstance(batch.sequences[0], Encoded):
+            lengths = [len(each) + len(each.prefix or ()) for each in batch.sequences]
         return Workload(
             inputs=inputs,
-            tokens=sum(lengths),
-            planned=work(sequences),
-            median=round(median),
-            p95=round(p95),
+            tokens=sum(lengths) if lengths else None,
+            planned=_planned(batch.sequences),
+            median=round(np.percentile(lengths, 50)) if lengths else None,
+            p95=round(np.percentile(lengths, 95)) if lengths else None,
+            truncated=len(batch.truncated),
         )
 
     def _texts(self, count: int) -> list[str]:
@@ -100,9 +96,9 @@ class EmbeddingSubject(Subject[Embedder]):
         """See `Subject.ask`."""
         return self.user.embed_query(query(next(self._numbers)))
 
-    def encoded(self, inputs: int) -> Sequence[Input]:
+    def encoded(self, inputs: int) -> EncodedBatch:
         """See `Subject.encoded`."""
-        return self.user._encode_documents(self._texts(inputs), 0).sequences
+        return self.user._encode_documents(self._texts(inputs), 0)
 
 
 class RerankingSubject(Subject[Reranker]):
@@ -128,9 +124,9 @@ class RerankingSubject(Subject[Reranker]):
         """See `Subject.ask`."""
         return self.user.rerank(query(next(self._numbers)), self._few)
 
-    def encoded(self, inputs: int) -> Sequence[Input]:
+    def encoded(self, inputs: int) -> EncodedBatch:
         """See `Subject.encoded`."""
-        return self.user._encode(None)(self._pairs(inputs), 0).sequences
+        return self.user._encode(None)(self._pairs(inputs), 0)
 
     def _pairs(self, inputs: int) -> list[tuple[str, str]]:
         texts = self._texts(inputs)
@@ -138,7 +134,7 @@ class RerankingSubject(Subject[Reranker]):
         return [(queries[place // DOCUMENTS], text) for place, text in enumerate(texts)]
 
 
-def work(sequences: Sequence[Input]) -> int:
+def _planned(sequences: Sequence[Input]) -> int:
     """Tokens that sequences cost, as `take_batch` counts them: a prefix once."""
     prefixes = {sequence.prefix for sequence in sequences}
     return sum(map(len, sequences)) + sum(len(prefix) for prefix in prefixes if prefix is not None)

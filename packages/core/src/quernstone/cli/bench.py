@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -85,19 +87,20 @@ def bench(
 
     from quernstone.bench import measure
 
-    report = measure(
-        model or default_model(task),
-        task=None if task == "auto" else cast("Task", task),
-        engine=cast("EngineName", engine),
-        device=device,
-        dtype=cast("Dtype", dtype),
-        revision=revision,
-        texts=given,
-        seconds=seconds,
-        compare=cast("Sequence[EngineName]", compare or ()),
-        progress=on_terminal(),
-        announce=lambda sentence: typer.echo(sentence, err=True),
-    )
+    with _without_warnings():
+        report = measure(
+            model or default_model(task),
+            task=None if task == "auto" else cast("Task", task),
+            engine=cast("EngineName", engine),
+            device=device,
+            dtype=cast("Dtype", dtype),
+            revision=revision,
+            texts=given,
+            seconds=seconds,
+            compare=cast("Sequence[EngineName]", compare or ()),
+            progress=on_terminal(),
+            announce=lambda sentence: typer.echo(sentence, err=True),
+        )
     if plot is not None:
         from quernstone.bench.plot import plot_budgets
 
@@ -106,6 +109,18 @@ def bench(
         _print_json(report)
     else:
         _print_tables(report)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Every run would say again that texts are cut; the report says it once."""
+    logger = logging.getLogger("quernstone")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_plot(path: Path) -> None:
@@ -202,10 +217,10 @@ def _budget_table(report: Report) -> Any:
 
 
 def _latency_table(report: Report) -> Any:
-    table = _table([report.request, "p50", "p95", "p99", "calls/s", "calls"])
+    table = _table(["latency", "p50 ms", "p95 ms", "p99 ms", "calls/s", "calls"])
     for latency in report.latencies:
-        who = "one at a time" if latency.callers == 1 else f"{latency.callers} callers at once"
-        times = (f"{value:,.1f} ms" for value in (latency.p50, latency.p95, latency.p99))
+        who = report.request if latency.callers == 1 else f"{latency.callers} callers at once"
+        times = (f"{value:,.1f}" for value in (latency.p50, latency.p95, latency.p99))
         table.add_row(who, *times, _rate(latency.calls_per_second), f"{latency.calls:,}")
     return table
 
@@ -230,6 +245,8 @@ def _conclusions(report: Report) -> Iterator[str]:
     work, best = report.workload, report.best
     if work.tokens is not None:
         yield f"Inputs have {work.median} tokens at the median, {work.p95} at the 95th percentile."
+    if work.truncated:
+        yield f"{work.truncated} of {work.inputs} were too long for the model, and cut."
     default = next(one for one in report.budgets if one.max_batch_tokens == report.default)
     gain = best.inputs_per_second / default.inputs_per_second
     yield (
