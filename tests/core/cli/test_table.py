@@ -36,7 +36,7 @@ def test_help_imports_nothing_heavy():
         [sys.executable, "-c", code, "--help", HEAVY], capture_output=True, text=True, check=True
     )
     assert "HEAVY []" in done.stdout
-    for command in ("embed", "rerank", "eval", "doctor", "load", "search", "collection"):
+    for command in ("embed", "rerank", "eval", "doctor", "bench", "load", "search", "collection"):
         assert command in done.stdout
 
 
