@@ -16,8 +16,9 @@ from quernstone_qdrant.points import Point
 from quernstone_qdrant.records import Record, to_record
 from quernstone_qdrant.seen import SeenHashes
 
-_BATCH_CHARS = 4_000_000
-"""A batch of long texts is closed early: about what the embedder takes as one window."""
+_BATCH_CHARS = 256_000
+"""A batch of long texts is closed early. These are about 64,000 tokens, as many as an accelerator
+computes at once; more of them would only be lost to a crash, and be late to show progress."""
 
 
 class BatchReader:
