@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quernstone import attention
-from quernstone.attention import PrefixKeys, SdpaAttention, VarlenAttention, sdpa
+from quernstone.attention import PrefixKeys, SdpaAttention, VarlenAttention
 from quernstone.batching import pack
 from quernstone.types import Encoded, Prefix
 
@@ -37,7 +37,6 @@ def naive_kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
 
 MAKERS = {
     "sdpa": lambda batch: SdpaAttention(batch, torch.device("cpu")),
-    "sdpa-flash": lambda batch: SdpaAttention(batch, torch.device("cpu")),
     "varlen": lambda batch: VarlenAttention(batch, torch.device("cpu"), naive_kernel),
 }
 LENGTHS = [
@@ -52,9 +51,7 @@ LENGTHS = [
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("prefix_lengths", [[], [7], [300, 5]], ids=str)
-def test_matches_naive_attention(maker, lengths, prefix_lengths, monkeypatch):
-    if maker == "sdpa-flash":  # torch's fused kernel, else used above 4,096 keys only
-        monkeypatch.setattr(sdpa, "_MATMUL_KEYS", 4)
+def test_matches_naive_attention(maker, lengths, prefix_lengths):
     torch.manual_seed(len(lengths))
     prefixes = [Prefix(np.full(n, n, dtype=np.int32)) for n in prefix_lengths]
     choices = [None, *prefixes]

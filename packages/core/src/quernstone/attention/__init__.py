@@ -1,9 +1,9 @@
 """Causal attention over packed sequences, with an optional prefix that sequences share.
 
-One signature, two implementations: `VarlenAttention` calls a varlen flash kernel on CUDA,
-`SdpaAttention` runs anywhere torch does. Both treat a shared prefix the same way: attention over
-the sequence's own keys and attention over the prefix's keys are computed apart, each with its
-log-sum-exp, and merged exactly. So the prefix's keys are neither copied nor masked per document.
+One signature, two implementations, neither of which copies or masks a prefix per document.
+`VarlenAttention` calls a varlen flash kernel on CUDA, once for the sequences' own keys and once for
+the prefix's, each with its log-sum-exp, and merges both exactly. `SdpaAttention` runs anywhere
+torch does: it has the scores of both side by side and needs one softmax.
 """
 
 from __future__ import annotations

@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import PrefixKeys, merge
+from quernstone.attention.base import PrefixKeys
 from quernstone.batching import PackedBatch
 
-# Up to this many keys plain matrix products beat the fused CPU kernel: in bfloat16 1.5x at 100
-# tokens, 2x at 512, equal near 8,192 (2 cores with AVX512-BF16).
-_MATMUL_KEYS = 4096
-# Rows of scores held at a time by the matrix-product form: they stay in the cache, and the upper
-# half of a causal mask is mostly skipped.
+# Rows of scores computed at a time: most of what lies above the diagonal is left out.
 _SCORE_ROWS = 128
-# Tokens whose attention to a shared prefix is computed and merged at a time.
-_PREFIX_ROWS = 512
-# Sequences of up to this much shorter length join a padded group. Padding costs attention only.
-_GROUP_SLACK = 0.15
-_GROUP_TOKENS = 8
+# Scores held at a time, per head: with 16 heads in bfloat16 they take 2 MiB.
+_SCORES = 1 << 16
+# Sequences of up to this much shorter length join a padded bucket. Padding costs attention only.
+_BUCKET_SLACK = 0.15
+_BUCKET_TOKENS = 8
 
 
 class SdpaAttention:
-    """Attention by matrix products or torch's CPU flash kernel, sequences grouped by length.
+    """Attention by matrix products; sequences of similar length and equal prefix are one bucket.
 
-    A group is padded on the right inside attention only: under a causal mask no real token sees
-    what follows it, so no mask is needed for the padding.
+    A bucket is padded on the right inside attention only: under a causal mask no real token sees
+    what follows it. The scores of a shared prefix and those of a sequence's own keys are written
+    side by side, so that one softmax covers both and the prefix is never copied.
     """
 
     def __init__(self, batch: PackedBatch, device: torch.device) -> None:
-        self._bounds = batch.cu_seqlens
-        self._groups = batch.groups
-        self._device = device
-        self._buckets = _length_buckets(batch.cu_seqlens, device)
+        self._buckets = list(_buckets(batch, device))
 
     def all_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """See `BatchAttention`."""
         out = torch.empty_like(query)
-        lse = query.new_empty(query.shape[:2], dtype=torch.float32) if self._groups else None
+        kv_heads = key.shape[1]
+        repeat = query.shape[1] // kv_heads
         for bucket in self._buckets:
-            q, k, v = (bucket.pad(x) for x in (query, key, value))
-            bucket_out, bucket_lse = _causal(q, k, v)
-            bucket.unpad(bucket_out, out)
-            if lse is not None:
-                bucket.unpad(bucket_lse, lse)
-        if lse is not None:
-            for (_, first, end), prefix in zip(self._groups, prefixes, strict=True):
-                tokens = slice(self._bounds[first], self._bounds[end])
-                _merge_prefix(query[tokens], out[tokens], lse[tokens], prefix)
+            q, k, v = (bucket.pad(x, kv_heads) for x in (query, key, value))
+            attended = torch.empty_like(q)
+            for start in range(0, bucket.length, bucket.score_rows):
+                end = min(start + bucket.score_rows, bucket.length)
+                rows = slice(start * repeat, end * repeat)
+                attended[:, :, rows] = _attend(
+                    q[:, :, rows],
+                    k[:, :, :end],
+                    v[:, :, :end],
+                    None if bucket.group is None else prefixes[bucket.group],
+                    _future(end - start, repeat, query),
+                )
+            bucket.unpad(attended, out)
         return out
 
     def last_tokens(
@@ -60,148 +60,146 @@ class SdpaAttention:
     ) -> Tensor:
         """See `BatchAttention`."""
         out = torch.empty_like(query)
-        lse = query.new_empty(query.shape[:2], dtype=torch.float32)
+        kv_heads = key.shape[1]
         for bucket in self._buckets:
-            k, v = bucket.pad(key), bucket.pad(value)
-            q = query[bucket.rows].unsqueeze(2)
-            bucket_out, bucket_lse = _products(q, k, v, bucket.padding_mask)
-            out[bucket.rows], lse[bucket.rows] = bucket_out.squeeze(2), bucket_lse.squeeze(2)
-        for (_, first, end), prefix in zip(self._groups, prefixes, strict=True):
-            _merge_prefix(query[first:end], out[first:end], lse[first:end], prefix)
+            k, v = (bucket.pad(x, kv_heads) for x in (key, value))
+            q = query[bucket.rows].unflatten(1, (kv_heads, -1)).transpose(0, 1)
+            prefix = None if bucket.group is None else prefixes[bucket.group]
+            attended = _attend(q, k, v, prefix, bucket.padding_mask)
+            out[bucket.rows] = attended.transpose(0, 1).flatten(1, 2)
         return out
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Neighbouring sequences of similar length, padded to the longest of them."""
+    """Neighbouring sequences of similar length and equal prefix, padded to the longest of them."""
 
+    group: int | None
+    """Which of the batch's groups they belong to, if any."""
     rows: slice
     """Sequences of the batch."""
     tokens: slice
     """Their tokens in the packed batch."""
     length: int
     """Tokens of the longest."""
+    score_rows: int
+    """Rows of scores to compute at a time."""
     gather: Tensor | None
     """Packed position for each padded position; None when nothing needs padding."""
     scatter: Tensor | None
     """Padded position for each packed position."""
     padding_mask: Tensor | None
-    """0 where a key is real and -inf where it is padding. Shape: (sequences, 1, 1, length)"""
+    """0 where a key is real and -inf where it is padding. Shape: (1, sequences, 1, length)"""
 
-    def pad(self, x: Tensor) -> Tensor:
-        """(tokens, heads, dim) of the batch -> (sequences, heads, length, dim) of the bucket."""
+    def pad(self, x: Tensor, kv_heads: int) -> Tensor:
+        """(tokens, heads, dim) of the batch -> (kv heads, sequences, rows, dim) of the bucket.
+
+        The heads that share a key/value head are rows of it, token by token.
+        """
         flat = x[self.tokens] if self.gather is None else x.index_select(0, self.gather)
-        padded: Tensor = flat.unflatten(0, (-1, self.length))
-        return padded.transpose(1, 2)
+        shaped = flat.unflatten(0, (-1, self.length)).unflatten(2, (kv_heads, -1))
+        return shaped.permute(2, 0, 1, 3, 4).flatten(2, 3).contiguous()
 
     def unpad(self, x: Tensor, out: Tensor) -> None:
-        """Write (sequences, heads, length, ...) of the bucket into (tokens, heads, ...)."""
-        flat = x.transpose(1, 2).flatten(0, 1)
+        """Write (kv heads, sequences, rows, dim) of the bucket into (tokens, heads, dim)."""
+        shaped = x.unflatten(2, (self.length, -1)).permute(1, 2, 0, 3, 4)
+        flat = shaped.flatten(0, 1).flatten(1, 2)
         out[self.tokens] = flat if self.scatter is None else flat.index_select(0, self.scatter)
 
 
-def _length_buckets(bounds: list[int], device: torch.device) -> list[_Bucket]:
-    lengths = np.diff(bounds)
-    buckets = []
-    first = 0
-    while first < len(lengths):
+def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
+    lengths = np.diff(batch.cu_seqlens)
+    alone = batch.groups[0][1] if batch.groups else len(lengths)
+    yield from _buckets_of(batch.cu_seqlens, lengths, 0, alone, None, 0, device)
+    for group, (prefix, first, end) in enumerate(batch.groups):
+        yield from _buckets_of(batch.cu_seqlens, lengths, first, end, group, len(prefix), device)
+
+
+def _buckets_of(
+    bounds: list[int],
+    lengths: np.ndarray,
+    first: int,
+    end: int,
+    group: int | None,
+    prefix: int,
+    device: torch.device,
+) -> Iterator[_Bucket]:
+    """Buckets of the sequences of one prefix; these come longest first."""
+    while first < end:
         longest = int(lengths[first])
-        shortest = longest - max(_GROUP_TOKENS, int(longest * _GROUP_SLACK))
-        end = first + 1
-        while end < len(lengths) and shortest <= lengths[end] <= longest:
-            end += 1
-        buckets.append(_bucket(bounds, lengths, first, end, device))
-        first = end
-    return buckets
+        shortest = longest - max(_BUCKET_TOKENS, int(longest * _BUCKET_SLACK))
+        keys = prefix + longest
+        score_rows = min(longest, _SCORE_ROWS)
+        stop = min(end, first + max(1, _SCORES // (score_rows * keys)))
+        behind = first + 1
+        while behind < stop and lengths[behind] >= shortest:
+            behind += 1
+        rows, tokens = slice(first, behind), slice(bounds[first], bounds[behind])
+        padding = _padding(bounds, lengths, first, behind, device)
+        yield _Bucket(group, rows, tokens, longest, score_rows, *padding)
+        first = behind
 
 
-def _bucket(
+def _padding(
     bounds: list[int], lengths: np.ndarray, first: int, end: int, device: torch.device
-) -> _Bucket:
-    rows, own = slice(first, end), lengths[first:end]
-    tokens, longest = slice(bounds[first], bounds[end]), int(own[0])
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`gather`, `scatter` and `padding_mask` of a bucket."""
+    own, longest = lengths[first:end], int(lengths[first])
     if own.min() == longest:
-        return _Bucket(rows, tokens, longest, None, None, None)
+        return None, None, None
     place = np.arange(longest)
     real = place < own[:, None]
     starts = np.asarray(bounds[first:end])[:, None]
-    gather = np.where(real, starts + place, starts)
-    mask = torch.zeros(len(own), 1, 1, longest)
-    mask[~torch.from_numpy(real)[:, None, None, :]] = -torch.inf
-    return _Bucket(
-        rows,
-        tokens,
-        longest,
-        torch.from_numpy(gather.ravel()).to(device),
-        torch.from_numpy(np.flatnonzero(real)).to(device),
-        mask.to(device),
+    gather = torch.from_numpy(np.where(real, starts + place, starts).ravel())
+    scatter = torch.from_numpy(np.flatnonzero(real))
+    mask = torch.zeros(1, len(own), 1, longest).masked_fill_(
+        ~torch.from_numpy(real)[:, None], -torch.inf
     )
+    return gather.to(device), scatter.to(device), mask.to(device)
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Causal attention and its log-sum-exp. Shape: (sequences, heads, length, dim)."""
-    length = query.shape[2]
-    if query.device.type == "cpu" and length > _MATMUL_KEYS:
-        return _cpu_flash(query, key, value, causal=True)
-    parts = []
-    for start in range(0, length, _SCORE_ROWS):
-        end = min(start + _SCORE_ROWS, length)
-        future = torch.full((end - start, end), -torch.inf, device=query.device).triu_(start + 1)
-        parts.append(_products(query[:, :, start:end], key[:, :, :end], value[:, :, :end], future))
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
+def _future(rows: int, repeat: int, like: Tensor) -> Tensor:
+    """-inf at the keys behind a row's own, among the last `rows` keys; see `_attend`."""
+    mask = torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device).triu_(1)
+    return mask.repeat_interleave(repeat, 0)
 
 
-def _merge_prefix(query: Tensor, out: Tensor, lse: Tensor, prefix: PrefixKeys) -> None:
-    """Add the prefix's keys to an attention over own keys, in place and block by block."""
-    k, v = (x.transpose(0, 1).unsqueeze(0) for x in (prefix.key, prefix.value))
-    fused = query.device.type == "cpu" and k.shape[2] > _MATMUL_KEYS
-    block = len(query) if fused else _PREFIX_ROWS
-    for start in range(0, len(query), block):
-        at = slice(start, start + block)
-        q = query[at].transpose(0, 1).unsqueeze(0)
-        shared = _cpu_flash(q, k, v, causal=False) if fused else _products(q, k, v, None)
-        prefix_out, prefix_lse = (x.squeeze(0).transpose(0, 1) for x in shared)
-        out[at] = merge(out[at], lse[at], prefix_out, prefix_lse)
-
-
-def _products(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Attention by two matrix products, softmax in float32.
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, prefix: PrefixKeys | None, mask: Tensor | None
+) -> Tensor:
+    """Attention by matrix products, softmax in float32.
 
     Args:
-        query: Shape: (sequences, heads, queries, dim)
-        key: Shape: (sequences, kv heads, keys, dim)
+        query: Shape: (kv heads, sequences, rows, dim)
+        key: Shape: (kv heads, sequences, keys, dim)
         value: Like `key`.
-        mask: Added to the scores; broadcast to (sequences, heads, queries, keys).
+        prefix: Further keys and values, of all sequences.
+        mask: Added to the scores of the last keys; broadcast to (kv heads, sequences, rows, keys
+            that it covers).
 
     Returns:
-        The result, shaped like `query`, and the log-sum-exp. Shape: (sequences, heads, queries)
+        Shaped like `query`.
     """
-    n, heads, rows, dim = query.shape
-    kv_heads = key.shape[1]
-    # Query heads of one key/value head are stacked along the rows: no key is ever repeated.
-    stacked = query.reshape(n, kv_heads, heads // kv_heads * rows, dim)
-    scores = torch.matmul(stacked, key.transpose(2, 3)).view(n, heads, rows, -1).float()
-    scores.mul_(dim**-0.5)
+    kv_heads, n, rows, dim = query.shape
+    shared = 0 if prefix is None else len(prefix.key)
+    scores = query.new_empty(kv_heads, n, rows, shared + key.shape[2])
+    by_sequence, by_head = scores.flatten(0, 1), scores.flatten(1, 2)
+    flat = query.contiguous().view(kv_heads * n, rows, dim)
+    _scaled_product(flat, key.flatten(0, 1), by_sequence[:, :, shared:])
+    if prefix is not None:
+        _scaled_product(
+            flat.view(kv_heads, n * rows, dim), prefix.key.transpose(0, 1), by_head[:, :, :shared]
+        )
     if mask is not None:
-        scores.add_(mask)
-    top = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(top).exp_()
-    total = weights.sum(-1, keepdim=True)
-    stacked_weights = weights.to(query.dtype).view(n, kv_heads, -1, key.shape[2])
-    out = torch.matmul(stacked_weights, value).view(n, heads, rows, dim)
-    return (out / total).to(query.dtype), (top + total.log()).squeeze(-1)
+        scores[..., -mask.shape[-1] :].add_(mask)
+    weights = torch.softmax(scores, -1)
+    out = torch.bmm(weights.flatten(0, 1)[:, :, shared:], value.flatten(0, 1))
+    out = out.view(kv_heads, n * rows, dim)
+    if prefix is not None:
+        out = torch.baddbmm(out, weights.flatten(1, 2)[:, :, :shared], prefix.value.transpose(0, 1))
+    return out.view(kv_heads, n, rows, dim)
 
 
-def _cpu_flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """The kernel behind `scaled_dot_product_attention` on CPUs, called for its log-sum-exp."""
-    n, heads, rows, dim = query.shape
-    kv_heads = key.shape[1]
-    repeat = heads // kv_heads
-    folded = query.reshape(n * kv_heads, repeat, rows, dim)
-    k, v = (x.reshape(n * kv_heads, 1, -1, dim).expand(-1, repeat, -1, -1) for x in (key, value))
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(folded, k, v, 0.0, causal)
-    return out.reshape(n, heads, rows, dim), lse.reshape(n, heads, rows)
+def _scaled_product(query: Tensor, key: Tensor, out: Tensor) -> None:
+    scale = query.shape[-1] ** -0.5
+    torch.baddbmm(out, query, key.transpose(1, 2), beta=0, alpha=scale, out=out)
