@@ -91,6 +91,9 @@ async def rerank(query: str, documents: Sequence[str]) -> list[RankedDocument]:
     best: list[RankedDocument] = remote.rerank(query, documents, top_n=3)
     scores: Vectors = await remote.ascore([(query, document) for document in documents])
     assert len(scores) == len(documents)
+    shared: list[list[RankedDocument]] = remote.rerank_many([query], documents, top_n=3)
+    own = await remote.arerank_many([query], [documents], instruction=["Find the tool"])
+    best += shared[0] + own[0]
     return best + await remote.arerank(query, documents, instruction="Find the tool")
 
 

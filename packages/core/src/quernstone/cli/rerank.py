@@ -26,11 +26,11 @@ from quernstone.cli.options import (
 from quernstone.errors import InputError
 
 if TYPE_CHECKING:
-    from quernstone import Reranker
+    from quernstone import RankedDocument, Reranker
     from quernstone.cli.rows import RowInput
 
 _PAIRS = 1024
-"""Pairs that are scored together: rows with few documents share batches."""
+"""Pairs that are reranked together: rows with few documents share batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ def rerank(
         progress_bar("reranking", None, show=on_terminal()) as advance,
     ):
         for group in _groups(requests):
-            scores = _scores(reranker, group, rows.name)
-            for request, row in zip(group, scores, strict=True):
-                results = _results(request, row, top_n, with_text=with_text)
+            ranked = _ranked(reranker, group, top_n, rows.name)
+            for request, found in zip(group, ranked, strict=True):
+                results = _results(request, found, with_text=with_text)
                 line = {**request.fields, "query": request.query, "results": results}
                 file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
             advance(len(group))
@@ -165,31 +165,24 @@ def _groups(requests: Iterator[_Request]) -> Iterator[list[_Request]]:
         yield group
 
 
-def _scores(reranker: Reranker, group: list[_Request], source: str) -> Iterator[list[float]]:
-    """Yield the scores of each request's documents."""
+def _ranked(
+    reranker: Reranker, group: list[_Request], top_n: int | None, source: str
+) -> list[list[RankedDocument]]:
     from quernstone.cli.rows import LineError
 
-    places = [(r.line, index) for r in group for index in range(len(r.documents))]
+    queries, documents = [r.query for r in group], [r.documents for r in group]
     try:
-        scores = reranker.score(
-            [(request.query, text) for request in group for text in request.documents]
-        ).tolist()
+        return reranker.rerank_many(queries, documents, top_n)
     except InputError as error:
-        line, index = places[error.index]
-        reason = str(error).removeprefix(f"input {error.index}").lstrip(": ")
-        raise LineError(source, line, f"document {index}: {reason}") from error
-    start = 0
-    for request in group:
-        yield scores[start : start + len(request.documents)]
-        start += len(request.documents)
+        reason = str(error).removeprefix(f"input {error.index}: ")
+        raise LineError(source, group[error.index].line, reason) from error
 
 
 def _results(
-    request: _Request, scores: list[float], top_n: int | None, *, with_text: bool
+    request: _Request, ranked: list[RankedDocument], *, with_text: bool
 ) -> list[dict[str, Any]]:
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_n]
     return [
-        {"index": index, "score": scores[index]}
-        | ({"text": request.documents[index]} if with_text else {})
-        for index in order
+        {"index": found.index, "score": found.score}
+        | ({"text": request.documents[found.index]} if with_text else {})
+        for found in ranked
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,16 +111,20 @@ class CrossEncoder:
         self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str]
     ) -> Float32Array:
         """Score pairs, each under its instruction. Shape: (len(queries),)."""
-        rows = zip(instructions, queries, documents, strict=True)
-        scores = [
-            self._reranker.score(
-                [(query, document) for _, query, document in group],
-                instruction,
-                progress=self._progress,
-            )
-            for instruction, group in groupby(rows, key=lambda row: row[0])
-        ]
-        return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
+        asked = groupby(zip(queries, instructions, strict=True))
+        heads = [(query, instruction, len(list(group))) for (query, instruction), group in asked]
+        ends = list(accumulate(count for _, _, count in heads))
+        ranked = self._reranker.rerank_many(
+            [query for query, _, _ in heads],
+            [documents[end - count : end] for end, (_, _, count) in zip(ends, heads, strict=True)],
+            instruction=[instruction for _, instruction, _ in heads],
+            progress=self._progress,
+        )
+        scores = np.empty(len(queries), dtype=np.float32)
+        for end, own in zip(ends, ranked, strict=True):
+            for one in own:
+                scores[end - len(own) + one.index] = one.score
+        return scores
 
 
 class CandidateSearch(SearchCrossEncoderWrapper):

@@ -76,6 +76,19 @@ class RerankerContract(Contract[Reranker]):
         assert [e.index for e in subject.rerank(QUERY, TEXTS, 2)] == [e.index for e in ranked[:2]]
 
     @shows("order")
+    def test_many_queries_rank_as_each_alone(self, subject: Reranker) -> None:
+        queries, lists = [QUERY, TEXTS[0], QUERY], [TEXTS, TEXTS[1:], TEXTS[::-1]]
+        ranked = subject.rerank_many(queries, lists)
+        best = asyncio.run(subject.arerank_many(queries, lists, 1))
+        self.assert_close([own[0].score for own in best], [own[0].score for own in ranked])
+        for query, texts, own in zip(queries, lists, ranked, strict=True):
+            scores = subject.score([(query, text) for text in texts])
+            assert sorted(each.index for each in own) == list(range(len(texts)))
+            self.assert_close([each.score for each in own], scores[[e.index for e in own]])
+        shared = subject.rerank_many(queries, TEXTS)
+        self.assert_close([e.score for e in shared[0]], [e.score for e in ranked[0]])
+
+    @shows("order")
     def test_query_and_document_are_told_apart(self, subject: Reranker) -> None:
         there, back = subject.score([(QUERY, TEXTS[1]), (TEXTS[1], QUERY)])
         assert abs(there - back) > self.tolerance
@@ -172,6 +185,11 @@ class RerankerContract(Contract[Reranker]):
         instructed = make(instruction=instruction).score(pairs)
         assert np.abs(instructed - subject.score(pairs)).max() > 10 * self.tolerance
         self.assert_close(subject.score(pairs, instruction), instructed)
+        default = subject.instruction
+        queries, texts = [query for query, _ in pairs], [[text] for _, text in pairs]
+        asked = [instruction if place % 2 else default for place in range(len(pairs))]
+        mixed = [own[0].score for own in subject.rerank_many(queries, texts, instruction=asked)]
+        self.assert_close(mixed[1::2], instructed[1::2])
 
     @shows("template")
     def test_templates_differ(
