@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import itertools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,12 +14,14 @@ from benchmarks.checkpoints import Layout, random_checkpoint
 from benchmarks.child import Child
 from benchmarks.timing import Result, Side, TimedSide, compare
 
-VLLM_PYTHON = Path(".venv-vllm/bin/python")
+_VLLM = Path(__file__).parent.parent / ".venv-vllm"
+VLLM_PYTHON = _VLLM / "bin" / "python"
 _VLLM_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TORCH_LOGS": "-torch",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # it would leave one core to its scheduler
 }
 _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}  # our own bar is enough
 
@@ -71,9 +74,16 @@ class Contender:
         made = f"benchmarks.sides.{self.module}:{kind}"
         settings = {"model": model or str(setup.checkpoint(kind)), "dtype": setup.dtype}
         if self.module == "vllm":  # its build decides on the device
-            environment = _ENVIRONMENT | _VLLM_ENVIRONMENT
+            environment = _ENVIRONMENT | _VLLM_ENVIRONMENT | {"LD_PRELOAD": _preloaded()}
             return Child(made, python=VLLM_PYTHON, environment=environment, **settings)
         return Child(made, environment=_ENVIRONMENT, device=setup.device, **settings)
+
+
+def _preloaded() -> str:
+    """The libraries that vLLM's manual advises to preload on CPUs, as far as they are here."""
+    openmp = _VLLM / "lib" / "libiomp5.so"
+    malloc = ctypes.util.find_library("tcmalloc_minimal")
+    return ":".join([str(openmp)] * openmp.exists() + [malloc] * bool(malloc))
 
 
 OURS = Contender(name="quernstone", module="ours")

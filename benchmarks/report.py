@@ -34,7 +34,7 @@ def table(result: Result) -> Table:
         "side",
         "seconds",
         f"{result.unit}/s",
-        "times ours",
+        "times the first",
         "expected",
         "of the floor",
         "slowest/fastest run",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.child import Child
 from benchmarks.contenders import OURS, Setup
 from benchmarks.report import new_figure, save
 from benchmarks.texts import docstrings
@@ -18,35 +18,38 @@ _POOL = 500
 
 
 def run(setup: Setup) -> Result:
-    """Time per token of `Embedder.stream`, and the most memory that a process of its own has.
+    """Time per token of `Embedder.stream`, and the most memory that its process has had.
 
-    Expected: the same time within 10 % for all numbers of texts, and no more memory for 50,000
-    than for 5,000. Draws both.
+    Each number of texts has a process of its own. Expected: the same time within 10 % for all
+    numbers of texts, and no more memory for 50,000 than for 5,000. Draws both.
     """
     texts = docstrings(_POOL)
-
-    def start() -> Child:
-        return OURS.start("Embedding", setup, "tiny")
-
-    with start() as child:
-        tokens_each = child.get("stream", texts, _POOL) / _POOL
+    with ExitStack() as stack:
+        children = [stack.enter_context(OURS.start("Embedding", setup, "tiny")) for _ in COUNTS]
+        [pool_tokens, *_] = [child.get("stream", texts, _POOL) for child in children]
         sides: list[Side] = [
-            TimedSide(f"{count:,} texts", lambda count=count: child.run("stream", texts, count), 1)
-            for count in COUNTS
+            TimedSide(
+                f"{count:,} texts",
+                lambda child=child, count=count: child.run("stream", texts, count),
+                expected=1.0,
+            )
+            for child, count in zip(children, COUNTS, strict=True)
         ]
-        title = f"1,000 tokens of many, tiny model, mix docstring, {setup.dtype}, {setup.device}"
-        result = compare(title, sides, unit="tokens", amount=1000, repeats=setup.repeats)
-    peaks = []
-    for count in COUNTS:
-        with start() as child:
-            child.run("stream", texts, count)
-            peaks.append(child.get("peak_bytes") / (1 << 20))
-            result.notes.append(f"most memory with {count:,} texts: {peaks[-1]:,.0f} MiB")
+        result = compare(
+            f"1,000 tokens of many, tiny model, mix docstring, {setup.dtype}, {setup.device}",
+            sides,
+            unit="tokens",
+            amount=1000,
+            repeats=setup.repeats,
+        )
+        peaks = [child.get("peak_bytes") / (1 << 20) for child in children]
+    for side, peak in zip(sides, peaks, strict=True):
+        result.notes.append(f"most memory with {side.name}: {peak:,.0f} MiB")
     seconds = [
-        median / (count * tokens_each) * 1000
+        median / (count / _POOL * pool_tokens) * result.amount
         for median, count in zip(result.seconds, COUNTS, strict=True)
     ]
-    _plot([one * 1000 for one in seconds], peaks, setup.folder / "scaling.png")
+    _plot([one / result.amount * 1e6 for one in seconds], peaks, setup.folder / "scaling.png")
     return replace(result, seconds=seconds)
 
 
