@@ -52,7 +52,8 @@ class Embedder(ModelUser):
             engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
                 `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
+            dtype: `auto` is bfloat16 where the hardware computes in it, else float32. `int8`
+                rounds the weights, for CPUs with VNNI and the engine `torch`: faster, less exact.
             dimensions: Length of the vectors, 32 to the model's hidden size. None: uncut.
             instruction: What queries are for; documents never get one. None: the model's own.
                 An empty string embeds queries bare, or with the prompt of a model that brings its

@@ -20,11 +20,12 @@ from torch import Tensor
 from quernstone.attention import BatchAttention, PrefixKeys
 from quernstone.batching import PackedBatch
 from quernstone.errors import ModelLoadError
+from quernstone.int8 import Int8Linear
 from quernstone.linear import Linear
 from quernstone.models import ModelConfig
 
-# Element-wise work on this many tokens at a time stays in a core's cache: 5x on long batches.
-_CPU_BLOCK_TOKENS = 512
+# Element-wise work on this many tokens at a time stays in a core's cache.
+_CPU_BLOCK_TOKENS = 128
 
 LayerPrefixes = list[PrefixKeys]
 """One prefix: its keys and values, layer by layer."""
@@ -35,16 +36,16 @@ class Layer:
     """Weights of one decoder layer."""
 
     input_norm: Tensor
-    qkv: Linear
+    qkv: Linear | Int8Linear
     """Queries, keys and values in one product. The last layer has keys and values only: it needs
     the queries of few tokens, and has them from `Qwen3`'s `last_query`."""
     qk_norm: Tensor
     """One row for each query head, then one for each key head. Shape: (heads + kv heads, dim)"""
-    output: Linear
+    output: Linear | Int8Linear
     mlp_norm: Tensor
-    gate: Linear
-    up: Linear
-    down: Linear
+    gate: Linear | Int8Linear
+    up: Linear | Int8Linear
+    down: Linear | Int8Linear
 
 
 class Qwen3:
@@ -55,7 +56,7 @@ class Qwen3:
         config: ModelConfig,
         embedding: Tensor,
         layers: list[Layer],
-        last_query: Linear,
+        last_query: Linear | Int8Linear,
         norm: Tensor,
     ) -> None:
         self.config = config
@@ -139,7 +140,9 @@ class Qwen3:
         ids = torch.from_numpy(batch.input_ids).to(self.device)
         positions = torch.from_numpy(batch.position_ids).to(self.device, torch.float32)
         angles = torch.outer(positions, self._inverse_frequencies)[:, None, :]
-        return F.embedding(ids, self.embedding).to(dtype), (angles.cos(), angles.sin())
+        cos, sin = angles.cos(), angles.sin()
+        rope = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        return F.embedding(ids, self.embedding).to(dtype), rope
 
     def _qkv(
         self, layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor]
@@ -170,10 +173,9 @@ class Qwen3:
         for start in range(0, len(x), block):
             at = slice(start, start + block)
             normed = _unweighted_norm(x[at].float(), self.config.rms_norm_eps).mul_(weight)
-            first, second = normed.chunk(2, -1)
-            cos, sin = rope[0][at], rope[1][at]
-            out[at, :, :half] = (first * cos).addcmul_(second, sin, value=-1)
-            out[at, :, half:] = second.mul_(cos).addcmul_(first, sin)
+            # swapping the halves costs a copy, but operations on half a row cost five
+            swapped = torch.cat([normed[..., half:], normed[..., :half]], -1)
+            out[at] = normed.mul_(rope[0][at]).addcmul_(swapped, rope[1][at])
         return out
 
     def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
@@ -205,6 +207,7 @@ def load_qwen3(
     device: torch.device,
     dtype: torch.dtype,
     head_rows: Sequence[int] = (),
+    int8: bool = False,
 ) -> tuple[Qwen3, Tensor]:
     """Read a checkpoint of one of the six official layouts.
 
@@ -217,6 +220,7 @@ def load_qwen3(
         device: Where to put the weights.
         dtype: What to convert them to.
         head_rows: Token ids whose rows of the output head are wanted.
+        int8: Round the matrices of the layers to int8.
 
     Returns:
         The decoder, and the rows of the head in the order of `head_rows`. Shape: (rows, hidden)
@@ -235,8 +239,9 @@ def load_qwen3(
             tensor: Tensor = opened.get_tensor(stored_name)
             return tensor.to(device, dtype)
 
-        def linear(*names: str) -> Linear:
-            return Linear(torch.cat([read(name) for name in names]))
+        def linear(*names: str) -> Linear | Int8Linear:
+            weight = torch.cat([read(name) for name in names])
+            return Int8Linear(weight) if int8 else Linear(weight)
 
         embedding = read("embed_tokens.weight")
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads

@@ -50,9 +50,12 @@ def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: The name is not one of float32, bfloat16, float16.
     """
+    if name == "int8":
+        msg = f'`dtype="int8"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'
+        raise ConfigError(msg)
     if name != "auto":
         if name not in _DTYPES:
-            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)}"
+            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)} or int8"
             raise ConfigError(msg)
         return _DTYPES[name]
     if device.type == "cuda":

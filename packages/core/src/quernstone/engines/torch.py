@@ -11,6 +11,8 @@ import torch
 from quernstone.attention import BatchAttention, choose_attention
 from quernstone.batching import PackedBatch, pack
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
+from quernstone.errors import ConfigError
+from quernstone.int8 import can_compute_int8
 from quernstone.models import Checkpoint, ModelConfig
 from quernstone.qwen3 import LayerPrefixes, load_qwen3
 from quernstone.tokenization import Tokenization
@@ -31,12 +33,20 @@ class TorchEngine:
         self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization
     ) -> None:
         device = choose_device(config.device)
-        self._dtype = choose_dtype(config.dtype, device)
+        int8 = config.dtype == "int8"
+        if int8:
+            _check_int8(device)
+        self._dtype = choose_dtype("auto" if int8 else config.dtype, device)
         qwen3 = checkpoint.qwen3_config()
         reranks = config.task == "rerank"
         yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else []
         self._model, head = load_qwen3(
-            checkpoint.folder, qwen3, device=device, dtype=self._dtype, head_rows=yes_no
+            checkpoint.folder,
+            qwen3,
+            device=device,
+            dtype=self._dtype,
+            head_rows=yes_no,
+            int8=int8,
         )
         self._head = head.float() if reranks else None
         self.width = 2 if reranks else qwen3.hidden_size
@@ -45,7 +55,7 @@ class TorchEngine:
         self.info = EngineInfo(
             engine="torch",
             device=str(device),
-            dtype=str(self._dtype).removeprefix("torch."),
+            dtype="int8" if int8 else str(self._dtype).removeprefix("torch."),
             attention=kernel,
             max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3),
         )
@@ -105,6 +115,15 @@ class TorchEngine:
             (prefix, _), _ = self._prefixes.popitem(last=False)
             cached -= len(prefix)
         return [found[prefix] for prefix in prefixes]
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu" or not can_compute_int8():
+        msg = (
+            f'`dtype="int8"` needs an x86 CPU with VNNI; the model would run on {str(device)!r} of '
+            'this machine. Use `dtype="auto"`'
+        )
+        raise ConfigError(msg)
 
 
 def _batch_tokens(device: torch.device, config: ModelConfig) -> int:
