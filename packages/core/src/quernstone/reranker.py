@@ -70,7 +70,8 @@ class Reranker(ModelUser):
             engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
                 `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` is bfloat16 where the hardware computes in it, else float32.
+            dtype: `auto` is bfloat16 where the hardware computes in it, else float32. `int8`
+                rounds the weights, for CPUs with VNNI and the engine `torch`: faster, less exact.
             instruction: What makes a document right. None: the template's own default.
             template: `card` is the model card's text; `eval` is the official evaluation's, with
                 which the published tables were made.

@@ -98,7 +98,8 @@ class _Bucket:
         """
         flat = x[self.tokens] if self.gather is None else x.index_select(0, self.gather)
         shaped = flat.unflatten(0, (-1, self.length)).unflatten(2, (kv_heads, -1))
-        return shaped.permute(2, 0, 1, 3, 4).flatten(2, 3).contiguous()
+        by_head: Tensor = shaped.permute(2, 0, 1, 3, 4).flatten(2, 3)
+        return by_head.contiguous()
 
     def unpad(self, x: Tensor, out: Tensor) -> None:
         """Write (kv heads, sequences, rows, dim) of the bucket into (tokens, heads, dim)."""
