@@ -83,7 +83,7 @@ def _preloaded() -> str:
     """The libraries that vLLM's manual advises to preload on CPUs, as far as they are here."""
     openmp = _VLLM / "lib" / "libiomp5.so"
     malloc = ctypes.util.find_library("tcmalloc_minimal")
-    return ":".join([str(openmp)] * openmp.exists() + [malloc] * bool(malloc))
+    return ":".join(filter(None, [str(openmp) if openmp.exists() else None, malloc]))
 
 
 OURS = Contender(name="quernstone", module="ours")

@@ -20,7 +20,11 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Floor:
-    """The machine's own best rate for the matrices of one layer."""
+    """The machine's own best rate for the matrices of one layer.
+
+    All layers are counted in full. Of the last one our engine computes keys and values only, except
+    for the pooled token; with few layers it may take less time than the floor.
+    """
 
     def __init__(self, layout: Layout, dtype: str, device: str) -> None:
         weights = _layer(layout, dtype, device)
