@@ -57,10 +57,10 @@ def _plot(microseconds: Sequence[float], peaks: Sequence[float], path: Path) -> 
     figure, (left, right) = new_figure(1, 2, (9, 3.5))
     left.plot(COUNTS, microseconds, marker="o", color="tab:green")
     left.axhspan(0.9 * microseconds[0], 1.1 * microseconds[0], color="tab:gray", alpha=0.2)
-    left.set_ylabel("µs per token (grey: within 10 % of the first)")
+    left.set_ylabel("µs per token; grey: 10 % off the first")
     right.plot(COUNTS, peaks, marker="o", color="tab:green")
     right.set_ylabel("most memory, MiB")
-    for axis in (left, right):
-        axis.set_ylim(bottom=0)
+    for axis, figures in ((left, microseconds), (right, peaks)):
+        axis.set_ylim(0, 1.2 * max(figures))
         axis.set_xlabel("texts")
     save(figure, path)
