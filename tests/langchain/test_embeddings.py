@@ -78,7 +78,7 @@ def test_drop_in_for_the_stock_class():
         {"model": "tiny", "model_name": "tiny"},
         {"model": None},
         {"engine": "onnx"},
-        {"dtype": "int8"},
+        {"dtype": "int4"},
         {"dimensions": 0},
         {"dimensions": "many"},
         {"max_length": 0},

@@ -55,7 +55,7 @@ def test_every_setting_of_the_core_is_a_field():
     [
         {"modle_name": "tiny"},
         {"engine": "onnx"},
-        {"dtype": "int8"},
+        {"dtype": "int4"},
         {"dimensions": 0},
         {"max_length": 0},
         {"embed_batch_size": 0},
