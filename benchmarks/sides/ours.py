@@ -29,13 +29,14 @@ class Embedding:
         return self._embedder.embed_query(text)
 
     def stream(self, texts: Sequence[str], count: int) -> int:
-        """Embed `texts` over and over, until there are `count`, and keep nothing.
+        """Embed `texts` over and over, each time with another number, and keep nothing.
 
         Returns:
             The number of their tokens.
         """
         before = self._embedder.usage.tokens
-        for _ in self._embedder.stream(texts[place % len(texts)] for place in range(count)):
+        numbered = (f"{place:05} {texts[place % len(texts)]}" for place in range(count))
+        for _ in self._embedder.stream(numbered):
             pass
         return self._embedder.usage.tokens - before
 

@@ -226,7 +226,7 @@ def test_pairs_are_made_while_they_are_computed(reranker, monkeypatch):
 
     class Documents(list):
         def __init__(self, number):
-            super().__init__(["mills", "rain"])
+            super().__init__([f"mill {number}", f"rain {number}"])
             self.number = number
 
         def __iter__(self):

@@ -77,6 +77,22 @@ def started():
         each.close()
 
 
+def test_equal_sequences_are_computed_once(started):
+    worker, engine = started()
+    rows = worker.submit(sequences((1, 3), (2, 5), (1, 3), (1, 4), (2, 5))).result(10)
+    assert rows.tolist() == [[1, 3], [2, 5], [1, 3], [1, 4], [2, 5]]
+    assert engine.batches == [[2, 1, 1]]
+    texts = [TextInput("a"), TextInput("a", "task"), TextInput("a", "task", "query")]
+    assert len({one.key for one in [*texts, *texts, *sequences((1, 3), (1, 3))]}) == 4
+
+
+def test_an_error_names_the_first_of_equal_sequences(started):
+    worker, _ = started()
+    with pytest.raises(NonFiniteError) as caught:
+        worker.submit(sequences((1, 3), (999, 5), (999, 5)), 10).result(10)
+    assert caught.value.index == 11
+
+
 def test_rows_come_back_in_input_order(started):
     work, engine = started(budget=10)
     rows = work.submit(sequences((1, 2), (2, 9), (3, 5), (4, 4))).result(5)

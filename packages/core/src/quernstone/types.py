@@ -65,6 +65,11 @@ class Encoded:
     prefix: Prefix | None = None
     """Tokens before `ids`, shared with other sequences; None when nothing is shared."""
 
+    @property
+    def key(self) -> Hashable:
+        """Equal for sequences that have the same result."""
+        return self.prefix, self.ids.tobytes()
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -88,6 +93,11 @@ class TextInput:
     def prefix(self) -> None:
         """Nothing: what texts share is known to engines that take token ids only."""
         return None
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for inputs that have the same result."""
+        return self
 
     def __len__(self) -> int:
         """About how many tokens this is, to plan batches by: a quarter of its UTF-8 bytes."""
@@ -216,7 +226,7 @@ class Usage:
     inputs: int = 0
     """Texts or pairs processed."""
     tokens: int = 0
-    """Tokens computed, frames included; a shared prefix counts for every sequence."""
+    """Tokens of all inputs, frames included, also of those that are computed once for several."""
     truncated: int = 0
     """Inputs that were cut to `max_length`."""
     recomputed: int = 0

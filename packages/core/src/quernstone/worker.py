@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +29,11 @@ from quernstone.types import Backend, Engine, EngineConfig, EngineInfo, Float32A
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Sequences of one call, and the rows that come back for them."""
+    """Sequences of one call, and the rows that come back for them.
+
+    Equal sequences are computed once: what shares a batch changes the last bits of a result, and
+    nobody expects the same text to rank above itself.
+    """
 
     sequences: Sequence[Input]
     offset: int
@@ -37,17 +41,22 @@ class Job:
     rows: Float32Array
     """Shape: (len(sequences), engine.width)"""
     future: Future[Float32Array] = field(default_factory=Future)
+    firsts: list[int] = field(init=False)
+    """For each sequence the position of the first one that equals it."""
     queue: deque[int] = field(init=False)
     left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = work_order(self.sequences)
-        self.left = len(self.sequences)
+        seen: dict[Hashable, int] = {}
+        self.firsts = [seen.setdefault(s.key, place) for place, s in enumerate(self.sequences)]
+        order = work_order(self.sequences)
+        self.queue = deque(place for place in order if self.firsts[place] == place)
+        self.left = len(seen)
 
     def finish(self) -> None:
         """Hand the rows over, unless the caller has cancelled."""
         if self.future.set_running_or_notify_cancel():
-            self.future.set_result(self.rows)
+            self.future.set_result(self.rows[self.firsts])
 
     def fail(self, error: Exception) -> None:
         """Hand an error over, unless the caller has cancelled."""
