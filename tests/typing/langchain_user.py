@@ -51,6 +51,7 @@ async def rerank(documents: Sequence[Document], query: str) -> list[Document]:
         max_length=512,
         truncate=True,
         max_batch_tokens=None,
+        deterministic=False,
         prefix_sharing=False,
         revision=None,
         top_n=None,

@@ -41,6 +41,7 @@ class Embedder(ModelUser):
         max_length: int = 8192,
         truncate: bool = True,
         max_batch_tokens: int | None = None,
+        deterministic: bool = False,
         revision: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
@@ -61,6 +62,9 @@ class Embedder(ModelUser):
             max_length: Tokens per text, frame included; at most what the model was made for.
             truncate: Cut longer texts and count them in `usage`; False makes them an error.
             max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
+            deterministic: Compute each text in a batch of its own, so that its vector is the same to
+                the last bit whatever is asked with it, on one machine with one number of threads.
+                Slower; not with `vllm` and `remote`, which plan their batches themselves.
             revision: Branch, tag or commit of a hub id.
             engine_options: Keyword arguments for sentence-transformers' or vLLM's own constructor;
                 with `remote` a `RemoteOptions`, or a mapping of its fields. Equal options share
@@ -80,6 +84,7 @@ class Embedder(ModelUser):
             max_length=max_length,
             truncate=truncate,
             max_batch_tokens=max_batch_tokens,
+            deterministic=deterministic,
             revision=revision,
             engine_options=engine_options,
         )

@@ -58,6 +58,7 @@ class Reranker(ModelUser):
         max_length: int = 8192,
         truncate: bool = True,
         max_batch_tokens: int | None = None,
+        deterministic: bool = False,
         prefix_sharing: bool = True,
         revision: str | None = None,
         engine_options: EngineOptions = None,
@@ -79,6 +80,9 @@ class Reranker(ModelUser):
             truncate: Cut documents of longer pairs and count them in `usage`; False makes them
                 an error. The query, the instruction and the template are never cut.
             max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
+            deterministic: Compute each pair in a batch of its own, so that its score is the same to
+                the last bit whatever is asked with it, on one machine with one number of threads.
+                Slower; not with `vllm` and `remote`, which plan their batches themselves.
             prefix_sharing: False computes every pair from its first token. Scores differ by
                 rounding only.
             revision: Branch, tag or commit of a hub id.
@@ -105,6 +109,7 @@ class Reranker(ModelUser):
             max_length=max_length,
             truncate=truncate,
             max_batch_tokens=max_batch_tokens,
+            deterministic=deterministic,
             revision=revision,
             engine_options=engine_options,
         )

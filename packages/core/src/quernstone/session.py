@@ -82,6 +82,7 @@ class Session:
         max_length: int,
         truncate: bool,
         max_batch_tokens: int | None,
+        deterministic: bool,
         revision: str | None,
         engine_options: EngineOptions,
     ) -> None:
@@ -95,6 +96,8 @@ class Session:
         else:
             checkpoint = resolve(model, task, revision)
             name = choose_engine(engine, checkpoint, task)
+        if deterministic:
+            max_batch_tokens = _one_input_a_batch(name, max_batch_tokens)
         self.encoder, self.own_prompts = _encoder(name, checkpoint, task)
         reads_text = isinstance(self.encoder, TextEncoder)
         config = EngineConfig(
@@ -367,6 +370,17 @@ def _check_remote(**settings: object) -> None:
         if value not in ("auto", None):
             msg = f'`{name}` is {value!r}, but with `engine="remote"` the server decides it'
             raise ConfigError(msg)
+
+
+def _one_input_a_batch(engine: str, max_batch_tokens: int | None) -> int:
+    """The budget of `deterministic`: an input that alone exceeds it makes a batch of its own."""
+    if engine in ("vllm", "remote"):
+        msg = f'`deterministic` is not for `engine="{engine}"`, which plans its batches itself'
+        raise ConfigError(msg)
+    if max_batch_tokens is not None:
+        msg = "`deterministic` computes one input at a time: leave `max_batch_tokens` out"
+        raise ConfigError(msg)
+    return 1
 
 
 def _encoder(name: str, checkpoint: Checkpoint | None, task: Task) -> tuple[Encoder, bool]:

@@ -60,6 +60,8 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     """Cut longer texts; False raises `InputTooLongError`."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens that are computed at once; None is chosen from the free memory."""
+    deterministic: bool = False
+    """Equal vectors to the last bit, whatever is computed beside them; slower."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(

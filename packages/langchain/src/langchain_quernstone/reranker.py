@@ -54,6 +54,8 @@ class RerankerSettings(BaseModel):
     """Cut longer documents; False raises `InputTooLongError`."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens that are computed at once; None is chosen from the free memory."""
+    deterministic: bool = False
+    """Equal scores to the last bit, whatever is computed beside them; slower."""
     prefix_sharing: bool = True
     """Compute what the documents of one query have in common only once."""
     revision: str | None = None

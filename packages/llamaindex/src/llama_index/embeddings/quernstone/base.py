@@ -80,6 +80,11 @@ class QuernstoneEmbedding(BaseEmbedding):
         ge=1,
         exclude=True,
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Equal vectors to the last bit, whatever is computed beside them; slower.",
+        exclude=True,
+    )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
         description="For sentence-transformers or vLLM: arguments of its constructor; with "
@@ -173,5 +178,6 @@ class QuernstoneEmbedding(BaseEmbedding):
             "engine": self.engine,
             "device": self.device,
             "max_batch_tokens": self.max_batch_tokens,
+            "deterministic": self.deterministic,
             "engine_options": self.engine_options,
         }

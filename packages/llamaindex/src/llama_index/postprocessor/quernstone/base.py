@@ -87,6 +87,10 @@ class QuernstoneRerank(BaseNodePostprocessor):
         description="Tokens that are computed at once; None is chosen from the free memory.",
         ge=1,
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Equal scores to the last bit, whatever is computed beside them; slower.",
+    )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
         description="For sentence-transformers or vLLM: arguments of its constructor; with "
@@ -187,6 +191,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
             "engine": self.engine,
             "device": self.device,
             "max_batch_tokens": self.max_batch_tokens,
+            "deterministic": self.deterministic,
             "prefix_sharing": self.prefix_sharing,
             "engine_options": self.engine_options,
         }
