@@ -9,13 +9,25 @@ from typing import Annotated, Literal, get_args
 import typer
 from rich.console import Console
 
-from benchmarks import concurrency, embedding, latency, many, report, reranking, scaling, serving
+from benchmarks import (
+    concurrency,
+    embedding,
+    latency,
+    many,
+    modes,
+    report,
+    reranking,
+    scaling,
+    serving,
+)
 from benchmarks.checkpoints import SHAPES
 from benchmarks.contenders import Setup
 from benchmarks.texts import Mix
 from benchmarks.timing import Result
 
-Suite = Literal["embedding", "reranking", "many", "latency", "scaling", "concurrency", "serving"]
+Suite = Literal[
+    "embedding", "reranking", "many", "modes", "latency", "scaling", "concurrency", "serving"
+]
 
 
 def main(
@@ -55,6 +67,7 @@ def main(
         ),
         "reranking": lambda: iter([reranking.run(setup, documents)]),
         "many": lambda: iter([many.run(setup, documents)]),
+        "modes": lambda: iter([modes.run(setup, documents)]),
         "latency": lambda: iter([latency.run(setup)]),
         "scaling": lambda: iter([scaling.run(setup)]),
         "concurrency": lambda: (

@@ -69,10 +69,21 @@ class Contender:
     tuned: bool = False
     """Whether it looks for its best settings before it is measured."""
 
-    def start(self, kind: Kind, setup: Setup, model: str = "") -> Child:
-        """Load a model in a process of its own; by default the random checkpoint."""
+    def start(self, kind: Kind, setup: Setup, model: str = "", **settings: Any) -> Child:
+        """Load a model in a process of its own; by default the random checkpoint.
+
+        Args:
+            kind: What the model does.
+            setup: Its shape, dtype and device.
+            model: Takes the place of the random checkpoint.
+            settings: Further arguments of the side, or others than those of `setup`.
+        """
         made = f"benchmarks.sides.{self.module}:{kind}"
-        settings = {"model": model or str(setup.checkpoint(kind)), "dtype": setup.dtype}
+        settings = {
+            "model": model or str(setup.checkpoint(kind)),
+            "dtype": setup.dtype,
+            **settings,
+        }
         if self.module == "vllm":  # its build decides on the device
             environment = _ENVIRONMENT | _VLLM_ENVIRONMENT | {"LD_PRELOAD": _preloaded()}
             return Child(made, python=VLLM_PYTHON, environment=environment, **settings)
