@@ -117,6 +117,7 @@ def contest(
     difference: Callable[[Any, Any], str],
     tokens: int,
     floor_tokens: int,
+    sequences: int,
 ) -> Result:
     """Let ours and others do the same work in turn, the machine's own matrix rate among them.
 
@@ -130,6 +131,7 @@ def contest(
         difference: Says how far a side's results of `trial` are from ours.
         tokens: That all sides read in one run.
         floor_tokens: Of them those that nobody can save.
+        sequences: Whose last token is wanted.
     """
     notes: list[str] = []
     sides: list[Side] = []
@@ -159,12 +161,12 @@ def contest(
         machine = stack.enter_context(
             Child(
                 "benchmarks.sides.matrices:Floor",
-                layout=setup.layout(kind),
+                model=str(setup.checkpoint(kind)),
                 dtype=setup.dtype,
                 device=setup.device,
             )
         )
-        floor = TimedSide("floor", lambda: machine.get("seconds", floor_tokens, setup.layers))
+        floor = TimedSide("floor", lambda: machine.get("seconds", floor_tokens, sequences))
         return compare(
             f"{title}, {setup}",
             sides,

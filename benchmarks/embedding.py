@@ -37,6 +37,7 @@ def run(setup: Setup, name: Mix, documents: int | None) -> Result:
         difference=lambda a, b: f"least cosine to ours {least_cosine(a, b):.5f}",
         tokens=sum(lengths),
         floor_tokens=sum(lengths),
+        sequences=len(texts),
     )
     median, p95 = np.percentile(lengths, [50, 95])
     result.notes.insert(0, f"tokens of a text: median {median:.0f}, 95th percentile {p95:.0f}")

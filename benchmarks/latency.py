@@ -30,8 +30,7 @@ def run(setup: Setup) -> Result:
     asked = itertools.cycle(same)
     forward = Child(
         "benchmarks.sides.matrices:Forward",
-        layout=setup.layout("Embedding"),
-        layers=setup.layers,
+        model=str(setup.checkpoint("Embedding")),
         dtype=setup.dtype,
         device=setup.device,
     )

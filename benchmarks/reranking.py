@@ -39,6 +39,7 @@ def run(setup: Setup, documents: int | None) -> Result:
         difference=lambda a, b: f"a score differs by up to {np.abs(np.subtract(a, b)).max():.4f}",
         tokens=tokens,
         floor_tokens=tokens - prefix * (len(texts) - 1),
+        sequences=len(texts),
     )
     result.notes.insert(
         0, f"{tokens / len(texts):.0f} tokens a pair, of which all share the first {prefix}"

@@ -62,9 +62,9 @@ class Embedder(ModelUser):
             max_length: Tokens per text, frame included; at most what the model was made for.
             truncate: Cut longer texts and count them in `usage`; False makes them an error.
             max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
-            deterministic: Compute each text in a batch of its own, so that its vector is the same to
-                the last bit whatever is asked with it, on one machine with one number of threads.
-                Slower; not with `vllm` and `remote`, which plan their batches themselves.
+            deterministic: Compute each text in a batch of its own: its vector is then the same to
+                the last bit, whatever is asked with it, on one machine with one number of
+                threads. Slower; not with `vllm` and `remote`, which plan their own batches.
             revision: Branch, tag or commit of a hub id.
             engine_options: Keyword arguments for sentence-transformers' or vLLM's own constructor;
                 with `remote` a `RemoteOptions`, or a mapping of its fields. Equal options share

@@ -80,9 +80,9 @@ class Reranker(ModelUser):
             truncate: Cut documents of longer pairs and count them in `usage`; False makes them
                 an error. The query, the instruction and the template are never cut.
             max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
-            deterministic: Compute each pair in a batch of its own, so that its score is the same to
-                the last bit whatever is asked with it, on one machine with one number of threads.
-                Slower; not with `vllm` and `remote`, which plan their batches themselves.
+            deterministic: Compute each pair in a batch of its own: its score is then the same to
+                the last bit, whatever is asked with it, on one machine with one number of
+                threads. Slower; not with `vllm` and `remote`, which plan their own batches.
             prefix_sharing: False computes every pair from its first token. Scores differ by
                 rounding only.
             revision: Branch, tag or commit of a hub id.

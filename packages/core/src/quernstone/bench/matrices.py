@@ -42,20 +42,38 @@ def matrix_seconds(
     Returns:
         Seconds.
     """
+    shapes = layer_shapes(config)
+    layer = _seconds_per_token(shapes, torch.device(device), getattr(torch, dtype))
+    keys = 2 * config.num_key_value_heads * config.head_dim * config.hidden_size
+    of_keys = keys / sum(outputs * inputs for outputs, inputs in shapes)
+    whole_layers = config.num_hidden_layers - 1
+    return layer * (tokens * (whole_layers + of_keys) + sequences * (1 - of_keys))
+
+
+def layer_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the matrices of one layer."""
     query = config.num_attention_heads * config.head_dim
     keys = 2 * config.num_key_value_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
-    shapes = [
+    return [
         (query + keys, hidden),
         (hidden, query),
         (inner, hidden),  # gate
         (inner, hidden),  # up
         (hidden, inner),
     ]
-    layer = _seconds_per_token(shapes, torch.device(device), getattr(torch, dtype))
-    of_keys = keys * hidden / sum(outputs * inputs for outputs, inputs in shapes)
-    whole_layers = config.num_hidden_layers - 1
-    return layer * (tokens * (whole_layers + of_keys) + sequences * (1 - of_keys))
+
+
+def product_seconds(products: Sequence[Product], inputs: Sequence[Tensor]) -> float:
+    """Time of these products, one after another."""
+    device = inputs[0].device
+    with torch.inference_mode():
+        _wait_for(device)
+        start = time.perf_counter()
+        for product, x in zip(products, inputs, strict=True):
+            product(x)
+        _wait_for(device)
+        return time.perf_counter() - start
 
 
 def _seconds_per_token(
@@ -73,22 +91,12 @@ def _seconds_per_token(
         for products in ways:
             for rows in _ROWS:
                 inputs = [x[:rows] for x in whole]
-                _seconds(products, inputs)  # the first time is for the kernels
-                fastest = min(_seconds(products, inputs) for _ in range(_RUNS))
+                product_seconds(products, inputs)  # the first time is for the kernels
+                fastest = min(product_seconds(products, inputs) for _ in range(_RUNS))
                 best = min(best, fastest / rows)
                 if fastest > _LONG:
                     break
     return best
-
-
-def _seconds(products: Sequence[Product], inputs: Sequence[Tensor]) -> float:
-    device = inputs[0].device
-    _wait_for(device)
-    start = time.perf_counter()
-    for product, x in zip(products, inputs, strict=True):
-        product(x)
-    _wait_for(device)
-    return time.perf_counter() - start
 
 
 def _wait_for(device: torch.device) -> None:

@@ -77,8 +77,8 @@ def measure(
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
         engine_options: As for `Embedder`.
-        texts: To embed, or to rerank; repeated if there are few. None: words of several languages
-            at random, in realistic lengths.
+        texts: To embed, or to rerank; repeated with a number if there are few. None: words of
+            several languages at random, in realistic lengths.
         seconds: For one measurement. A slow model takes longer: three runs are the least, and a
             run has two batches of the engine's own budget at least.
         compare: Engines to run the same inputs on, one after another, each in its own setting.

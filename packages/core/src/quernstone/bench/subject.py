@@ -77,7 +77,9 @@ class Subject(ABC, Generic[User]):
             if len(self._passages) < count:
                 self._passages = passages(count)
             return self._passages[:count]
-        return list(itertools.islice(itertools.cycle(self._given), count))
+        # equal texts would be computed once
+        numbered = (f"{text} {again}" for again in itertools.count(1) for text in self._given)
+        return list(itertools.islice(itertools.chain(self._given, numbered), count))
 
 
 class EmbeddingSubject(Subject[Embedder]):
