@@ -36,9 +36,10 @@ from quernstone.evaluation.protocol import Protocol
 
 MTEB = Protocol(name="mteb", instructions=Instructions({}))
 TOP_K = 20
-# mteb's reranker computes the logits of the whole vocabulary at every position: 32 pairs, mteb's
-# default, need more memory than most machines have
-BATCH = 8
+EMBEDDING_BATCH = 32  # mteb's default
+# mteb's reranker computes the logits of the whole vocabulary at every position: 32 pairs need more
+# memory than most machines have
+RERANKING_BATCH = 8
 
 
 def mteb_embedding(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -127,13 +128,15 @@ class BenchSTS(AbsTaskSTS):
         self.data_loaded = True
 
 
-def _evaluate(model: Any, tasks: list[Any], predictions: Path | None = None) -> list[float]:
+def _evaluate(
+    model: Any, tasks: list[Any], batch: int, predictions: Path | None = None
+) -> list[float]:
     result = mteb.evaluate(
         model,
         tasks,
         cache=None,
         prediction_folder=predictions,
-        encode_kwargs={"batch_size": BATCH, "show_progress_bar": False},
+        encode_kwargs={"batch_size": batch, "show_progress_bar": False},
         co2_tracker=False,
         show_progress_bar=False,
     )
@@ -154,8 +157,11 @@ def run(
 
         def side(name: str, model: Any, tasks: Callable[[], list[Any]]) -> Side:
             def work() -> None:
-                saved = predictions if tasks is stage_one and name == "quernstone" else None
-                scores[name] = _evaluate(model, tasks(), saved)
+                if tasks is stage_two:
+                    scores[name] = _evaluate(model, tasks(), RERANKING_BATCH)
+                    return
+                saved = predictions if name == "quernstone" else None
+                scores[name] = _evaluate(model, tasks(), EMBEDDING_BATCH, saved)
 
             return Side(name, work)
 
