@@ -35,7 +35,7 @@ def run(setup: Setup, documents: int | None) -> Result:
                 TimedSide(name, lambda child=child: child.run("documents", texts), expected)
             )
         return compare(
-            f"Embedding {len(texts)} texts in several modes, mix docstring, {setup}",
+            f"Embedding {len(texts)} texts, mix docstring, in several modes, {setup}",
             sides,
             unit="tokens",
             amount=sum(token_counts(setup.checkpoint("Embedding"), texts)),

@@ -79,7 +79,7 @@ def plot(results: Sequence[Result], machine: str, path: Path) -> None:
     for axis, result in zip(axes[:, 0], results, strict=True):
         colours = ["tab:green", *["tab:gray"] * (len(result.names) - 1)]
         bars = axis.barh(result.names, result.seconds, color=colours)
-        axis.bar_label(bars, [f" {ratio:.1f}x" for ratio in result.ratios])
+        axis.bar_label(bars, [f" {ratio:.2f}x" for ratio in result.ratios])
         if result.floor:
             axis.axvline(result.floor, color="black", linestyle=":", linewidth=1)
         axis.set_title(result.title, fontsize=9, loc="left")
