@@ -95,7 +95,9 @@ class VllmEngine:
                     f"`max_model_len` in `engine_options` ({error})"
                 )
                 raise ModelLoadError(msg) from error
-        _report_death(self._llm.llm_engine.engine_core)
+        core = self._llm.llm_engine.engine_core
+        if _is_another_process(core):
+            _report_death(core)
         # raw numbers: what is cut must not be normalised before, and a sigmoid rounds to 0 and 1
         self._pooling = vllm.PoolingParams(use_activation=False)
         self.width = 2 if self._reranks else self._llm.model_config.embedding_size
@@ -136,9 +138,21 @@ class VllmEngine:
 
     def close(self) -> None:
         """See `Engine.close`. Ends vLLM's processes and waits for them."""
-        self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+        core = self._llm.llm_engine.engine_core
+        core.shutdown(timeout=_SHUTDOWN_SECONDS)
+        if _is_another_process(core):
+            # It frees the last tensors it received when it ends. If the interpreter is shutting
+            # down by then, this aborts the process (seen in 0.32).
+            core.output_queue_thread.join(_SHUTDOWN_SECONDS)
         self._llm.renderer.shutdown()
         del self._llm
+
+
+def _is_another_process(core: Any) -> bool:
+    """Not with VLLM_ENABLE_V1_MULTIPROCESSING=0."""
+    from vllm.v1.engine.core_client import SyncMPClient  # noqa: PLC0415
+
+    return isinstance(core, SyncMPClient)
 
 
 def _report_death(core: Any) -> None:
@@ -146,11 +160,8 @@ def _report_death(core: Any) -> None:
 
     vLLM notices, too, but wakes nobody: `SyncMPClient.get_output` waits for ever (seen in 0.32).
     """
-    from vllm.v1.engine.core_client import SyncMPClient  # noqa: PLC0415
     from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
-    if not isinstance(core, SyncMPClient):  # VLLM_ENABLE_V1_MULTIPROCESSING=0
-        return
     sentinels = [process.sentinel for process in core.resources.engine_manager.processes]
 
     def watch() -> None:
