@@ -86,6 +86,36 @@ def test_matches_naive_attention(maker, lengths, prefix_lengths):
     torch.testing.assert_close(last, torch.cat(expected)[ends], atol=2e-6, rtol=1e-5)
 
 
+def test_rows_behind_the_batch_are_left_alone():
+    """A batch may be filled up; what follows it must not be what memory happened to hold."""
+    batch = pack([Encoded(np.zeros(n, dtype=np.int32)) for n in (5, 3)])
+    query, key, value = torch.randn(3, 16, KV_HEADS, DIM)
+    planned = MAKERS["sdpa"](batch)
+    every = planned.all_tokens(query, key, value, [])
+    assert torch.equal(every[:8], planned.all_tokens(query[:8], key[:8], value[:8], []))
+    assert torch.equal(every[8:], torch.zeros(8, KV_HEADS, DIM))
+    last = planned.last_tokens(query[:4], key, value, [])
+    assert torch.equal(last[:2], planned.last_tokens(query[:2], key, value, []))
+    assert torch.equal(last[2:], torch.zeros(2, KV_HEADS, DIM))
+
+
+def test_products_have_few_shapes(monkeypatch):
+    """Kernels are compiled for each: 200 batches of 1 to 24 sequences of up to 100 tokens."""
+    shapes = set()
+    product = torch.baddbmm
+    monkeypatch.setattr(
+        torch, "baddbmm", lambda *x, **k: shapes.add((x[1].shape, x[2].shape)) or product(*x, **k)
+    )
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        lengths = random.integers(1, 101, size=random.integers(1, 25))
+        batch = pack([Encoded(np.zeros(n, dtype=np.int32)) for n in lengths])
+        tokens = batch.cu_seqlens[-1]
+        query, key, value = torch.zeros(3, tokens, 1, 2)
+        MAKERS["sdpa"](batch).all_tokens(query, key, value, [])
+    assert len(shapes) < 80  # 13 lengths, six numbers of sequences
+
+
 def test_merging_halves_gives_the_whole():
     query = torch.randn(6, HEADS, DIM)
     key, value = torch.randn(2, 50, KV_HEADS, DIM)

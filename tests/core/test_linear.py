@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quernstone import linear
+from quernstone import Embedder, linear
 from quernstone.linear import Linear
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -56,6 +56,16 @@ def test_weights_are_packed_where_onednn_is():
         "AMD64",
     )
     assert Linear(weight)._packed == expected
+
+
+def test_matrices_have_few_numbers_of_rows(monkeypatch):
+    """Kernels are compiled for each: texts of 1 to 100 words, one to a batch."""
+    rows = set()
+    call = Linear.__call__
+    monkeypatch.setattr(Linear, "__call__", lambda self, x: rows.add(len(x)) or call(self, x))
+    with Embedder("tiny", deterministic=True) as embedder:
+        embedder.embed_documents([" ".join(["word"] * count) for count in range(1, 101)])
+    assert rows == set(range(8, 105, 8))
 
 
 _GROWTH = """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -24,8 +25,12 @@ from quernstone.int8 import Int8Linear
 from quernstone.linear import Linear
 from quernstone.models import ModelConfig
 
-# Element-wise work on this many tokens at a time stays in a core's cache.
-_CPU_BLOCK_TOKENS = 128
+# Numbers of rows are multiples of this, or of the next power of two divided by that.
+_ROWS_STEP = 8
+_ROWS_STEPS = 256
+
+# Element-wise work in float32 on this many numbers at a time stays in the cache of most CPUs.
+_CPU_BLOCK = 1 << 21
 
 LayerPrefixes = list[PrefixKeys]
 """One prefix: its keys and values, layer by layer."""
@@ -40,7 +45,11 @@ class Layer:
     """Queries, keys and values in one product. The last layer has keys and values only: it needs
     the queries of few tokens, and has them from `Qwen3`'s `last_query`."""
     qk_norm: Tensor
-    """One row for each query head, then one for each key head. Shape: (heads + kv heads, dim)"""
+    """One row for each query head, then one for each key head. Shape: (heads + kv heads, dim)
+
+    The two halves of a head, which RoPE rotates against each other, are interleaved here as they
+    are in the outputs of the queries' and keys' matrices: pairs of neighbours are complex numbers.
+    """
     output: Linear | Int8Linear
     mlp_norm: Tensor
     gate: Linear | Int8Linear
@@ -95,13 +104,13 @@ class Qwen3:
             query, key, value = self._qkv(layer, x, rope)
             shared = [prefix[index] for prefix in prefixes]
             x = self._finish(layer, x, attention.all_tokens(query, key, value, shared))
-        ends = torch.tensor(batch.cu_seqlens[1:], device=self.device) - 1
+        ends = self._filled_up(np.asarray(batch.cu_seqlens[1:]) - 1)
         layer, shared = self._layers[-1], [prefix[-1] for prefix in prefixes]
         normed = self._rms_norm(x, layer.input_norm)
         key, value = self._last_key_value(normed, rope)
-        query = self._last_queries(normed[ends], (rope[0][ends], rope[1][ends]))
+        query = self._last_queries(normed[ends], rope[ends])
         x = self._finish(layer, x[ends], attention.last_tokens(query, key, value, shared))
-        return self._rms_norm(x, self._norm)
+        return self._rms_norm(x[: len(batch.order)], self._norm)
 
     def prefix_keys(
         self,
@@ -134,19 +143,26 @@ class Qwen3:
         keep(*self._last_key_value(self._rms_norm(x, self._layers[-1].input_norm), rope))
         return sequences
 
-    def _start(
-        self, batch: PackedBatch, dtype: torch.dtype
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        ids = torch.from_numpy(batch.input_ids).to(self.device)
-        positions = torch.from_numpy(batch.position_ids).to(self.device, torch.float32)
+    def _start(self, batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The embeddings, and the complex numbers that rotate by each token's position."""
+        ids = self._filled_up(batch.input_ids)
+        positions = self._filled_up(batch.position_ids).to(torch.float32)
         angles = torch.outer(positions, self._inverse_frequencies)[:, None, :]
-        cos, sin = angles.cos(), angles.sin()
-        rope = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        rope = torch.polar(torch.ones_like(angles), angles)
         return F.embedding(ids, self.embedding).to(dtype), rope
 
-    def _qkv(
-        self, layer: Layer, x: Tensor, rope: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _filled_up(self, values: np.ndarray) -> Tensor:
+        """Values for the rows of a matrix, on the device.
+
+        On a CPU the last one is repeated until their number is one of few: oneDNN compiles its
+        kernels for every number of rows. What is computed for the repeated ones is never read.
+        """
+        if self.device.type == "cpu":
+            step = max(_ROWS_STEP, (1 << len(values).bit_length()) // _ROWS_STEPS)
+            values = np.pad(values, (0, -len(values) % step), mode="edge")
+        return torch.from_numpy(values).to(self.device)
+
+    def _qkv(self, layer: Layer, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
         qkv = layer.qkv(self._rms_norm(x, layer.input_norm))
         qkv = qkv.unflatten(1, (-1, self.config.head_dim))
@@ -155,28 +171,19 @@ class Qwen3:
         query, key = qk.split([heads, kv_heads], 1)
         return query, key, value
 
-    def _last_key_value(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _last_key_value(self, normed: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         layer, heads = self._layers[-1], self.config.num_attention_heads
         key, value = layer.qkv(normed).unflatten(1, (-1, self.config.head_dim)).chunk(2, 1)
         return self._norm_and_rotate(key, layer.qk_norm[heads:], rope), value
 
-    def _last_queries(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _last_queries(self, normed: Tensor, rope: Tensor) -> Tensor:
         weight = self._layers[-1].qk_norm[: self.config.num_attention_heads]
         query = self._last_query(normed).unflatten(1, (-1, self.config.head_dim))
         return self._norm_and_rotate(query, weight, rope)
 
-    def _norm_and_rotate(self, x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """Normalise each head, then apply RoPE in the split-half form of Qwen3; all in float32."""
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        weight, half = weight.float(), x.shape[-1] // 2
-        block = _CPU_BLOCK_TOKENS if x.device.type == "cpu" else max(1, len(x))
-        for start in range(0, len(x), block):
-            at = slice(start, start + block)
-            normed = _unweighted_norm(x[at].float(), self.config.rms_norm_eps).mul_(weight)
-            # swapping the halves costs a copy, but operations on half a row cost five
-            swapped = torch.cat([normed[..., half:], normed[..., :half]], -1)
-            out[at] = normed.mul_(rope[0][at]).addcmul_(swapped, rope[1][at])
-        return out
+    def _norm_and_rotate(self, x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
+        """Normalise each head, then apply RoPE."""
+        return _rms_norm(x, weight, self.config.rms_norm_eps, rope)
 
     def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, MLP and both residuals."""
@@ -187,14 +194,29 @@ class Qwen3:
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return F.rms_norm(x, weight.shape, weight.to(x.dtype), self.config.rms_norm_eps)
-        normed = _unweighted_norm(x.float(), self.config.rms_norm_eps)
-        return normed.mul(weight).to(x.dtype)
+        return _rms_norm(x, weight, self.config.rms_norm_eps)
 
 
-def _unweighted_norm(x: Tensor, eps: float) -> Tensor:
-    """RMSNorm without its weight. torch's own takes ten times as long on CPUs in bfloat16."""
-    scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+def _rms_norm(x: Tensor, weight: Tensor, eps: float, rope: Tensor | None = None) -> Tensor:
+    """RMSNorm over the last axis, and RoPE if asked for, in float32.
+
+    torch's own RMSNorm takes ten times as long on CPUs in bfloat16.
+    """
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    on_cpu = x.device.type == "cpu"
+    rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel())) if on_cpu else len(x)
+    numbers = torch.empty(rows, *x.shape[1:], dtype=torch.float32, device=x.device)
+    weight = weight.float()
+    for start in range(0, len(x), rows):
+        at = slice(start, start + rows)
+        block = numbers[: len(x[at])].copy_(x[at])
+        scale: Tensor = torch.linalg.vector_norm(block, dim=-1, keepdim=True)
+        scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        block.mul_(scale).mul_(weight)
+        if rope is not None:
+            torch.view_as_complex(block.unflatten(-1, (-1, 2))).mul_(rope[at])
+        out[at] = block
+    return out
 
 
 # ---------------------------------------------------------------- weights
@@ -239,9 +261,17 @@ def load_qwen3(
             tensor: Tensor = opened.get_tensor(stored_name)
             return tensor.to(device, dtype)
 
-        def linear(*names: str) -> Linear | Int8Linear:
-            weight = torch.cat([read(name) for name in names])
+        def linear(*weights: Tensor) -> Linear | Int8Linear:
+            weight = torch.cat(weights)
             return Int8Linear(weight) if int8 else Linear(weight)
+
+        def projection(at: str, part: str) -> Tensor:
+            weight = read(f"{at}self_attn.{part}_proj.weight")
+            return weight if part == "v" else _interleaved(weight, config.head_dim)
+
+        def head_norm(at: str, part: str, count: int) -> Tensor:
+            weight = read(f"{at}self_attn.{part}_norm.weight")
+            return _interleaved(weight, config.head_dim).expand(count, -1)
 
         embedding = read("embed_tokens.weight")
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -253,21 +283,16 @@ def load_qwen3(
             layers.append(
                 Layer(
                     input_norm=read(at + "input_layernorm.weight"),
-                    qkv=linear(*(at + f"self_attn.{part}_proj.weight" for part in parts)),
-                    qk_norm=torch.cat(
-                        [
-                            read(at + "self_attn.q_norm.weight").expand(heads, -1),
-                            read(at + "self_attn.k_norm.weight").expand(kv_heads, -1),
-                        ]
-                    ),
-                    output=linear(at + "self_attn.o_proj.weight"),
+                    qkv=linear(*(projection(at, part) for part in parts)),
+                    qk_norm=torch.cat([head_norm(at, "q", heads), head_norm(at, "k", kv_heads)]),
+                    output=linear(read(at + "self_attn.o_proj.weight")),
                     mlp_norm=read(at + "post_attention_layernorm.weight"),
-                    gate=linear(at + "mlp.gate_proj.weight"),
-                    up=linear(at + "mlp.up_proj.weight"),
-                    down=linear(at + "mlp.down_proj.weight"),
+                    gate=linear(read(at + "mlp.gate_proj.weight")),
+                    up=linear(read(at + "mlp.up_proj.weight")),
+                    down=linear(read(at + "mlp.down_proj.weight")),
                 )
             )
-        last_query = linear(f"layers.{last}.self_attn.q_proj.weight")
+        last_query = linear(projection(f"layers.{last}.", "q"))
         model = Qwen3(config, embedding, layers, last_query, read("norm.weight"))
         if head_stored:
             opened, stored_name = tensors["lm_head.weight"]
@@ -276,6 +301,13 @@ def load_qwen3(
         else:
             head = embedding[list(head_rows)].clone()
     return model, head
+
+
+def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
+    """The outputs of each head in the order 0, half, 1, half + 1, ..."""
+    halves = weight.unflatten(0, (-1, 2, head_dim // 2))
+    interleaved: Tensor = halves.transpose(1, 2).flatten(0, 2)
+    return interleaved
 
 
 _Tensors = Mapping[str, tuple[Any, str]]

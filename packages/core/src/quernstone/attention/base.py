@@ -33,6 +33,8 @@ class BatchAttention(Protocol):
     ) -> Tensor:
         """Every token attends to the prefix and to its sequence up to itself.
 
+        There may be rows behind the batch's last token; what is returned for them means nothing.
+
         Args:
             query: Shape: (tokens, heads, head_dim)
             key: Shape: (tokens, kv heads, head_dim)

@@ -19,6 +19,9 @@ _SCORES = 1 << 16
 # Sequences of up to this much shorter length join a padded bucket. Padding costs attention only.
 _BUCKET_SLACK = 0.15
 _BUCKET_TOKENS = 8
+# Lengths are padded to multiples of this, and the sequences of a bucket are one of few numbers:
+# oneDNN compiles its kernels for every shape.
+_LENGTH_STEP = 8
 
 
 class SdpaAttention:
@@ -31,35 +34,26 @@ class SdpaAttention:
 
     def __init__(self, batch: PackedBatch, device: torch.device) -> None:
         self._buckets = list(_buckets(batch, device))
+        self._tokens = batch.cu_seqlens[-1]
+        self._masks: dict[int, Tensor] = {}
 
     def all_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """See `BatchAttention`."""
         out = torch.empty_like(query)
-        kv_heads = key.shape[1]
-        repeat = query.shape[1] // kv_heads
+        out[self._tokens :] = 0
         for bucket in self._buckets:
-            q, k, v = (bucket.pad(x, kv_heads) for x in (query, key, value))
-            attended = torch.empty_like(q)
-            for start in range(0, bucket.length, bucket.score_rows):
-                end = min(start + bucket.score_rows, bucket.length)
-                rows = slice(start * repeat, end * repeat)
-                attended[:, :, rows] = _attend(
-                    q[:, :, rows],
-                    k[:, :, :end],
-                    v[:, :, :end],
-                    None if bucket.group is None else prefixes[bucket.group],
-                    _future(end - start, repeat, query),
-                )
-            bucket.unpad(attended, out)
+            q, k, v = (bucket.pad(x, key.shape[1]) for x in (query, key, value))
+            prefix = None if bucket.group is None else prefixes[bucket.group]
+            bucket.unpad(self._causal(bucket, q, k, v, prefix), out)
         return out
 
     def last_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """See `BatchAttention`."""
-        out = torch.empty_like(query)
+        out = torch.zeros_like(query)
         kv_heads = key.shape[1]
         for bucket in self._buckets:
             k, v = (bucket.pad(x, kv_heads) for x in (key, value))
@@ -68,6 +62,35 @@ class SdpaAttention:
             attended = _attend(q, k, v, prefix, bucket.padding_mask)
             out[bucket.rows] = attended.transpose(0, 1).flatten(1, 2)
         return out
+
+    def _causal(
+        self, bucket: _Bucket, query: Tensor, key: Tensor, value: Tensor, prefix: PrefixKeys | None
+    ) -> Tensor:
+        """Attention of a padded bucket, some rows at a time."""
+        length, step = bucket.length, bucket.score_rows
+        repeat = query.shape[2] // length
+        if step == length:
+            return _attend(query, key, value, prefix, self._future(length, repeat, query))
+        out = torch.empty_like(query)
+        for start in range(0, length, step):
+            end = min(start + step, length)
+            rows = slice(start * repeat, end * repeat)
+            out[:, :, rows] = _attend(
+                query[:, :, rows],
+                key[:, :, :end],
+                value[:, :, :end],
+                prefix,
+                self._future(end - start, repeat, query),
+            )
+        return out
+
+    def _future(self, rows: int, repeat: int, like: Tensor) -> Tensor:
+        """-inf at the keys behind a row's own, among the last `rows` keys; see `_attend`."""
+        mask = self._masks.get(rows)
+        if mask is None:
+            mask = torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device)
+            mask = self._masks[rows] = mask.triu_(1).repeat_interleave(repeat, 0)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +104,7 @@ class _Bucket:
     tokens: slice
     """Their tokens in the packed batch."""
     length: int
-    """Tokens of the longest."""
+    """Tokens of the longest, rounded up."""
     score_rows: int
     """Rows of scores to compute at a time."""
     gather: Tensor | None
@@ -103,9 +126,11 @@ class _Bucket:
 
     def unpad(self, x: Tensor, out: Tensor) -> None:
         """Write (kv heads, sequences, rows, dim) of the bucket into (tokens, heads, dim)."""
-        shaped = x.unflatten(2, (self.length, -1)).permute(1, 2, 0, 3, 4)
-        flat = shaped.flatten(0, 1).flatten(1, 2)
-        out[self.tokens] = flat if self.scatter is None else flat.index_select(0, self.scatter)
+        kv_heads, sequences = x.shape[:2]
+        by_head = x.reshape(kv_heads, sequences * self.length, -1)
+        if self.scatter is not None:
+            by_head = by_head.index_select(1, self.scatter)
+        out[self.tokens].view(-1, kv_heads, by_head.shape[2]).copy_(by_head.transpose(0, 1))
 
 
 def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
@@ -129,40 +154,39 @@ def _buckets_of(
     while first < end:
         longest = int(lengths[first])
         shortest = longest - max(_BUCKET_TOKENS, int(longest * _BUCKET_SLACK))
-        keys = prefix + longest
-        score_rows = min(longest, _SCORE_ROWS)
-        stop = min(end, first + max(1, _SCORES // (score_rows * keys)))
+        padded = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+        score_rows = min(padded, _SCORE_ROWS)
+        stop = min(end, first + max(1, _SCORES // (score_rows * (prefix + padded))))
         behind = first + 1
         while behind < stop and lengths[behind] >= shortest:
             behind += 1
+        behind = first + _few_numbers(behind - first)
         rows, tokens = slice(first, behind), slice(bounds[first], bounds[behind])
-        padding = _padding(bounds, lengths, first, behind, device)
-        yield _Bucket(group, rows, tokens, longest, score_rows, *padding)
+        padding = _padding(bounds, lengths[first:behind], first, padded, device)
+        yield _Bucket(group, rows, tokens, padded, score_rows, *padding)
         first = behind
 
 
+def _few_numbers(count: int) -> int:
+    """The largest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is not larger than `count`."""
+    power = 1 << (count.bit_length() - 1)
+    return power + power // 2 if power > 1 and count >= power + power // 2 else power
+
+
 def _padding(
-    bounds: list[int], lengths: np.ndarray, first: int, end: int, device: torch.device
+    bounds: list[int], lengths: np.ndarray, first: int, padded: int, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """`gather`, `scatter` and `padding_mask` of a bucket."""
-    own, longest = lengths[first:end], int(lengths[first])
-    if own.min() == longest:
+    """`gather`, `scatter` and `padding_mask` of a bucket whose first sequence is `first`."""
+    if lengths.min() == padded:
         return None, None, None
-    place = np.arange(longest)
-    real = place < own[:, None]
-    starts = np.asarray(bounds[first:end])[:, None]
-    gather = torch.from_numpy(np.where(real, starts + place, starts).ravel())
+    real = np.arange(padded) < lengths[:, None]
+    starts = np.asarray(bounds[first : first + len(lengths)])[:, None]
+    gather = torch.from_numpy(np.where(real, starts + np.arange(padded), starts).ravel())
     scatter = torch.from_numpy(np.flatnonzero(real))
-    mask = torch.zeros(1, len(own), 1, longest).masked_fill_(
+    mask = torch.zeros(1, len(lengths), 1, padded).masked_fill_(
         ~torch.from_numpy(real)[:, None], -torch.inf
     )
     return gather.to(device), scatter.to(device), mask.to(device)
-
-
-def _future(rows: int, repeat: int, like: Tensor) -> Tensor:
-    """-inf at the keys behind a row's own, among the last `rows` keys; see `_attend`."""
-    mask = torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device).triu_(1)
-    return mask.repeat_interleave(repeat, 0)
 
 
 def _attend(
