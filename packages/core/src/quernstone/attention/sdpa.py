@@ -14,8 +14,8 @@ from quernstone.batching import PackedBatch
 
 # Rows of scores computed at a time: most of what lies above the diagonal is left out.
 _SCORE_ROWS = 128
-# Scores held at a time, per head: with 16 heads in bfloat16 they take 2 MiB.
-_SCORES = 1 << 16
+# Scores held at a time, per head: with 16 heads in bfloat16 they take 8 MiB.
+_SCORES = 1 << 18
 # Sequences of up to this much shorter length join a padded bucket. Padding costs attention only.
 _BUCKET_SLACK = 0.15
 _BUCKET_TOKENS = 8
