@@ -24,9 +24,9 @@ FAULTS = {
     "drop": "closes the connection without doing anything",
     "lost": "does it, and closes the connection without saying so",
     "slow": "does it, and answers later than the client waits",
-    "late": "says `wait_timeout`, and does it a little later",
+    "late": "says `wait_timeout`, and does it when the next request comes",
     "never": "says `wait_timeout`, and does nothing",
-    "acknowledged": "says `acknowledged`, and does it a little later",
+    "acknowledged": "says `acknowledged`, and does it when the next request comes",
 }
 
 
@@ -61,6 +61,8 @@ class Stub(ThreadingHTTPServer):
         """Seconds that a write takes."""
         self.slow = 1.5
         """Seconds of the fault `slow`; the client must wait for less."""
+        self.put_off = []
+        """(collection, data) of writes that were answered and not done yet."""
         self.requests = []
         """(method, path, bytes, points)"""
         self.faults = Counter()
@@ -98,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
         data = orjson.loads(body) if body else {}
         sent = data.get("batch", {}).get("ids") or data.get("points") or []
         with stub.lock:
+            while stub.put_off:
+                self.write(*stub.put_off.pop(0))
             stub.requests.append((self.command, path, len(body), len(sent)))
         if len(body) > stub.most_bytes:
             reason = f"JSON payload ({len(body)} bytes) is larger than allowed"
@@ -114,7 +118,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         if fault in ("late", "acknowledged", "never") and is_write:
             if fault != "never":
-                threading.Timer(0.05, self.run, (path, data)).start()
+                with stub.lock:
+                    stub.put_off.append((stub.collections[path.split("/")[2]], data))
             status = "acknowledged" if fault == "acknowledged" else "wait_timeout"
             return self.answer(200, {"result": {"operation_id": 1, "status": status}})
         if is_write:
@@ -203,19 +208,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def on_points(self, found, data):
         if self.command == "PUT":
-            batch = data["batch"]
-            limit = (self.server.strict or {}).get("upsert_max_batchsize")
-            if limit is not None and len(batch["ids"]) > limit:
-                return 400, {"status": {"error": f"Upsert batch size limit is {limit}"}}
-            rows = zip(batch["ids"], batch["payloads"], batch["vectors"], strict=True)
-            found.points.update({i: (payload, vector) for i, payload, vector in rows})
-            return 200, {"operation_id": 1, "status": "completed"}
+            return self.write(found, data)
         fields = data["with_payload"]
         return 200, [
             {"id": i, "payload": _chosen(found.points[i][0], fields)}
             for i in data["ids"]
             if i in found.points
         ]
+
+    def write(self, found, data):
+        batch = data["batch"]
+        limit = (self.server.strict or {}).get("upsert_max_batchsize")
+        if limit is not None and len(batch["ids"]) > limit:
+            return 400, {"status": {"error": f"Upsert batch size limit is {limit}"}}
+        rows = zip(batch["ids"], batch["payloads"], batch["vectors"], strict=True)
+        found.points.update({i: (payload, vector) for i, payload, vector in rows})
+        return 200, {"operation_id": 1, "status": "completed"}
 
     def on_points_delete(self, found, data):
         for i in data["points"]:
