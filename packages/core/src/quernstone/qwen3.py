@@ -167,23 +167,19 @@ class Qwen3:
         qkv = layer.qkv(self._rms_norm(x, layer.input_norm))
         qkv = qkv.unflatten(1, (-1, self.config.head_dim))
         qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
-        qk = self._norm_and_rotate(qk, layer.qk_norm, rope)
+        qk = self._rms_norm(qk, layer.qk_norm, rope)
         query, key = qk.split([heads, kv_heads], 1)
         return query, key, value
 
     def _last_key_value(self, normed: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         layer, heads = self._layers[-1], self.config.num_attention_heads
         key, value = layer.qkv(normed).unflatten(1, (-1, self.config.head_dim)).chunk(2, 1)
-        return self._norm_and_rotate(key, layer.qk_norm[heads:], rope), value
+        return self._rms_norm(key, layer.qk_norm[heads:], rope), value
 
     def _last_queries(self, normed: Tensor, rope: Tensor) -> Tensor:
         weight = self._layers[-1].qk_norm[: self.config.num_attention_heads]
         query = self._last_query(normed).unflatten(1, (-1, self.config.head_dim))
-        return self._norm_and_rotate(query, weight, rope)
-
-    def _norm_and_rotate(self, x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
-        """Normalise each head, then apply RoPE."""
-        return _rms_norm(x, weight, self.config.rms_norm_eps, rope)
+        return self._rms_norm(query, weight, rope)
 
     def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, MLP and both residuals."""
@@ -191,32 +187,28 @@ class Qwen3:
         normed = self._rms_norm(x, layer.mlp_norm)
         return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
 
-    def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return F.rms_norm(x, weight.shape, weight.to(x.dtype), self.config.rms_norm_eps)
-        return _rms_norm(x, weight, self.config.rms_norm_eps)
+    def _rms_norm(self, x: Tensor, weight: Tensor, rope: Tensor | None = None) -> Tensor:
+        """RMSNorm over the last axis, and RoPE if asked for, in float32.
 
-
-def _rms_norm(x: Tensor, weight: Tensor, eps: float, rope: Tensor | None = None) -> Tensor:
-    """RMSNorm over the last axis, and RoPE if asked for, in float32.
-
-    torch's own RMSNorm takes ten times as long on CPUs in bfloat16.
-    """
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    on_cpu = x.device.type == "cpu"
-    rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel())) if on_cpu else len(x)
-    numbers = torch.empty(rows, *x.shape[1:], dtype=torch.float32, device=x.device)
-    weight = weight.float()
-    for start in range(0, len(x), rows):
-        at = slice(start, start + rows)
-        block = numbers[: len(x[at])].copy_(x[at])
-        scale: Tensor = torch.linalg.vector_norm(block, dim=-1, keepdim=True)
-        scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        block.mul_(scale).mul_(weight)
-        if rope is not None:
-            torch.view_as_complex(block.unflatten(-1, (-1, 2))).mul_(rope[at])
-        out[at] = block
-    return out
+        torch's own RMSNorm takes ten times as long on CPUs in bfloat16.
+        """
+        eps, on_cpu = self.config.rms_norm_eps, x.device.type == "cpu"
+        if rope is None and not on_cpu:
+            return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel())) if on_cpu else len(x)
+        numbers = torch.empty(rows, *x.shape[1:], dtype=torch.float32, device=x.device)
+        weight = weight.float()
+        for start in range(0, len(x), rows):
+            at = slice(start, start + rows)
+            block = numbers[: len(x[at])].copy_(x[at])
+            scale: Tensor = torch.linalg.vector_norm(block, dim=-1, keepdim=True)
+            scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+            block.mul_(scale).mul_(weight)
+            if rope is not None:
+                torch.view_as_complex(block.unflatten(-1, (-1, 2))).mul_(rope[at])
+            out[at] = block
+        return out
 
 
 # ---------------------------------------------------------------- weights

@@ -170,7 +170,8 @@ def _buckets_of(
 def _few_numbers(count: int) -> int:
     """The largest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is not larger than `count`."""
     power = 1 << (count.bit_length() - 1)
-    return power + power // 2 if power > 1 and count >= power + power // 2 else power
+    between = power + power // 2
+    return between if count >= between else power
 
 
 def _padding(
