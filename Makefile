@@ -19,13 +19,19 @@ INFINITY_VENV ?= .venv-infinity
 INFINITY_PIP := $(INFINITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: install install-dev install-vllm install-infinity demo test test-vllm test-infinity check fix \
-	bench capabilities
+# llama.cpp, for the benchmarks: built from its sources for this machine, in a few minutes
+LLAMA_VENV ?= .venv-llama
+LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
+
+.PHONY: install install-dev install-vllm install-infinity install-llama demo test test-vllm \
+	test-infinity check fix bench capabilities
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 install-vllm: $(VLLM_VENV)/installed
 install-infinity: $(INFINITY_VENV)/installed
+install-llama: $(LLAMA_VENV)/installed
 
 $(VENV)/installed: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +63,13 @@ $(INFINITY_VENV)/installed: constraints.txt
 	$(PYTHON) -m venv $(INFINITY_VENV)
 	$(INFINITY_PIP) --upgrade "pip>=25.1"
 	$(INFINITY_PIP) "infinity-emb[server,torch]==0.0.78" "transformers<4.57"
+	touch $@
+
+# It needs a C++ compiler. Its part for pictures is left out.
+$(LLAMA_VENV)/installed: pyproject.toml constraints.txt packages/core/pyproject.toml
+	$(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_PIP) --upgrade "pip>=25.1"
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" $(LLAMA_PIP) --group llama --editable packages/core
 	touch $@
 
 demo: install

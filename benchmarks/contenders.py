@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ from benchmarks.checkpoints import Layout, random_checkpoint
 from benchmarks.child import Child
 from benchmarks.timing import Result, Side, TimedSide, compare
 
-_VLLM = Path(__file__).parent.parent / ".venv-vllm"
-VLLM_PYTHON = _VLLM / "bin" / "python"
+_ROOT = Path(__file__).parent.parent
 _VLLM_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
@@ -68,6 +68,13 @@ class Contender:
     module: str
     tuned: bool = False
     """Whether it looks for its best settings before it is measured."""
+    venv: str = ""
+    """`x` if it lives in `.venv-x`, which `make install-x` makes."""
+
+    @property
+    def python(self) -> Path:
+        """Runs its process. It may be missing."""
+        return _ROOT / f".venv-{self.venv}" / "bin/python" if self.venv else Path(sys.executable)
 
     def start(self, kind: Kind, setup: Setup, model: str = "", **settings: Any) -> Child:
         """Load a model in a process of its own; by default the random checkpoint.
@@ -84,15 +91,17 @@ class Contender:
             "dtype": setup.dtype,
             **settings,
         }
-        if self.module == "vllm":  # its build decides on the device
-            environment = _ENVIRONMENT | _VLLM_ENVIRONMENT | {"LD_PRELOAD": _preloaded()}
-            return Child(made, python=VLLM_PYTHON, environment=environment, **settings)
-        return Child(made, environment=_ENVIRONMENT, device=setup.device, **settings)
+        environment = dict(_ENVIRONMENT)
+        if self is VLLM:
+            environment |= _VLLM_ENVIRONMENT | {"LD_PRELOAD": _preloaded()}
+        if not self.venv:  # otherwise its build decides on the device
+            settings["device"] = setup.device
+        return Child(made, python=self.python, environment=environment, **settings)
 
 
 def _preloaded() -> str:
     """The libraries that vLLM's manual advises to preload on CPUs, as far as they are here."""
-    openmp = _VLLM / "lib" / "libiomp5.so"
+    openmp = VLLM.python.parent.parent / "lib" / "libiomp5.so"
     malloc = ctypes.util.find_library("tcmalloc_minimal")
     return ":".join(filter(None, [str(openmp) if openmp.exists() else None, malloc]))
 
@@ -103,7 +112,8 @@ ST_BEST = Contender(
     name="sentence-transformers, best batch size", module="sentence_transformers", tuned=True
 )
 CARD = Contender(name="the model card's recipe", module="card")
-VLLM = Contender(name="vLLM", module="vllm")
+VLLM = Contender(name="vLLM", module="vllm", venv="vllm")
+LLAMA_CPP = Contender(name="llama.cpp", module="llama_cpp", venv="llama")
 
 
 def contest(
@@ -147,14 +157,15 @@ def contest(
         right = ours.get(*trial)
         join(OURS, ours)
         for one in expected:
-            if one is VLLM and not VLLM_PYTHON.exists():
-                notes.append(f"vLLM is left out: no {VLLM_PYTHON}; `make install-vllm` makes it")
+            if not one.python.exists():
+                makes = f"`make install-{one.venv}` makes it"
+                notes.append(f"{one.name} is left out: no {one.python}; {makes}")
                 continue
             child = stack.enter_context(one.start(kind, setup))
             note = f"{one.name}: {difference(right, child.get(*trial))}"
             if one.tuned:
                 note += f"; takes {child.get('tune', *call(0))} at once"
-            if one is VLLM:
+            if one.venv:
                 note += f"; version {child.get('version')}"
             notes.append(note)
             join(one, child)
