@@ -6,8 +6,8 @@ cache; flash attention; all cores. It gets token ids, so that it reads the same 
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,14 +24,23 @@ from quernstone.prompts import (
     rerank_head,
 )
 
-logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # its binding prints all else
-
 _AT_ONCE = 512
 """Tokens that are computed together. 128 are slower, 2,048 no faster."""
 _LONGEST = 8192
 """Tokens of a text. Longer ones than `_AT_ONCE` are computed in pieces."""
 _SEQUENCES = 64
 """Texts that are computed together."""
+_ERROR = 4
+"""Source: `ggml_log_level` in ggml.h. The binding's own filter has other numbers."""
+
+
+@llama_cpp.llama_log_callback
+def _print_errors(level: int, text: bytes, _: object) -> None:
+    if level == _ERROR:
+        print(text.decode(errors="replace"), end="", file=sys.stderr)
+
+
+llama_cpp.llama_log_set(_print_errors, None)
 
 
 class Embedding:
@@ -118,6 +127,8 @@ class _Context:
         params.pooling_type = pooling
         params.embeddings = self._pools
         self._context = llama_cpp.llama_init_from_model(loaded, params)
+        if self._context is None:
+            raise RuntimeError(f"llama.cpp makes no context for {file}; see above")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(_LONGEST, 0, 1)
 
@@ -126,7 +137,13 @@ class _Context:
 
         Returns:
             The place of each text's last token in the batch.
+
+        Raises:
+            ValueError: A text is too long.
+            RuntimeError: llama.cpp reports that it failed.
         """
+        if start + sum(map(len, texts)) > _LONGEST:
+            raise ValueError(f"a text has more than {_LONGEST} tokens")
         batch, place = self._batch, 0
         lasts: list[int] = []
         for number, ids in enumerate(texts):
