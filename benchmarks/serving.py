@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,14 +16,18 @@ import httpx
 
 from benchmarks.timing import Result, Side, compare
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 TOPICS = ("edit a photo", "an SQL database", "record sound", "copy files to another host")
 QUERIES = [f"{topic} {number}" for number in range(50) for topic in TOPICS]
 _START_SECONDS = 120
 
 
 def run(path: str, *, repeats: int) -> Result:
-    """200 searches of the tiny model over HTTP, the server in a process of its own.
+    """200 searches of the tiny model over HTTP, each server in a process of its own.
+
+    A second server embeds at no cost: it shows how much of the time is the framework's, and so
+    what the rate of concurrent searches could be at best.
 
     The client keeps its connections: opening 200 of them would take longer than the searches.
 
@@ -31,35 +35,42 @@ def run(path: str, *, repeats: int) -> Result:
         path: `/langchain/search` or `/llamaindex/search`.
         repeats: Runs of each side.
     """
-    with _server() as address, closing(asyncio.new_event_loop()) as loop:
-        client = loop.run_until_complete(_client(address))
+    with closing(asyncio.new_event_loop()) as loop, ExitStack() as stack:
 
-        async def search(query: str) -> None:
+        def client_of(app: str) -> aiohttp.ClientSession:
+            client = loop.run_until_complete(_client(stack.enter_context(_server(app))))
+            stack.callback(lambda: loop.run_until_complete(client.close()))
+            return client
+
+        async def search(client: aiohttp.ClientSession, query: str) -> None:
             async with client.get(path, params={"query": query}) as response:
                 response.raise_for_status()
                 await response.read()
 
-        async def together() -> None:
-            await asyncio.gather(*(search(query) for query in QUERIES))
+        async def together(client: aiohttp.ClientSession) -> None:
+            await asyncio.gather(*(search(client, query) for query in QUERIES))
 
-        async def one_by_one() -> None:
+        async def one_by_one(client: aiohttp.ClientSession) -> None:
             for query in QUERIES:
-                await search(query)
+                await search(client, query)
 
-        loop.run_until_complete(together())
-        try:
-            return compare(
-                f"{len(QUERIES)} requests to {path}, tiny model",
-                [
-                    Side("concurrent", lambda: loop.run_until_complete(together())),
-                    Side("one at a time", lambda: loop.run_until_complete(one_by_one()), 4.0),
-                ],
-                unit="requests",
-                amount=len(QUERIES),
-                repeats=repeats,
-            )
-        finally:
-            loop.run_until_complete(client.close())
+        real, instant = client_of("fastapi_server:app"), client_of("benchmarks.instant_server:app")
+        for client in (real, instant):
+            loop.run_until_complete(together(client))
+        return compare(
+            f"{len(QUERIES)} requests to {path}, tiny model",
+            [
+                Side("concurrent", lambda: loop.run_until_complete(together(real))),
+                Side("one at a time", lambda: loop.run_until_complete(one_by_one(real)), 4.0),
+                Side(
+                    "concurrent, embedding at no cost",
+                    lambda: loop.run_until_complete(together(instant)),
+                ),
+            ],
+            unit="requests",
+            amount=len(QUERIES),
+            repeats=repeats,
+        )
 
 
 async def _client(address: str) -> aiohttp.ClientSession:
@@ -67,13 +78,15 @@ async def _client(address: str) -> aiohttp.ClientSession:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
-    """Run the example under uvicorn; yield its address when it answers."""
+def _server(app: str) -> Iterator[str]:
+    """Run an app under uvicorn; yield its address when it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "fastapi_server:app", f"--port={port}"]
-    process = subprocess.Popen([*command, "--log-level=warning"], cwd=EXAMPLES)
+    command = [sys.executable, "-m", "uvicorn", app, f"--port={port}", f"--app-dir={ROOT}"]
+    # connections last while the other sides have their turns
+    options = ["--log-level=warning", "--timeout-keep-alive=60"]
+    process = subprocess.Popen([*command, *options], cwd=EXAMPLES)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + _START_SECONDS

@@ -232,12 +232,31 @@ async def test_concurrent_queries_share_batches(embedder, monkeypatch):
     monkeypatch.setattr(TorchEngine, "run", counting)
     queries = [f"query {n}" for n in range(64)]
     waiting = [asyncio.ensure_future(embedder.aembed_query(query)) for query in queries]
-    await asyncio.sleep(0)  # every one of them is submitted now
+    for _ in range(2):  # they let each other come as far as this, and are submitted then
+        await asyncio.sleep(0)
     gate.set()
     vectors = await asyncio.gather(*waiting)
     assert sum(sizes) == 64
     assert len(sizes) <= 2  # what the worker had begun with, and all that came meanwhile
     np.testing.assert_allclose(np.stack(vectors), embedder.embed_queries(queries), atol=1e-6)
+
+
+async def test_callers_that_are_ready_come_first(embedder, monkeypatch):
+    """The worker is not woken by one caller while others of the same loop only have to be run."""
+    events = []
+    submit = type(embedder._session._backend).submit
+
+    def recording(self, *args):
+        events.append("submitted")
+        return submit(self, *args)
+
+    async def call(query):
+        events.append("ready")
+        return await embedder.aembed_query(query)
+
+    monkeypatch.setattr(type(embedder._session._backend), "submit", recording)
+    await asyncio.gather(*(call(f"query {n}") for n in range(5)))
+    assert events == ["ready"] * 5 + ["submitted"] * 5
 
 
 def test_threads_get_their_own_vectors(embedder):

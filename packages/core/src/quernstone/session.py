@@ -202,6 +202,9 @@ class Session:
         if not inputs:
             return self._joined([])
         if len(inputs) <= _INLINE_INPUTS and sum(map(_chars, inputs)) <= _INLINE_CHARS:
+            # Everyone who is ready on this loop gets this far before the first of them wakes the
+            # worker, which would begin with few inputs and then wait for Python's lock.
+            await asyncio.sleep(0)
             return await asyncio.wrap_future(self._submit(inputs, 0, encode))
         # not `run_all` in a thread, which would go on when the caller has stopped waiting
         return self._joined([rows async for rows in self.arun(inputs, encode)])
