@@ -16,6 +16,9 @@ from quernstone.batching import PackedBatch
 _SCORE_ROWS = 128
 # Scores held at a time, per head: with 16 heads in bfloat16 they take 8 MiB.
 _SCORES = 1 << 18
+# Rows of scores are filled up to a multiple of this: torch's softmax in bfloat16 takes twice as
+# long where its vectors do not fit.
+_WIDTH_STEP = 32
 # Sequences of up to this much shorter length join a padded bucket. Padding costs attention only.
 _BUCKET_SLACK = 0.15
 _BUCKET_TOKENS = 8
@@ -208,18 +211,20 @@ def _attend(
     """
     kv_heads, n, rows, dim = query.shape
     shared = 0 if prefix is None else len(prefix.key)
-    scores = query.new_empty(kv_heads, n, rows, shared + key.shape[2])
+    width = shared + key.shape[2]
+    scores = query.new_empty(kv_heads, n, rows, -(-width // _WIDTH_STEP) * _WIDTH_STEP)
+    scores[..., width:] = -torch.inf
     by_sequence, by_head = scores.flatten(0, 1), scores.flatten(1, 2)
     flat = query.contiguous().view(kv_heads * n, rows, dim)
-    _scaled_product(flat, key.flatten(0, 1), by_sequence[:, :, shared:])
+    _scaled_product(flat, key.flatten(0, 1), by_sequence[:, :, shared:width])
     if prefix is not None:
         _scaled_product(
             flat.view(kv_heads, n * rows, dim), prefix.key.transpose(0, 1), by_head[:, :, :shared]
         )
     if mask is not None:
-        scores[..., -mask.shape[-1] :].add_(mask)
+        scores[..., width - mask.shape[-1] : width].add_(mask)
     weights = torch.softmax(scores, -1)
-    out = torch.bmm(weights.flatten(0, 1)[:, :, shared:], value.flatten(0, 1))
+    out = torch.bmm(weights.flatten(0, 1)[:, :, shared:width], value.flatten(0, 1))
     out = out.view(kv_heads, n * rows, dim)
     if prefix is not None:
         out = torch.baddbmm(out, weights.flatten(1, 2)[:, :, :shared], prefix.value.transpose(0, 1))
