@@ -79,7 +79,21 @@ def test_a_single_query_shares_the_next_batch_with_a_large_job():
     assert [job for job, _ in batch].count(0) == 3
 
 
-def test_what_a_small_job_leaves_goes_to_the_oldest():
+def test_what_small_jobs_leave_goes_to_one_large_job():
     jobs = [of_lengths(*[10] * 10), of_lengths(10), of_lengths(*[10] * 10)]
     batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=90)
-    assert [[job for job, _ in batch].count(n) for n in range(3)] == [5, 1, 3]
+    assert [[job for job, _ in batch].count(n) for n in range(3)] == [8, 1, 0]
+
+
+def test_many_small_jobs_leave_half_to_a_large_one():
+    jobs = [of_lengths(*[10] * 10), *[of_lengths(4)] * 20]
+    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=80)
+    counts = [[job for job, _ in batch].count(n) for n in range(21)]
+    assert counts == [4, *[1] * 10, *[0] * 10]
+
+
+def test_a_prefix_counts_once_when_a_job_is_finished():
+    prefix = Prefix(np.arange(20, dtype=np.int32))
+    jobs = [of_lengths(*[10] * 10), of_lengths(5, 5, prefix=prefix)]
+    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=60)
+    assert [[job for job, _ in batch].count(n) for n in range(2)] == [3, 2]

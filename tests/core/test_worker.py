@@ -118,6 +118,19 @@ def test_waiting_callers_share_a_batch(started):
     assert [len(batch) for batch in engine.batches] == [1, 63]
 
 
+def test_large_jobs_take_turns(started):
+    work, engine = started(budget=20)
+    engine.gate.clear()
+    first = work.submit(sequences((0, 1)))
+    while work._arrived:
+        time.sleep(0.001)
+    large = [work.submit(sequences(*[(n * 10 + i, 10) for i in range(6)])) for n in (1, 2)]
+    engine.gate.set()
+    for future in [first, *large]:
+        future.result(5)
+    assert engine.batches[1:] == [[10, 11], [20, 21], [12, 13], [22, 23], [14, 15], [24, 25]]
+
+
 def test_out_of_memory_halves_the_batch_and_loses_nothing(started):
     work, engine = started(budget=80, capacity=25)
     rows = work.submit(sequences(*((n, 10) for n in range(8)))).result(5)

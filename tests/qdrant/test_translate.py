@@ -1,19 +1,21 @@
 """What a server is asked for, word for word, as a stub over loopback hears it."""
 
 import dataclasses
+from uuid import UUID
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
-from quernstone_qdrant import QdrantLoader, QdrantSearcher
+from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError
 from quernstone_qdrant.bm25 import LANGUAGES, Bm25Text
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest
 from quernstone_qdrant.targets.base import Bm25Stage
 from quernstone_qdrant.targets.translate import (
     batch_rows,
+    embedded_points,
     knows_memory,
     query_arguments,
     vectors_config,
@@ -232,7 +234,7 @@ def test_grpc_can_say_it_too(preset, bm25):
     assert sorted(config.params_map.map or [""]) == sorted(settings.vectors(256))
 
     rows = settings.rows(np.ones((2, 256), np.float32), ["mill", "oven"])
-    batch = {name: batch_rows(part, embedded=False) for name, part in rows.items()}
+    batch = {name: batch_rows(part) for name, part in rows.items()}
     sent = RestToGrpc.convert_batch_vector_struct(batch, 2)
     assert [sorted(point.vectors.vectors) for point in sent] == [sorted(rows)] * 2
 
@@ -251,6 +253,41 @@ def test_grpc_can_say_it_too(preset, bm25):
     else:
         assert words.query.text.query == "mill"
     assert RestToGrpc.convert_query(arguments["query"]).rrf.k == 60
+
+
+def test_embedded_points_are_stored_like_points_that_pydantic_made():
+    settings = dataclasses.replace(PRESETS["mrl"].resolved(256, can_encode=True), bm25="sparse")
+    rows = settings.rows(unit_rows(3), ["mill", "oven", "a mill and an oven"])
+    ids = [str(UUID(int=n)) for n in range(3)]
+    payloads = [{"n": n, "nested": {"deep": [None, 0.1, 2**53 + 1]}} for n in range(3)]
+    points = embedded_points(ids, payloads, rows)
+    checked = [models.PointStruct(**point.model_dump()) for point in points]
+    assert checked == points
+    found = []
+    for batch in (points, checked):
+        client = QdrantClient(":memory:")
+        target = ClientTarget(client, "docs")
+        target.create(settings, 256, {})
+        client.upsert("docs", batch)
+        found.append(client.retrieve("docs", ids, with_vectors=True))
+    assert found[0] == found[1]
+    assert [point.payload for point in found[0]] == payloads
+
+
+@pytest.mark.parametrize("wrong", ["size", "id"])
+def test_the_embedded_client_refuses_a_batch_with_one_wrong_point(wrong):
+    target = ClientTarget(QdrantClient(":memory:"), "docs")
+    target.create(PRESETS["dense"].resolved(256, can_encode=True), 256, {})
+    ids = [str(UUID(int=1)), "mill" if wrong == "id" else str(UUID(int=2))]
+    numbers = 255 if wrong == "size" else 256
+    with pytest.raises(TargetError, match="writing 2 points"):
+        target.upsert(ids, [{}, {}], {"": unit_rows(2)[:, :numbers]})
+    assert target.count() == 0
+
+
+def unit_rows(count):
+    rows = np.random.default_rng(0).standard_normal((count, 256), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_a_server_has_everything(serve):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -83,13 +83,16 @@ def take_batch(
 ) -> list[tuple[int, int]]:
     """Take the next batch from several waiting jobs, removing it from their queues.
 
-    Every job first gets an equal share of the budget, so that a single query does not wait for a
-    hundred thousand documents; what is left over goes to the oldest. A sequence is never split:
-    one that alone exceeds the budget makes a batch of its own.
+    Jobs that can be finished come first, as long as they fill at most half of the budget: a single
+    query does not wait for a hundred thousand documents, nor these for a thousand queries. What is
+    left goes to one large job and not to all of them, because neighbours in one job's order are
+    about equally long, and batches of equal lengths are computed faster. The next one has its turn
+    when the caller passes the jobs that gave something behind the others. A sequence is never
+    split: one that alone exceeds the budget makes a batch of its own.
 
     Args:
         jobs: The sequences of each job.
-        queues: Positions still to be done, per job, oldest job first.
+        queues: Positions still to be done, per job, those first whose turn it is.
         max_batch_tokens: Budget of the batch. A prefix counts once, with its first sequence.
 
     Returns:
@@ -98,25 +101,42 @@ def take_batch(
     batch: list[tuple[int, int]] = []
     prefixes: set[Prefix] = set()
     used = 0
-    waiting = sum(1 for queue in queues if queue)
-    for share in (max_batch_tokens // max(waiting, 1), max_batch_tokens):
+    for most, whole in ((max_batch_tokens // 2, True), (max_batch_tokens, False)):
         for job, queue in enumerate(queues):
-            taken = 0
-            while queue:
-                sequence = jobs[job][queue[0]]
-                prefix = sequence.prefix
-                tokens = len(sequence)
-                if prefix is not None and prefix not in prefixes:
-                    tokens += len(prefix)
-                fits = used + tokens <= max_batch_tokens and (not taken or taken + tokens <= share)
-                if batch and not fits:
-                    break
-                batch.append((job, queue.popleft()))
-                if prefix is not None:
-                    prefixes.add(prefix)
-                used += tokens
-                taken += tokens
+            alone = not (whole or batch)
+            count, tokens = _fitting(jobs[job], queue, prefixes, room=most - used, alone=alone)
+            if whole and count < len(queue):
+                continue
+            taken = [queue.popleft() for _ in range(count)]
+            batch += [(job, place) for place in taken]
+            prefixes.update(p for place in taken if (p := jobs[job][place].prefix) is not None)
+            used += tokens
     return batch
+
+
+def _fitting(
+    sequences: Sequence[Input],
+    places: Iterable[int],
+    prefixes: Set[Prefix],
+    *,
+    room: int,
+    alone: bool,
+) -> tuple[int, int]:
+    """How many of the first `places` fit into `room` tokens, and the tokens that they take.
+
+    Those of `prefixes` take none. With `alone` the first one fits in any case.
+    """
+    known = set(prefixes)
+    count = used = 0
+    for place in places:
+        tokens, prefix = len(sequences[place]), sequences[place].prefix
+        if prefix is not None and prefix not in known:
+            tokens += len(prefix)
+            known.add(prefix)
+        if used + tokens > room and (count or not alone):
+            break
+        count, used = count + 1, used + tokens
+    return count, used
 
 
 def _prefix_places(sequences: Sequence[Input]) -> dict[Prefix | None, int]:

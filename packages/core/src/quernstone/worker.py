@@ -164,7 +164,9 @@ class Worker:
             max_batch_tokens=engine.info.max_batch_tokens,
         )
         if taken:
-            self._run(engine, [(waiting[job], place) for job, place in taken])
+            items = [(waiting[job], place) for job, place in taken]
+            waiting.sort(key={job for job, _ in items}.__contains__)  # the others have their turn
+            self._run(engine, items)
 
     def _run(self, engine: Engine[Any], items: list[tuple[Job, int]]) -> None:
         """Run items as one batch; on too little memory halve it, down to a single item."""

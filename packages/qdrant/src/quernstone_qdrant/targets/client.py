@@ -37,6 +37,7 @@ from quernstone_qdrant.targets.indexing import (
 )
 from quernstone_qdrant.targets.translate import (
     batch_rows,
+    embedded_points,
     graph_config,
     key_index,
     knows_memory,
@@ -175,16 +176,19 @@ class ClientTarget:
         self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
     ) -> None:
         """See `Target.upsert`."""
-        embedded = self.kind == "embedded"
-        rows = {name: batch_rows(part, embedded=embedded) for name, part in vectors.items()}
-        batch = models.Batch(
-            ids=list(ids),
-            vectors=rows[""] if list(rows) == [""] else rows,
-            payloads=list(payloads),
-        )
+        points: list[models.PointStruct] | models.Batch
+        if self.kind == "embedded":
+            points = embedded_points(ids, payloads, vectors)
+        else:
+            rows = {name: batch_rows(part) for name, part in vectors.items()}
+            points = models.Batch(
+                ids=list(ids),
+                vectors=rows[""] if list(rows) == [""] else rows,
+                payloads=list(payloads),
+            )
         self._apply(
             f"writing {len(ids)} points",
-            lambda: self.client.upsert(self.collection, points=batch, wait=True),
+            lambda: self.client.upsert(self.collection, points=points, wait=True),
         )
 
     def delete(self, ids: Sequence[str]) -> None:

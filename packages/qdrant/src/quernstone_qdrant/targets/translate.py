@@ -6,6 +6,7 @@ A server from 1.19 on is told where to keep things by `memory`; older ones know 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from quernstone_qdrant.settings import (
     Rows,
     VectorSettings,
 )
-from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest
+from quernstone_qdrant.targets.base import Bm25Stage, Payload, SearchRequest
 
 _MEMORY_SINCE = (1, 19)
 _TURBO_BITS = {
@@ -97,17 +98,39 @@ def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIn
     )
 
 
-def batch_rows(rows: Rows, *, embedded: bool) -> list[Any]:
-    """One vector of each point, as it is sent."""
+def batch_rows(rows: Rows) -> list[Any]:
+    """One vector of each point, as a server is sent it."""
     if isinstance(rows, np.ndarray):
         # Through orjson the numbers keep float32's shortest digits: `tolist()` would send the 17
         # digits of a double, nearly twice the bytes.
         packed = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
         numbers: list[Any] = orjson.loads(packed)
         return numbers
-    if embedded:
-        return [_sparse(encode_document(row)) for row in rows]
     return [_document(row) for row in rows]
+
+
+def embedded_points(
+    ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+) -> list[models.PointStruct]:
+    """A batch as the embedded client takes it fastest.
+
+    The points are made without pydantic, which would look at every number twice: the client itself
+    refuses wrong ids, vectors and payloads before it stores the first point.
+    """
+    columns: dict[str, list[Any]] = {
+        name: rows.tolist()
+        if isinstance(rows, np.ndarray)
+        else [_sparse(encode_document(row)) for row in rows]
+        for name, rows in vectors.items()
+    }
+    return [
+        models.PointStruct.model_construct(
+            id=point,
+            payload=payload,
+            vector={name: column[place] for name, column in columns.items()},
+        )
+        for place, (point, payload) in enumerate(zip(ids, payloads, strict=True))
+    ]
 
 
 def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]:
