@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Task = Literal["embed", "rerank"]
 EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "vllm", "remote"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 RerankTemplate = Literal["card", "eval"]
 
 Float32Array = npt.NDArray[np.float32]

@@ -12,6 +12,8 @@ from quernstone.types import Dtype
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def choose_device(name: str) -> torch.device:
     """Resolve `auto` to CUDA, then Apple's MPS, then the CPU.
@@ -50,12 +52,12 @@ def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: The name is not one of float32, bfloat16, float16.
     """
-    if name == "int8":
-        msg = f'`dtype="int8"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'
+    if name in ("int8", "fp8"):
+        msg = f'`dtype="{name}"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'
         raise ConfigError(msg)
     if name != "auto":
         if name not in _DTYPES:
-            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)} or int8"
+            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)}, int8 or fp8"
             raise ConfigError(msg)
         return _DTYPES[name]
     if device.type == "cuda":
@@ -80,7 +82,7 @@ def memory_errors(tokens: int) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineMemoryError(None, tokens, str(error)) from error
     except RuntimeError as error:
-        # torch's CPU allocator raises a bare RuntimeError
-        if "can't allocate memory" not in str(error):
+        # bare RuntimeErrors of torch's CPU allocator, and of cuBLAS
+        if not any(text in str(error) for text in _NO_MEMORY):
             raise
         raise EngineMemoryError(None, tokens, str(error)) from error
