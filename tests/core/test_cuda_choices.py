@@ -1,5 +1,6 @@
 """What is chosen, and called, on CUDA: decided by numbers that a device would give."""
 
+import weakref
 from contextlib import contextmanager
 
 import numpy as np
@@ -103,6 +104,26 @@ def test_the_budget_is_what_fits_into_half_of_the_free_memory(monkeypatch):
 def test_out_of_memory(error):
     with pytest.raises(EngineMemoryError), memory_errors(7):
         raise error
+
+
+def test_out_of_memory_keeps_nothing_of_the_failed_batch():
+    """Or its halves would not fit either."""
+    kept = []
+
+    def layer():
+        activations = torch.zeros(3)
+        kept.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(EngineMemoryError) as caught, memory_errors(7):
+        layer()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert kept[0]() is None
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_errors(7):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def test_the_floor_multiplies_as_the_engine_does():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -76,13 +77,22 @@ def _cpu_has(probe: str) -> bool:
 
 @contextmanager
 def memory_errors(tokens: int) -> Iterator[None]:
-    """Turn the several ways in which torch runs out of memory into `EngineMemoryError`."""
+    """Turn the several ways in which torch runs out of memory into `EngineMemoryError`.
+
+    Nothing that the failed batch had computed is kept by the error, or there would be no more
+    memory for its halves.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineMemoryError(None, tokens, str(error)) from error
-    except RuntimeError as error:
-        # bare RuntimeErrors of torch's CPU allocator, and of cuBLAS
-        if not any(text in str(error) for text in _NO_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)
         raise EngineMemoryError(None, tokens, str(error)) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # bare RuntimeErrors of torch's CPU allocator, and of cuBLAS
+    return any(text in str(error) for text in _NO_MEMORY)
