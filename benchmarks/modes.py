@@ -1,4 +1,4 @@
-"""Our own options beside each other: what int8, float32 and `deterministic` cost or save."""
+"""Our own options beside each other: what rounding, float32 and `deterministic` cost or save."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from benchmarks.texts import docstrings
 from benchmarks.timing import Result, Side, TimedSide, compare
 
 DOCUMENTS = 40
-MODES: dict[str, tuple[dict[str, Any], float]] = {
+Modes = dict[str, tuple[dict[str, Any], float | None]]
+"""Settings beside those of all sides, and how many times as long each should take."""
+_ON_CPU: Modes = {
     'dtype="int8"': ({"dtype": "int8"}, 0.75),
     'dtype="float32"': ({"dtype": "float32"}, 2.0),
     "deterministic=True": ({"deterministic": True}, 1.25),
 }
-"""Settings beside those of all sides, and how many times as long each should take on a CPU."""
+_ON_GPU: Modes = {
+    'dtype="fp8"': ({"dtype": "fp8"}, None),
+    'dtype="float32"': ({"dtype": "float32"}, None),
+    "deterministic=True": ({"deterministic": True}, None),
+}
 
 
 def run(setup: Setup, documents: int | None) -> Result:
@@ -27,7 +33,8 @@ def run(setup: Setup, documents: int | None) -> Result:
         plain = stack.enter_context(OURS.start("Embedding", setup))
         sides.append(TimedSide(setup.dtype, lambda: plain.run("documents", texts)))
         vectors = plain.get("documents", texts)
-        for name, (settings, expected) in MODES.items():
+        modes = _ON_CPU if setup.device == "cpu" else _ON_GPU
+        for name, (settings, expected) in modes.items():
             child = stack.enter_context(OURS.start("Embedding", setup, **settings))
             least = least_cosine(vectors, child.get("documents", texts))
             notes.append(f"{name}: least cosine to {setup.dtype} {least:.5f}")

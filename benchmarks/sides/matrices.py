@@ -26,7 +26,7 @@ class Forward:
 
     def __init__(self, model: str, dtype: str, device: str) -> None:
         config = resolve(model, "embed").qwen3_config()
-        self._shapes = layer_shapes(config) * config.num_hidden_layers
+        self._shapes = layer_shapes(config, joint=device != "cpu") * config.num_hidden_layers
         self._like = {"dtype": getattr(torch, dtype), "device": device}
         self._products = [Linear(torch.randn(shape, **self._like)) for shape in self._shapes]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quernstone import attention
-from quernstone.attention import PrefixKeys, SdpaAttention, VarlenAttention
+from quernstone.attention import PrefixKeys, SdpaAttention, VarlenMaker
 from quernstone.batching import pack
 from quernstone.types import Encoded, Prefix
 
@@ -35,9 +35,10 @@ def naive_kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
     return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts])
 
 
+VARLEN = VarlenMaker("naive", naive_kernel)
 MAKERS = {
     "sdpa": lambda batch: SdpaAttention(batch, torch.device("cpu")),
-    "varlen": lambda batch: VarlenAttention(batch, torch.device("cpu"), naive_kernel),
+    "varlen": lambda batch: VARLEN.make(batch, [*map(torch.from_numpy, VARLEN.integers(batch))]),
 }
 LENGTHS = [
     [1],
@@ -127,7 +128,7 @@ def test_merging_halves_gives_the_whole():
 
 
 def test_the_cpu_has_sdpa():
-    name, make = attention.choose_attention(torch.device("cpu"), torch.bfloat16)
-    assert name == "sdpa"
+    maker = attention.choose_attention(torch.device("cpu"), torch.bfloat16)
+    assert maker.name == "sdpa"
     batch = pack([Encoded(np.zeros(3, dtype=np.int32))])
-    assert isinstance(make(batch), SdpaAttention)
+    assert isinstance(maker.make(batch, []), SdpaAttention)

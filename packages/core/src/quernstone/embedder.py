@@ -54,7 +54,8 @@ class Embedder(ModelUser):
                 `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto` is bfloat16 where the hardware computes in it, else float32. `int8`
-                rounds the weights, for CPUs with VNNI and the engine `torch`: faster, less exact.
+                rounds the weights, for CPUs with VNNI, and `fp8` for GPUs from compute capability
+                8.9 on, both with the engine `torch`: faster, less exact.
             dimensions: Length of the vectors, 32 to the model's hidden size. None: uncut.
             instruction: What queries are for; documents never get one. None: the model's own.
                 An empty string embeds queries bare, or with the prompt of a model that brings its

@@ -51,10 +51,10 @@ class Linear:
         return F.linear(x, self._dense(x)).mul_(other)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product plus `other`."""
+        """The product plus `other`, which may be overwritten: a GPU adds while it multiplies."""
         if self._is_packed(x):
             return self._binary_product(x, other, "add")
-        return F.linear(x, self._dense(x)).add_(other)
+        return other.addmm_(x, self._dense(x).T)
 
     def _is_packed(self, x: Tensor) -> bool:
         return self._packed and x.dtype == self._weight.dtype

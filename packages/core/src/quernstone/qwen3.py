@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import orjson
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,20 +19,32 @@ from torch import Tensor
 
 from quernstone.attention import BatchAttention, PrefixKeys
 from quernstone.batching import PackedBatch
+from quernstone.elementwise import Elementwise
 from quernstone.errors import ModelLoadError
+from quernstone.fp8 import Fp8Linear
 from quernstone.int8 import Int8Linear
 from quernstone.linear import Linear
+from quernstone.mlp import JointProduct, SeparateProducts
 from quernstone.models import ModelConfig
-
-# Numbers of rows are multiples of this, or of the next power of two divided by that.
-_ROWS_STEP = 8
-_ROWS_STEPS = 256
 
 # Element-wise work in float32 on this many numbers at a time stays in the cache of most CPUs.
 _CPU_BLOCK = 1 << 21
 
+Product = Linear | Int8Linear | Fp8Linear
+
 LayerPrefixes = list[PrefixKeys]
 """One prefix: its keys and values, layer by layer."""
+
+
+class Inputs(NamedTuple):
+    """A batch on the device. What is computed for rows that only fill it up is never read."""
+
+    ids: Tensor
+    """Shape: (tokens,)"""
+    positions: Tensor
+    """Shape: (tokens,)"""
+    ends: Tensor
+    """The last token of each sequence. Shape: (sequences,)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,7 @@ class Layer:
     """Weights of one decoder layer."""
 
     input_norm: Tensor
-    qkv: Linear | Int8Linear
+    qkv: Product
     """Queries, keys and values in one product. The last layer has keys and values only: it needs
     the queries of few tokens, and has them from `Qwen3`'s `last_query`."""
     qk_norm: Tensor
@@ -50,11 +61,10 @@ class Layer:
     The two halves of a head, which RoPE rotates against each other, are interleaved here as they
     are in the outputs of the queries' and keys' matrices: pairs of neighbours are complex numbers.
     """
-    output: Linear | Int8Linear
+    output: Product
     mlp_norm: Tensor
-    gate: Linear | Int8Linear
-    up: Linear | Int8Linear
-    down: Linear | Int8Linear
+    gate_up: SeparateProducts | JointProduct
+    down: Product
 
 
 class Qwen3:
@@ -65,10 +75,12 @@ class Qwen3:
         config: ModelConfig,
         embedding: Tensor,
         layers: list[Layer],
-        last_query: Linear | Int8Linear,
+        last_query: Product,
         norm: Tensor,
+        elementwise: Elementwise | None = None,
     ) -> None:
         self.config = config
+        self._elementwise = elementwise
         self.embedding = embedding
         self._layers = layers
         self._last_query = last_query
@@ -83,47 +95,50 @@ class Qwen3:
 
     def pooled(
         self,
-        batch: PackedBatch,
+        inputs: Inputs,
         attention: BatchAttention,
         prefixes: Sequence[LayerPrefixes],
         dtype: torch.dtype,
     ) -> Tensor:
         """The final hidden state of each sequence's last token.
 
+        Nothing here waits for the device, or sends anything to it.
+
         Args:
-            batch: The packed sequences.
-            attention: Made for `batch`.
+            inputs: The packed sequences.
+            attention: Made for their batch.
             prefixes: One for each of the batch's groups.
             dtype: To compute in; weights of another dtype are converted matrix by matrix.
 
         Returns:
             Shape: (sequences, hidden)
         """
-        x, rope = self._start(batch, dtype)
+        x, rope = self._start(inputs, dtype)
         for index, layer in enumerate(self._layers[:-1]):
             query, key, value = self._qkv(layer, x, rope)
             shared = [prefix[index] for prefix in prefixes]
             x = self._finish(layer, x, attention.all_tokens(query, key, value, shared))
-        ends = self._filled_up(np.asarray(batch.cu_seqlens[1:]) - 1)
-        layer, shared = self._layers[-1], [prefix[-1] for prefix in prefixes]
+        layer, shared, ends = self._layers[-1], [prefix[-1] for prefix in prefixes], inputs.ends
         normed = self._rms_norm(x, layer.input_norm)
         key, value = self._last_key_value(normed, rope)
         query = self._last_queries(normed[ends], rope[ends])
         x = self._finish(layer, x[ends], attention.last_tokens(query, key, value, shared))
-        return self._rms_norm(x[: len(batch.order)], self._norm)
+        return self._rms_norm(x, self._norm)
 
     def prefix_keys(
         self,
         batch: PackedBatch,
+        inputs: Inputs,
         attention: BatchAttention,
         prefixes: Sequence[LayerPrefixes],
         dtype: torch.dtype,
     ) -> list[LayerPrefixes]:
         """Keys and values of every sequence in every layer, to be shared as prefixes.
 
-        A sequence that has a prefix in its turn is returned with it. Arguments as in `pooled`.
+        A sequence that has a prefix in its turn is returned with it. Arguments as in `pooled`;
+        `inputs` are those of `batch`.
         """
-        x, rope = self._start(batch, dtype)
+        x, rope = self._start(inputs, dtype)
         sequences: list[LayerPrefixes] = [[] for _ in batch.order]
         parents: list[LayerPrefixes | None] = [None for _ in batch.order]
         for (_, first, end), prefix in zip(batch.groups, prefixes, strict=True):
@@ -143,24 +158,12 @@ class Qwen3:
         keep(*self._last_key_value(self._rms_norm(x, self._layers[-1].input_norm), rope))
         return sequences
 
-    def _start(self, batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _start(self, inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The embeddings, and the complex numbers that rotate by each token's position."""
-        ids = self._filled_up(batch.input_ids)
-        positions = self._filled_up(batch.position_ids).to(torch.float32)
+        positions = inputs.positions.to(torch.float32)
         angles = torch.outer(positions, self._inverse_frequencies)[:, None, :]
         rope = torch.polar(torch.ones_like(angles), angles)
-        return F.embedding(ids, self.embedding).to(dtype), rope
-
-    def _filled_up(self, values: np.ndarray) -> Tensor:
-        """Values for the rows of a matrix, on the device.
-
-        On a CPU the last one is repeated until their number is one of few: oneDNN compiles its
-        kernels for every number of rows. What is computed for the repeated ones is never read.
-        """
-        if self.device.type == "cpu":
-            step = max(_ROWS_STEP, (1 << len(values).bit_length()) // _ROWS_STEPS)
-            values = np.pad(values, (0, -len(values) % step), mode="edge")
-        return torch.from_numpy(values).to(self.device)
+        return F.embedding(inputs.ids, self.embedding).to(dtype), rope
 
     def _qkv(self, layer: Layer, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
@@ -185,18 +188,20 @@ class Qwen3:
         """Output projection, MLP and both residuals."""
         x = layer.output.plus(attended.flatten(1), x)
         normed = self._rms_norm(x, layer.mlp_norm)
-        return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
+        return layer.down.plus(layer.gate_up(normed), x)
 
     def _rms_norm(self, x: Tensor, weight: Tensor, rope: Tensor | None = None) -> Tensor:
         """RMSNorm over the last axis, and RoPE if asked for, in float32.
 
-        torch's own RMSNorm takes ten times as long on CPUs in bfloat16.
+        On CPUs some rows at a time; torch's own RMSNorm takes ten times as long in bfloat16.
         """
-        eps, on_cpu = self.config.rms_norm_eps, x.device.type == "cpu"
-        if rope is None and not on_cpu:
-            return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+        if self._elementwise is not None:
+            if rope is None:
+                return self._elementwise.norm(x, weight)
+            return self._elementwise.norm_and_rotate(x, weight, torch.view_as_real(rope))
+        eps = self.config.rms_norm_eps
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel())) if on_cpu else len(x)
+        rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel()))
         numbers = torch.empty(rows, *x.shape[1:], dtype=torch.float32, device=x.device)
         weight = weight.float()
         for start in range(0, len(x), rows):
@@ -221,7 +226,8 @@ def load_qwen3(
     device: torch.device,
     dtype: torch.dtype,
     head_rows: Sequence[int] = (),
-    int8: bool = False,
+    rounding: Literal["int8", "fp8"] | None = None,
+    elementwise: Elementwise | None = None,
 ) -> tuple[Qwen3, Tensor]:
     """Read a checkpoint of one of the six official layouts.
 
@@ -234,7 +240,8 @@ def load_qwen3(
         device: Where to put the weights.
         dtype: What to convert them to.
         head_rows: Token ids whose rows of the output head are wanted.
-        int8: Round the matrices of the layers to int8.
+        rounding: What to round the matrices of the layers to: int8 on a CPU, fp8 on a GPU.
+        elementwise: The steps of a GPU; None for a CPU, which has its own.
 
     Returns:
         The decoder, and the rows of the head in the order of `head_rows`. Shape: (rows, hidden)
@@ -253,9 +260,18 @@ def load_qwen3(
             tensor: Tensor = opened.get_tensor(stored_name)
             return tensor.to(device, dtype)
 
-        def linear(*weights: Tensor) -> Linear | Int8Linear:
+        def product(*weights: Tensor) -> Product:
             weight = torch.cat(weights)
-            return Int8Linear(weight) if int8 else Linear(weight)
+            if rounding == "fp8" and elementwise is not None:
+                return Fp8Linear(weight, elementwise.round_to_fp8)
+            return Int8Linear(weight) if rounding == "int8" else Linear(weight)
+
+        def gate_up(at: str) -> SeparateProducts | JointProduct:
+            gate, up = (read(f"{at}mlp.{part}_proj.weight") for part in ("gate", "up"))
+            if elementwise is not None:
+                return JointProduct(product(gate, up), elementwise)
+            kind = Int8Linear if rounding == "int8" else Linear
+            return SeparateProducts(kind(gate), kind(up))
 
         def projection(at: str, part: str) -> Tensor:
             weight = read(f"{at}self_attn.{part}_proj.weight")
@@ -275,17 +291,16 @@ def load_qwen3(
             layers.append(
                 Layer(
                     input_norm=read(at + "input_layernorm.weight"),
-                    qkv=linear(*(projection(at, part) for part in parts)),
+                    qkv=product(*(projection(at, part) for part in parts)),
                     qk_norm=torch.cat([head_norm(at, "q", heads), head_norm(at, "k", kv_heads)]),
-                    output=linear(read(at + "self_attn.o_proj.weight")),
+                    output=product(read(at + "self_attn.o_proj.weight")),
                     mlp_norm=read(at + "post_attention_layernorm.weight"),
-                    gate=linear(read(at + "mlp.gate_proj.weight")),
-                    up=linear(read(at + "mlp.up_proj.weight")),
-                    down=linear(read(at + "mlp.down_proj.weight")),
+                    gate_up=gate_up(at),
+                    down=product(read(at + "mlp.down_proj.weight")),
                 )
             )
-        last_query = linear(projection(f"layers.{last}.", "q"))
-        model = Qwen3(config, embedding, layers, last_query, read("norm.weight"))
+        last_query = product(projection(f"layers.{last}.", "q"))
+        model = Qwen3(config, embedding, layers, last_query, read("norm.weight"), elementwise)
         if head_stored:
             opened, stored_name = tensors["lm_head.weight"]
             rows = opened.get_slice(stored_name)

@@ -72,7 +72,8 @@ class Reranker(ModelUser):
                 `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto` is bfloat16 where the hardware computes in it, else float32. `int8`
-                rounds the weights, for CPUs with VNNI and the engine `torch`: faster, less exact.
+                rounds the weights, for CPUs with VNNI, and `fp8` for GPUs from compute capability
+                8.9 on, both with the engine `torch`: faster, less exact.
             instruction: What makes a document right. None: the template's own default.
             template: `card` is the model card's text; `eval` is the official evaluation's, with
                 which the published tables were made.

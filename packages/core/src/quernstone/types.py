@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Task = Literal["embed", "rerank"]
 EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "vllm", "remote"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 RerankTemplate = Literal["card", "eval"]
 
 Float32Array = npt.NDArray[np.float32]
@@ -143,6 +143,10 @@ class EngineInfo:
     """What the engine says of the model's version, where there is no local checkpoint."""
 
 
+Pending = Callable[[], Float32Array]
+"""Waits for the rows of a batch that was launched, and returns them or raises what `Engine.run`
+would."""
+
 BatchInput = TypeVar("BatchInput", bound=Encoded | TextInput, contravariant=True)
 
 
@@ -181,6 +185,27 @@ class Engine(Protocol[BatchInput]):
 
     def close(self) -> None:
         """Free the model's memory."""
+        ...
+
+
+class LaunchingEngine(Engine[BatchInput], Protocol):
+    """An engine whose device can compute while its thread prepares the next batch."""
+
+    overlaps: bool
+    """Whether the device that was chosen can. If not, `launch` is not called."""
+
+    def launch(self, batch: Sequence[BatchInput]) -> Pending:
+        """Start what `run` does, without waiting for it.
+
+        Args:
+            batch: As in `run`. At most one other batch is launched before this one is waited for.
+
+        Returns:
+            What waits for the rows; called once.
+
+        Raises:
+            EngineMemoryError: As in `run`; like any other error it may come from waiting instead.
+        """
         ...
 
 

@@ -1,7 +1,8 @@
 """The one thread that owns an engine, and the batches that concurrent callers share.
 
 Callers submit jobs and get futures. Between two batches the worker looks at all jobs that wait
-and takes the next batch from all of them (`batching.take_batch`).
+and takes the next batch from all of them (`batching.take_batch`). Where the device computes by
+itself, the next batch is taken and launched before the rows of the last one are waited for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,7 +26,16 @@ from quernstone.errors import (
     NonFiniteError,
     QuernstoneError,
 )
-from quernstone.types import Backend, Engine, EngineConfig, EngineInfo, Float32Array, Input
+from quernstone.types import (
+    Backend,
+    Engine,
+    EngineConfig,
+    EngineInfo,
+    Float32Array,
+    Input,
+    LaunchingEngine,
+    Pending,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,9 +70,21 @@ class Job:
             self.future.set_result(self.rows[self.firsts])
 
     def fail(self, error: Exception) -> None:
-        """Hand an error over, unless the caller has cancelled."""
-        if self.future.set_running_or_notify_cancel():
+        """Hand an error over, unless the caller has cancelled or another batch has failed."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
+
+
+Items = list[tuple[Job, int]]
+"""What a batch consists of: jobs, and positions among their sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A batch that the device computes meanwhile."""
+
+    items: Items
+    wait: Pending
 
 
 class Worker:
@@ -129,9 +152,10 @@ class Worker:
             return
         loaded.set_result(engine)
         waiting: list[Job] = []
+        launched: Launched | None = None
         try:
-            while self._collect(waiting):
-                self._run_next(engine, waiting)
+            while self._collect(waiting, launched):
+                launched = self._run_next(engine, waiting, launched)
                 waiting[:] = [job for job in waiting if job.left and not job.future.done()]
         except BaseException as error:  # noqa: BLE001 - the callers get it: nobody may wait for ever
             self._give_up(waiting, _engine_error(error, engine.info.engine))
@@ -148,34 +172,58 @@ class Worker:
             if not job.future.done():
                 job.fail(error)
 
-    def _collect(self, waiting: list[Job]) -> bool:
+    def _collect(self, waiting: list[Job], launched: Launched | None) -> bool:
         """Add the jobs that arrived, waiting for one if there is nothing to do."""
         with self._changed:
-            while not (self._arrived or waiting or self._closing):
+            while not (self._arrived or waiting or launched or self._closing):
                 self._changed.wait()
             waiting += self._arrived
             self._arrived.clear()
-            return bool(waiting) or not self._closing
+            return bool(waiting or launched) or not self._closing
 
-    def _run_next(self, engine: Engine[Any], waiting: list[Job]) -> None:
+    def _run_next(
+        self, engine: Engine[Any], waiting: list[Job], launched: Launched | None
+    ) -> Launched | None:
+        """Run the next batch, or launch it and finish the one launched before.
+
+        Returns:
+            What is still computed.
+        """
         taken = take_batch(
             [job.sequences for job in waiting],
             [job.queue for job in waiting],
             max_batch_tokens=engine.info.max_batch_tokens,
         )
-        if taken:
-            items = [(waiting[job], place) for job, place in taken]
-            waiting.sort(key={job for job, _ in items}.__contains__)  # the others have their turn
+        items = _wanted([(waiting[job], place) for job, place in taken])
+        # those that gave something wait for the others to have their turn
+        waiting.sort(key={job for job, _ in items}.__contains__)
+        launch = _launcher(engine)
+        if launch is None:
             self._run(engine, items)
+            return None
+        following: Launched | None = None
+        failed: Pending | None = None
+        if items:
+            try:
+                following = Launched(items, launch(_sequences(items)))
+            except Exception as error:  # noqa: BLE001 - raised again below, in its turn
+                failed = partial(_raise, error)
+        if launched is not None:
+            self._finish(engine, launched.items, launched.wait)
+        if failed is not None:
+            self._finish(engine, items, failed)
+        return following
 
-    def _run(self, engine: Engine[Any], items: list[tuple[Job, int]]) -> None:
-        """Run items as one batch; on too little memory halve it, down to a single item."""
-        # a job that failed or was cancelled meanwhile needs no more rows
-        items = [(job, place) for job, place in items if not job.future.done()]
-        if not items:
-            return
+    def _run(self, engine: Engine[Any], items: Items) -> None:
+        """Run items as one batch, and wait for it."""
+        items = _wanted(items)
+        if items:
+            self._finish(engine, items, partial(engine.run, _sequences(items)))
+
+    def _finish(self, engine: Engine[Any], items: Items, wait: Pending) -> None:
+        """Hand over the rows of a batch; on too little memory halve it, down to a single item."""
         try:
-            rows = engine.run([job.sequences[place] for job, place in items])
+            rows = wait()
             if rows.shape != (len(items), engine.width):
                 msg = (
                     f"the {engine.info.engine} engine gave an array of shape {rows.shape} for "
@@ -219,7 +267,7 @@ class Worker:
                 job.finish()
 
     def _recompute_non_finite(
-        self, engine: Engine[Any], items: list[tuple[Job, int]], rows: Float32Array
+        self, engine: Engine[Any], items: Items, rows: Float32Array
     ) -> Float32Array:
         """Rows that overflowed the engine's dtype, once more in float32."""
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
@@ -233,6 +281,26 @@ class Worker:
                 job.fail(NonFiniteError(job.offset + position, error.detail))
         self.recomputed += len(bad)
         return rows
+
+
+def _wanted(items: Items) -> Items:
+    """Without those of jobs that failed or were cancelled meanwhile: they need no more rows."""
+    return [(job, place) for job, place in items if not job.future.done()]
+
+
+def _sequences(items: Items) -> list[Input]:
+    return [job.sequences[place] for job, place in items]
+
+
+def _launcher(engine: Engine[Any]) -> Callable[[Sequence[Input]], Pending] | None:
+    """The `launch` of an engine that overlaps; None for all others."""
+    if not getattr(engine, "overlaps", False):
+        return None
+    return cast("LaunchingEngine[Any]", engine).launch
+
+
+def _raise(error: Exception) -> Float32Array:
+    raise error
 
 
 def _engine_error(error: BaseException, engine: str) -> QuernstoneError:

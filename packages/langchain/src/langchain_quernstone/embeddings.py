@@ -49,7 +49,7 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     device: str = "auto"
     """Torch device, for example `cuda:1` or `cpu`."""
     dtype: Dtype = "auto"
-    """`auto` is bfloat16 where the hardware has it, else float32."""
+    """`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."""
     dimensions: int | None = Field(default=None, ge=1)
     """Numbers per vector: 32 to the model's hidden size, which None stands for."""
     instruction: str | None = None

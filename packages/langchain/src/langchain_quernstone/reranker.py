@@ -43,7 +43,7 @@ class RerankerSettings(BaseModel):
     device: str = "auto"
     """Torch device, for example `cuda:1` or `cpu`."""
     dtype: Dtype = "auto"
-    """`auto` is bfloat16 where the hardware has it, else float32."""
+    """`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."""
     instruction: str | None = None
     """What makes a document relevant, in one English sentence; None is the model's own."""
     template: RerankTemplate = "card"

@@ -8,49 +8,60 @@ torch does: it has the scores of both side by side and needs one softmax.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from quernstone.attention.base import BatchAttention, PrefixKeys, merge
+from quernstone.attention.base import AttentionMaker, BatchAttention, PrefixKeys, merge
 from quernstone.attention.sdpa import SdpaAttention
 from quernstone.attention.varlen import (
     VarlenAttention,
-    VarlenKernel,
+    VarlenMaker,
     flash_attn_varlen,
     torch_varlen,
 )
 from quernstone.batching import PackedBatch
+from quernstone.types import TokenArray
 
 __all__ = [
+    "AttentionMaker",
     "BatchAttention",
     "PrefixKeys",
     "SdpaAttention",
     "VarlenAttention",
+    "VarlenMaker",
     "choose_attention",
     "merge",
 ]
 
 
-def choose_attention(
-    device: torch.device, dtype: torch.dtype
-) -> tuple[str, Callable[[PackedBatch], BatchAttention]]:
+def choose_attention(device: torch.device, dtype: torch.dtype) -> AttentionMaker:
     """Pick the implementation for a device and a dtype.
 
     Flash kernels take half precision only and need compute capability 8.0 (Ampere) or newer.
-
-    Returns:
-        Its name, and what makes a `BatchAttention` of a batch.
     """
     half = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0):
         for name, kernel in (("torch-varlen", torch_varlen()), ("flash-attn", flash_attn_varlen())):
             if kernel is not None:
-                return name, _varlen_factory(device, kernel)
-    return "sdpa", lambda batch: SdpaAttention(batch, device)
+                return VarlenMaker(name, kernel)
+    return _SdpaMaker(device)
 
 
-def _varlen_factory(
-    device: torch.device, kernel: VarlenKernel
-) -> Callable[[PackedBatch], BatchAttention]:
-    return lambda batch: VarlenAttention(batch, device, kernel)
+class _SdpaMaker:
+    """Makes a `SdpaAttention`, which plans its buckets on the host."""
+
+    name = "sdpa"
+    replayable = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def integers(self, batch: PackedBatch) -> list[TokenArray]:  # noqa: ARG002 - see `AttentionMaker`
+        """See `AttentionMaker`."""
+        return []
+
+    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> BatchAttention:  # noqa: ARG002
+        """See `AttentionMaker`."""
+        return SdpaAttention(batch, self._device)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from quernstone.batching import PackedBatch
+from quernstone.types import TokenArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,24 @@ class BatchAttention(Protocol):
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """Only the last token of each sequence attends. `query` and result: (sequences, ...)."""
+        ...
+
+
+class AttentionMaker(Protocol):
+    """Makes the `BatchAttention` of a batch."""
+
+    name: str
+    """The kernel, as `EngineInfo.attention` names it."""
+    replayable: bool
+    """Whether batches of as many tokens and sequences differ in nothing but their integers, so that
+    one recorded sequence of kernels computes them all."""
+
+    def integers(self, batch: PackedBatch) -> list[TokenArray]:
+        """What has to be on the device before `make`."""
+        ...
+
+    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> BatchAttention:
+        """The attention of a batch, of which `integers` are on the device."""
         ...
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +12,46 @@ from torch import Tensor
 
 from quernstone.attention.base import PrefixKeys, merge
 from quernstone.batching import PackedBatch
+from quernstone.errors import EngineError
+from quernstone.types import TokenArray
 
 VarlenKernel = Callable[..., tuple[Tensor, Tensor]]
-"""(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads)."""
+"""(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads).
+
+Tokens and heads of q, k and v may have any strides, so views of one product will do; the numbers of
+a head are neighbours. The `cu` are int32. `max_q` and `max_k` may be more than the longest."""
+
+
+class VarlenMaker:
+    """Makes a `VarlenAttention`."""
+
+    replayable = True
+
+    def __init__(self, name: str, kernel: VarlenKernel) -> None:
+        self.name = name
+        self._kernel = kernel
+
+    def integers(self, batch: PackedBatch) -> list[TokenArray]:
+        """See `AttentionMaker`: where sequences begin, and where one query for each does."""
+        bounds = np.asarray(batch.cu_seqlens, dtype=np.int32)
+        found = [bounds, np.arange(len(bounds), dtype=np.int32)]
+        return [*found, *_group_bounds(batch)] if batch.groups else found
+
+    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> VarlenAttention:
+        """See `AttentionMaker`."""
+        return VarlenAttention(batch, integers, self._kernel)
 
 
 class VarlenAttention:
     """Attention by one varlen flash kernel call per layer, plus one for shared prefixes."""
 
-    def __init__(self, batch: PackedBatch, device: torch.device, kernel: VarlenKernel) -> None:
-        bounds = batch.cu_seqlens
+    def __init__(
+        self, batch: PackedBatch, integers: Sequence[Tensor], kernel: VarlenKernel
+    ) -> None:
         self._kernel = kernel
         self._max = batch.max_seqlen
-        self._cu = torch.tensor(bounds, dtype=torch.int32, device=device)
-        self._cu_last = torch.arange(len(bounds), dtype=torch.int32, device=device)
-        self._prefix: _PrefixLayout | None = None
-        if batch.groups:
-            self._prefix = _PrefixLayout.of(batch, device)
+        self._cu, self._cu_last, *groups = integers
+        self._prefix = _PrefixLayout.of(batch, groups) if batch.groups else None
 
     def all_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
@@ -38,7 +62,7 @@ class VarlenAttention:
         if layout is None:
             return own[0]
         part = slice(layout.token_start, None)
-        shared = self._shared(query[part], prefixes, layout.cu_tokens, layout.max_tokens)
+        shared = self._shared(layout, query[part], prefixes, layout.cu_tokens, layout.max_tokens)
         own[0][part] = merge(own[0][part], own[1][part], *shared)
         return own[0]
 
@@ -51,17 +75,18 @@ class VarlenAttention:
         if layout is None:
             return own[0]
         part = slice(layout.row_start, None)
-        shared = self._shared(query[part], prefixes, layout.cu_rows, layout.max_rows)
+        shared = self._shared(layout, query[part], prefixes, layout.cu_rows, layout.max_rows)
         own[0][part] = merge(own[0][part], own[1][part], *shared)
         return own[0]
 
     def _shared(
-        self, query: Tensor, prefixes: list[PrefixKeys], cu_query: Tensor, max_query: int
+        self,
+        layout: _PrefixLayout,
+        query: Tensor,
+        prefixes: list[PrefixKeys],
+        cu_query: Tensor,
+        max_query: int,
     ) -> tuple[Tensor, Tensor]:
-        layout = self._prefix
-        if layout is None:
-            msg = "no prefix in this batch. This is a bug in Quernstone."
-            raise AssertionError(msg)
         key = torch.cat([prefix.key for prefix in prefixes])
         value = torch.cat([prefix.value for prefix in prefixes])
         return self._kernel(
@@ -83,36 +108,32 @@ class _PrefixLayout:
     max_keys: int
 
     @classmethod
-    def of(cls, batch: PackedBatch, device: torch.device) -> _PrefixLayout:
+    def of(cls, batch: PackedBatch, integers: Sequence[Tensor]) -> _PrefixLayout:
         row_start = batch.groups[0][1]
-        rows = [0] + [end - row_start for _, _, end in batch.groups]
-        token_start = batch.cu_seqlens[row_start]
-        tokens = [batch.cu_seqlens[row_start + row] - token_start for row in rows]
-        keys = np.cumsum([0, *(len(prefix) for prefix, _, _ in batch.groups)]).tolist()
+        rows, tokens, keys = integers
+        widest = [int(np.diff(bounds).max()) for bounds in _group_bounds(batch)]
+        return cls(row_start, batch.cu_seqlens[row_start], rows, tokens, keys, *widest)
 
-        def on_device(bounds: list[int]) -> Tensor:
-            return torch.tensor(bounds, dtype=torch.int32, device=device)
 
-        def widest(bounds: list[int]) -> int:
-            return int(np.diff(bounds).max())
+def _group_bounds(batch: PackedBatch) -> list[TokenArray]:
+    """Where each group's sequences, their tokens and the tokens of its prefix begin.
 
-        return cls(
-            row_start,
-            token_start,
-            on_device(rows),
-            on_device(tokens),
-            on_device(keys),
-            widest(rows),
-            widest(tokens),
-            widest(keys),
-        )
+    The first two count from the first sequence that has a prefix.
+    """
+    row_start = batch.groups[0][1]
+    rows = [row_start, *(end for _, _, end in batch.groups)]
+    tokens = np.asarray(batch.cu_seqlens, dtype=np.int32)[rows]
+    keys = np.cumsum([0, *(len(prefix) for prefix, _, _ in batch.groups)], dtype=np.int32)
+    return [np.asarray(rows, dtype=np.int32) - np.int32(row_start), tokens - tokens[0], keys]
 
 
 def torch_varlen() -> VarlenKernel | None:
-    """Torch's own varlen kernel (torch 2.10 and later), or None where torch lacks it."""
+    """Torch's own varlen kernel, or None where torch lacks it or it knows no grouped heads."""
     try:
         from torch.nn.attention.varlen import AuxRequest, varlen_attn  # noqa: PLC0415
     except ImportError:
+        return None
+    if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
         return None
 
     def kernel(
@@ -164,6 +185,8 @@ def flash_attn_varlen() -> VarlenKernel | None:
         out, lse, _ = flash_attn_varlen_func(
             q, k, v, cu_q, cu_k, max_q, max_k, causal=causal, return_attn_probs=True
         )
+        if lse.dim() != 2:  # padded, (sequences, heads, tokens), before 2.7
+            raise EngineError("this flash-attn is too old; run `pip install -U flash-attn`")
         return out, lse.transpose(0, 1)  # flash-attn: (heads, tokens)
 
     return kernel

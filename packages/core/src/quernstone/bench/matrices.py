@@ -42,7 +42,7 @@ def matrix_seconds(
     Returns:
         Seconds.
     """
-    shapes = layer_shapes(config)
+    shapes = layer_shapes(config, joint=torch.device(device).type != "cpu")
     layer = _seconds_per_token(shapes, torch.device(device), getattr(torch, dtype))
     keys = 2 * config.num_key_value_heads * config.head_dim * config.hidden_size
     of_keys = keys / sum(outputs * inputs for outputs, inputs in shapes)
@@ -50,16 +50,15 @@ def matrix_seconds(
     return layer * (tokens * (whole_layers + of_keys) + sequences * (1 - of_keys))
 
 
-def layer_shapes(config: ModelConfig) -> list[tuple[int, int]]:
-    """(outputs, inputs) of the matrices of one layer."""
+def layer_shapes(config: ModelConfig, *, joint: bool) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the matrices of one layer, gate and up as one if they are joint."""
     query = config.num_attention_heads * config.head_dim
     keys = 2 * config.num_key_value_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
     return [
         (query + keys, hidden),
         (hidden, query),
-        (inner, hidden),  # gate
-        (inner, hidden),  # up
+        *([(2 * inner, hidden)] if joint else [(inner, hidden)] * 2),  # gate and up
         (hidden, inner),
     ]
 

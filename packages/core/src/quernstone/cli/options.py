@@ -49,7 +49,9 @@ Instruction = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_PANEL)]
 DtypeName = Annotated[
     str,
-    typer.Option("--dtype", help="auto, float32, bfloat16, float16, int8.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--dtype", help="auto, float32, bfloat16, float16, int8, fp8.", rich_help_panel=_PANEL
+    ),
 ]
 Engine = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from quernstone.errors import ConfigError, EngineMemoryError
 from quernstone.types import Dtype
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,12 +53,12 @@ def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: The name is not one of float32, bfloat16, float16.
     """
-    if name == "int8":
-        msg = f'`dtype="int8"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'
+    if name in ("int8", "fp8"):
+        msg = f'`dtype="{name}"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'
         raise ConfigError(msg)
     if name != "auto":
         if name not in _DTYPES:
-            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)} or int8"
+            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)}, int8 or fp8"
             raise ConfigError(msg)
         return _DTYPES[name]
     if device.type == "cuda":
@@ -74,13 +77,22 @@ def _cpu_has(probe: str) -> bool:
 
 @contextmanager
 def memory_errors(tokens: int) -> Iterator[None]:
-    """Turn the several ways in which torch runs out of memory into `EngineMemoryError`."""
+    """Turn the several ways in which torch runs out of memory into `EngineMemoryError`.
+
+    Nothing that the failed batch had computed is kept by the error, or there would be no more
+    memory for its halves.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineMemoryError(None, tokens, str(error)) from error
-    except RuntimeError as error:
-        # torch's CPU allocator raises a bare RuntimeError
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)
         raise EngineMemoryError(None, tokens, str(error)) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # bare RuntimeErrors of torch's CPU allocator, and of cuBLAS
+    return any(text in str(error) for text in _NO_MEMORY)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from quernstone.attention import BatchAttention, choose_attention
+from quernstone.attention import AttentionMaker, choose_attention
 from quernstone.batching import PackedBatch, pack
+from quernstone.elementwise import choose_elementwise
+from quernstone.engines.graphs import Graphs, choose_recorder
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
+from quernstone.engines.transfer import choose_transfer
 from quernstone.errors import ConfigError
+from quernstone.fp8 import can_compute_fp8
 from quernstone.int8 import can_compute_int8
 from quernstone.models import Checkpoint, ModelConfig
-from quernstone.qwen3 import LayerPrefixes, load_qwen3
+from quernstone.qwen3 import Inputs, LayerPrefixes, load_qwen3
 from quernstone.tokenization import Tokenization
-from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array, Prefix
+from quernstone.types import (
+    Dtype,
+    Encoded,
+    EngineConfig,
+    EngineInfo,
+    Float32Array,
+    Pending,
+    Prefix,
+    TokenArray,
+)
 
 # Prefixes kept between batches, in tokens. 0.6B needs 112 KiB a token in bfloat16.
 _CACHED_PREFIX_TOKENS = 4096
@@ -33,10 +48,10 @@ class TorchEngine:
         self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization
     ) -> None:
         device = choose_device(config.device)
-        int8 = config.dtype == "int8"
-        if int8:
-            _check_int8(device)
-        self._dtype = choose_dtype("auto" if int8 else config.dtype, device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread, which is the only one to call
+        rounding = config.dtype if config.dtype in ("int8", "fp8") else None
+        self._dtype = _computing_dtype(config.dtype, device)
         qwen3 = checkpoint.qwen3_config()
         reranks = config.task == "rerank"
         yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else []
@@ -46,45 +61,104 @@ class TorchEngine:
             device=device,
             dtype=self._dtype,
             head_rows=yes_no,
-            int8=int8,
+            rounding=rounding,
+            elementwise=choose_elementwise(qwen3, device, self._dtype, fp8=rounding == "fp8"),
         )
         self._head = head.float() if reranks else None
         self.width = 2 if reranks else qwen3.hidden_size
-        kernel, self._attention = choose_attention(device, self._dtype)
-        _, self._precise_attention = choose_attention(device, torch.float32)
+        self._transfer = choose_transfer(device)
+        self.overlaps = self._transfer.overlaps
+        self._attention = choose_attention(device, self._dtype)
+        self._precise_attention = choose_attention(device, torch.float32)
+        self._graphs = self._choose_graphs(device, deterministic=config.max_batch_tokens == 1)
         self.info = EngineInfo(
             engine="torch",
             device=str(device),
-            dtype="int8" if int8 else str(self._dtype).removeprefix("torch."),
-            attention=kernel,
-            max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3),
+            dtype=rounding or str(self._dtype).removeprefix("torch."),
+            attention=self._attention.name,
+            max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3, self._dtype),
         )
         self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], LayerPrefixes] = OrderedDict()
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
         """See `Engine.run`."""
+        return self._launch(batch, torch.float32 if precise else self._dtype)()
+
+    def launch(self, batch: Sequence[Encoded]) -> Pending:
+        """See `LaunchingEngine.launch`."""
+        return self._launch(batch, self._dtype)
+
+    def _launch(self, batch: Sequence[Encoded], dtype: torch.dtype) -> Pending:
+        tokens = sum(map(len, batch))
+        with torch.inference_mode(), memory_errors(tokens):
+            packed, rows = self._started(batch, dtype)
+            pending = self._transfer.download(rows[: len(packed.order)])
+
+        def wait() -> Float32Array:
+            with memory_errors(tokens):
+                rows = pending()
+            out = np.empty_like(rows)
+            out[packed.order] = rows
+            return out[: len(batch)]
+
+        return wait
+
+    def _started(self, batch: Sequence[Encoded], dtype: torch.dtype) -> tuple[PackedBatch, Tensor]:
+        """The batch as it was laid out, and its rows on the device, which may be more."""
+        if self._graphs is not None and dtype == self._dtype:
+            replayed = self._graphs.run(batch)
+            if replayed is not None:
+                return replayed
         packed = pack(batch)
-        dtype = torch.float32 if precise else self._dtype
-        with torch.inference_mode(), memory_errors(len(packed.input_ids)):
-            prefixes = self._prefix_keys([prefix for prefix, _, _ in packed.groups], dtype)
-            attention = self._batch_attention(packed, dtype)
-            rows = self._model.pooled(packed, attention, prefixes, dtype).float()
-            if self._head is not None:
-                rows = rows @ self._head.T
-            result = rows.cpu().numpy()
-        out = np.empty_like(result)
-        out[packed.order] = result
-        return out
+        prefixes = self._prefix_keys([prefix for prefix, _, _ in packed.groups], dtype)
+        sent = self._transfer.upload(*self._arrays(packed, dtype))
+        return packed, self._rows(packed, sent, prefixes, dtype)
+
+    def _choose_graphs(self, device: torch.device, *, deterministic: bool) -> Graphs | None:
+        """None where attention cannot be replayed.
+
+        Nor with `deterministic`: whether a graph can be recorded depends on the memory left, and
+        the last bits of a row on whether there is one.
+        """
+        record = choose_recorder(device)
+        if record is None or deterministic or not self._attention.replayable:
+            return None
+        return Graphs(
+            partial(self._arrays, dtype=self._dtype),
+            partial(self._rows, prefixes=[], dtype=self._dtype),
+            self._transfer,
+            record,
+        )
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._prefixes.clear()
-        del self._model, self._head
+        del self._model, self._head, self._graphs
         if self.info.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    def _batch_attention(self, packed: PackedBatch, dtype: torch.dtype) -> BatchAttention:
-        return (self._attention if dtype == self._dtype else self._precise_attention)(packed)
+    def _maker(self, dtype: torch.dtype) -> AttentionMaker:
+        return self._attention if dtype == self._dtype else self._precise_attention
+
+    def _arrays(
+        self, packed: PackedBatch, dtype: torch.dtype
+    ) -> tuple[list[TokenArray], list[TokenArray]]:
+        """All that the device has to know of a batch, see `Transfer.upload`."""
+        ends = np.asarray(packed.cu_seqlens[1:], dtype=np.int32) - np.int32(1)
+        rows = [packed.input_ids, packed.position_ids, ends]
+        return rows, self._maker(dtype).integers(packed)
+
+    def _rows(
+        self,
+        packed: PackedBatch,
+        sent: Sequence[Tensor],
+        prefixes: Sequence[LayerPrefixes],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """The batch's rows, and maybe more, from what `_arrays` sent. Shape: (rows, width)."""
+        attention = self._maker(dtype).make(packed, sent[3:])
+        rows = self._model.pooled(Inputs(*sent[:3]), attention, prefixes, dtype).float()
+        return rows if self._head is None else rows @ self._head.T
 
     def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> list[LayerPrefixes]:
         """Keys and values of `prefixes`, computed in one pass for those not seen lately.
@@ -102,8 +176,9 @@ class TorchEngine:
         if missing:
             packed = pack([Encoded(p.ids[len(p.parent or ()) :], p.parent) for p in missing])
             parents = self._prefix_keys([parent for parent, _, _ in packed.groups], dtype)
-            attention = self._batch_attention(packed, dtype)
-            computed = self._model.prefix_keys(packed, attention, parents, dtype)
+            sent = self._transfer.upload(*self._arrays(packed, dtype))
+            attention = self._maker(dtype).make(packed, sent[3:])
+            computed = self._model.prefix_keys(packed, Inputs(*sent[:3]), attention, parents, dtype)
             found.update(
                 (missing[place], keys) for place, keys in zip(packed.order, computed, strict=True)
             )
@@ -117,22 +192,37 @@ class TorchEngine:
         return [found[prefix] for prefix in prefixes]
 
 
-def _check_int8(device: torch.device) -> None:
-    if device.type != "cpu" or not can_compute_int8():
-        msg = (
-            f'`dtype="int8"` needs an x86 CPU with VNNI; the model would run on {str(device)!r} of '
-            'this machine. Use `dtype="auto"`'
-        )
-        raise ConfigError(msg)
+def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """The dtype of what is not rounded."""
+    if name == "fp8":
+        if not can_compute_fp8(device):
+            msg = (
+                '`dtype="fp8"` needs an NVIDIA GPU of compute capability 8.9 or later (Ada, '
+                f"Hopper, Blackwell); the model would run on {str(device)!r} of this machine. "
+                'Use `dtype="auto"`'
+            )
+            raise ConfigError(msg)
+        return torch.bfloat16
+    if name == "int8":
+        if device.type != "cpu" or not can_compute_int8():
+            msg = (
+                f'`dtype="int8"` needs an x86 CPU with VNNI; the model would run on '
+                f'{str(device)!r} of this machine. Use `dtype="auto"`'
+            )
+            raise ConfigError(msg)
+        return choose_dtype("auto", device)
+    return choose_dtype(name, device)
 
 
-def _batch_tokens(device: torch.device, config: ModelConfig) -> int:
+def _batch_tokens(device: torch.device, config: ModelConfig, dtype: torch.dtype) -> int:
     """A budget that leaves half of the free memory: activations are what a batch adds."""
     if device.type != "cuda":
         return _CPU_BATCH_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
+    keys = 2 * config.num_key_value_heads * config.head_dim
+    free -= _CACHED_PREFIX_TOKENS * config.num_hidden_layers * keys * dtype.itemsize
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    # residual, normed copy, qkv twice (before and after RoPE), attention, gate and up, in 2 bytes
+    # residual, normed copy, qkv twice (before and after RoPE), attention, gate and up
     numbers = 4 * config.hidden_size + 3 * heads * config.head_dim + 3 * config.intermediate_size
     smallest, largest = _GPU_BATCH_TOKENS
-    return max(smallest, min(largest, free // (2 * numbers * 2)))
+    return max(smallest, min(largest, free // (2 * numbers * dtype.itemsize)))

@@ -60,7 +60,10 @@ class QuernstoneEmbedding(BaseEmbedding):
         description="What the queries are for, in one English sentence; None is retrieval.",
     )
     dtype: Dtype = Field(
-        default="auto", description="`auto` is bfloat16 where the hardware has it, else float32."
+        default="auto",
+        description=(
+            "`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."
+        ),
     )
     max_length: int = Field(
         default=8192, description="Tokens of an input, its prompt included.", ge=1

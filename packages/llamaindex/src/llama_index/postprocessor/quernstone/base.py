@@ -72,7 +72,10 @@ class QuernstoneRerank(BaseNodePostprocessor):
         default=None, description="Branch, tag or commit of the checkpoint on the hub."
     )
     dtype: Dtype = Field(
-        default="auto", description="`auto` is bfloat16 where the hardware has it, else float32."
+        default="auto",
+        description=(
+            "`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."
+        ),
     )
     max_length: int = Field(
         default=8192, description="Tokens of one query with one node, the prompt included.", ge=1

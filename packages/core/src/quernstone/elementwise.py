@@ -1,0 +1,160 @@
+"""The element-wise steps between the products of a layer, for GPUs: each one pass over its numbers.
+
+There they take as long as the products if every operation reads and writes memory. torch compiles
+each step into one kernel; where it cannot, the same functions run operation by operation. CPUs have
+steps of their own, in `quernstone.qwen3` and within the products (`quernstone.linear`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from quernstone.models import ModelConfig
+
+logger = logging.getLogger("quernstone")
+
+# Kernels are made for a number of tokens of about this size, and run for any.
+_TYPICAL_TOKENS = 2048
+
+_LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
+
+
+class _Steps(NamedTuple):
+    norm_and_rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    silu_and_multiply: Callable[[Tensor], Tensor]
+    round_to_fp8: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Elementwise:
+    """The steps, compiled for one dtype and as they are for others."""
+
+    def __init__(self, eps: float, compiled_for: torch.dtype | None = None) -> None:
+        """Choose.
+
+        Args:
+            eps: Of the model's norms.
+            compiled_for: Dtype of the numbers that compiled kernels take. Rows that overflow are
+                computed again in another, which is too rare to wait for a compiler.
+        """
+
+        def norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
+            return _norm_and_rotate(x, weight, rope, eps)
+
+        self._eps = eps
+        self._dtype = compiled_for
+        self._plain = _Steps(norm_and_rotate, _silu_and_multiply, round_to_fp8)
+        self._compiled = self._plain
+        if compiled_for is not None:
+            self._compiled = _Steps._make(torch.compile(each, dynamic=True) for each in self._plain)
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm over the last axis; torch has one kernel for it."""
+        return F.rms_norm(x, weight.shape, weight.to(x.dtype), self._eps)
+
+    def norm_and_rotate(self, x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
+        """RMSNorm of each head, then RoPE, in float32.
+
+        Args:
+            x: Pairs of neighbours are rotated. Shape: (tokens, heads, dim)
+            weight: Shape: (heads, dim)
+            rope: Cosine and sine for each pair. Shape: (tokens, 1, dim / 2, 2)
+
+        Returns:
+            Shape and dtype of `x`.
+        """
+        return self._steps(x).norm_and_rotate(x, weight, rope)
+
+    def silu_and_multiply(self, x: Tensor) -> Tensor:
+        """SiLU of the first half of each row, times the second. Shape: (tokens, 2 * inner)."""
+        return self._steps(x).silu_and_multiply(x)
+
+    def round_to_fp8(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers in float8_e4m3fn, and what to multiply each row with to have them back.
+
+        Returns:
+            The shape of `x`, and (rows, 1) in float32.
+        """
+        return self._steps(x).round_to_fp8(x)
+
+    def _steps(self, x: Tensor) -> _Steps:
+        return self._compiled if x.dtype == self._dtype else self._plain
+
+
+def choose_elementwise(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
+) -> Elementwise | None:
+    """The steps for a device: None for a CPU, compiled on CUDA if that works here.
+
+    Compiling takes some seconds, less when torch finds kernels that it has made before.
+    """
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return Elementwise(config.rms_norm_eps)
+    if importlib.util.find_spec("triton") is None:
+        return _not_compiled(config, "Triton is not installed")
+    steps = Elementwise(config.rms_norm_eps, dtype)
+    try:
+        compile_steps(steps, config, device, dtype, fp8=fp8)
+    except Exception as error:  # noqa: BLE001 - compilers raise anything, and we can do without
+        return _not_compiled(config, f"{type(error).__name__}: {error}")
+    return steps
+
+
+def compile_steps(
+    steps: Elementwise, config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
+) -> None:
+    """Run every step that the model needs, for many tokens and for one.
+
+    Raises:
+        Exception: What torch's compiler raises.
+    """
+    heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    # made outside of inference mode, as weights are: torch compiles anew for what is not
+    weight = torch.ones(heads + kv_heads, dim, device=device, dtype=dtype)
+    with torch.inference_mode():
+        for tokens in (_TYPICAL_TOKENS, 1):
+            qk = torch.ones(tokens, heads + kv_heads, dim, device=device, dtype=dtype)
+            rope = torch.ones(tokens, 1, dim // 2, 2, device=device)
+            for part in (qk, qk[:, :heads]):  # the last layer's queries are whole, others are views
+                steps.norm_and_rotate(part, weight[: part.shape[1]], rope)
+            gate_up = torch.ones(tokens, 2 * config.intermediate_size, device=device, dtype=dtype)
+            inner = steps.silu_and_multiply(gate_up)
+            if fp8:
+                steps.round_to_fp8(inner)
+
+
+def _not_compiled(config: ModelConfig, why: str) -> Elementwise:
+    logger.warning(
+        "norms, rotations and activations are not compiled, which makes this GPU slower: %s", why
+    )
+    return Elementwise(config.rms_norm_eps)
+
+
+def _norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor, eps: float) -> Tensor:
+    numbers = x.float()
+    scale = torch.rsqrt(numbers.square().mean(-1, keepdim=True) + eps)
+    pairs = (numbers * scale * weight.float()).unflatten(-1, (-1, 2))
+    (real, imaginary), (cos, sin) = pairs.unbind(-1), rope.unbind(-1)
+    rotated = (real * cos - imaginary * sin, real * sin + imaginary * cos)
+    return torch.stack(rotated, -1).flatten(-2).to(x.dtype)
+
+
+def _silu_and_multiply(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def round_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Elementwise.round_to_fp8`."""
+    numbers = x.float()
+    # not smaller than this, so that a row of zeros stays one
+    scale = numbers.abs().amax(-1, keepdim=True).div(_LARGEST_FP8).clamp_min(1e-20)
+    return (numbers / scale).to(torch.float8_e4m3fn), scale

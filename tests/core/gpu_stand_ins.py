@@ -1,0 +1,104 @@
+"""What only a CUDA device can do, done on a CPU: everything around it is the real code."""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from quernstone.attention import SdpaAttention, VarlenMaker
+from quernstone.elementwise import Elementwise
+from quernstone.engines import torch as engine
+from quernstone.engines.transfer import PinnedTransfer
+
+
+def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
+    """Varlen attention, which like the real one reads no number on the host."""
+
+    def owners(bounds, count):
+        return torch.bucketize(torch.arange(count), bounds[1:], right=True)
+
+    visible = owners(cu_q, len(q))[:, None] == owners(cu_k, len(k))
+    if causal:
+        visible &= torch.arange(len(q))[:, None] >= torch.arange(len(k))
+    repeat = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(repeat, 1).float() for x in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q.float(), k) / q.shape[2] ** 0.5
+    scores = scores.masked_fill(~visible, -torch.inf)
+    out = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
+    return out.to(q.dtype), scores.logsumexp(-1).T
+
+
+class HostTransfer(PinnedTransfer):
+    """Copies at once, from memory that is not pinned."""
+
+    def __init__(self):
+        super().__init__(torch.device("cpu"))
+        self.waits = 0
+
+    def _pinned(self, like):
+        return torch.empty_like(like)
+
+    def _record(self):
+        return self
+
+    def synchronize(self):
+        self.waits += 1
+
+
+class HostReads(TorchDispatchMode):
+    """Fails where a graph could not be recorded: numbers read on the host, or sent from it."""
+
+    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        assert not name.startswith(self.forbidden), f"{name} while a graph is recorded"
+        return func(*args, **kwargs or {})
+
+
+class Recorder:
+    """Runs a function again instead of its kernels. Counts what was recorded and replayed."""
+
+    def __init__(self):
+        self.recorded = self.replays = 0
+
+    def __call__(self, compute):
+        with HostReads():
+            rows = compute().clone()
+        self.recorded += 1
+
+        def replay():
+            self.replays += 1
+            return rows.copy_(compute())
+
+        return replay
+
+
+class Sdpa:
+    """For float32 beside another dtype, as on CUDA."""
+
+    name, replayable = "sdpa", False
+
+    def integers(self, batch):
+        return []
+
+    def make(self, batch, integers):
+        return SdpaAttention(batch, torch.device("cpu"))
+
+
+def use(monkeypatch, *, record=None):
+    """Have `TorchEngine` take the way of CUDA, in any dtype."""
+    transfers = []
+
+    def transfer(device):
+        transfers.append(HostTransfer())
+        return transfers[-1]
+
+    monkeypatch.setattr(engine, "choose_transfer", transfer)
+    monkeypatch.setattr(
+        engine,
+        "choose_elementwise",
+        lambda config, device, dtype, fp8: Elementwise(config.rms_norm_eps),
+    )
+    makers = iter([VarlenMaker("stand-in", kernel), Sdpa()] * 100)
+    monkeypatch.setattr(engine, "choose_attention", lambda device, dtype: next(makers))
+    monkeypatch.setattr(engine, "choose_recorder", lambda device: record)
+    return transfers

@@ -1,0 +1,239 @@
+"""What is chosen, and called, on CUDA: decided by numbers that a device would give."""
+
+import weakref
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from quernstone import EngineMemoryError, attention
+from quernstone.attention.varlen import torch_varlen
+from quernstone.bench.matrices import layer_shapes
+from quernstone.engines.graphs import CudaRecorder
+from quernstone.engines.placement import memory_errors
+from quernstone.engines.torch import _batch_tokens
+from quernstone.engines.transfer import PinnedTransfer, PlainTransfer, choose_transfer
+from quernstone.fp8 import can_compute_fp8
+from quernstone.models import resolve
+
+CUDA = torch.device("cuda", 1)
+CONFIG = resolve("tiny", "embed", None).qwen3_config()
+
+
+def having(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "name"),
+    [
+        ((9, 0), torch.bfloat16, "torch-varlen"),
+        ((8, 0), torch.float16, "torch-varlen"),
+        ((9, 0), torch.float32, "sdpa"),
+        ((7, 5), torch.float16, "sdpa"),
+    ],
+)
+def test_attention(monkeypatch, capability, dtype, name):
+    having(monkeypatch, capability)
+    maker = attention.choose_attention(CUDA, dtype)
+    assert maker.name == name
+    assert maker.replayable == (name != "sdpa")
+
+
+def test_an_older_torch_has_no_kernel_for_grouped_heads(monkeypatch):
+    def without_groups(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+        raise AssertionError
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", without_groups)
+    assert torch_varlen() is None
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_torch_takes_what_its_kernel_is_given(causal):
+    """torch's own checks and shapes, on tensors without numbers; views of one product."""
+    qkv = torch.empty(9, 16 + 2 * 8, 128, dtype=torch.bfloat16, device="meta")
+    query, key, value = qkv.split([16, 8, 8], 1)
+    bounds = torch.empty(3, dtype=torch.int32, device="meta")
+    out, lse = torch_varlen()(query, key, value, bounds, bounds, 5, 5, causal=causal)
+    assert out.shape == query.shape
+    assert (lse.shape, lse.dtype) == ((9, 16), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capability", "can"), [((8, 6), False), ((8, 9), True), ((9, 0), True), ((10, 0), True)]
+)
+def test_fp8(monkeypatch, capability, can):
+    having(monkeypatch, capability)
+    assert can_compute_fp8(CUDA) == can
+    assert not can_compute_fp8(torch.device("cpu"))
+
+
+def test_the_way_to_a_device():
+    assert isinstance(choose_transfer(CUDA), PinnedTransfer)
+    assert isinstance(choose_transfer(torch.device("cpu")), PlainTransfer)
+    assert isinstance(choose_transfer(torch.device("mps")), PlainTransfer)
+
+
+def test_the_budget_is_what_fits_into_half_of_the_free_memory(monkeypatch):
+    heads = CONFIG.num_attention_heads + 2 * CONFIG.num_key_value_heads
+    numbers = 4 * CONFIG.hidden_size + 3 * heads * CONFIG.head_dim + 3 * CONFIG.intermediate_size
+    keys = 2 * CONFIG.num_key_value_heads * CONFIG.head_dim * CONFIG.num_hidden_layers
+
+    def budget(free, dtype):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+        return _batch_tokens(CUDA, CONFIG, dtype)
+
+    for dtype, size in ((torch.bfloat16, 2), (torch.float32, 4)):
+        prefixes = 4096 * keys * size
+        assert budget(prefixes + 2 * 5000 * numbers * size, dtype) == 5000
+    assert budget(0, torch.bfloat16) == 2048
+    assert budget(10**12, torch.bfloat16) == 65536
+    assert _batch_tokens(torch.device("cpu"), CONFIG, torch.bfloat16) == 4096
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=str,
+)
+def test_out_of_memory(error):
+    with pytest.raises(EngineMemoryError), memory_errors(7):
+        raise error
+
+
+def test_out_of_memory_keeps_nothing_of_the_failed_batch():
+    """Or its halves would not fit either."""
+    kept = []
+
+    def layer():
+        activations = torch.zeros(3)
+        kept.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(EngineMemoryError) as caught, memory_errors(7):
+        layer()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert kept[0]() is None
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_errors(7):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_the_floor_multiplies_as_the_engine_does():
+    apart, joint = (layer_shapes(CONFIG, joint=joint) for joint in (False, True))
+    hidden, inner = CONFIG.hidden_size, CONFIG.intermediate_size
+    assert [shape for shape in apart if shape not in joint] == [(inner, hidden)] * 2
+    assert [shape for shape in joint if shape not in apart] == [(2 * inner, hidden)]
+
+
+class Calls:
+    """Stands in for `torch.cuda`'s streams and graphs, and notes what is asked of them."""
+
+    def __init__(self, monkeypatch, free=1 << 34):
+        self.made = []
+        self.current = "current"
+        calls = self
+
+        class Stream:
+            def __init__(self, name):
+                self.name = name
+
+            def wait_stream(self, other):
+                calls.made.append(f"{self.name} waits for {other.name}")
+
+        class Graph:
+            def replay(self):
+                calls.made.append("replay")
+
+        @contextmanager
+        def stream(which):
+            before, calls.current = calls.current, which.name
+            try:
+                yield
+            finally:
+                calls.current = before
+
+        @contextmanager
+        def graph(made, pool, stream, capture_error_mode):
+            assert (pool, capture_error_mode) == ("pool", "thread_local")
+            calls.current = stream.name
+            calls.made.append("record")
+            yield
+            calls.current = "current"  # not reached after an error, as in torch
+
+        for name, value in {
+            "Stream": lambda device: Stream("side"),
+            "CUDAGraph": Graph,
+            "stream": stream,
+            "graph": graph,
+            "graph_pool_handle": lambda: "pool",
+            "current_stream": lambda device: Stream("current"),
+            "mem_get_info": lambda device: (free, 1 << 35),
+            "memory_reserved": lambda device: 3 << 20,
+            "memory_allocated": lambda device: 1 << 20,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_a_graph_is_recorded_beside_the_current_stream(monkeypatch):
+    calls = Calls(monkeypatch)
+    results = iter([torch.zeros(1), torch.ones(1)])
+
+    def compute():
+        calls.made.append(f"compute on {calls.current}")
+        return next(results)
+
+    replay = CudaRecorder(CUDA)(compute)
+    assert calls.made == [
+        "side waits for current",
+        "compute on side",
+        "current waits for side",
+        "record",
+        "compute on side",
+    ]
+    assert torch.equal(replay(), torch.ones(1))  # what was computed while it was recorded
+    assert replay() is replay()
+    assert calls.made[5:] == ["replay"] * 3
+    assert calls.current == "current"
+
+
+def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
+    calls = Calls(monkeypatch)
+
+    def compute():
+        if "record" in calls.made:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return torch.zeros(1)
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaRecorder(CUDA)(compute)
+    assert calls.current == "current"
+
+
+def test_nothing_is_recorded_when_memory_is_short(monkeypatch):
+    calls = Calls(monkeypatch, free=500 << 20)
+    with pytest.raises(RuntimeError, match="502 MiB of memory are left, and 1024 are asked for"):
+        CudaRecorder(CUDA)(lambda: pytest.fail("computed"))
+    assert calls.made == []
+
+
+def test_a_batch_travels_in_one_copy(monkeypatch):
+    copies = []
+
+    class Here(PinnedTransfer):
+        def _pinned(self, like):
+            copies.append(like.shape)
+            return torch.empty_like(like)
+
+    sent = Here(torch.device("cpu")).upload(
+        [np.arange(5, dtype=np.int32), np.arange(2, dtype=np.int32)], [np.array([7], np.int32)]
+    )
+    assert [each.tolist() for each in sent] == [[0, 1, 2, 3, 4], [0, 1], [7]]
+    assert copies == [(8,)]
