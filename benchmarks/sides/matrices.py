@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from quernstone.bench.matrices import layer_shapes, matrix_seconds, product_seconds
-from quernstone.linear import Linear
 from quernstone.models import resolve
+from quernstone.qwen3.linear import Linear
 
 
 class Floor:

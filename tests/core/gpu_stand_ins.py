@@ -4,9 +4,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quernstone.attention import SdpaAttention, VarlenMaker
-from quernstone.elementwise import Elementwise
 from quernstone.engines import torch as engine
 from quernstone.engines.transfer import PinnedTransfer
+from quernstone.qwen3.elementwise import Elementwise
 
 
 def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):

@@ -14,8 +14,8 @@ from quernstone.engines.graphs import CudaRecorder
 from quernstone.engines.placement import memory_errors
 from quernstone.engines.torch import _batch_tokens
 from quernstone.engines.transfer import PinnedTransfer, PlainTransfer, choose_transfer
-from quernstone.fp8 import can_compute_fp8
 from quernstone.models import resolve
+from quernstone.qwen3.fp8 import can_compute_fp8
 
 CUDA = torch.device("cuda", 1)
 CONFIG = resolve("tiny", "embed", None).qwen3_config()

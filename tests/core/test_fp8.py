@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from tests.core import gpu_stand_ins
 
 from quernstone import ConfigError, Embedder, Reranker
-from quernstone.elementwise import round_to_fp8
-from quernstone.fp8 import Fp8Linear
+from quernstone.qwen3.elementwise import round_to_fp8
+from quernstone.qwen3.fp8 import Fp8Linear
 
 
 def tensors(rows, dtype=torch.bfloat16):

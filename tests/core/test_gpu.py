@@ -41,8 +41,8 @@ def capable(major, minor):
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (major, minor)
 
 
-needs_flash = pytest.mark.skipif(not capable(8, 0), reason="compute capability below 8.0")
-needs_fp8 = pytest.mark.skipif(not capable(8, 9), reason="compute capability below 8.9")
+needs_flash = pytest.mark.skipif(not capable(8, 0), reason="no CUDA device of compute capability 8.0")
+needs_fp8 = pytest.mark.skipif(not capable(8, 9), reason="no CUDA device of compute capability 8.9")
 
 
 @pytest.mark.parametrize(("dtype", "cosine"), [("float32", 0.999999), ("bfloat16", 0.999)])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from quernstone import ConfigError, Embedder, Reranker
-from quernstone.int8 import Int8Linear, can_compute_int8
+from quernstone.qwen3.int8 import Int8Linear, can_compute_int8
 
 HELD_OUT = Path(__file__).parents[1] / "data" / "tiny_heldout.jsonl.gz"
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quernstone import Embedder, linear
-from quernstone.linear import Linear
+from quernstone import Embedder
+from quernstone.qwen3 import linear
+from quernstone.qwen3.linear import Linear
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.linear import Linear
 from quernstone.models import ModelConfig
+from quernstone.qwen3.linear import Linear
 
 _ROWS = (512, 1024, 2048, 4096, 8192)
 """Tokens in one product: more use the cores better, fewer stay in their caches."""

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from quernstone.attention import AttentionMaker, choose_attention
 from quernstone.batching import PackedBatch, pack
-from quernstone.elementwise import choose_elementwise
 from quernstone.engines.graphs import Graphs, choose_recorder
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.engines.transfer import choose_transfer
 from quernstone.errors import ConfigError
-from quernstone.fp8 import can_compute_fp8
-from quernstone.int8 import can_compute_int8
 from quernstone.models import Checkpoint, ModelConfig
 from quernstone.qwen3 import Inputs, LayerPrefixes, load_qwen3
+from quernstone.qwen3.elementwise import choose_elementwise
+from quernstone.qwen3.fp8 import can_compute_fp8
+from quernstone.qwen3.int8 import can_compute_int8
 from quernstone.tokenization import Tokenization
 from quernstone.types import (
     Dtype,

@@ -2,7 +2,7 @@
 
 There they take as long as the products if every operation reads and writes memory. torch compiles
 each step into one kernel; where it cannot, the same functions run operation by operation. CPUs have
-steps of their own, in `quernstone.qwen3` and within the products (`quernstone.linear`).
+steps of their own, in `decoder` and within the products of `linear`.
 """
 
 from __future__ import annotations

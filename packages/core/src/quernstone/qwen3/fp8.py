@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.elementwise import round_to_fp8
+from quernstone.qwen3.elementwise import round_to_fp8
 
 CAPABILITY = (8, 9)
 """The least compute capability with products of 8-bit floating point."""
 
 Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""As `quernstone.elementwise.round_to_fp8`."""
+"""As `quernstone.qwen3.elementwise.round_to_fp8`."""
 
 
 class Fp8Linear:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from quernstone.elementwise import Elementwise
-from quernstone.int8 import Int8Linear
-from quernstone.linear import Linear
+from quernstone.qwen3.elementwise import Elementwise
+from quernstone.qwen3.int8 import Int8Linear
+from quernstone.qwen3.linear import Linear
 
 
 class SeparateProducts:

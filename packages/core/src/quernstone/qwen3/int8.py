@@ -20,7 +20,7 @@ _BLOCK_TOKENS = 128
 
 
 class Int8Linear:
-    """A weight matrix in int8, with the methods of `quernstone.linear.Linear`."""
+    """A weight matrix in int8, with the methods of `quernstone.qwen3.linear.Linear`."""
 
     __slots__ = ("_packed", "_scale", "_zeros")
 
