@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quernstone import elementwise
 from quernstone.models import resolve
-from quernstone.qwen3 import Qwen3
+from quernstone.qwen3 import Qwen3, elementwise
 from quernstone.qwen3.elementwise import Elementwise, choose_elementwise, compile_steps
 
 CONFIG = resolve("tiny", "embed", None).qwen3_config()

@@ -41,7 +41,9 @@ def capable(major, minor):
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (major, minor)
 
 
-needs_flash = pytest.mark.skipif(not capable(8, 0), reason="no CUDA device of compute capability 8.0")
+needs_flash = pytest.mark.skipif(
+    not capable(8, 0), reason="no CUDA device of compute capability 8.0"
+)
 needs_fp8 = pytest.mark.skipif(not capable(8, 9), reason="no CUDA device of compute capability 8.9")
 
 
