@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quernstone.attention import SdpaAttention, VarlenMaker
+from quernstone.attention import SdpaMaker, VarlenMaker
 from quernstone.engines import torch as engine
 from quernstone.engines.transfer import PinnedTransfer
 from quernstone.qwen3.elementwise import Elementwise
@@ -72,18 +72,6 @@ class Recorder:
         return replay
 
 
-class Sdpa:
-    """For float32 beside another dtype, as on CUDA."""
-
-    name, replayable = "sdpa", False
-
-    def integers(self, batch):
-        return []
-
-    def make(self, batch, integers):
-        return SdpaAttention(batch, torch.device("cpu"))
-
-
 def use(monkeypatch, *, record=None):
     """Have `TorchEngine` take the way of CUDA, in any dtype."""
     transfers = []
@@ -98,7 +86,8 @@ def use(monkeypatch, *, record=None):
         "choose_elementwise",
         lambda config, device, dtype, fp8: Elementwise(config.rms_norm_eps),
     )
-    makers = iter([VarlenMaker("stand-in", kernel), Sdpa()] * 100)
+    # the second is for float32 beside another dtype, as on CUDA
+    makers = iter([VarlenMaker("stand-in", kernel), SdpaMaker(torch.device("cpu"))] * 100)
     monkeypatch.setattr(engine, "choose_attention", lambda device, dtype: next(makers))
     monkeypatch.setattr(engine, "choose_recorder", lambda device: record)
     return transfers

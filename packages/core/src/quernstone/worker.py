@@ -70,7 +70,7 @@ class Job:
             self.future.set_result(self.rows[self.firsts])
 
     def fail(self, error: Exception) -> None:
-        """Hand an error over, unless the caller has cancelled or another batch has failed."""
+        """Hand an error over, unless the job is done: cancelled, or failed by another batch."""
         if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
@@ -169,8 +169,7 @@ class Worker:
             jobs = [*waiting, *self._arrived]
             self._arrived.clear()
         for job in jobs:
-            if not job.future.done():
-                job.fail(error)
+            job.fail(error)
 
     def _collect(self, waiting: list[Job], launched: Launched | None) -> bool:
         """Add the jobs that arrived, waiting for one if there is nothing to do."""
@@ -194,13 +193,14 @@ class Worker:
             [job.queue for job in waiting],
             max_batch_tokens=engine.info.max_batch_tokens,
         )
-        items = _wanted([(waiting[job], place) for job, place in taken])
+        items = [(waiting[job], place) for job, place in taken]
         # those that gave something wait for the others to have their turn
         waiting.sort(key={job for job, _ in items}.__contains__)
         launch = _launcher(engine)
         if launch is None:
             self._run(engine, items)
             return None
+        items = _wanted(items)
         following: Launched | None = None
         failed: Pending | None = None
         if items:

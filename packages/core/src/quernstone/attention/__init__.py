@@ -8,27 +8,23 @@ torch does: it has the scores of both side by side and needs one softmax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
 from quernstone.attention.base import AttentionMaker, BatchAttention, PrefixKeys, merge
-from quernstone.attention.sdpa import SdpaAttention
+from quernstone.attention.sdpa import SdpaAttention, SdpaMaker
 from quernstone.attention.varlen import (
     VarlenAttention,
     VarlenMaker,
     flash_attn_varlen,
     torch_varlen,
 )
-from quernstone.batching import PackedBatch
-from quernstone.types import TokenArray
 
 __all__ = [
     "AttentionMaker",
     "BatchAttention",
     "PrefixKeys",
     "SdpaAttention",
+    "SdpaMaker",
     "VarlenAttention",
     "VarlenMaker",
     "choose_attention",
@@ -46,22 +42,4 @@ def choose_attention(device: torch.device, dtype: torch.dtype) -> AttentionMaker
         for name, kernel in (("torch-varlen", torch_varlen()), ("flash-attn", flash_attn_varlen())):
             if kernel is not None:
                 return VarlenMaker(name, kernel)
-    return _SdpaMaker(device)
-
-
-class _SdpaMaker:
-    """Makes a `SdpaAttention`, which plans its buckets on the host."""
-
-    name = "sdpa"
-    replayable = False
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def integers(self, batch: PackedBatch) -> list[TokenArray]:  # noqa: ARG002 - see `AttentionMaker`
-        """See `AttentionMaker`."""
-        return []
-
-    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> BatchAttention:  # noqa: ARG002
-        """See `AttentionMaker`."""
-        return SdpaAttention(batch, self._device)
+    return SdpaMaker(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quernstone.attention.base import PrefixKeys
 from quernstone.batching import PackedBatch
+from quernstone.types import TokenArray
 
 # Rows of scores computed at a time: most of what lies above the diagonal is left out.
 _SCORE_ROWS = 128
@@ -25,6 +26,24 @@ _BUCKET_TOKENS = 8
 # Lengths are padded to multiples of this, and the sequences of a bucket are one of few numbers:
 # oneDNN compiles its kernels for every shape.
 _LENGTH_STEP = 8
+
+
+class SdpaMaker:
+    """Makes a `SdpaAttention`, which plans its buckets on the host."""
+
+    name = "sdpa"
+    replayable = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def integers(self, batch: PackedBatch) -> list[TokenArray]:  # noqa: ARG002 - see `AttentionMaker`
+        """See `AttentionMaker`."""
+        return []
+
+    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> SdpaAttention:  # noqa: ARG002
+        """See `AttentionMaker`."""
+        return SdpaAttention(batch, self._device)
 
 
 class SdpaAttention:
