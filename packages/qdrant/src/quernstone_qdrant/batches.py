@@ -11,14 +11,11 @@ from quernstone_qdrant.chunking import Chunk, Chunker
 from quernstone_qdrant.deadletter import Failure
 from quernstone_qdrant.duplicates import RecentKeys
 from quernstone_qdrant.errors import RecordError
+from quernstone_qdrant.pace import Pace
 from quernstone_qdrant.pipeline import Batch
 from quernstone_qdrant.points import Point
 from quernstone_qdrant.records import Record, to_record
 from quernstone_qdrant.seen import SeenHashes
-
-_BATCH_CHARS = 256_000
-"""A batch of long texts is closed early. These are about 64,000 tokens, as many as an accelerator
-computes at once; more of them would only be lost to a crash, and be late to show progress."""
 
 
 class BatchReader:
@@ -28,6 +25,7 @@ class BatchReader:
         chunker: Splits.
         make_point: Gives a chunk its id and its hash.
         size: Most chunks per batch, and most documents.
+        pace: Says at how many characters a batch is closed before that.
         skip_errors: Hand errors over with the batch, and go on. Otherwise the first is raised,
             after the batch with what came before it.
         source: Of records that name none.
@@ -40,12 +38,13 @@ class BatchReader:
         make_point: Callable[[Chunk], Point],
         *,
         size: int,
+        pace: Pace,
         skip_errors: bool,
         source: str = "",
         seen: SeenHashes | None = None,
     ) -> None:
         self._chunker, self._make_point = chunker, make_point
-        self._size, self._skip_errors = size, skip_errors
+        self._size, self._pace, self._skip_errors = size, pace, skip_errors
         self._source, self._seen = source, seen
         self.sources: set[str] = set()
         """Those of the records so far."""
@@ -109,7 +108,9 @@ class BatchReader:
     def _is_full(self) -> bool:
         batch, most = self._batch, self._size
         documents = batch.seen + len(batch.failures)
-        return len(batch.points) >= most or documents >= most or batch.chars >= _BATCH_CHARS
+        if len(batch.points) >= most or documents >= most:
+            return True
+        return batch.chars >= self._pace.batch_chars
 
     def _close(self) -> Batch:
         closed = self._batch

@@ -39,8 +39,9 @@ class QdrantLoader:
         chunk_size: Most characters per chunk; None keeps every text whole.
         chunk_overlap: Most characters that a chunk repeats of the one before; None: a tenth of
             `chunk_size`.
-        batch_size: Most chunks per lookup, embedding call and write. Long ones make smaller
-            batches, of about 256,000 characters.
+        batch_size: Most chunks per lookup, embedding call and write. A batch is smaller when the
+            model needs longer than some seconds for it: a crash loses, and progress waits for,
+            about that much.
         request_bytes: About how large a write may become; larger batches are divided.
         patience: Seconds for which a request is repeated that fails in passing: a lost connection,
             a server that is overloaded or restarts. 0 repeats nothing.
@@ -82,7 +83,7 @@ class QdrantLoader:
         hybrid: bool | None = None,
         chunk_size: int | None = 1200,
         chunk_overlap: int | None = None,
-        batch_size: int = 512,
+        batch_size: int = 2048,
         request_bytes: int = REQUEST_BYTES,
         patience: float = 300.0,
         defer_index: DeferIndex = "none",

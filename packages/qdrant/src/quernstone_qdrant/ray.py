@@ -28,6 +28,7 @@ from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.batches import BatchReader
 from quernstone_qdrant.chunking import Chunker
 from quernstone_qdrant.layouts import LayoutName, layout_of
+from quernstone_qdrant.pace import Pace
 from quernstone_qdrant.pipeline import Batch
 from quernstone_qdrant.points import Point, make_point
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
@@ -323,6 +324,7 @@ def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
         Chunker(plan.chunk_size, plan.chunk_overlap),
         lambda chunk: make_point(made.namespace, made.fingerprint, chunk, layout),
         size=plan.batch_size,
+        pace=Pace(),  # the model is on another machine, and its speed not known here
         skip_errors=True,  # whether an error stops the load is the driver's business
     )
     batches = list(reader.batches(rows.to_pylist()))

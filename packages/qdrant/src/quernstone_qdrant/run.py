@@ -17,6 +17,7 @@ from quernstone_qdrant.chunking import Chunker
 from quernstone_qdrant.deadletter import DeadLetters
 from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.layouts import layout_of
+from quernstone_qdrant.pace import Pace
 from quernstone_qdrant.pipeline import Batch, Pipeline
 from quernstone_qdrant.points import make_point
 from quernstone_qdrant.provenance import Provenance, TextEmbedder
@@ -77,10 +78,12 @@ class Load:
         )
         self._letters: DeadLetters | None = None
         self._seen = SeenHashes() if prune else None
+        self._pace = Pace()
         self._reader = BatchReader(
             plan.chunker,
             partial(make_point, made.namespace, made.fingerprint, layout=layout),
             size=plan.batch_size,
+            pace=self._pace,
             skip_errors=plan.skip_errors,
             source=source,
             seen=self._seen,
@@ -88,7 +91,7 @@ class Load:
         self._pipeline = Pipeline(
             self._reader.batches(records),
             look_up=partial(look_up, store=self._store, namespace=made.namespace),
-            embed=partial(embed, embedder=plan.embedder, skip_errors=plan.skip_errors),
+            embed=self._embed,
             write=partial(write, store=self._store),
             count=self._count_batch,
             give_up=self._retry.stop,
@@ -133,6 +136,10 @@ class Load:
             self._indexing = False
             self._count()
         return self.report
+
+    def _embed(self, batch: Batch) -> None:
+        with self._pace.embedding(sum(len(point.text) for point in batch.points)):
+            embed(batch, self._plan.embedder, skip_errors=self._plan.skip_errors)
 
     def _count_batch(self, batch: Batch) -> None:
         """Add up what Qdrant has confirmed."""

@@ -92,7 +92,7 @@ def load(
             help="Most characters that a chunk repeats of the one before. (default: a tenth)",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most chunks per write.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most chunks per write.")] = 2048,
     patience: Annotated[
         float,
         typer.Option(min=0, help="Seconds for which a request to a server is repeated."),
