@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SECONDS = 4.0
+_SECONDS = 6.0
 """Of the model's time for a batch. Larger ones are hardly faster, and late to show progress; and a
 crash loses them."""
-_FIRST = 128_000
+_FIRST = 64_000
 _LEAST = 32_000
 """About 8,000 tokens: fewer do not fill the forward passes of a batch."""
 _MOST = 1_024_000

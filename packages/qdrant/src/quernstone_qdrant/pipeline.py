@@ -1,7 +1,7 @@
 """The stages of a load, side by side: read and split, look up, embed, write.
 
-One bound holds for all of it: a batch needs one of `IN_FLIGHT` places from before it is read until
-it is confirmed. So memory does not grow with the number of records, and within the bound a slow
+One bound holds for all of it: a batch needs one of `IN_FLIGHT` places (at the start of fewer) from
+before it is read until it is confirmed. So memory does not grow with the number of records, and within the bound a slow
 moment of one stage is hidden by the batches that wait in front of the others.
 
     reader thread -> look up -> embedding threads -> write -> the calling thread counts
@@ -104,7 +104,7 @@ class Pipeline:
         self._look_up, self._embed, self._write, self._count = look_up, embed, write, count
         self._give_up = give_up
         self._writers = writers if writers > 1 else 0
-        self._places = threading.Semaphore(IN_FLIGHT)
+        self._places = threading.Semaphore(EMBEDDING_CALLS)
         self._lock = threading.Lock()
         self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
         self._target_work = SimpleQueue() if self._writers else self._inbox
@@ -276,6 +276,8 @@ class Pipeline:
     def _finish(self, batch: Batch, error: Exception | None, *, done: bool) -> None:
         self._finished += 1
         self._places.release()
+        if self._finished == EMBEDDING_CALLS:  # the embedder's speed is known now: see `Pace`
+            self._places.release(IN_FLIGHT - EMBEDDING_CALLS)
         if error is None and done:
             try:
                 self._count(batch)
