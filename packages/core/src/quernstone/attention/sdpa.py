@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quernstone.attention.base import PrefixKeys
+from quernstone.attention.head_order import HeadOrder
 from quernstone.batching import PackedBatch
 from quernstone.types import TokenArray
 
@@ -63,12 +64,13 @@ class SdpaAttention:
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """See `BatchAttention`."""
-        out = torch.empty_like(query)
+        out = query.new_empty(query.shape)
         out[self._tokens :] = 0
         for bucket in self._buckets:
-            q, k, v = (bucket.pad(x, key.shape[1]) for x in (query, key, value))
-            prefix = None if bucket.group is None else prefixes[bucket.group]
-            bucket.unpad(self._causal(bucket, q, k, v, prefix), out)
+            q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
+            attended = torch.empty_like(q)
+            self._causal(q, k, v, bucket.prefix(prefixes), step=bucket.score_rows, out=attended)
+            bucket.order.by_token(attended, out)
         return out
 
     def last_tokens(
@@ -78,33 +80,37 @@ class SdpaAttention:
         out = torch.zeros_like(query)
         kv_heads = key.shape[1]
         for bucket in self._buckets:
-            k, v = (bucket.pad(x, kv_heads) for x in (key, value))
-            q = query[bucket.rows].unflatten(1, (kv_heads, -1)).transpose(0, 1)
-            prefix = None if bucket.group is None else prefixes[bucket.group]
-            attended = _attend(q, k, v, prefix, bucket.padding_mask)
+            k, v = (bucket.order.by_head(x, kv_heads) for x in (key, value))
+            q = query[bucket.rows].unflatten(1, (kv_heads, -1)).transpose(0, 1).contiguous()
+            attended = torch.empty_like(q)
+            _attend(q, k, v, bucket.prefix(prefixes), bucket.padding_mask, out=attended)
             out[bucket.rows] = attended.transpose(0, 1).flatten(1, 2)
         return out
 
     def _causal(
-        self, bucket: _Bucket, query: Tensor, key: Tensor, value: Tensor, prefix: PrefixKeys | None
-    ) -> Tensor:
-        """Attention of a padded bucket, some rows at a time."""
-        length, step = bucket.length, bucket.score_rows
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix: PrefixKeys | None,
+        *,
+        step: int,
+        out: Tensor,
+    ) -> None:
+        """Attention of a padded bucket, the rows of `step` tokens at a time."""
+        length = key.shape[2]
         repeat = query.shape[2] // length
-        if step == length:
-            return _attend(query, key, value, prefix, self._future(length, repeat, query))
-        out = torch.empty_like(query)
         for start in range(0, length, step):
             end = min(start + step, length)
             rows = slice(start * repeat, end * repeat)
-            out[:, :, rows] = _attend(
+            _attend(
                 query[:, :, rows],
                 key[:, :, :end],
                 value[:, :, :end],
                 prefix,
                 self._future(end - start, repeat, query),
+                out=out[:, :, rows],
             )
-        return out
 
     def _future(self, rows: int, repeat: int, like: Tensor) -> Tensor:
         """-inf at the keys behind a row's own, among the last `rows` keys; see `_attend`."""
@@ -123,36 +129,17 @@ class _Bucket:
     """Which of the batch's groups they belong to, if any."""
     rows: slice
     """Sequences of the batch."""
-    tokens: slice
-    """Their tokens in the packed batch."""
-    length: int
-    """Tokens of the longest, rounded up."""
     score_rows: int
-    """Rows of scores to compute at a time."""
-    gather: Tensor | None
-    """Packed position for each padded position; None when nothing needs padding."""
-    scatter: Tensor | None
-    """Padded position for each packed position."""
+    """Tokens whose scores are computed at a time."""
+    order: HeadOrder
+    """Of their tokens, padded."""
     padding_mask: Tensor | None
-    """0 where a key is real and -inf where it is padding. Shape: (1, sequences, 1, length)"""
+    """0 where a key is real and -inf where it is padding; None: there is none. Shape: (1,
+    sequences, 1, length)"""
 
-    def pad(self, x: Tensor, kv_heads: int) -> Tensor:
-        """(tokens, heads, dim) of the batch -> (kv heads, sequences, rows, dim) of the bucket.
-
-        The heads that share a key/value head are rows of it, token by token.
-        """
-        flat = x[self.tokens] if self.gather is None else x.index_select(0, self.gather)
-        shaped = flat.unflatten(0, (-1, self.length)).unflatten(2, (kv_heads, -1))
-        by_head: Tensor = shaped.permute(2, 0, 1, 3, 4).flatten(2, 3)
-        return by_head.contiguous()
-
-    def unpad(self, x: Tensor, out: Tensor) -> None:
-        """Write (kv heads, sequences, rows, dim) of the bucket into (tokens, heads, dim)."""
-        kv_heads, sequences = x.shape[:2]
-        by_head = x.reshape(kv_heads, sequences * self.length, -1)
-        if self.scatter is not None:
-            by_head = by_head.index_select(1, self.scatter)
-        out[self.tokens].view(-1, kv_heads, by_head.shape[2]).copy_(by_head.transpose(0, 1))
+    def prefix(self, prefixes: list[PrefixKeys]) -> PrefixKeys | None:
+        """Its own among those of the batch's groups."""
+        return None if self.group is None else prefixes[self.group]
 
 
 def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
@@ -183,9 +170,12 @@ def _buckets_of(
         while behind < stop and lengths[behind] >= shortest:
             behind += 1
         behind = first + _few_numbers(behind - first)
-        rows, tokens = slice(first, behind), slice(bounds[first], bounds[behind])
-        padding = _padding(bounds, lengths[first:behind], first, padded, device)
-        yield _Bucket(group, rows, tokens, padded, score_rows, *padding)
+        starts = np.asarray(bounds[first:behind])[:, None]
+        places = np.arange(padded)
+        real = places < lengths[first:behind, None]
+        tokens = np.where(real, starts + places, starts)  # padding repeats a sequence's first
+        order, mask = HeadOrder(tokens, real, device), _padding_mask(real, device)
+        yield _Bucket(group, slice(first, behind), score_rows, order, mask)
         first = behind
 
 
@@ -196,25 +186,22 @@ def _few_numbers(count: int) -> int:
     return between if count >= between else power
 
 
-def _padding(
-    bounds: list[int], lengths: np.ndarray, first: int, padded: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """`gather`, `scatter` and `padding_mask` of a bucket whose first sequence is `first`."""
-    if lengths.min() == padded:
-        return None, None, None
-    real = np.arange(padded) < lengths[:, None]
-    starts = np.asarray(bounds[first : first + len(lengths)])[:, None]
-    gather = torch.from_numpy(np.where(real, starts + np.arange(padded), starts).ravel())
-    scatter = torch.from_numpy(np.flatnonzero(real))
-    mask = torch.zeros(1, len(lengths), 1, padded).masked_fill_(
-        ~torch.from_numpy(real)[:, None], -torch.inf
-    )
-    return gather.to(device), scatter.to(device), mask.to(device)
+def _padding_mask(real: np.ndarray, device: torch.device) -> Tensor | None:
+    if real.all():
+        return None
+    padding = torch.from_numpy(~real)[None, :, None]
+    return torch.zeros(padding.shape).masked_fill_(padding, -torch.inf).to(device)
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, prefix: PrefixKeys | None, mask: Tensor | None
-) -> Tensor:
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: PrefixKeys | None,
+    mask: Tensor | None,
+    *,
+    out: Tensor,
+) -> None:
     """Attention by matrix products, softmax in float32.
 
     Args:
@@ -224,9 +211,7 @@ def _attend(
         prefix: Further keys and values, of all sequences.
         mask: Added to the scores of the last keys; broadcast to (kv heads, sequences, rows, keys
             that it covers).
-
-    Returns:
-        Shaped like `query`.
+        out: Shaped like `query`.
     """
     kv_heads, n, rows, dim = query.shape
     shared = 0 if prefix is None else len(prefix.key)
@@ -243,11 +228,15 @@ def _attend(
     if mask is not None:
         scores[..., width - mask.shape[-1] : width].add_(mask)
     weights = torch.softmax(scores, -1)
-    out = torch.bmm(weights.flatten(0, 1)[:, :, shared:width], value.flatten(0, 1))
-    out = out.view(kv_heads, n * rows, dim)
+    made = out if out.is_contiguous() else torch.empty_like(query)
+    by_sequence, by_head = weights.flatten(0, 1), weights.flatten(1, 2)
+    torch.bmm(by_sequence[:, :, shared:width], value.flatten(0, 1), out=made.view(-1, rows, dim))
     if prefix is not None:
-        out = torch.baddbmm(out, weights.flatten(1, 2)[:, :, :shared], prefix.value.transpose(0, 1))
-    return out.view(kv_heads, n, rows, dim)
+        made.view(kv_heads, n * rows, dim).baddbmm_(
+            by_head[:, :, :shared], prefix.value.transpose(0, 1)
+        )
+    if made is not out:
+        out.copy_(made)
 
 
 def _scaled_product(query: Tensor, key: Tensor, out: Tensor) -> None:

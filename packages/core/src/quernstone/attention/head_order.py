@@ -1,0 +1,69 @@
+"""Tokens head by head, which matrix products need, and back: one copy of each number either way."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class HeadOrder:
+    """The order of some sequences' tokens in attention: by head, sequence and place.
+
+    What is copied are whole rows: the numbers of one token and one head. torch takes ten times as
+    long to copy a tensor whose axes are swapped.
+    """
+
+    def __init__(self, tokens: np.ndarray, real: np.ndarray, device: torch.device) -> None:
+        """Plan.
+
+        Args:
+            tokens: Which token of the batch is at each place. Shape: (sequences, length)
+            real: Whether a place is not padding. The real ones are neighbours in the batch, and in
+                its order. Shape: (sequences, length)
+            device: Where the tokens will be.
+        """
+        self._tokens, self._real = tokens, real
+        self._first = int(tokens[0, 0])
+        self._device = device
+        self._rows: dict[tuple[int, int, int], Tensor] = {}
+        self._places: dict[tuple[int, int], Tensor] = {}
+
+    def by_head(self, x: Tensor, kv_heads: int) -> Tensor:
+        """(tokens of the batch, heads, dim) -> (kv heads, sequences, rows of a sequence, dim).
+
+        The heads that share a key/value head are rows of it, token by token.
+        """
+        if x.stride(2) != 1 or x.stride(0) % x.stride(1):
+            x = x.contiguous()
+        heads, dim = x.shape[1:]
+        width = x.stride(0) // x.stride(1)  # in rows: `x` may be a part of one product
+        rows = x.as_strided((width * (len(x) - 1) + heads, dim), (x.stride(1), 1))
+        found = rows.index_select(0, self._rows_of(kv_heads, heads, width))
+        return found.view(kv_heads, len(self._tokens), -1, dim)
+
+    def by_token(self, x: Tensor, out: Tensor) -> None:
+        """Write what `by_head` gave to its places in (tokens of the batch, heads, dim)."""
+        heads, dim = out.shape[1:]
+        places = self._places_of(len(x), heads)
+        tokens = out[self._first : self._first + len(places) // heads]
+        torch.index_select(x.view(-1, dim), 0, places, out=tokens.view(-1, dim))
+
+    def _rows_of(self, kv_heads: int, heads: int, width: int) -> Tensor:
+        """Where each row by head is among rows by token, of which a token has `width`."""
+        found = self._rows.get((kv_heads, heads, width))
+        if found is None:
+            head = np.arange(heads).reshape(kv_heads, 1, 1, -1)
+            rows = (self._tokens[:, :, None] * width + head).ravel()
+            found = self._rows[kv_heads, heads, width] = torch.from_numpy(rows).to(self._device)
+        return found
+
+    def _places_of(self, kv_heads: int, heads: int) -> Tensor:
+        """Where each row by token is among the rows by head."""
+        found = self._places.get((kv_heads, heads))
+        if found is None:
+            shared = heads // kv_heads
+            head = np.arange(kv_heads)[:, None] * self._real.size * shared + np.arange(shared)
+            places = (np.flatnonzero(self._real)[:, None, None] * shared + head).ravel()
+            found = self._places[kv_heads, heads] = torch.from_numpy(places).to(self._device)
+        return found
