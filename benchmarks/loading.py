@@ -15,7 +15,9 @@ both cores per record, so 0.9 leaves 70 us of one core for everything else, and 
 us to turn a payload of eight strings and a vector of 256 numbers into its own types and store them.
 
 Every side runs in a process of its own, one after the other, with the tiny model in one dtype and
-the defaults of its framework. What is timed begins with a loaded model and an open store, and ends
+the defaults of its framework; with `--repeats` so many times in turn. Ratios are then taken within
+each turn, because a shared host is not as fast in one minute as in the next, and the median is
+told. What is timed begins with a loaded model and an open store, and ends
 when all points are stored; building Edge's graph, which nobody else has, is told separately.
 """
 
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +34,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -337,6 +341,7 @@ def main(
     records: Annotated[int, typer.Option(help="How many each side loads.")] = 20_000,
     size: Annotated[int, typer.Option(help="Most characters per record.")] = 600,
     sides: Annotated[str, typer.Option(help="Some sides only, by commas.")] = ",".join(SIDES),
+    repeats: Annotated[int, typer.Option(min=1, help="How often each side has its turn.")] = 1,
     only_memory: Annotated[
         bool, typer.Option("--memory", help="Measure peak memory instead of time.")
     ] = False,
@@ -352,41 +357,63 @@ def main(
         return None
     if only_memory:
         counts = (records, 10 * records)
-        rows = [_in_process(name, count) for name in MEMORY_SIDES for count in counts]
+        turns = [[_in_process(name, count) for name in MEMORY_SIDES for count in counts]]
     else:
         with tempfile.TemporaryDirectory() as work:
             kept = Path(work) / "texts.json"
             found, _ = chunks_and_questions(records, 0, size=size)
             kept.write_text(json.dumps(found))
             os.environ[_TEXTS] = str(kept)
-            rows = [_in_process(name, records) for name in sides.split(",")]
+            turns = [
+                [_in_process(name, records) for name in sides.split(",")] for _ in range(repeats)
+            ]
     title = f"{records:,} records, tiny model"
     if not only_memory:
         title += f", {sum(map(len, found)) / records:.0f} characters each"
-    _print(rows, title)
+    _print(turns, title)
     folder.mkdir(parents=True, exist_ok=True)
     name = "memory" if only_memory else f"loading-{size}"
-    (folder / f"{name}.json").write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    (folder / f"{name}.json").write_text(
+        json.dumps([asdict(row) for row in chain(*turns)], indent=2)
+    )
     if not only_memory:
-        _plot(rows, title, folder / f"{name}.png")
+        _plot(_medians(turns), title, folder / f"{name}.png")
     return None
 
 
-def _print(rows: list[Row], title: str) -> None:
-    rates = [row.records / row.seconds for row in rows]
+def _medians(turns: list[list[Row]]) -> list[Row]:
+    """Of each side the turn of median time."""
+    return [
+        sorted(rows, key=lambda row: row.seconds)[len(rows) // 2]
+        for rows in zip(*turns, strict=True)
+    ]
+
+
+def _print(turns: list[list[Row]], title: str) -> None:
     table = Table(title=title)
     for column in ("side", "seconds", "records/s", "of the first", "then index, s", "peak MiB"):
         table.add_column(column, justify="left" if column == "side" else "right")
-    for row, rate in zip(rows, rates, strict=True):
+    firsts = [rows[0].seconds / rows[0].records for rows in turns]
+    for row, rows in zip(_medians(turns), zip(*turns, strict=True), strict=True):
+        paces = [each.seconds / each.records for each in rows]
+        shares = [first / pace for first, pace in zip(firsts, paces, strict=True)]
         table.add_row(
             row.name,
-            f"{row.seconds:.1f}",
-            f"{rate:,.0f}",
-            f"{rate / rates[0]:.2f}",
+            _range([each.seconds for each in rows], ".1f"),
+            f"{row.records / row.seconds:,.0f}",
+            _range(shares, ".2f"),
             f"{row.index_seconds:.1f}",
-            f"{row.peak_mib:,.0f}",
+            f"{max(each.peak_mib for each in rows):,.0f}",
         )
-    Console(width=110).print(table)
+    Console(width=120).print(table)
+
+
+def _range(values: list[float], form: str) -> str:
+    """The median, and the extremes if there are several values."""
+    middle = f"{statistics.median(values):{form}}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
 def _plot(rows: list[Row], title: str, path: Path) -> None:
