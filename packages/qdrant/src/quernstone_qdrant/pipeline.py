@@ -1,8 +1,10 @@
 """The stages of a load, side by side: read and split, look up, embed, write.
 
-One bound holds for all of it: a batch needs one of `IN_FLIGHT` places (at the start of fewer) from
-before it is read until it is confirmed. So memory does not grow with the number of records, and within the bound a slow
-moment of one stage is hidden by the batches that wait in front of the others.
+One bound holds for all of it: a batch needs one of `IN_FLIGHT` places from before it is read until
+it is confirmed. So memory does not grow with the number of records, and within the bound a slow
+moment of one stage is hidden by the batches that wait in front of the others. At the start there
+are as many places as the embedder is called at a time: how large the other batches should be is
+known when these are done.
 
     reader thread -> look up -> embedding threads -> write -> the calling thread counts
                         `--- threads for the target ---'
@@ -276,7 +278,7 @@ class Pipeline:
     def _finish(self, batch: Batch, error: Exception | None, *, done: bool) -> None:
         self._finished += 1
         self._places.release()
-        if self._finished == EMBEDDING_CALLS:  # the embedder's speed is known now: see `Pace`
+        if self._finished == EMBEDDING_CALLS:
             self._places.release(IN_FLIGHT - EMBEDDING_CALLS)
         if error is None and done:
             try:
