@@ -29,6 +29,7 @@ import numpy as np
 from quernstone import worker
 from quernstone.engines import check_engine, choose_engine, connect, load_engine, takes_text
 from quernstone.errors import ClosedError, ConfigError, InputError
+from quernstone.gathering import others_are_ready
 from quernstone.models import Checkpoint, resolve
 from quernstone.options import EngineOptions, Options, read_options
 from quernstone.progress import progress_bar
@@ -202,10 +203,10 @@ class Session:
         if not inputs:
             return self._joined([])
         if len(inputs) <= _INLINE_INPUTS and sum(map(_chars, inputs)) <= _INLINE_CHARS:
-            # Everyone who is ready on this loop gets this far before the first of them wakes the
-            # worker, which would begin with few inputs and then wait for Python's lock.
-            await asyncio.sleep(0)
-            return await asyncio.wrap_future(self._submit(inputs, 0, encode))
+            # encoded before: that lets Python's lock go, and a worker with one job would begin
+            batch = self._encode(inputs, 0, encode)
+            await others_are_ready()
+            return await asyncio.wrap_future(self._hand_over(batch, 0))
         # not `run_all` in a thread, which would go on when the caller has stopped waiting
         return self._joined([rows async for rows in self.arun(inputs, encode)])
 
@@ -215,6 +216,9 @@ class Session:
         return windows[0] if len(windows) == 1 else np.concatenate(windows)
 
     def _submit(self, window: Sequence[T], offset: int, encode: Encode[T]) -> Future[Float32Array]:
+        return self._hand_over(self._encode(window, offset, encode), offset)
+
+    def _encode(self, window: Sequence[T], offset: int, encode: Encode[T]) -> EncodedBatch:
         if not self._release.alive:
             raise ClosedError("used after `close()`; make a new one")
         batch = encode(window, offset)
@@ -227,8 +231,11 @@ class Session:
                 self.max_length,
                 offset + batch.truncated[0],
             )
+        return batch
+
+    def _hand_over(self, batch: EncodedBatch, offset: int) -> Future[Float32Array]:
         with self._usage_lock:
-            self.usage.inputs += len(window)
+            self.usage.inputs += len(batch.sequences)
             if isinstance(self.encoder, Tokenization):
                 self.usage.tokens += sum(len(s) + len(s.prefix or ()) for s in batch.sequences)
             self.usage.truncated += len(batch.truncated)
