@@ -10,8 +10,8 @@ from torch import Tensor
 class HeadOrder:
     """The order of some sequences' tokens in attention: by head, sequence and place.
 
-    What is copied are whole rows: the numbers of one token and one head. torch takes ten times as
-    long to copy a tensor whose axes are swapped.
+    What is copied are whole rows: the numbers of one token and one head. A tensor with its axes
+    swapped takes torch several times as long.
     """
 
     def __init__(self, tokens: np.ndarray, real: np.ndarray, device: torch.device) -> None:
