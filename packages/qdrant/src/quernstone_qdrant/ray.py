@@ -52,6 +52,8 @@ OpenEmbedder: TypeAlias = "Callable[[], TextEmbedder]"
 _COLUMN = "batches"
 _TASK_CPUS = 0.5
 """Of reading and writing tasks, which wait for Qdrant half of the time."""
+_BATCH_CHARS = 256_000
+"""About 64,000 tokens, as many as an accelerator computes at once."""
 _STORES: dict[str, PointStore] = {}
 """Of this process, by `_Plan.token`: Ray runs many tasks in one process, and a connection is not
 made for each."""
@@ -324,7 +326,7 @@ def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
         Chunker(plan.chunk_size, plan.chunk_overlap),
         lambda chunk: make_point(made.namespace, made.fingerprint, chunk, layout),
         size=plan.batch_size,
-        pace=Pace(),  # the model is on another machine, and its speed not known here
+        pace=Pace(_BATCH_CHARS),  # never measured: the model is on another machine
         skip_errors=True,  # whether an error stops the load is the driver's business
     )
     batches = list(reader.batches(rows.to_pylist()))
