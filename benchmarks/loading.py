@@ -410,7 +410,7 @@ def _print(turns: list[list[Row]], title: str) -> None:
 
 def _range(values: list[float], form: str) -> str:
     """The median, and the extremes if there are several values."""
-    middle = f"{statistics.median(values):{form}}"
+    middle = f"{statistics.median_high(values):{form}}"  # as `_medians` has it
     if len(values) == 1:
         return middle
     return f"{middle} ({min(values):{form}} to {max(values):{form}})"
