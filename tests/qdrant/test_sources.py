@@ -1,4 +1,5 @@
 import os
+import random
 from pathlib import Path
 
 import orjson
@@ -213,18 +214,33 @@ def test_corrupt_parquet_is_named(tmp_path):
     assert all("\n" not in error for error in errors)
 
 
-def test_parquet_that_is_damaged_in_the_middle(tmp_path):
-    path = tmp_path / "t.parquet"
-    table = pa.table({"text": [os.urandom(40).hex() for _ in range(4000)]})
-    pq.write_table(table, path, row_group_size=1000, compression="zstd", use_dictionary=False)
+def damaged_parquet(path, *, damage, **options):
+    digits = random.Random(0)
+    table = pa.table({"text": [digits.randbytes(40).hex() for _ in range(4000)]})
+    pq.write_table(table, path, row_group_size=1000, use_dictionary=False, **options)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
-    data[middle : middle + 2000] = bytes(2000)
+    data[middle : middle + len(damage)] = damage
     path.write_bytes(data)
+
+
+def test_parquet_that_is_damaged_in_the_middle(tmp_path):
+    path = tmp_path / "t.parquet"
+    damaged_parquet(path, damage=b"\xff" * 2000, compression="none")
     records, errors = read(tmp_path)
     assert 0 < len(records) < 4000
     assert len(errors) == 1
     assert f"{path}: cannot be read as Parquet after row {len(records)}" in errors[0]
+
+
+def test_parquet_whose_damage_only_its_checksums_show(tmp_path):
+    path = tmp_path / "t.parquet"
+    damaged_parquet(path, damage=b"0", compression="none", write_page_checksum=True)
+    records, errors = read(tmp_path)
+    assert 0 < len(records) < 4000
+    assert len(errors) == 1
+    assert f"{path}: cannot be read as Parquet after row {len(records)}" in errors[0]
+    assert "CRC checksum verification failed" in errors[0]
 
 
 def test_a_column_that_is_missing_is_named_with_those_that_are_there(tmp_path):
