@@ -2,6 +2,7 @@
 
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,7 +90,12 @@ def test_the_budget_is_what_fits_into_half_of_the_free_memory(monkeypatch):
         assert budget(prefixes + 2 * 5000 * numbers * size, dtype) == 5000
     assert budget(0, torch.bfloat16) == 2048
     assert budget(10**12, torch.bfloat16) == 65536
-    assert _batch_tokens(torch.device("cpu"), CONFIG, torch.bfloat16) == 4096
+
+
+def test_the_budget_on_a_cpu_is_larger_for_small_models():
+    cpu, large = torch.device("cpu"), replace(CONFIG, hidden_size=1024)
+    assert _batch_tokens(cpu, CONFIG, torch.bfloat16) == 8192
+    assert _batch_tokens(cpu, large, torch.bfloat16) == 4096
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_other_engines_run_the_same_and_have_no_floor(embedding_model):
 def test_a_model_that_others_use_keeps_its_budget(embedding_model):
     with Embedder(embedding_model, device="cpu") as embedder:
         measure(embedding_model, device="cpu", seconds=0.001, texts=["a"])
-        assert embedder.info.max_batch_tokens == 4096
+        assert embedder.info.max_batch_tokens == 8192
 
 
 def test_budgets_that_do_not_fit_end_the_search(embedding_model, monkeypatch):
@@ -159,7 +159,7 @@ def test_budgets_that_do_not_fit_end_the_search(embedding_model, monkeypatch):
     monkeypatch.setattr(TorchEngine, "run", run)
     found = measure(embedding_model, device="cpu", seconds=0.01, texts=["a hand mill"] * 9)
     fitted = {one.max_batch_tokens: not one.out_of_memory for one in found.budgets}
-    assert fitted == {512: True, 1024: True, 2048: False, 4096: False}  # the default is always run
+    assert fitted == {512: True, 1024: True, 2048: False, 8192: False}  # the default is always run
     assert found.best.max_batch_tokens <= 1024
 
 
@@ -176,7 +176,7 @@ def test_the_search_ends_after_two_that_are_worse(embedding_model, monkeypatch):
         )
 
     monkeypatch.setattr("quernstone.bench.measurement._rate", rate)
-    with Embedder(embedding_model, device="cpu") as embedder:
+    with Embedder(embedding_model, device="cpu", max_batch_tokens=4096) as embedder:
         subject, done = EmbeddingSubject(embedder, None), []
         found = list(_sweep(subject, subject.workload(1), list(rates), 1.0, done.append))
         assert [one.max_batch_tokens for one in found] == [512, 1024, 2048, 4096]

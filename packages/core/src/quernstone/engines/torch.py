@@ -36,8 +36,11 @@ from quernstone.types import (
 # Prefixes kept between batches, in tokens. 0.6B needs 112 KiB a token in bfloat16.
 _CACHED_PREFIX_TOKENS = 4096
 
-# On a CPU larger batches gain nothing once the matrices are busy, and leave the cache.
+# On a CPU larger batches gain nothing once the matrices are busy, and leave the cache. With a model
+# below 0.6B starting a batch shows: two of the tiny model take 1.06 of the time of one.
 _CPU_BATCH_TOKENS = 4096
+_CPU_BATCH_TOKENS_OF_SMALL_MODELS = 8192
+_SMALL_HIDDEN_SIZE = 1024
 _GPU_BATCH_TOKENS = (2048, 65536)
 
 
@@ -217,7 +220,8 @@ def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 def _batch_tokens(device: torch.device, config: ModelConfig, dtype: torch.dtype) -> int:
     """A budget that leaves half of the free memory: activations are what a batch adds."""
     if device.type != "cuda":
-        return _CPU_BATCH_TOKENS
+        small = config.hidden_size < _SMALL_HIDDEN_SIZE
+        return _CPU_BATCH_TOKENS_OF_SMALL_MODELS if small else _CPU_BATCH_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
     keys = 2 * config.num_key_value_heads * config.head_dim
     free -= _CACHED_PREFIX_TOKENS * config.num_hidden_layers * keys * dtype.itemsize
