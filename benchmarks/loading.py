@@ -15,9 +15,9 @@ both cores per record, so 0.9 leaves 70 us of one core for everything else, and 
 us to turn a payload of eight strings and a vector of 256 numbers into its own types and store them.
 
 Every side runs in a process of its own, one after the other, with the tiny model in one dtype and
-the defaults of its framework; with `--repeats` so many times in turn. Ratios are then taken within
-each turn, because a shared host is not as fast in one minute as in the next, and the median is
-told. What is timed begins with a loaded model and an open store, and ends
+the defaults of its framework; with `--repeats` so many times in turn, every second turn backwards.
+Ratios are then taken within each turn, because a shared host is not as fast in one minute as in the
+next, and the median is told. What is timed begins with a loaded model and an open store, and ends
 when all points are stored; building Edge's graph, which nobody else has, is told separately.
 """
 
@@ -336,6 +336,13 @@ def _in_process(side: str, count: int) -> Row:
     return row
 
 
+def _turn(sides: list[str], count: int, *, backwards: bool) -> list[Row]:
+    """Each side once. Returns the rows in the order of `sides`."""
+    if backwards:
+        return _turn(sides[::-1], count, backwards=False)[::-1]
+    return [_in_process(name, count) for name in sides]
+
+
 def main(
     *,
     records: Annotated[int, typer.Option(help="How many each side loads.")] = 20_000,
@@ -364,9 +371,7 @@ def main(
             found, _ = chunks_and_questions(records, 0, size=size)
             kept.write_text(json.dumps(found))
             os.environ[_TEXTS] = str(kept)
-            turns = [
-                [_in_process(name, records) for name in sides.split(",")] for _ in range(repeats)
-            ]
+            turns = [_turn(sides.split(","), records, backwards=n % 2 > 0) for n in range(repeats)]
     title = f"{records:,} records, tiny model"
     if not only_memory:
         title += f", {sum(map(len, found)) / records:.0f} characters each"

@@ -4,7 +4,7 @@ One bound holds for all of it: a batch needs one of `IN_FLIGHT` places from befo
 it is confirmed. So memory does not grow with the number of records, and within the bound a slow
 moment of one stage is hidden by the batches that wait in front of the others. At the start there
 are as many places as the embedder is called at a time: how large the other batches should be is
-known when these are done.
+known when the first of these is done.
 
     reader thread -> look up -> embedding threads -> write -> the calling thread counts
                         `--- threads for the target ---'
@@ -278,7 +278,7 @@ class Pipeline:
     def _finish(self, batch: Batch, error: Exception | None, *, done: bool) -> None:
         self._finished += 1
         self._places.release()
-        if self._finished == EMBEDDING_CALLS:
+        if self._finished == 1:
             self._places.release(IN_FLIGHT - EMBEDDING_CALLS)
         if error is None and done:
             try:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.batches import BatchReader
 from quernstone_qdrant.chunking import Chunker
+from quernstone_qdrant.collector import only_new_objects
 from quernstone_qdrant.deadletter import DeadLetters
 from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.layouts import layout_of
@@ -111,6 +112,7 @@ class Load:
     def run(self) -> LoadReport:
         """See `QdrantLoader.load`."""
         with ExitStack() as stack:
+            stack.enter_context(only_new_objects())
             if self._plan.dead_letter is not None:
                 self._letters = stack.enter_context(DeadLetters(self._plan.dead_letter))
             if self._seen is not None:
