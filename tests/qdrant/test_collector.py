@@ -6,6 +6,15 @@ import pytest
 
 from quernstone_qdrant import QdrantLoader, RecordError
 
+
+@pytest.fixture(autouse=True)
+def _nothing_frozen():
+    """As it is in a fresh process: another test may have run a program that freezes objects."""
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
 RECORDS = [{"id": str(n), "text": f"text {n}"} for n in range(5)]
 
 
@@ -24,9 +33,6 @@ def test_a_load_keeps_it_from_what_was_there_and_gives_it_back(client, embedder)
 
 def test_a_program_that_froze_its_objects_itself_keeps_them_so(client, embedder):
     gc.freeze()
-    try:
-        count = gc.get_freeze_count()
-        QdrantLoader(client, "docs", embedder).load(RECORDS)
-        assert gc.get_freeze_count() > 0.9 * count  # some were let go of
-    finally:
-        gc.unfreeze()
+    count = gc.get_freeze_count()
+    QdrantLoader(client, "docs", embedder).load(RECORDS)
+    assert gc.get_freeze_count() > 0.9 * count  # some were let go of
