@@ -338,9 +338,8 @@ def _in_process(side: str, count: int) -> Row:
 
 def _turn(sides: list[str], count: int, *, backwards: bool) -> list[Row]:
     """Each side once. Returns the rows in the order of `sides`."""
-    if backwards:
-        return _turn(sides[::-1], count, backwards=False)[::-1]
-    return [_in_process(name, count) for name in sides]
+    rows = [_in_process(name, count) for name in (sides[::-1] if backwards else sides)]
+    return rows[::-1] if backwards else rows
 
 
 def main(

@@ -11,7 +11,6 @@ from quernstone_qdrant.chunking import Chunk, Chunker
 from quernstone_qdrant.deadletter import Failure
 from quernstone_qdrant.duplicates import RecentKeys
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.pace import Pace
 from quernstone_qdrant.pipeline import Batch
 from quernstone_qdrant.points import Point
 from quernstone_qdrant.records import Record, to_record
@@ -25,7 +24,7 @@ class BatchReader:
         chunker: Splits.
         make_point: Gives a chunk its id and its hash.
         size: Most chunks per batch, and most documents.
-        pace: Says at how many characters a batch is closed before that.
+        batch_chars: Says at how many characters a batch is closed before that.
         skip_errors: Hand errors over with the batch, and go on. Otherwise the first is raised,
             after the batch with what came before it.
         source: Of records that name none.
@@ -38,13 +37,13 @@ class BatchReader:
         make_point: Callable[[Chunk], Point],
         *,
         size: int,
-        pace: Pace,
+        batch_chars: Callable[[], int],
         skip_errors: bool,
         source: str = "",
         seen: SeenHashes | None = None,
     ) -> None:
         self._chunker, self._make_point = chunker, make_point
-        self._size, self._pace, self._skip_errors = size, pace, skip_errors
+        self._size, self._batch_chars, self._skip_errors = size, batch_chars, skip_errors
         self._source, self._seen = source, seen
         self.sources: set[str] = set()
         """Those of the records so far."""
@@ -110,7 +109,7 @@ class BatchReader:
         documents = batch.seen + len(batch.failures)
         if len(batch.points) >= most or documents >= most:
             return True
-        return batch.chars >= self._pace.batch_chars
+        return batch.chars >= self._batch_chars()
 
     def _close(self) -> Batch:
         closed = self._batch

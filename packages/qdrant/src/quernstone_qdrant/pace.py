@@ -22,16 +22,13 @@ class Pace:
 
     Texts of one length are computed together, and the more there are to choose from the better that
     goes: a fast model wants large batches. With a slow one they would show nothing for minutes.
-
-    Args:
-        batch_chars: Characters of a batch while nothing is measured.
     """
 
-    def __init__(self, batch_chars: int = _FIRST) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls = self._chars = 0
         self._busy = self._last = 0.0
-        self._batch_chars = batch_chars
+        self._batch_chars = _FIRST
 
     @property
     def batch_chars(self) -> int:

@@ -28,7 +28,6 @@ from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.batches import BatchReader
 from quernstone_qdrant.chunking import Chunker
 from quernstone_qdrant.layouts import LayoutName, layout_of
-from quernstone_qdrant.pace import Pace
 from quernstone_qdrant.pipeline import Batch
 from quernstone_qdrant.points import Point, make_point
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
@@ -326,7 +325,7 @@ def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
         Chunker(plan.chunk_size, plan.chunk_overlap),
         lambda chunk: make_point(made.namespace, made.fingerprint, chunk, layout),
         size=plan.batch_size,
-        pace=Pace(_BATCH_CHARS),  # never measured: the model is on another machine
+        batch_chars=lambda: _BATCH_CHARS,  # how fast the model is, another machine knows
         skip_errors=True,  # whether an error stops the load is the driver's business
     )
     batches = list(reader.batches(rows.to_pylist()))

@@ -84,7 +84,7 @@ class Load:
             plan.chunker,
             partial(make_point, made.namespace, made.fingerprint, layout=layout),
             size=plan.batch_size,
-            pace=self._pace,
+            batch_chars=lambda: self._pace.batch_chars,
             skip_errors=plan.skip_errors,
             source=source,
             seen=self._seen,
