@@ -17,8 +17,9 @@ from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Rows
 from quernstone_qdrant.targets.base import Payload, StoredPoint, Target
 
-REQUEST_BYTES = 16 << 20
-"""Half of what a Qdrant server takes at once (`max_request_size_mb: 32` in its configuration)."""
+REQUEST_BYTES = 2 << 20
+"""A hundred and more usual vectors. A server takes 32 MB at once (`max_request_size_mb`), but the
+client holds each write several times over, as objects and as text, on each of its threads."""
 _NUMBER_BYTES = 13
 """Of a float32 in JSON, with the comma; gRPC needs 4."""
 _DELETED_AT_ONCE = 1024

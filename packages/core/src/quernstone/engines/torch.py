@@ -13,6 +13,7 @@ from torch import Tensor
 from quernstone.attention import AttentionMaker, choose_attention
 from quernstone.batching import PackedBatch, pack
 from quernstone.engines.graphs import Graphs, choose_recorder
+from quernstone.engines.heap import Heap
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.engines.transfer import choose_transfer
 from quernstone.errors import ConfigError
@@ -82,6 +83,7 @@ class TorchEngine:
             max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3, self._dtype),
         )
         self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], LayerPrefixes] = OrderedDict()
+        self._heap = Heap() if device.type == "cpu" else None
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
         """See `Engine.run`."""
@@ -93,6 +95,8 @@ class TorchEngine:
 
     def _launch(self, batch: Sequence[Encoded], dtype: torch.dtype) -> Pending:
         tokens = sum(map(len, batch))
+        if self._heap is not None:
+            self._heap.before(tokens)
         with torch.inference_mode(), memory_errors(tokens):
             packed, rows = self._started(batch, dtype)
             pending = self._transfer.download(rows[: len(packed.order)])
@@ -139,6 +143,8 @@ class TorchEngine:
         del self._model, self._head, self._graphs
         if self.info.device.startswith("cuda"):
             torch.cuda.empty_cache()
+        if self._heap is not None:
+            self._heap.trim()
 
     def _maker(self, dtype: torch.dtype) -> AttentionMaker:
         return self._attention if dtype == self._dtype else self._precise_attention
