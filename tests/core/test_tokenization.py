@@ -19,7 +19,7 @@ from quernstone.prompts import (
     rerank_body,
     rerank_head,
 )
-from quernstone.tokenization import _CHARS_PER_TOKEN, Tokenization
+from quernstone.tokenization import _CHARS_PER_TOKEN, _TEXTS_AT_ONCE, Tokenization
 
 EOS = 151643
 VOCABULARY = {"base": 151669, "embedding": 151669, "embedding_large": 151665}
@@ -136,6 +136,16 @@ def test_eval_pairs_are_the_evaluation_scripts_ids(ours, official):
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
+def test_many_texts_at_a_time_have_the_ids_of_each_alone(ours):
+    texts = [f"{text} {n}" for n in range(60) for text in TEXTS]
+    assert len(texts) > 2 * _TEXTS_AT_ONCE
+    at_once = ours["embedding"].encode_documents(texts, max_length=8)
+    assert at_once.truncated
+    for text, sequence in zip(texts, at_once.sequences, strict=True):
+        (alone,) = ours["embedding"].encode_documents([text], max_length=8).sequences
+        assert whole(sequence) == whole(alone)
+
+
 @settings(max_examples=300, deadline=None)
 def test_head_and_body_apart_give_the_ids_of_the_whole(ours, query, document):
     tokenizer = ours["base"]

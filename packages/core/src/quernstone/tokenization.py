@@ -43,8 +43,8 @@ _CHARS_PER_TOKEN = 12
 # in front of a space or a mark, where every pre-tokenizer we know ends a word.
 _WORD_END = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?、。，；：！？])")
 
-# Texts tokenised at a time. The tokenizer returns more than the id of each token: for 2,048 chunks of
-# 400 characters 25 MiB, and these are done no sooner than eight times 256.
+# Texts tokenised at a time. The tokenizer returns more than the id of each token: 25 MiB for 2,048
+# chunks of 400 characters, which are done no sooner than eight times 256.
 _TEXTS_AT_ONCE = 256
 
 # Documents kept for the length of a call: 16 MB of token ids.

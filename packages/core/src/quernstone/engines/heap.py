@@ -35,7 +35,7 @@ class Heap:
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's own; None where the C library is another."""
+    """What glibc trims its heap with; None where the C library is another."""
     if sys.platform != "linux":
         return None
     return getattr(ctypes.CDLL(None), "malloc_trim", None)

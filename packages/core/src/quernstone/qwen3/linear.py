@@ -19,8 +19,8 @@ _PACKED_DTYPES = (torch.bfloat16, torch.float32)
 # oneDNN, and torch above it, keep what they compiled for 1,024 shapes of operands each. Packed
 # batches hardly ever have a shape twice: a process grew by a gigabyte over 50,000 short texts. The
 # layers of one model share their shapes, so with 128 nothing takes longer; a text of 6,000 tokens
-# alone has 113. What torch keeps saves it a look at oneDNN's, which takes no time, and costs 1.3 MiB
-# a shape.
+# alone has 113. What torch keeps saves it a look at oneDNN's, which takes no time, and costs
+# 1.3 MiB a shape.
 _KERNEL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 128, "LRU_CACHE_CAPACITY": 16}
 for _name, _shapes in _KERNEL_CACHES.items():
     os.environ.setdefault(_name, str(_shapes))
