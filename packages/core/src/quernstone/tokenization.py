@@ -278,9 +278,9 @@ class Tokenization:
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             some = list(texts[start : start + _TEXTS_AT_ONCE])
             encodings = self._plain.encode_batch_fast(some, add_special_tokens=False)
-            ids = [encoding.ids for encoding in encodings]
-            joined = np.fromiter(chain.from_iterable(ids), dtype=np.int32)
-            found += _parts(joined, map(len, ids))
+            lists = [encoding.ids for encoding in encodings]
+            joined = np.fromiter(chain.from_iterable(lists), dtype=np.int32)
+            found += _parts(joined, map(len, lists))
         return found
 
 
