@@ -135,7 +135,6 @@ def test_eval_pairs_are_the_evaluation_scripts_ids(ours, official):
     assert whole(batch.sequences[0]) == expected
 
 
-@given(st.text(max_size=60), st.text(max_size=60))
 def test_many_texts_at_a_time_have_the_ids_of_each_alone(ours):
     texts = [f"{text} {n}" for n in range(60) for text in TEXTS]
     assert len(texts) > 2 * _TEXTS_AT_ONCE
@@ -146,6 +145,7 @@ def test_many_texts_at_a_time_have_the_ids_of_each_alone(ours):
         assert whole(sequence) == whole(alone)
 
 
+@given(st.text(max_size=60), st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_head_and_body_apart_give_the_ids_of_the_whole(ours, query, document):
     tokenizer = ours["base"]
