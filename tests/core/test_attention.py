@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quernstone import attention
-from quernstone.attention import PrefixKeys, SdpaAttention, VarlenMaker
+from quernstone.attention import PrefixKeys, SdpaAttention, VarlenMaker, sdpa
 from quernstone.batching import pack
 from quernstone.types import Encoded, Prefix
 
@@ -115,6 +115,46 @@ def test_products_have_few_shapes(monkeypatch):
         query, key, value = torch.zeros(3, tokens, 1, 2)
         MAKERS["sdpa"](batch).all_tokens(query, key, value, [])
     assert len(shapes) < 80  # 13 lengths, six numbers of sequences
+
+
+def test_heads_in_parts_are_the_same(monkeypatch):
+    """What a CPU holds at a time is bounded; prefix, padding and blocks of rows included."""
+    shared = PrefixKeys(*torch.randn(2, 7, KV_HEADS, DIM))
+    lengths = (300, 290, 40, 5)
+    one_prefix = Prefix(np.arange(7, dtype=np.int32))
+    batch = pack([Encoded(np.zeros(n, dtype=np.int32), one_prefix) for n in lengths])
+    query = torch.randn(sum(lengths), HEADS, DIM)
+    key, value = torch.randn(2, sum(lengths), KV_HEADS, DIM)
+    whole = MAKERS["sdpa"](batch).all_tokens(query, key, value, [shared])
+    held = []
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: held.append(len(x)) or softmax(x, dim))
+    monkeypatch.setattr(sdpa, "_CPU_SCORES", 1)
+    parts = MAKERS["sdpa"](batch).all_tokens(query, key, value, [shared])
+    torch.testing.assert_close(parts, whole, atol=2e-6, rtol=1e-5)
+    assert set(held) == {1}
+
+
+def test_a_long_text_has_no_more_shapes_than_kernels_are_kept(monkeypatch):
+    """Those of both products, which all layers share; oneDNN keeps 128, of everything."""
+    shapes = set()
+    for name in ("baddbmm", "bmm"):
+        _record_shapes(monkeypatch, name, shapes)
+    length = 12_000
+    batch = pack([Encoded(np.zeros(length, dtype=np.int32))])
+    query, key, value = torch.zeros(3, length, 1, 2)
+    MAKERS["sdpa"](batch).all_tokens(query, key, value, [])
+    assert len(shapes) <= 100
+
+
+def _record_shapes(monkeypatch, name, shapes):
+    product = getattr(torch, name)
+
+    def recorded(*x, **k):
+        shapes.add((name, *(each.shape for each in x)))
+        return product(*x, **k)
+
+    monkeypatch.setattr(torch, name, recorded)
 
 
 def test_merging_halves_gives_the_whole():

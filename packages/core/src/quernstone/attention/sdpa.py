@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,17 @@ from quernstone.attention.head_order import HeadOrder
 from quernstone.batching import PackedBatch
 from quernstone.types import TokenArray
 
-# Rows of scores computed at a time: most of what lies above the diagonal is left out.
-_SCORE_ROWS = 128
-# Scores held at a time, per head: with 16 heads in bfloat16 they take 8 MiB.
-_SCORES = 1 << 18
+# Tokens whose scores are computed at a time: most of what lies above the diagonal is left out.
+_SCORE_TOKENS = 128
+# Those of long sequences: each step has a shape of its own, for which oneDNN compiles two kernels,
+# and with more of them than it keeps it would compile them again in every layer.
+_LONG, _LONG_SCORE_TOKENS = 4096, 256
+# Scores of one head in a bucket, at most, if it has more than one sequence.
+_BUCKET_SCORES = 1 << 18
+# Scores that a CPU holds at a time, of as many heads as that takes, but at least one: in bfloat16
+# they fill the second-level caches of two cores. From 32 MB on every use of them would also begin
+# with fresh pages.
+_CPU_SCORES = 1 << 20
 # Rows of scores are filled up to a multiple of this: torch's softmax in bfloat16 takes twice as
 # long where its vectors do not fit.
 _WIDTH_STEP = 32
@@ -69,7 +77,7 @@ class SdpaAttention:
         for bucket in self._buckets:
             q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
             attended = torch.empty_like(q)
-            self._causal(q, k, v, bucket.prefix(prefixes), step=bucket.score_rows, out=attended)
+            self._causal(q, k, v, bucket.prefix(prefixes), step=bucket.score_tokens, out=attended)
             bucket.order.by_token(attended, out)
         return out
 
@@ -92,25 +100,27 @@ class SdpaAttention:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        prefix: PrefixKeys | None,
+        prefix: _Prefix | None,
         *,
         step: int,
         out: Tensor,
     ) -> None:
-        """Attention of a padded bucket, the rows of `step` tokens at a time."""
+        """Attention of a padded bucket, the rows of `step` tokens and some heads at a time."""
         length = key.shape[2]
         repeat = query.shape[2] // length
         for start in range(0, length, step):
             end = min(start + step, length)
             rows = slice(start * repeat, end * repeat)
-            _attend(
-                query[:, :, rows],
-                key[:, :, :end],
-                value[:, :, :end],
-                prefix,
-                self._future(end - start, repeat, query),
-                out=out[:, :, rows],
-            )
+            mask = self._future(end - start, repeat, query)
+            for heads in _heads_at_a_time(query[:, :, rows], end, prefix):
+                _attend(
+                    query[heads, :, rows],
+                    key[heads, :, :end],
+                    value[heads, :, :end],
+                    None if prefix is None else _Prefix(prefix.key[heads], prefix.value[heads]),
+                    mask,
+                    out=out[heads, :, rows],
+                )
 
     def _future(self, rows: int, repeat: int, like: Tensor) -> Tensor:
         """-inf at the keys behind a row's own, among the last `rows` keys; see `_attend`."""
@@ -121,6 +131,13 @@ class SdpaAttention:
         return mask
 
 
+class _Prefix(NamedTuple):
+    """Keys and values of a shared prefix by head. Shape: (kv heads, prefix tokens, dim)."""
+
+    key: Tensor
+    value: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """Neighbouring sequences of similar length and equal prefix, padded to the longest of them."""
@@ -129,7 +146,7 @@ class _Bucket:
     """Which of the batch's groups they belong to, if any."""
     rows: slice
     """Sequences of the batch."""
-    score_rows: int
+    score_tokens: int
     """Tokens whose scores are computed at a time."""
     order: HeadOrder
     """Of their tokens, padded."""
@@ -137,9 +154,12 @@ class _Bucket:
     """0 where a key is real and -inf where it is padding; None: there is none. Shape: (1,
     sequences, 1, length)"""
 
-    def prefix(self, prefixes: list[PrefixKeys]) -> PrefixKeys | None:
+    def prefix(self, prefixes: list[PrefixKeys]) -> _Prefix | None:
         """Its own among those of the batch's groups."""
-        return None if self.group is None else prefixes[self.group]
+        if self.group is None:
+            return None
+        own = prefixes[self.group]
+        return _Prefix(*(x.transpose(0, 1).contiguous() for x in (own.key, own.value)))
 
 
 def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
@@ -164,8 +184,8 @@ def _buckets_of(
         longest = int(lengths[first])
         shortest = longest - max(_BUCKET_TOKENS, int(longest * _BUCKET_SLACK))
         padded = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-        score_rows = min(padded, _SCORE_ROWS)
-        stop = min(end, first + max(1, _SCORES // (score_rows * (prefix + padded))))
+        score_tokens = min(padded, _SCORE_TOKENS if padded <= _LONG else _LONG_SCORE_TOKENS)
+        stop = min(end, first + max(1, _BUCKET_SCORES // (score_tokens * (prefix + padded))))
         behind = first + 1
         while behind < stop and lengths[behind] >= shortest:
             behind += 1
@@ -175,7 +195,7 @@ def _buckets_of(
         real = places < lengths[first:behind, None]
         tokens = np.where(real, starts + places, starts)  # padding repeats a sequence's first
         order, mask = HeadOrder(tokens, real, device), _padding_mask(real, device)
-        yield _Bucket(group, slice(first, behind), score_rows, order, mask)
+        yield _Bucket(group, slice(first, behind), score_tokens, order, mask)
         first = behind
 
 
@@ -193,11 +213,22 @@ def _padding_mask(real: np.ndarray, device: torch.device) -> Tensor | None:
     return torch.zeros(padding.shape).masked_fill_(padding, -torch.inf).to(device)
 
 
+def _heads_at_a_time(query: Tensor, keys: int, prefix: _Prefix | None) -> Iterator[slice]:
+    """Parts of the heads whose scores a CPU holds at a time; other devices take all of them."""
+    heads, sequences, rows, _ = query.shape
+    width = keys if prefix is None else keys + prefix.key.shape[1]
+    some = heads
+    while query.is_cpu and some % 2 == 0 and some * sequences * rows * width > _CPU_SCORES:
+        some //= 2
+    for first in range(0, heads, some):
+        yield slice(first, first + some)
+
+
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    prefix: PrefixKeys | None,
+    prefix: _Prefix | None,
     mask: Tensor | None,
     *,
     out: Tensor,
@@ -208,13 +239,13 @@ def _attend(
         query: Shape: (kv heads, sequences, rows, dim)
         key: Shape: (kv heads, sequences, keys, dim)
         value: Like `key`.
-        prefix: Further keys and values, of all sequences.
+        prefix: Further keys and values, of all sequences, for the same heads.
         mask: Added to the scores of the last keys; broadcast to (kv heads, sequences, rows, keys
             that it covers).
         out: Shaped like `query`.
     """
     kv_heads, n, rows, dim = query.shape
-    shared = 0 if prefix is None else len(prefix.key)
+    shared = 0 if prefix is None else prefix.key.shape[1]
     width = shared + key.shape[2]
     scores = query.new_empty(kv_heads, n, rows, -(-width // _WIDTH_STEP) * _WIDTH_STEP)
     scores[..., width:] = -torch.inf
@@ -222,9 +253,7 @@ def _attend(
     flat = query.contiguous().view(kv_heads * n, rows, dim)
     _scaled_product(flat, key.flatten(0, 1), by_sequence[:, :, shared:width])
     if prefix is not None:
-        _scaled_product(
-            flat.view(kv_heads, n * rows, dim), prefix.key.transpose(0, 1), by_head[:, :, :shared]
-        )
+        _scaled_product(flat.view(kv_heads, -1, dim), prefix.key, by_head[:, :, :shared])
     if mask is not None:
         scores[..., width - mask.shape[-1] : width].add_(mask)
     weights = torch.softmax(scores, -1)
@@ -232,13 +261,13 @@ def _attend(
     by_sequence, by_head = weights.flatten(0, 1), weights.flatten(1, 2)
     torch.bmm(by_sequence[:, :, shared:width], value.flatten(0, 1), out=made.view(-1, rows, dim))
     if prefix is not None:
-        made.view(kv_heads, n * rows, dim).baddbmm_(
-            by_head[:, :, :shared], prefix.value.transpose(0, 1)
-        )
+        made.view(kv_heads, -1, dim).baddbmm_(by_head[:, :, :shared], prefix.value)
     if made is not out:
         out.copy_(made)
 
 
 def _scaled_product(query: Tensor, key: Tensor, out: Tensor) -> None:
     scale = query.shape[-1] ** -0.5
-    torch.baddbmm(out, query, key.transpose(1, 2), beta=0, alpha=scale, out=out)
+    # for oneDNN torch copies what is not contiguous: after turning it that takes ten times as long
+    turned = key.contiguous().transpose(1, 2)
+    torch.baddbmm(out, query, turned, beta=0, alpha=scale, out=out)
