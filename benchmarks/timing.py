@@ -106,7 +106,8 @@ def compare(
         floor: Measures the machine; its best run counts.
         pause: Seconds before each run, for the threads of the last side to stop spinning.
     """
-    in_turn = [*sides, floor] if floor else sides
+    # the floor beside ours: minutes later the machine may be another
+    in_turn = [sides[0], floor, *sides[1:]] if floor else sides
     for side in track(in_turn * repeats, title, transient=True):
         time.sleep(pause)
         side.measure()

@@ -49,7 +49,7 @@ def test_sides_run_in_turn():
         repeats=3,
         floor=timed("floor", [3, 1, 2]),
     )
-    assert order == ["a", "b", "floor"] * 3
+    assert order == ["a", "floor", "b"] * 3
     assert result.seconds == [2, 4]
     assert result.ratios == [1, 2]
     assert result.rates == [5, 2.5]
