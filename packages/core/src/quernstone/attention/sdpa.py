@@ -74,10 +74,11 @@ class SdpaAttention:
         """See `BatchAttention`."""
         out = query.new_empty(query.shape)
         out[self._tokens :] = 0
+        shared = [_by_head(prefix) for prefix in prefixes]
         for bucket in self._buckets:
             q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
             attended = torch.empty_like(q)
-            self._causal(q, k, v, bucket.prefix(prefixes), step=bucket.score_tokens, out=attended)
+            self._causal(q, k, v, bucket.prefix(shared), step=bucket.score_tokens, out=attended)
             bucket.order.by_token(attended, out)
         return out
 
@@ -87,11 +88,12 @@ class SdpaAttention:
         """See `BatchAttention`."""
         out = torch.zeros_like(query)
         kv_heads = key.shape[1]
+        shared = [_by_head(prefix) for prefix in prefixes]
         for bucket in self._buckets:
             k, v = (bucket.order.by_head(x, kv_heads) for x in (key, value))
             q = query[bucket.rows].unflatten(1, (kv_heads, -1)).transpose(0, 1).contiguous()
             attended = torch.empty_like(q)
-            _attend(q, k, v, bucket.prefix(prefixes), bucket.padding_mask, out=attended)
+            _attend(q, k, v, bucket.prefix(shared), bucket.padding_mask, out=attended)
             out[bucket.rows] = attended.transpose(0, 1).flatten(1, 2)
         return out
 
@@ -138,6 +140,10 @@ class _Prefix(NamedTuple):
     value: Tensor
 
 
+def _by_head(prefix: PrefixKeys) -> _Prefix:
+    return _Prefix(*(x.transpose(0, 1).contiguous() for x in (prefix.key, prefix.value)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """Neighbouring sequences of similar length and equal prefix, padded to the longest of them."""
@@ -154,12 +160,9 @@ class _Bucket:
     """0 where a key is real and -inf where it is padding; None: there is none. Shape: (1,
     sequences, 1, length)"""
 
-    def prefix(self, prefixes: list[PrefixKeys]) -> _Prefix | None:
+    def prefix(self, prefixes: list[_Prefix]) -> _Prefix | None:
         """Its own among those of the batch's groups."""
-        if self.group is None:
-            return None
-        own = prefixes[self.group]
-        return _Prefix(*(x.transpose(0, 1).contiguous() for x in (own.key, own.value)))
+        return None if self.group is None else prefixes[self.group]
 
 
 def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
