@@ -60,7 +60,8 @@ class SdpaAttention:
 
     A bucket is padded on the right inside attention only: under a causal mask no real token sees
     what follows it. The scores of a shared prefix and those of a sequence's own keys are written
-    side by side, so that one softmax covers both and the prefix is never copied.
+    side by side, so that one softmax covers both. A prefix is laid out by head once, for all that
+    share it.
     """
 
     def __init__(self, batch: PackedBatch, device: torch.device) -> None:
