@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from benchmarks.contenders import CARD, LLAMA_CPP, ST, ST_BEST, VLLM, Setup, contest
 from benchmarks.texts import DOCUMENTS, Mix, mix
 from benchmarks.timing import Result
-from quernstone.prompts import DEFAULT_INSTRUCTION, query_frame
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, query_frame
 
 EXPECTED = {
     # hardly any padding

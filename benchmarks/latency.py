@@ -12,7 +12,7 @@ from benchmarks.contenders import OURS, Setup
 from benchmarks.embedding import token_counts
 from benchmarks.texts import queries
 from benchmarks.timing import Result, TimedSide, compare
-from quernstone.prompts import DEFAULT_INSTRUCTION, query_frame
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, query_frame
 
 EXPECTED = 1 / 1.15
 """Of the time of `embed_query`, what the matrices alone should take at least."""

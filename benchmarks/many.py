@@ -8,7 +8,7 @@ from benchmarks.contenders import OURS, Setup
 from benchmarks.embedding import token_counts
 from benchmarks.texts import docstrings, queries
 from benchmarks.timing import Result, TimedSide, compare
-from quernstone.prompts import DEFAULT_INSTRUCTION, render_pair
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair
 
 QUERIES = 20
 DOCUMENTS = 20

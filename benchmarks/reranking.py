@@ -9,7 +9,7 @@ from benchmarks.contenders import CARD, LLAMA_CPP, ST, VLLM, Setup, contest
 from benchmarks.embedding import token_counts
 from benchmarks.texts import docstrings
 from benchmarks.timing import Result
-from quernstone.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, render_pair, rerank_head
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, render_pair, rerank_head
 
 QUERY = "How do I configure the learning rate when training with several parameter groups?"
 EXPECTED = {CARD: 6.0, ST: 5.0, VLLM: 2.0, LLAMA_CPP: 1.5}

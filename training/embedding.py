@@ -25,7 +25,7 @@ import vocabulary
 from common import SEED, TINY, read_jsonl, teacher_folder
 from model import Config, TinyQwen3, save
 from prompts import OTHER_INSTRUCTIONS
-from quernstone.prompts import DEFAULT_INSTRUCTION, query_frame
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, query_frame
 
 DIMENSIONS = (256, 128, 64, 32)
 GROUP = 16  # pairs that are near each other, so that a batch has hard negatives

@@ -17,8 +17,8 @@ from torch import Tensor
 from common import HELDOUT, TINY
 from embedding import DIMENSIONS
 from model import load
-from quernstone.prompts import DEFAULT_INSTRUCTION
-from quernstone.tokenization import Tokenization
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
+from quernstone.encoding.tokens import Tokenization
 from reranker import Frames, score
 from teacher import Teacher
 

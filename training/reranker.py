@@ -24,8 +24,8 @@ from common import SEED, TINY, read_jsonl
 from embedding import SAME, TEMPERATURE, optimizers
 from model import Attention, Config, Layer, TinyQwen3, load, save
 from prompts import OTHER_INSTRUCTIONS
-from quernstone.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES, rerank_head
-from quernstone.tokenization import Tokenization
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES, rerank_head
+from quernstone.encoding.tokens import Tokenization
 
 LAYERS = 5
 MATCHING_LAYER = 1  # a new layer, put between those of the embedding model

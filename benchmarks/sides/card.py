@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from quernstone.prompts import (
+from quernstone.encoding.prompts import (
     DEFAULT_INSTRUCTION,
     RERANK_PREFIX,
     RERANK_SUFFIXES,

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from benchmarks.gguf_file import write_gguf
-from quernstone.prompts import (
+from quernstone.encoding.prompts import (
     DEFAULT_INSTRUCTION,
     RERANK_PREFIX,
     query_frame,

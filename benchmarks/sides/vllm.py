@@ -9,7 +9,7 @@ import numpy as np
 import vllm
 from vllm.platforms import current_platform
 
-from quernstone.prompts import DEFAULT_INSTRUCTION, query_frame, render_pair
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, query_frame, render_pair
 
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 

@@ -1,6 +1,6 @@
 """The texts, byte by byte, against the model cards and the official evaluation."""
 
-from quernstone import prompts
+from quernstone.encoding import prompts
 
 
 def test_a_query_has_no_space_behind_the_colon():

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quernstone import ConfigError, InputError, InputTooLongError, NonFiniteError, Reranker
+from quernstone.encoding.tokens import DocumentCache, Tokenization
 from quernstone.engines import torch as torch_engine
 from quernstone.engines.torch import TorchEngine
 from quernstone.qwen3 import Qwen3
-from quernstone.tokenization import DocumentCache, Tokenization
 
 QUERIES = ["what is a quern?", "", "rain", "what is a quern?", "汉字 " * 20]
 DOCUMENTS = ["mills", "", "a quern is a hand mill", "rain falls", "汉字 " * 30, "mills"]

@@ -3,7 +3,7 @@
 import pytest
 
 from quernstone import InputError
-from quernstone.text_encoder import TextEncoder
+from quernstone.encoding.texts import TextEncoder
 from quernstone.types import TextInput
 
 ENCODER = TextEncoder()

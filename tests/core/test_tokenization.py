@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from quernstone import InputError, InputTooLongError, ModelLoadError
-from quernstone.prompts import (
+from quernstone.encoding.prompts import (
     DEFAULT_INSTRUCTION,
     EVAL_INSTRUCTION,
     RERANK_PREFIX,
@@ -19,7 +19,7 @@ from quernstone.prompts import (
     rerank_body,
     rerank_head,
 )
-from quernstone.tokenization import _CHARS_PER_TOKEN, _TEXTS_AT_ONCE, Tokenization
+from quernstone.encoding.tokens import _CHARS_PER_TOKEN, _TEXTS_AT_ONCE, Tokenization
 
 EOS = 151643
 VOCABULARY = {"base": 151669, "embedding": 151669, "embedding_large": 151665}

@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from quernstone import Embedder, Reranker
+from quernstone.encoding.prompts import RERANK_PREFIX
 from quernstone.errors import ConfigError
 from quernstone.evaluation.adapters import CandidateSearch, CrossEncoder, Encoder, model_name
-from quernstone.prompts import RERANK_PREFIX
 from quernstone.worker import Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -7,6 +7,7 @@ from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.models.model_implementations.qwen3_models import instruction_template
 from mteb.types import PromptType
 
+from quernstone.encoding.prompts import query_frame
 from quernstone.errors import ConfigError
 from quernstone.evaluation.benchmarks import BENCHMARKS, benchmark_tasks, known_task_names
 from quernstone.evaluation.instructions import (
@@ -16,7 +17,6 @@ from quernstone.evaluation.instructions import (
     read_instructions,
 )
 from quernstone.evaluation.protocol import Protocol
-from quernstone.prompts import query_frame
 
 QUERY, DOCUMENT = PromptType.query, PromptType.document
 

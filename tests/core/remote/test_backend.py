@@ -19,7 +19,7 @@ from quernstone import (
     RemoteRequestError,
     Reranker,
 )
-from quernstone.prompts import DEFAULT_INSTRUCTION
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.types import TextInput
 
 

@@ -7,8 +7,8 @@ from tests.core.remote.stub import MODEL, score
 from typer.testing import CliRunner
 
 from quernstone.cli import app
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.engines.remote.options import KEY_VARIABLE
-from quernstone.prompts import DEFAULT_INSTRUCTION
 
 KEY = "sk-Cl1secret"
 

@@ -8,7 +8,7 @@ import pytest
 from tests.core.remote.stub import Fault, score, vector
 
 from quernstone import ConfigError
-from quernstone.prompts import DEFAULT_INSTRUCTION, render_pair
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair
 from quernstone.types import TextInput
 
 EMBEDDING = ["openai", "vllm", "tei", "infinity", "sglang"]

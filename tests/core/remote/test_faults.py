@@ -8,9 +8,9 @@ import pytest
 from tests.core.remote.stub import Fault, StubServer, score, vector
 
 from quernstone import ConfigError, InputError, InputTooLongError, NonFiniteError
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.engines.remote import transport
 from quernstone.errors import RemoteAnswerError, RemoteRequestError, RemoteUnavailableError
-from quernstone.prompts import DEFAULT_INSTRUCTION
 from quernstone.types import TextInput
 
 TEXTS = ["a", "b", "c"]

@@ -4,7 +4,7 @@ import pytest
 from tests.core.remote.stub import Fault, vector
 
 from quernstone import InputTooLongError, RemoteAnswerError
-from quernstone.prompts import DEFAULT_INSTRUCTION, render_pair
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair
 from quernstone.types import TextInput
 
 

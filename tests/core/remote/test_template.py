@@ -5,8 +5,8 @@ import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair
 from quernstone.engines.remote.template import chat_template
-from quernstone.prompts import DEFAULT_INSTRUCTION, render_pair
 
 # As transformers (and so vLLM) and as SGLang set Jinja up.
 ENVIRONMENTS = [

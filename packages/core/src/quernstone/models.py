@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.errors import ModelLoadError
-from quernstone.prompts import DEFAULT_INSTRUCTION
 from quernstone.sources import MODULES, check_files, content_digest, locate
 from quernstone.types import Task
 

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 
+from quernstone.encoding.tokens import check_texts
 from quernstone.errors import (
     EngineError,
     EngineMemoryError,
@@ -20,7 +21,6 @@ from quernstone.errors import (
     RemoteError,
 )
 from quernstone.session import check_list
-from quernstone.tokenization import check_texts
 from quernstone.types import Float32Array
 
 InstructedPair = tuple[str, str, str]

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
+from quernstone.encoding.prompts import RERANK_INSTRUCTIONS, render_pair
+from quernstone.encoding.tokens import DocumentCache
 from quernstone.errors import ConfigError, InputError
 from quernstone.options import EngineOptions
 from quernstone.pairs import InstructedPair, QueryPairs
-from quernstone.prompts import RERANK_INSTRUCTIONS, render_pair
 from quernstone.session import (
     Encode,
     ModelUser,
@@ -19,7 +20,6 @@ from quernstone.session import (
     check_list,
     check_positive,
 )
-from quernstone.tokenization import DocumentCache
 from quernstone.types import (
     Dtype,
     EncodedBatch,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from quernstone.tokenization import DocumentCache
+    from quernstone.encoding.tokens import DocumentCache
 
 Task = Literal["embed", "rerank"]
 EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "vllm", "remote"]
@@ -154,7 +154,7 @@ class Engine(Protocol[BatchInput]):
     """Runs batches on this machine, of token ids or of texts. Called from one thread only.
 
     Engines of token ids are `Engine[Encoded]`: they get rendered prompts, cut to length. Engines
-    of texts are `Engine[TextInput]`: they render (`quernstone.prompts`) and cut.
+    of texts are `Engine[TextInput]`: they render (`quernstone.encoding.prompts`) and cut.
     """
 
     info: EngineInfo

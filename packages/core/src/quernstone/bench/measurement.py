@@ -29,6 +29,7 @@ from quernstone.bench.report import (
 )
 from quernstone.bench.subject import EmbeddingSubject, RerankingSubject, Subject
 from quernstone.embedder import Embedder
+from quernstone.encoding.tokens import check_texts
 from quernstone.engines import ENGINES, check_engine, choose_engine
 from quernstone.errors import ConfigError
 from quernstone.models import Checkpoint, resolve
@@ -36,7 +37,6 @@ from quernstone.options import EngineOptions
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker
 from quernstone.session import check_list
-from quernstone.tokenization import check_texts
 from quernstone.types import Dtype, EngineInfo, EngineName, Task
 
 _SMALLEST = 512

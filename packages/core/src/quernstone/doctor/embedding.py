@@ -21,9 +21,9 @@ from quernstone.doctor.subject import (
 )
 from quernstone.doctor.texts import DOCUMENTS, OTHER_INSTRUCTION, OVERFLOWING, QUERIES
 from quernstone.embedder import MIN_DIMENSIONS
+from quernstone.encoding.prompts import ENDOFTEXT
+from quernstone.encoding.tokens import Tokenization
 from quernstone.errors import NonFiniteError
-from quernstone.prompts import ENDOFTEXT
-from quernstone.tokenization import Tokenization
 from quernstone.types import Float32Array, TokenArray
 
 _ONCE = f"each ends in `{ENDOFTEXT}`, once"

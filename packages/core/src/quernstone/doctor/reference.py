@@ -10,11 +10,11 @@ import numpy as np
 from quernstone.doctor.report import Outcome, fail, ok, skipped
 from quernstone.doctor.subject import IM_END, EmbeddingSubject, RerankingSubject, log_odds, unit
 from quernstone.doctor.texts import DOCUMENTS, JOINTS, QUERIES
+from quernstone.encoding.prompts import ENDOFTEXT, query_frame, render_pair
+from quernstone.encoding.tokens import Tokenization
 from quernstone.engines import load_engine
 from quernstone.errors import ConfigError
 from quernstone.models import resolve
-from quernstone.prompts import ENDOFTEXT, query_frame, render_pair
-from quernstone.tokenization import Tokenization
 from quernstone.types import Encoded, EngineConfig, Float32Array, RerankTemplate, Task, TokenArray
 
 _NONE = skipped(

@@ -19,8 +19,8 @@ from quernstone.doctor.texts import (
     QUERIES,
     SHIFTS,
 )
+from quernstone.encoding.prompts import ENDOFTEXT, RERANK_PREFIX, RERANK_SUFFIXES
 from quernstone.errors import ConfigError, NonFiniteError, RemoteError
-from quernstone.prompts import ENDOFTEXT, RERANK_PREFIX, RERANK_SUFFIXES
 from quernstone.reranker import Reranker
 from quernstone.types import Float32Array
 

@@ -12,13 +12,13 @@ import numpy as np
 from quernstone.doctor.report import Outcome
 from quernstone.doctor.server import Server
 from quernstone.embedder import Embedder
+from quernstone.encoding.prompts import ENDOFTEXT
+from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.padding import whole_ids
 from quernstone.errors import InputError
 from quernstone.models import Checkpoint
-from quernstone.prompts import ENDOFTEXT
 from quernstone.reranker import Reranker
 from quernstone.session import Session
-from quernstone.tokenization import Tokenization
 from quernstone.types import Encoded, EncodedBatch, Float32Array, TokenArray
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from quernstone.encoding.prompts import query_frame
+from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import (
@@ -27,8 +29,6 @@ from quernstone.errors import (
 )
 from quernstone.models import Checkpoint
 from quernstone.options import Options
-from quernstone.prompts import query_frame
-from quernstone.tokenization import Tokenization
 from quernstone.types import (
     Encoded,
     EngineConfig,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quernstone.attention import AttentionMaker, choose_attention
 from quernstone.batching import PackedBatch, pack
+from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.graphs import Graphs, choose_recorder
 from quernstone.engines.heap import Heap
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
@@ -22,7 +23,6 @@ from quernstone.qwen3 import Inputs, LayerPrefixes, load_qwen3
 from quernstone.qwen3.elementwise import choose_elementwise
 from quernstone.qwen3.fp8 import can_compute_fp8
 from quernstone.qwen3.int8 import can_compute_int8
-from quernstone.tokenization import Tokenization
 from quernstone.types import (
     Dtype,
     Encoded,

@@ -13,8 +13,8 @@ from mteb.abstasks.abstask import get_abstask_prompt
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.types import PromptType
 
+from quernstone.encoding.prompts import EVAL_INSTRUCTION
 from quernstone.evaluation.instructions import Instructions
-from quernstone.prompts import EVAL_INSTRUCTION
 from quernstone.types import RerankTemplate
 
 ProtocolName = Literal["official", "mteb"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.engines.remote.dialects import (
     Found,
     Limits,
@@ -34,7 +35,6 @@ from quernstone.errors import (
     RemoteAnswerError,
     RemoteRequestError,
 )
-from quernstone.prompts import DEFAULT_INSTRUCTION
 from quernstone.types import EngineConfig, EngineInfo, Float32Array, Input, TextInput
 
 # Statuses with which servers refuse an input; also a request that is too large as a whole, which

@@ -18,9 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from quernstone.engines.remote.options import TemplateSide
-from quernstone.errors import ConfigError
-from quernstone.prompts import (
+from quernstone.encoding.prompts import (
     DEFAULT_INSTRUCTION,
     RERANK_PREFIX,
     RERANK_SUFFIXES,
@@ -28,6 +26,8 @@ from quernstone.prompts import (
     rerank_body,
     rerank_head,
 )
+from quernstone.engines.remote.options import TemplateSide
+from quernstone.errors import ConfigError
 from quernstone.types import Task, TextInput
 
 Found = list[tuple[int, Any]]

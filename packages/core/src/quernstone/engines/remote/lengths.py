@@ -12,10 +12,10 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from quernstone.encoding.prompts import RERANK_SUFFIXES, rerank_body
 from quernstone.engines.remote.dialects import render_halves, render_text
 from quernstone.engines.remote.transport import Transport
 from quernstone.errors import InputTooLongError, RemoteAnswerError, RemoteRequestError
-from quernstone.prompts import RERANK_SUFFIXES, rerank_body
 from quernstone.types import TextInput
 
 # A bound on the tokens of a prompt's fixed parts; the `card` template has 66.

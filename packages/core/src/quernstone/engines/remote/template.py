@@ -2,7 +2,7 @@
 
     python -m quernstone.engines.remote.template > qwen3_reranker.jinja
 
-It is made from `quernstone.prompts`, so it cannot differ from what the other engines compute. vLLM
+It is made from `quernstone.encoding.prompts`, so it cannot differ from what the other engines compute. vLLM
 calls the variable of the instruction `instruction`, SGLang `instruct`; both put the query into the
 first message and the document into the second.
 """
@@ -14,7 +14,7 @@ import sys
 
 import orjson
 
-from quernstone.prompts import DEFAULT_INSTRUCTION, render_pair
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair
 
 _QUERY, _DOCUMENT, _INSTRUCTION = "\x01", "\x02", "\x03"
 

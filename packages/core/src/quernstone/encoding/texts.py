@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quernstone.tokenization import DocumentCache, check_texts
+from quernstone.encoding.tokens import DocumentCache, check_texts
 from quernstone.types import EncodedBatch, RerankTemplate, TextInput
 
 

@@ -20,8 +20,7 @@ import numpy as np
 import orjson
 from tokenizers import Tokenizer
 
-from quernstone.errors import InputError, InputTooLongError, ModelLoadError
-from quernstone.prompts import (
+from quernstone.encoding.prompts import (
     CONTROL_TOKENS,
     ENDOFTEXT,
     RERANK_PREFIX,
@@ -31,6 +30,7 @@ from quernstone.prompts import (
     rerank_head,
     rerank_stem,
 )
+from quernstone.errors import InputError, InputTooLongError, ModelLoadError
 from quernstone.types import Encoded, EncodedBatch, Prefix, RerankTemplate, TokenArray
 
 _CONTROL = re.compile("(" + "|".join(re.escape(token) for token in CONTROL_TOKENS) + ")")
