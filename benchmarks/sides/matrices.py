@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from quernstone.bench.matrices import layer_shapes, matrix_seconds, product_seconds
-from quernstone.models import resolve
+from quernstone.checkpoints.checkpoint import resolve
 from quernstone.qwen3.linear import Linear
 
 

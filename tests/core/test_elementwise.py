@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quernstone.models import resolve
+from quernstone.checkpoints.checkpoint import resolve
 from quernstone.qwen3 import Qwen3, elementwise
 from quernstone.qwen3.elementwise import Elementwise, choose_elementwise, compile_steps
 

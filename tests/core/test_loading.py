@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quernstone import ConfigError, Embedder, MissingExtraError, ModelLoadError, Reranker, engines
-from quernstone.models import resolve
+from quernstone.checkpoints.checkpoint import resolve
 
 
 @pytest.fixture

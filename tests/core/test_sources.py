@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from quernstone import Embedder, MissingExtraError, ModelLoadError, Reranker
-from quernstone.models import resolve
-from quernstone.sources import check_files, content_digest, locate
+from quernstone.checkpoints.checkpoint import resolve
+from quernstone.checkpoints.files import check_files, content_digest, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 POINTER = (

@@ -10,7 +10,7 @@ import pytest
 import quernstone
 from quernstone import Embedder, Reranker
 
-TINY = Path(quernstone.__file__).parent / "tiny"
+TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
 HELD_OUT = Path(__file__).parents[1] / "data" / "tiny_heldout.jsonl.gz"
 
 

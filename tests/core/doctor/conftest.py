@@ -12,7 +12,7 @@ from quernstone.doctor import diagnose
 from quernstone.engines.remote import transport
 from quernstone.engines.remote.options import KEY_VARIABLE
 
-TINY = Path(quernstone.__file__).parent / "tiny"
+TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
 
 
 @pytest.fixture(autouse=True)

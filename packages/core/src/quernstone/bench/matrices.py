@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.models import ModelConfig
+from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.linear import Linear
 
 _ROWS = (512, 1024, 2048, 4096, 8192)

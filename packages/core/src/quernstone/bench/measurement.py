@@ -28,11 +28,11 @@ from quernstone.bench.report import (
     best_of,
 )
 from quernstone.bench.subject import EmbeddingSubject, RerankingSubject, Subject
+from quernstone.checkpoints.checkpoint import Checkpoint, resolve
 from quernstone.embedder import Embedder
 from quernstone.encoding.tokens import check_texts
 from quernstone.engines import ENGINES, check_engine, choose_engine
 from quernstone.errors import ConfigError
-from quernstone.models import Checkpoint, resolve
 from quernstone.options import EngineOptions
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker

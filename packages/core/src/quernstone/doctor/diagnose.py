@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
+from quernstone.checkpoints.checkpoint import resolve
 from quernstone.doctor.embedding import EMBEDDING_CHECKS
 from quernstone.doctor.environment import describe_device, versions
 from quernstone.doctor.reference import Reference
@@ -16,7 +17,6 @@ from quernstone.doctor.subject import Check, EmbeddingSubject, Examined, Reranki
 from quernstone.embedder import Embedder
 from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import ConfigError, MissingExtraError, NonFiniteError, QuernstoneError
-from quernstone.models import resolve
 from quernstone.options import EngineOptions, read_options
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quernstone.checkpoints.checkpoint import resolve
 from quernstone.doctor.report import Outcome, fail, ok, skipped
 from quernstone.doctor.subject import IM_END, EmbeddingSubject, RerankingSubject, log_odds, unit
 from quernstone.doctor.texts import DOCUMENTS, JOINTS, QUERIES
@@ -14,7 +15,6 @@ from quernstone.encoding.prompts import ENDOFTEXT, query_frame, render_pair
 from quernstone.encoding.tokens import Tokenization
 from quernstone.engines import load_engine
 from quernstone.errors import ConfigError
-from quernstone.models import resolve
 from quernstone.types import Encoded, EngineConfig, Float32Array, RerankTemplate, Task, TokenArray
 
 _NONE = skipped(

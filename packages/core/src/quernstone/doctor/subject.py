@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 
 import numpy as np
 
+from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.doctor.report import Outcome
 from quernstone.doctor.server import Server
 from quernstone.embedder import Embedder
@@ -16,7 +17,6 @@ from quernstone.encoding.prompts import ENDOFTEXT
 from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.padding import whole_ids
 from quernstone.errors import InputError
-from quernstone.models import Checkpoint
 from quernstone.reranker import Reranker
 from quernstone.session import Session
 from quernstone.types import Encoded, EncodedBatch, Float32Array, TokenArray

@@ -7,9 +7,9 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
+from quernstone.checkpoints.checkpoint import Checkpoint, stored_pooling
 from quernstone.encoding.tokens import Tokenization
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
-from quernstone.models import Checkpoint, stored_pooling
 from quernstone.types import Backend, Engine, EngineConfig, EngineName, Task
 
 

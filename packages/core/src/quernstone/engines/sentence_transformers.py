@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.prompts import query_frame
 from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
@@ -27,7 +28,6 @@ from quernstone.errors import (
     ModelLoadError,
     NonFiniteError,
 )
-from quernstone.models import Checkpoint
 from quernstone.options import Options
 from quernstone.types import (
     Encoded,

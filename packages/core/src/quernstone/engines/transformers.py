@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
+from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ModelLoadError
-from quernstone.models import Checkpoint
 from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array, TokenArray
 
 _BATCH_TOKENS = 4096

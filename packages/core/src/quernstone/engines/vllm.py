@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.placement import choose_dtype
 from quernstone.errors import ConfigError, EngineError, ModelLoadError, NonFiniteError
-from quernstone.models import Checkpoint
 from quernstone.types import Dtype, Encoded, EngineConfig, EngineInfo, Float32Array
 
 # vLLM cuts what it gets into steps of `max_num_batched_tokens` itself. The last step of a call

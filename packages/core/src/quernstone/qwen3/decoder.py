@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quernstone.attention import BatchAttention, PrefixKeys
 from quernstone.batching import PackedBatch
-from quernstone.models import ModelConfig
+from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear

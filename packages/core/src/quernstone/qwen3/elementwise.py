@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.models import ModelConfig
+from quernstone.checkpoints.checkpoint import ModelConfig
 
 logger = logging.getLogger("quernstone")
 

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.errors import ModelLoadError
-from quernstone.models import ModelConfig
 from quernstone.qwen3.decoder import Layer, Product, Qwen3
 from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear

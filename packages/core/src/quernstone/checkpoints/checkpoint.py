@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
+from quernstone.checkpoints.files import MODULES, check_files, content_digest, locate
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.errors import ModelLoadError
-from quernstone.sources import MODULES, check_files, content_digest, locate
 from quernstone.types import Task
 
 
