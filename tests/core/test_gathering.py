@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 
-from quernstone import gathering
-from quernstone.gathering import others_are_ready
+from quernstone.runtime import coalescing as gathering
+from quernstone.runtime.coalescing import others_are_ready
 
 
 @pytest.fixture(autouse=True)

@@ -212,7 +212,7 @@ def tokenised(monkeypatch):
 
 
 def test_shared_documents_are_tokenised_once(reranker, tokenised, monkeypatch):
-    monkeypatch.setattr("quernstone.session._WINDOW_INPUTS", 16)
+    monkeypatch.setattr("quernstone.runtime.session._WINDOW_INPUTS", 16)
     documents = [f"document {n}" for n in range(20)]
     reranker.rerank_many([f"query {n}" for n in range(20)], documents)
     bodies = [text for text in tokenised if text.startswith(" ")]
@@ -221,7 +221,7 @@ def test_shared_documents_are_tokenised_once(reranker, tokenised, monkeypatch):
 
 def test_pairs_are_made_while_they_are_computed(reranker, monkeypatch):
     """Two windows ahead and no more: a list of documents is read when its turn comes."""
-    monkeypatch.setattr("quernstone.session._WINDOW_INPUTS", 4)
+    monkeypatch.setattr("quernstone.runtime.session._WINDOW_INPUTS", 4)
     read = []
 
     class Documents(list):

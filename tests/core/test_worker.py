@@ -15,8 +15,8 @@ from quernstone import (
     NonFiniteError,
     worker,
 )
+from quernstone.runtime.worker import Worker
 from quernstone.types import Encoded, EngineConfig, EngineInfo, TextInput
-from quernstone.worker import Worker
 
 
 class NumberEngine:

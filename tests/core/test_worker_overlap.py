@@ -13,8 +13,8 @@ from quernstone import (
     InputTooLongError,
     NonFiniteError,
 )
+from quernstone.runtime.worker import Worker
 from quernstone.types import Encoded, EngineInfo
-from quernstone.worker import Worker
 
 
 class LaunchEngine:

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-import quernstone.session
+import quernstone.runtime.session
 from quernstone.engines.torch import TorchEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
@@ -17,13 +17,13 @@ QUERIES = [f"{topic} {number}" for number in range(50) for topic in TOPICS]
 def loads(monkeypatch):
     """The tasks of the engines loaded from now on."""
     seen = []
-    load_engine = quernstone.session.load_engine
+    load_engine = quernstone.runtime.session.load_engine
 
     def recording(config, *args):
         seen.append(config.task)
         return load_engine(config, *args)
 
-    monkeypatch.setattr(quernstone.session, "load_engine", recording)
+    monkeypatch.setattr(quernstone.runtime.session, "load_engine", recording)
     return seen
 
 

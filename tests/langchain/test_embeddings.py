@@ -11,7 +11,7 @@ from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_core.stores import InMemoryByteStore
 from pydantic import ValidationError
 
-import quernstone.session
+import quernstone.runtime.session
 from langchain_quernstone import (
     QuernstoneCrossEncoder,
     QuernstoneEmbeddings,
@@ -26,7 +26,7 @@ TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a com
 def runs(monkeypatch):
     """The sizes of the batches that any engine loaded from now on runs; `None` is a load."""
     seen = []
-    load_engine = quernstone.session.load_engine
+    load_engine = quernstone.runtime.session.load_engine
 
     def recording(*args):
         engine = load_engine(*args)
@@ -40,7 +40,7 @@ def runs(monkeypatch):
         engine.run = run_and_record
         return engine
 
-    monkeypatch.setattr(quernstone.session, "load_engine", recording)
+    monkeypatch.setattr(quernstone.runtime.session, "load_engine", recording)
     return seen
 
 

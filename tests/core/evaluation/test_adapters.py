@@ -13,7 +13,7 @@ from quernstone import Embedder, Reranker
 from quernstone.encoding.prompts import RERANK_PREFIX
 from quernstone.errors import ConfigError
 from quernstone.evaluation.adapters import CandidateSearch, CrossEncoder, Encoder, model_name
-from quernstone.worker import Worker
+from quernstone.runtime.worker import Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -9,7 +9,7 @@ import numpy as np
 from quernstone.encoding.prompts import query_frame
 from quernstone.errors import ConfigError
 from quernstone.options import EngineOptions
-from quernstone.session import Encode, ModelUser, Session, check_instruction, check_list
+from quernstone.runtime.session import Encode, ModelUser, Session, check_instruction, check_list
 from quernstone.types import Dtype, EncodedBatch, EngineName, Float32Array
 
 MIN_DIMENSIONS = 32

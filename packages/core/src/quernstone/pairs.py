@@ -20,7 +20,7 @@ from quernstone.errors import (
     QuernstoneError,
     RemoteError,
 )
-from quernstone.session import check_list
+from quernstone.runtime.session import check_list
 from quernstone.types import Float32Array
 
 InstructedPair = tuple[str, str, str]

@@ -12,7 +12,7 @@ from quernstone.encoding.tokens import DocumentCache
 from quernstone.errors import ConfigError, InputError
 from quernstone.options import EngineOptions
 from quernstone.pairs import InstructedPair, QueryPairs
-from quernstone.session import (
+from quernstone.runtime.session import (
     Encode,
     ModelUser,
     Session,

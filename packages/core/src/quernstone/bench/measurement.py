@@ -36,7 +36,7 @@ from quernstone.errors import ConfigError
 from quernstone.options import EngineOptions
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker
-from quernstone.session import check_list
+from quernstone.runtime.session import check_list
 from quernstone.types import Dtype, EngineInfo, EngineName, Task
 
 _SMALLEST = 512

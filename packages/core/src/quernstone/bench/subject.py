@@ -13,8 +13,8 @@ from quernstone.bench.report import Workload
 from quernstone.bench.texts import passages, query
 from quernstone.embedder import Embedder
 from quernstone.reranker import Reranker
+from quernstone.runtime.worker import Worker
 from quernstone.types import Encoded, EncodedBatch, Input
-from quernstone.worker import Worker
 
 User = TypeVar("User", Embedder, Reranker)
 

@@ -18,7 +18,7 @@ from quernstone.encoding.tokens import Tokenization
 from quernstone.engines.padding import whole_ids
 from quernstone.errors import InputError
 from quernstone.reranker import Reranker
-from quernstone.session import Session
+from quernstone.runtime.session import Session
 from quernstone.types import Encoded, EncodedBatch, Float32Array, TokenArray
 
 if TYPE_CHECKING:

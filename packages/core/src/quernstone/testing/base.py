@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
-from quernstone.session import ModelUser
+from quernstone.runtime.session import ModelUser
 
 Core = TypeVar("Core", bound=ModelUser)
 Make = Callable[..., Core]

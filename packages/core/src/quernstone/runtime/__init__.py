@@ -1,0 +1,1 @@
+"""Run a model for many callers: sessions, the shared worker, windows of large jobs."""
