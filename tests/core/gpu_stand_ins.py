@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quernstone.attention import SdpaMaker, VarlenMaker
 from quernstone.engines import torch as engine
-from quernstone.engines.transfer import PinnedTransfer
+from quernstone.engines.torch.transfer import PinnedTransfer
 from quernstone.qwen3.elementwise import Elementwise
 
 

@@ -12,10 +12,10 @@ from quernstone import EngineMemoryError, attention
 from quernstone.attention.varlen import torch_varlen
 from quernstone.bench.matrices import layer_shapes
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.engines.graphs import CudaRecorder
 from quernstone.engines.placement import memory_errors
-from quernstone.engines.torch import _batch_tokens
-from quernstone.engines.transfer import PinnedTransfer, PlainTransfer, choose_transfer
+from quernstone.engines.torch.engine import _batch_tokens
+from quernstone.engines.torch.graphs import CudaRecorder
+from quernstone.engines.torch.transfer import PinnedTransfer, PlainTransfer, choose_transfer
 from quernstone.qwen3.fp8 import can_compute_fp8
 
 CUDA = torch.device("cuda", 1)

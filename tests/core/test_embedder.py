@@ -19,7 +19,7 @@ from quernstone import (
     NonFiniteError,
     session,
 )
-from quernstone.engines.torch import TorchEngine
+from quernstone.engines.torch.engine import TorchEngine
 from quernstone.errors import EngineMemoryError as EngineMemory
 
 TEXTS = ["", "a", "the quick brown fox", "import numpy as np", "汉字 and more " * 40, "a"]

@@ -75,7 +75,7 @@ def test_embeddings_and_scores_stay_close_to_float32(monkeypatch):
         vectors, scores = exact.embed_documents(TEXTS), judge.score(pairs)
         fingerprint = exact.fingerprint
     gpu_stand_ins.use(monkeypatch, record=gpu_stand_ins.Recorder())
-    monkeypatch.setattr("quernstone.engines.torch.can_compute_fp8", lambda device: True)
+    monkeypatch.setattr("quernstone.engines.torch.engine.can_compute_fp8", lambda device: True)
     with Embedder("tiny", dtype="fp8") as rounded, Reranker("tiny", dtype="fp8") as judge:
         assert rounded.info.dtype == "fp8"
         assert rounded.fingerprint != fingerprint

@@ -12,8 +12,8 @@ from tests.core import gpu_stand_ins
 from quernstone import Embedder, Reranker
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.encoding.tokens import Tokenization
-from quernstone.engines.graphs import _SEQUENCES, _TOKENS, filled_up, fitting
-from quernstone.engines.torch import TorchEngine
+from quernstone.engines.torch.engine import TorchEngine
+from quernstone.engines.torch.graphs import _SEQUENCES, _TOKENS, filled_up, fitting
 from quernstone.types import Encoded, EngineConfig, Prefix
 
 PREFIXES = [None, *(Prefix(np.arange(5, 5 + n, dtype=np.int32)) for n in (3, 40, 90))]

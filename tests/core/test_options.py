@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from quernstone import ConfigError, Embedder, RemoteOptions, Reranker
-from quernstone.options import Options, freeze, read_options
+from quernstone.engines.options import Options, freeze, read_options
 
 NESTED = {"hf_overrides": {"rope": [1, 2], "on": True}, "quantization": "fp8"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quernstone import ConfigError, InputError, InputTooLongError, RankedDocument, Reranker
-from quernstone.engines.torch import TorchEngine
+from quernstone.engines.torch.engine import TorchEngine
 from quernstone.qwen3 import Qwen3
 
 DOCUMENTS = ["mills", "", "a quern is a hand mill", "rain", "汉字 " * 30, "mills"]

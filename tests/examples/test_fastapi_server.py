@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 import quernstone.runtime.session
-from quernstone.engines.torch import TorchEngine
+from quernstone.engines.torch.engine import TorchEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
 TOPICS = ["edit a photo", "an SQL database", "record sound", "copy files to another host"]

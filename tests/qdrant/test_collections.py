@@ -9,7 +9,7 @@ import pytest
 from qdrant_client import models
 
 from quernstone import Embedder
-from quernstone.engines.torch import TorchEngine
+from quernstone.engines.torch.engine import TorchEngine
 from quernstone.errors import ConfigError, MissingExtraError
 from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher, bm25
 from quernstone_qdrant.layouts import LAYOUTS

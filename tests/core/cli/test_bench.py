@@ -146,7 +146,7 @@ def test_a_model_that_others_use_keeps_its_budget(embedding_model):
 
 
 def test_budgets_that_do_not_fit_end_the_search(embedding_model, monkeypatch):
-    from quernstone.engines.torch import TorchEngine
+    from quernstone.engines.torch.engine import TorchEngine
 
     whole = TorchEngine.run
 

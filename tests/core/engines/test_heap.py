@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from quernstone import Embedder
-from quernstone.engines import heap
-from quernstone.engines.heap import Heap
+from quernstone.engines.torch import heap
+from quernstone.engines.torch.heap import Heap
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 import numpy as np
 
 from quernstone.encoding.prompts import query_frame
+from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
-from quernstone.options import EngineOptions
 from quernstone.runtime.session import Encode, ModelUser, Session, check_instruction, check_list
 from quernstone.types import Dtype, EncodedBatch, EngineName, Float32Array
 

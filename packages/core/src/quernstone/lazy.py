@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
-from quernstone.options import freeze
+from quernstone.engines.options import freeze
 
 Core = TypeVar("Core")
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from quernstone.encoding.prompts import RERANK_INSTRUCTIONS, render_pair
 from quernstone.encoding.tokens import DocumentCache
+from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError, InputError
-from quernstone.options import EngineOptions
 from quernstone.pairs import InstructedPair, QueryPairs
 from quernstone.runtime.session import (
     Encode,

@@ -32,8 +32,8 @@ from quernstone.checkpoints.checkpoint import Checkpoint, resolve
 from quernstone.embedder import Embedder
 from quernstone.encoding.tokens import check_texts
 from quernstone.engines import ENGINES, check_engine, choose_engine
+from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
-from quernstone.options import EngineOptions
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker
 from quernstone.runtime.session import check_list

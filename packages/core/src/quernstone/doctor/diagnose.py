@@ -15,9 +15,9 @@ from quernstone.doctor.reranking import RERANKING_CHECKS
 from quernstone.doctor.server import Server
 from quernstone.doctor.subject import Check, EmbeddingSubject, Examined, RerankingSubject
 from quernstone.embedder import Embedder
+from quernstone.engines.options import EngineOptions, read_options
 from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import ConfigError, MissingExtraError, NonFiniteError, QuernstoneError
-from quernstone.options import EngineOptions, read_options
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker
 from quernstone.types import Dtype, EngineName, Task

@@ -23,7 +23,7 @@ class _Entry:
 
 
 _ENGINES = {
-    "torch": _Entry("quernstone.engines.torch", "TorchEngine", ("torch",)),
+    "torch": _Entry("quernstone.engines.torch.engine", "TorchEngine", ("torch",)),
     "transformers": _Entry(
         "quernstone.engines.transformers", "TransformersEngine", ("torch", "transformers")
     ),

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.prompts import query_frame
 from quernstone.encoding.tokens import Tokenization
+from quernstone.engines.options import Options
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import (
@@ -28,7 +29,6 @@ from quernstone.errors import (
     ModelLoadError,
     NonFiniteError,
 )
-from quernstone.options import Options
 from quernstone.types import (
     Encoded,
     EngineConfig,

@@ -31,8 +31,8 @@ from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.encoding.texts import TextEncoder
 from quernstone.encoding.tokens import Tokenization, check_texts
 from quernstone.engines import check_engine, choose_engine, connect, load_engine, takes_text
+from quernstone.engines.options import EngineOptions, Options, read_options
 from quernstone.errors import ClosedError, ConfigError, InputError
-from quernstone.options import EngineOptions, Options, read_options
 from quernstone.progress import progress_bar
 from quernstone.runtime import worker
 from quernstone.runtime.coalescing import others_are_ready

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quernstone.batching import PackedBatch, pack
 from quernstone.engines.padding import whole_ids
-from quernstone.engines.transfer import Transfer
+from quernstone.engines.torch.transfer import Transfer
 from quernstone.types import Encoded, TokenArray
 
 logger = logging.getLogger("quernstone")

@@ -14,10 +14,10 @@ from quernstone.attention import AttentionMaker, choose_attention
 from quernstone.batching import PackedBatch, pack
 from quernstone.checkpoints.checkpoint import Checkpoint, ModelConfig
 from quernstone.encoding.tokens import Tokenization
-from quernstone.engines.graphs import Graphs, choose_recorder
-from quernstone.engines.heap import Heap
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
-from quernstone.engines.transfer import choose_transfer
+from quernstone.engines.torch.graphs import Graphs, choose_recorder
+from quernstone.engines.torch.heap import Heap
+from quernstone.engines.torch.transfer import choose_transfer
 from quernstone.errors import ConfigError
 from quernstone.qwen3 import Inputs, LayerPrefixes, load_qwen3
 from quernstone.qwen3.elementwise import choose_elementwise
