@@ -91,8 +91,8 @@ def chunks_and_questions(
         size: Most characters per chunk.
         packages: Where to look beside the standard library. Other versions have other texts.
     """
-    from quernstone_qdrant.chunking import Chunker
-    from quernstone_qdrant.records import Record
+    from quernstone_qdrant.documents.chunking import Chunker
+    from quernstone_qdrant.documents.records import Record
 
     found_in = (text for root in _roots(packages) for text in _docstrings_in(root))
     texts = [text for text in found_in if len(text) >= _SHORTEST]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from quernstone.cli.eval_options import (
+from quernstone.evaluation.cli_options import (
     Benchmark,
     InstructionsFile,
     Languages,
