@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quernstone_qdrant.pipeline import IN_FLIGHT
+from quernstone_qdrant.loading.pipeline import IN_FLIGHT
 
 BATCH_SIZE = 32
 COLLECTION = "docs"

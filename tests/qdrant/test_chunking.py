@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from quernstone_qdrant.chunking import Chunker
-from quernstone_qdrant.records import Record
+from quernstone_qdrant.documents.chunking import Chunker
+from quernstone_qdrant.documents.records import Record
 
 MARKDOWN = """\
 intro

@@ -11,8 +11,9 @@ from qdrant_client import models
 from quernstone import Embedder
 from quernstone.engines.torch.engine import TorchEngine
 from quernstone.errors import ConfigError, MissingExtraError
-from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher, bm25
-from quernstone_qdrant.layouts import LAYOUTS
+from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher
+from quernstone_qdrant.documents import bm25
+from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.settings import PREFIX, PRESETS, CollectionSettings
 from quernstone_qdrant.targets import as_target
 

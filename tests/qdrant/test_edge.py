@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import CollectionError, CollectionNotFoundError, QdrantLoader, TargetError
-from quernstone_qdrant.bm25 import Bm25Text
+from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import PREFIX, PRESETS, CollectionSettings
 from quernstone_qdrant.targets import SearchRequest, as_target
 from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage

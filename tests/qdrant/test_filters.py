@@ -3,8 +3,8 @@ from qdrant_client import models
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader
+from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.filters import metadata_filter, text_filter
-from quernstone_qdrant.layouts import LAYOUTS
 
 RECORDS = [
     {"id": "int", "text": "a", "value": 1200, "deep": {"x": 1}},

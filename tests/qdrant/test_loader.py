@@ -14,7 +14,7 @@ from quernstone_qdrant import (
     SourceError,
     TargetError,
 )
-from quernstone_qdrant.pipeline import IN_FLIGHT
+from quernstone_qdrant.loading.pipeline import IN_FLIGHT
 
 LONG = " ".join(f"Sentence number {n} is about mills." for n in range(40))
 RECORDS = [

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from quernstone_qdrant import QdrantLoader, pace
-from quernstone_qdrant.pace import Pace
+from quernstone_qdrant import QdrantLoader
+from quernstone_qdrant.loading import pace
+from quernstone_qdrant.loading.pace import Pace
 
 
 @pytest.fixture

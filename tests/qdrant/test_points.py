@@ -9,11 +9,16 @@ import orjson
 import pytest
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.chunking import Chunker
-from quernstone_qdrant.json_values import to_json
-from quernstone_qdrant.layouts import LAYOUTS, layout_of
-from quernstone_qdrant.points import collection_namespace, make_point, point_id, stored_hash
-from quernstone_qdrant.records import Record
+from quernstone_qdrant.documents.chunking import Chunker
+from quernstone_qdrant.documents.json_values import to_json
+from quernstone_qdrant.documents.layouts import LAYOUTS, layout_of
+from quernstone_qdrant.documents.points import (
+    collection_namespace,
+    make_point,
+    point_id,
+    stored_hash,
+)
+from quernstone_qdrant.documents.records import Record
 
 GOLDEN = Path(__file__).parent / "golden_layouts.json"
 

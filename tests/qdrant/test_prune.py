@@ -7,8 +7,8 @@ from qdrant_client import QdrantClient, models
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, SourceError, read_paths
-from quernstone_qdrant.prune import prune_missing
-from quernstone_qdrant.seen import SeenHashes
+from quernstone_qdrant.loading.prune import prune_missing
+from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.targets import as_target
 
 
@@ -127,7 +127,7 @@ def test_prune_without_loading(client, embedder):
     loader.load(records[:6], source="a")
     loader.load(records[6:], source="b")
     target = as_target(client, "docs")
-    from quernstone_qdrant.records import Record
+    from quernstone_qdrant.documents.records import Record
 
     keep = [Record(f"d{n}", "", source="a") for n in range(4)]
     before = client.count("docs").count
@@ -157,7 +157,7 @@ def test_numbered_points_of_another_program_do_not_hide_what_is_gone(client, emb
 
 
 def test_hashes_that_do_not_fit_into_memory(monkeypatch):
-    monkeypatch.setattr("quernstone_qdrant.seen._MEMORY", 10_000)
+    monkeypatch.setattr("quernstone_qdrant.loading.seen._MEMORY", 10_000)
     inside = [uuid.uuid5(uuid.NAMESPACE_DNS, str(n)).bytes for n in range(5000)]
     outside = [uuid.uuid5(uuid.NAMESPACE_DNS, str(n)).bytes for n in range(5000, 6000)]
     with SeenHashes() as seen:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
-from quernstone_qdrant.layouts import LAYOUTS
+from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, connect
 from quernstone_qdrant.targets.indexing import DEFERRED_KEY

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.bm25 import Bm25Text
+from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import (
     BM25,
     PREFIX,

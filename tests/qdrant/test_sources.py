@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from quernstone_qdrant import Record, SourceError, read_paths
-from quernstone_qdrant.records import to_record
+from quernstone_qdrant.documents.records import to_record
 
 
 def write(folder, files):

@@ -9,7 +9,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError
-from quernstone_qdrant.bm25 import LANGUAGES, Bm25Text
+from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest
 from quernstone_qdrant.targets.base import Bm25Stage

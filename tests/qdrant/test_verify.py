@@ -5,7 +5,7 @@ import pytest
 from qdrant_client import models
 
 from quernstone_qdrant import CollectionError, ProvenanceError, QdrantLoader
-from quernstone_qdrant.layouts import LAYOUTS
+from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.verify import verify
 

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quernstone_qdrant.documents.records import Record
     from quernstone_qdrant.errors import (
         CollectionError,
         CollectionNotFoundError,
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         WriteError,
     )
     from quernstone_qdrant.loader import QdrantLoader
-    from quernstone_qdrant.records import Record
     from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher, SearchHit
     from quernstone_qdrant.settings import CollectionSettings

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from qdrant_client.models import FieldCondition, Filter, MatchAny, MatchValue, Range
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.layouts import Layout
+from quernstone_qdrant.documents.layouts import Layout
 
 FieldValue: TypeAlias = "str | int | float | bool | Sequence[str] | Sequence[int]"
 

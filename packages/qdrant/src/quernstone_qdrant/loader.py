@@ -8,11 +8,11 @@ from os import PathLike
 from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError, QuernstoneError
-from quernstone_qdrant.chunking import Chunker
-from quernstone_qdrant.layouts import LayoutName
+from quernstone_qdrant.documents.chunking import Chunker
+from quernstone_qdrant.documents.layouts import LayoutName
+from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.report import Depths, LoadReport
-from quernstone_qdrant.run import Load, LoadPlan, Prune
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset, SettingsWish
 from quernstone_qdrant.sources.arrow import as_rows
 from quernstone_qdrant.store import REQUEST_BYTES

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from quernstone.types import EngineInfo, Float32Array
-from quernstone_qdrant.bm25 import has_encoder
+from quernstone_qdrant.documents.bm25 import has_encoder
+from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
-from quernstone_qdrant.points import collection_namespace
 from quernstone_qdrant.settings import ANY_SETTINGS, CollectionSettings, SettingsWish
 from quernstone_qdrant.targets import CollectionState, Target
 

@@ -25,16 +25,16 @@ import pyarrow as pa
 from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
-from quernstone_qdrant.batches import BatchReader
-from quernstone_qdrant.chunking import Chunker
-from quernstone_qdrant.layouts import LayoutName, layout_of
-from quernstone_qdrant.pipeline import Batch
-from quernstone_qdrant.points import Point, make_point
+from quernstone_qdrant.documents.chunking import Chunker
+from quernstone_qdrant.documents.layouts import LayoutName, layout_of
+from quernstone_qdrant.documents.points import Point, make_point
+from quernstone_qdrant.loading.batches import BatchReader
+from quernstone_qdrant.loading.pipeline import Batch
+from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.report import LoadReport
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset, SettingsWish
-from quernstone_qdrant.steps import embed, look_up, write
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import Target, as_target
 

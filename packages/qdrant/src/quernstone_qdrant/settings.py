@@ -11,8 +11,8 @@ import numpy as np
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array
-from quernstone_qdrant.bm25 import LANGUAGES, Bm25Text
-from quernstone_qdrant.layouts import KEY_FIELD, LayoutName, layout_of
+from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text
+from quernstone_qdrant.documents.layouts import KEY_FIELD, LayoutName, layout_of
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
 """One vector of each point of a batch. Shape: (points, numbers), or texts for BM25."""

@@ -10,9 +10,9 @@ import numpy as np
 import orjson
 
 from quernstone.types import Float32Array
+from quernstone_qdrant.documents.layouts import OWN_KEY
+from quernstone_qdrant.documents.points import Point, stored_hash
 from quernstone_qdrant.errors import TargetError, TooLargeError, WriteError
-from quernstone_qdrant.layouts import OWN_KEY
-from quernstone_qdrant.points import Point, stored_hash
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Rows
 from quernstone_qdrant.targets.base import Payload, StoredPoint, Target

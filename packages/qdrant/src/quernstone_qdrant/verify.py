@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from quernstone.types import Float32Array
+from quernstone_qdrant.documents.layouts import OWN_KEY, Layout, layout_of
+from quernstone_qdrant.documents.points import content_hash, point_id
 from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.layouts import OWN_KEY, Layout, layout_of
-from quernstone_qdrant.points import content_hash, point_id
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.store import PointStore

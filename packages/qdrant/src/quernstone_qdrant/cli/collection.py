@@ -189,8 +189,8 @@ def prune(
 
     Points from other folders stay, and so do points that no load wrote. Needs no model.
     """
-    from quernstone_qdrant.deadletter import refuse_to_prune_by
-    from quernstone_qdrant.prune import prune_missing
+    from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
+    from quernstone_qdrant.loading.prune import prune_missing
     from quernstone_qdrant.sources import read_paths
 
     refuse_to_prune_by(paths)

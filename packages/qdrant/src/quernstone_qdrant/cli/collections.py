@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.layouts import LayoutName
+from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.settings import (
     PRESETS,
     CollectionSettings,

@@ -152,7 +152,7 @@ def load(
     second run adds nothing and a run after a crash goes on where the first one stopped. So it does
     after Ctrl-C, which ends a load in order.
     """
-    from quernstone_qdrant.deadletter import refuse_to_prune_by
+    from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import count_records, read_paths
 

@@ -131,8 +131,8 @@ def search(
 
     The column `was` holds a hit's place before the reranking.
     """
+    from quernstone_qdrant.documents.layouts import layout_of
     from quernstone_qdrant.filters import text_filter
-    from quernstone_qdrant.layouts import layout_of
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.searcher import QdrantSearcher
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from quernstone_qdrant.documents.records import Record, TextFormat
 from quernstone_qdrant.errors import SourceError
-from quernstone_qdrant.records import Record, TextFormat
 from quernstone_qdrant.sources.rows import RowReader
 from quernstone_qdrant.sources.tables import (
     count_lines,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from quernstone_qdrant.documents.json_values import to_json
+from quernstone_qdrant.documents.records import TEXT_FIELDS, Record, metadata_fields
 from quernstone_qdrant.errors import SourceError
-from quernstone_qdrant.json_values import to_json
-from quernstone_qdrant.records import TEXT_FIELDS, Record, metadata_fields
 
 
 @dataclass(slots=True)

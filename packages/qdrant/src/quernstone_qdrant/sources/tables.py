@@ -15,9 +15,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quernstone_qdrant.deadletter import MARK, read_dead_letter
+from quernstone_qdrant.documents.deadletter import MARK, read_dead_letter
+from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
-from quernstone_qdrant.records import Record
 from quernstone_qdrant.sources.rows import RowReader
 
 _PARQUET_ROWS = 512

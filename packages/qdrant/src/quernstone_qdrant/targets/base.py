@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
-from quernstone_qdrant.bm25 import Bm25Text
+from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 
 if TYPE_CHECKING:

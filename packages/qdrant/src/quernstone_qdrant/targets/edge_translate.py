@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from quernstone_qdrant.bm25 import SparseVector, encode_document, encode_query
+from quernstone_qdrant.documents.bm25 import SparseVector, encode_document, encode_query
 from quernstone_qdrant.settings import (
     BM25,
     CollectionSettings,

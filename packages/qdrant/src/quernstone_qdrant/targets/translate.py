@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from qdrant_client import models
 
-from quernstone_qdrant.bm25 import (
+from quernstone_qdrant.documents.bm25 import (
     MODEL,
     Bm25Text,
     SparseVector,

@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 import orjson
 
+from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.records import Record
 
 _REMEMBERED = 65_536
 

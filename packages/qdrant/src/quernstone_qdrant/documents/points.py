@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from quernstone_qdrant.chunking import Chunk
-from quernstone_qdrant.json_values import JsonValue
-from quernstone_qdrant.layouts import OWN_KEY, Layout
+from quernstone_qdrant.documents.chunking import Chunk
+from quernstone_qdrant.documents.json_values import JsonValue
+from quernstone_qdrant.documents.layouts import OWN_KEY, Layout
 
 NAMESPACE = uuid.UUID("6a1f0bd2-5c0e-5d0c-9a55-0d1b3f6f6c21")
 """Root of the namespaces of all collections. Changing it would duplicate every collection."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import orjson
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.json_values import JsonValue
+from quernstone_qdrant.documents.json_values import JsonValue
 
 LayoutName: TypeAlias = Literal["universal", "langchain", "llamaindex", "plain"]
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from quernstone.errors import QuernstoneError
-from quernstone_qdrant.chunking import Chunk, Chunker
-from quernstone_qdrant.deadletter import Failure
-from quernstone_qdrant.duplicates import RecentKeys
+from quernstone_qdrant.documents.chunking import Chunk, Chunker
+from quernstone_qdrant.documents.deadletter import Failure
+from quernstone_qdrant.documents.points import Point
+from quernstone_qdrant.documents.records import Record, to_record
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.pipeline import Batch
-from quernstone_qdrant.points import Point
-from quernstone_qdrant.records import Record, to_record
-from quernstone_qdrant.seen import SeenHashes
+from quernstone_qdrant.loading.duplicates import RecentKeys
+from quernstone_qdrant.loading.pipeline import Batch
+from quernstone_qdrant.loading.seen import SeenHashes
 
 
 class BatchReader:

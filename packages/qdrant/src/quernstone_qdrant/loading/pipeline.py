@@ -25,9 +25,9 @@ from typing import Literal, TypeAlias
 
 from quernstone.errors import QuernstoneError
 from quernstone.types import Float32Array
-from quernstone_qdrant.deadletter import Failure
+from quernstone_qdrant.documents.deadletter import Failure
+from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.errors import TargetError
-from quernstone_qdrant.points import Point
 from quernstone_qdrant.report import Depths
 
 Stage: TypeAlias = Literal["look up", "embed", "write"]

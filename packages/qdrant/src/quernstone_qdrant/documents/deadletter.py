@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from quernstone.errors import ConfigError, QuernstoneError
+from quernstone_qdrant.documents.json_values import to_json
+from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
-from quernstone_qdrant.json_values import to_json
-from quernstone_qdrant.records import Record
 
 MARK = "quernstone_dead_letter"
 """The field by which a line is known: it holds the reason."""

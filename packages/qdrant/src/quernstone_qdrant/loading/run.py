@@ -12,22 +12,22 @@ from os import PathLike
 from typing import Literal, TypeAlias
 
 from quernstone.errors import QuernstoneError
-from quernstone_qdrant.batches import BatchReader
-from quernstone_qdrant.chunking import Chunker
-from quernstone_qdrant.collector import only_new_objects
-from quernstone_qdrant.deadletter import DeadLetters
+from quernstone_qdrant.documents.chunking import Chunker
+from quernstone_qdrant.documents.deadletter import DeadLetters
+from quernstone_qdrant.documents.layouts import layout_of
+from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.errors import TargetError
-from quernstone_qdrant.layouts import layout_of
-from quernstone_qdrant.pace import Pace
-from quernstone_qdrant.pipeline import Batch, Pipeline
-from quernstone_qdrant.points import make_point
+from quernstone_qdrant.loading.batches import BatchReader
+from quernstone_qdrant.loading.collector import only_new_objects
+from quernstone_qdrant.loading.pace import Pace
+from quernstone_qdrant.loading.pipeline import Batch, Pipeline
+from quernstone_qdrant.loading.prune import gone
+from quernstone_qdrant.loading.seen import SeenHashes
+from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import Provenance, TextEmbedder
-from quernstone_qdrant.prune import gone
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.seen import SeenHashes
 from quernstone_qdrant.settings import DeferIndex
-from quernstone_qdrant.steps import embed, look_up, write
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
 

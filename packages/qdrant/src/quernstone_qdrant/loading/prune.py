@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 from quernstone.errors import ConfigError
+from quernstone_qdrant.documents.layouts import OWN_KEY
+from quernstone_qdrant.documents.points import point_id
+from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import CollectionError, SourceError
-from quernstone_qdrant.layouts import OWN_KEY
-from quernstone_qdrant.points import point_id
+from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.provenance import Provenance
-from quernstone_qdrant.records import Record
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.seen import SeenHashes
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.records import Record, TextFormat
+from quernstone_qdrant.documents.records import Record, TextFormat
 
 # The splitter's time grows with the square of a paragraph: 2 MB without a space took 18 s, while
 # windows of 64 Ki characters keep it linear and are far longer than any chunk.

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import orjson
 
+from quernstone_qdrant.documents.json_values import JsonValue, storable, to_json
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.json_values import JsonValue, storable, to_json
 
 TextFormat = Literal["text", "markdown"]
 

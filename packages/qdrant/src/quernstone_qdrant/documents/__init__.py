@@ -1,0 +1,1 @@
+"""Turn records into points: chunks, payload layouts, ids and hashes, BM25, dead letters."""

@@ -1,0 +1,1 @@
+"""Run a load: read batches, look points up, embed, write, prune."""
