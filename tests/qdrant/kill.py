@@ -93,8 +93,14 @@ def main():
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "quernstone.embedder", "quernstone.engines.torch.engine",
-                                    "quernstone_qdrant.loader"])  # fmt: skip
+    context.set_forkserver_preload(
+        [
+            "torch",
+            "quernstone.embedder",
+            "quernstone.engines.torch.engine",
+            "quernstone_qdrant.loader",
+        ]
+    )
 
     with tempfile.TemporaryDirectory() as scratch:
         logs = Path(scratch) / "logs"

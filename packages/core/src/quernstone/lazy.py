@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
-from quernstone.engines.options import freeze
+from quernstone.errors import ConfigError
 
 Core = TypeVar("Core")
 
@@ -48,3 +48,23 @@ class Lazy(Generic[Core]):
 
     def __hash__(self) -> int:
         return hash(Lazy)
+
+
+def freeze(value: object) -> Hashable:
+    """What two equal settings have in common: nested mappings and lists as something hashable.
+
+    Raises:
+        ConfigError: Something in it can be neither hashed nor taken apart.
+    """
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            msg = f"`engine_options` has a name that is not a string among {list(value)}"
+            raise ConfigError(msg)
+        return ("mapping", *((name, freeze(value[name])) for name in sorted(value)))
+    if isinstance(value, (list, tuple)):
+        return ("list", *map(freeze, value))
+    if isinstance(value, Hashable):
+        # True, 1 and 1.0 are equal and not the same setting
+        return (type(value).__name__, value)
+    msg = f"`engine_options` holds a {type(value).__name__}, which cannot be compared"
+    raise ConfigError(msg)

@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from quernstone.cli.eval_options import (
+    Benchmark,
+    InstructionsFile,
+    Languages,
+    Names,
+    ProtocolOption,
+    TasksFile,
+    commas,
+    open_for,
+    protocol_of,
+    quiet_mteb,
+    selected_tasks,
+)
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
     RERANKING_MODEL,
@@ -27,19 +40,6 @@ from quernstone.cli.options import (
 )
 from quernstone.cli.table import new_app
 from quernstone.errors import ConfigError
-from quernstone.evaluation.cli_options import (
-    Benchmark,
-    InstructionsFile,
-    Languages,
-    Names,
-    ProtocolOption,
-    TasksFile,
-    commas,
-    open_for,
-    protocol_of,
-    quiet_mteb,
-    selected_tasks,
-)
 
 if TYPE_CHECKING:
     from quernstone.types import Dtype, RerankTemplate

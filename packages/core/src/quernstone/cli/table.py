@@ -31,7 +31,7 @@ _OWN = {
     "bench": "quernstone.cli.bench:bench",
     "doctor": "quernstone.cli.doctor:doctor",
     "embed": "quernstone.cli.embed:embed",
-    "eval": "quernstone.evaluation.cli:app",
+    "eval": "quernstone.cli.eval:app",
     "rerank": "quernstone.cli.rerank:rerank",
 }
 _FAILED = 1

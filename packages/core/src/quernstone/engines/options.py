@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Union
 
 from quernstone.errors import ConfigError
+from quernstone.lazy import freeze
 
 if TYPE_CHECKING:
     from quernstone.engines.remote.options import RemoteOptions
@@ -62,26 +63,6 @@ class Options(Mapping[str, object]):
         """A short text that is equal for equal options, in any process."""
         text = _ADDRESS.sub("", repr(self._key))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def freeze(value: object) -> Hashable:
-    """What two equal settings have in common: nested mappings and lists as something hashable.
-
-    Raises:
-        ConfigError: Something in it can be neither hashed nor taken apart.
-    """
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            msg = f"`engine_options` has a name that is not a string among {list(value)}"
-            raise ConfigError(msg)
-        return ("mapping", *((name, freeze(value[name])) for name in sorted(value)))
-    if isinstance(value, (list, tuple)):
-        return ("list", *map(freeze, value))
-    if isinstance(value, Hashable):
-        # True, 1 and 1.0 are equal and not the same setting
-        return (type(value).__name__, value)
-    msg = f"`engine_options` holds a {type(value).__name__}, which cannot be compared"
-    raise ConfigError(msg)
 
 
 def read_options(engine: str, given: EngineOptions) -> Hashable:

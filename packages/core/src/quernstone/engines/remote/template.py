@@ -2,9 +2,9 @@
 
     python -m quernstone.engines.remote.template > qwen3_reranker.jinja
 
-It is made from `quernstone.encoding.prompts`, so it cannot differ from what the other engines compute. vLLM
-calls the variable of the instruction `instruction`, SGLang `instruct`; both put the query into the
-first message and the document into the second.
+It is generated from `quernstone.encoding.prompts`, so it cannot differ from what the other engines
+compute. vLLM calls the variable of the instruction `instruction`, SGLang `instruct`; both put the
+query into the first message and the document into the second.
 """
 
 from __future__ import annotations
