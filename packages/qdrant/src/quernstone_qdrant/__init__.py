@@ -44,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "loader": ("QdrantLoader",),
-    "records": ("Record",),
+    "documents.records": ("Record",),
     "report": ("Depths", "LoadReport"),
     "searcher": ("QdrantSearcher", "SearchHit"),
     "settings": ("CollectionSettings",),
