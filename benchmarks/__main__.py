@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
+from tests.support.checkpoints import SHAPES
 
 from benchmarks import (
     concurrency,
@@ -20,7 +21,6 @@ from benchmarks import (
     scaling,
     serving,
 )
-from benchmarks.checkpoints import SHAPES
 from benchmarks.contenders import Setup
 from benchmarks.texts import Mix
 from benchmarks.timing import Result

@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.support.checkpoints import random_checkpoint
 
-from benchmarks.checkpoints import random_checkpoint
 from quernstone import Embedder, Reranker
 
 HELD_OUT = Path(__file__).parent.parent / "tests" / "data" / "tiny_heldout.jsonl.gz"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.checkpoints import Layout, random_checkpoint
+from tests.support.checkpoints import Layout, random_checkpoint
+
 from benchmarks.child import Child
 from benchmarks.timing import Result, Side, TimedSide, compare
 

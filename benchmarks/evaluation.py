@@ -25,8 +25,8 @@ from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.models.model_implementations.qwen3_models import instruction_template
 from mteb.models.model_implementations.qwen3_reranker import Qwen3RerankerWrapper
 from mteb.models.model_meta import ModelMeta, ScoringFunction
+from tests.support.checkpoints import random_checkpoint
 
-from benchmarks.checkpoints import random_checkpoint
 from benchmarks.texts import docstrings
 from benchmarks.timing import Result, Side, compare
 from quernstone import Embedder, Reranker

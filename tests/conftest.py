@@ -10,7 +10,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 import pytest
 import torch
-from benchmarks.checkpoints import Layout, random_checkpoint
+from tests.support.checkpoints import Layout, random_checkpoint
 
 pytest.register_assert_rewrite("quernstone.testing")
 pytest_plugins = ["pytester", "quernstone.testing.capabilities"]

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from benchmarks.checkpoints import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
 from transformers import BertConfig, BertForSequenceClassification
 
 from quernstone import ConfigError, Embedder, InputError, Reranker

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,7 @@ from quernstone_qdrant import QdrantLoader
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
-sys.path.insert(0, str(Path(__file__).parent))
-from stub import connected, running_stub
+from tests.support.qdrant_server.stub import connected, running_stub
 
 RECORDS = 5_000
 DRIVER = """

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.repository.imports import Graph, circles, import_graph
+from tests.support.imports import Graph, circles, import_graph
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from benchmarks.checkpoints import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
 
 from quernstone import (
     ConfigError,

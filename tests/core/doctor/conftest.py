@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.core.doctor.servers import ModelServer
+from tests.support.model_server import ModelServer
 from tokenizers import Tokenizer
 
 import quernstone

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from tests.core.doctor.conftest import TINY
-from tests.core.doctor.servers import ModelServer
+from tests.support.model_server import ModelServer
 from typer.testing import CliRunner
 
 from quernstone.cli import app

@@ -244,7 +244,7 @@ def test_faults_show_on_random_weights(examine, checkpoints, fault):
 
 
 def test_prompts_rendered_here_need_no_template_there(examine):
-    from tests.core.doctor.servers import ModelServer
+    from tests.support.model_server import ModelServer
 
     from quernstone.doctor import diagnose
 

@@ -1,6 +1,6 @@
 """The decoder over packed sequences.
 
-Checked against transformers' `modeling_qwen3.py` in `tests/core/test_reference.py`.
+Checked against transformers' `modeling_qwen3.py` in `tests/core/qwen3/test_decoder.py`.
 """
 
 from __future__ import annotations

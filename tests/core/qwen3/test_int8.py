@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from quernstone import ConfigError, Embedder, Reranker
 from quernstone.qwen3.int8 import Int8Linear, can_compute_int8
 
-HELD_OUT = Path(__file__).parents[1] / "data" / "tiny_heldout.jsonl.gz"
+HELD_OUT = Path(__file__).parents[2] / "data" / "tiny_heldout.jsonl.gz"
 
 if not can_compute_int8():
     pytest.skip("this CPU has no VNNI", allow_module_level=True)

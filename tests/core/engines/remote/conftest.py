@@ -1,5 +1,5 @@
 import pytest
-from tests.core.remote.stub import MODEL, StubServer
+from tests.support.embedding_server import MODEL, StubServer
 
 from quernstone.engines.remote import transport
 from quernstone.engines.remote.backend import RemoteBackend

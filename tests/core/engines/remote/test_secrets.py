@@ -5,7 +5,7 @@ import pickle
 import traceback
 
 import pytest
-from tests.core.remote.stub import Fault, StubServer
+from tests.support.embedding_server import Fault, StubServer
 
 from quernstone import QuernstoneError, RemoteError
 from quernstone.engines.remote.options import KEY_VARIABLE

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
-from tests.core.remote.stub import MODEL, Fault, score, vector
+from tests.support.embedding_server import MODEL, Fault, score, vector
 
 from quernstone import (
     ClosedError,

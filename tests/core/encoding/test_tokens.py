@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.qwen_tokenizer import SHA256, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.qwen_tokenizer import SHA256, write_tokenizer
 from transformers import AutoTokenizer
 
 from quernstone import InputError, InputTooLongError, ModelLoadError

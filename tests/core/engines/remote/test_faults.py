@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
-from tests.core.remote.stub import Fault, StubServer, score, vector
+from tests.support.embedding_server import Fault, StubServer, score, vector
 
 from quernstone import ConfigError, InputError, InputTooLongError, NonFiniteError
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.core import gpu_stand_ins
+from tests.support import gpu_stand_ins
 
 from quernstone import ConfigError, Embedder, Reranker
 from quernstone.qwen3.elementwise import round_to_fp8

@@ -6,7 +6,7 @@ The tokenizers are the official ones; the weights are noise at reduced depth and
 import numpy as np
 import pytest
 import torch
-from benchmarks.checkpoints import SHAPES
+from tests.support.checkpoints import SHAPES
 
 from quernstone import Embedder, Reranker
 

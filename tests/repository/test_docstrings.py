@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = Path(__file__).parents[1] / "packages"
+PACKAGES = Path(__file__).parents[2] / "packages"
 MODULES = sorted(
     ".".join(path.relative_to(source).with_suffix("").parts)
     for source in PACKAGES.glob("*/src")

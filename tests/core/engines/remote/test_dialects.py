@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from tests.core.remote.stub import Fault, score, vector
+from tests.support.embedding_server import Fault, score, vector
 
 from quernstone import ConfigError
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair

@@ -1,7 +1,7 @@
 """`max_length`, kept with the server's own tokenizer, of which a token is a word here."""
 
 import pytest
-from tests.core.remote.stub import Fault, vector
+from tests.support.embedding_server import Fault, vector
 
 from quernstone import InputTooLongError, RemoteAnswerError
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, render_pair

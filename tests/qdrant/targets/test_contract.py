@@ -10,7 +10,7 @@ import uuid
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
-from tests.qdrant.stub import connected, running_stub
+from tests.support.qdrant_server.stub import connected, running_stub
 
 from quernstone_qdrant import CollectionNotFoundError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.targets import as_target, connect

@@ -1,6 +1,6 @@
 """Loads records again and again, is killed at random moments, and compares what it ends with.
 
-    python tests/qdrant/kill.py --target embedded --records 5000 --kills 30
+    python tests/qdrant/loading/kill.py --target embedded --records 5000 --kills 30
 
 The processes that load are forked from a server that has imported torch already, so that a restart
 takes a fraction of a second; each is a process of its own, and SIGKILL ends it wherever it is.
@@ -66,7 +66,7 @@ def load(kind, folder, count, log, begun, done):
 
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     target = open_target(kind, folder)
-    with Logging("tiny") as embedder:
+    with Logging("tiny", dtype="float32") as embedder:
         loader = QdrantLoader(target, COLLECTION, embedder, batch_size=BATCH_SIZE)
         begun.set()
         report = loader.load(records(count))

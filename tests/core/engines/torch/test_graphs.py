@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.core import gpu_stand_ins
+from tests.support import gpu_stand_ins
 
 from quernstone import Embedder, Reranker
 from quernstone.checkpoints.checkpoint import resolve

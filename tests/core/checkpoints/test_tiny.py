@@ -11,7 +11,7 @@ import quernstone
 from quernstone import Embedder, Reranker
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
-HELD_OUT = Path(__file__).parents[1] / "data" / "tiny_heldout.jsonl.gz"
+HELD_OUT = Path(__file__).parents[2] / "data" / "tiny_heldout.jsonl.gz"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
-from tests.qdrant.stub import FAULTS, connected, random_faults, running_stub
+from tests.support.qdrant_server.stub import FAULTS, connected, random_faults, running_stub
 
 from quernstone_qdrant import QdrantLoader, TargetError, WriteError
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.core.remote.stub import MODEL, score
+from tests.support.embedding_server import MODEL, score
 from typer.testing import CliRunner
 
 from quernstone.cli import app

@@ -10,7 +10,7 @@ import pytest
 
 import quernstone
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = {
     "quernstone": "core",
     "langchain-quernstone": "langchain",

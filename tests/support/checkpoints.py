@@ -13,8 +13,7 @@ from typing import Literal
 
 import torch
 from safetensors.torch import save_file
-
-from benchmarks.qwen_tokenizer import Kind, write_tokenizer
+from tests.support.qwen_tokenizer import Kind, write_tokenizer
 
 Layout = Literal[
     "embedding-0.6b", "embedding-4b", "embedding-8b", "reranker-0.6b", "reranker-4b", "reranker-8b"
