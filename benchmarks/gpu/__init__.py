@@ -1,0 +1,1 @@
+"""Checks and measurements of the CUDA path, for a short run on a machine with a GPU."""

@@ -1,0 +1,34 @@
+"""The places where a step needs more than the public API. No other module of the check does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from quernstone import Embedder, Reranker
+from quernstone.engines import torch as engine
+from quernstone.types import Encoded
+
+
+def tokenize(embedder: Embedder, documents: Sequence[str]) -> list[Encoded]:
+    """Return the token ids that the engine is given for these documents."""
+    return list(embedder._encode_documents(documents, 0).sequences)
+
+
+def run_tokens(embedder: Embedder, sequences: Sequence[Encoded]) -> object:
+    """Run the engine alone, from token ids to the rows of the model."""
+    return embedder._session.run_encoded(sequences)
+
+
+def recorded_graphs(user: Embedder | Reranker) -> list[int] | None:
+    """Return the sizes of the CUDA graphs recorded so far; None where none are used."""
+    graphs = user._session._backend._engine._graphs
+    return None if graphs is None else sorted(graphs._graphs)
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Load models in this block without CUDA graphs."""
+    with patch.object(engine, "choose_recorder", lambda _device: None):
+        yield

@@ -1,0 +1,1 @@
+"""The steps of the GPU check. Each module has a function `run`."""

@@ -1,0 +1,44 @@
+"""The machine, the packages, and the attention that the engine chooses here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import torch
+
+from benchmarks.gpu.run import Run
+from quernstone.attention import choose_attention
+
+_PACKAGES = """torch transformers sentence_transformers tokenizers safetensors huggingface_hub numpy
+httpx pydantic typer rich dashscope pytest pytest_asyncio pytest_timeout""".split()
+_OPTIONAL = ("triton", "flash_attn", "fa3_fwd_interface")
+
+
+def run(run: Run) -> None:
+    """Report what is there. Missing packages are a failure, because later steps need them."""
+    run.figure(
+        "machine",
+        gpu=torch.cuda.get_device_name() if run.cuda else "none",
+        torch=torch.__version__,
+        transformers=importlib.metadata.version("transformers"),
+        python=platform.python_version(),
+        processors=os.cpu_count(),
+    )
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    run.check("packages", not missing, missing=missing)
+    optional = {name: importlib.util.find_spec(name) is not None for name in _OPTIONAL}
+    run.figure("optional packages", **optional)
+    chosen = choose_attention(torch.device(run.device), torch.bfloat16)
+    if run.cuda:
+        run.check(
+            "bfloat16 uses a flash kernel",
+            chosen.name != "sdpa",
+            attention=chosen.name,
+            replayable=chosen.replayable,
+        )
+    else:
+        run.figure("attention in bfloat16", attention=chosen.name)
+        run.needs_gpu("bfloat16 uses a flash kernel")
