@@ -166,14 +166,17 @@ def _context(settings: Settings) -> BaseContext:
     Importing torch takes seconds, so steps are forked from a server process that has done it. If
     CUDA does not work in a forked process on this machine, each step starts from nothing.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "quernstone.engines.torch"])
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(["torch", "transformers", "quernstone.engines.torch"])
     if not settings.cuda:
-        return context
-    probe = context.Process(target=_initialize_cuda)
-    probe.start()
-    probe.join()
-    return context if probe.exitcode == 0 else multiprocessing.get_context("spawn")
+        return forked
+    for context in (forked, multiprocessing.get_context("spawn")):
+        probe = context.Process(target=_initialize_cuda)  # type: ignore[attr-defined]
+        probe.start()
+        probe.join()
+        if probe.exitcode == 0:
+            return context
+    raise SystemExit("CUDA does not work here: see above; --device cpu --dry-run needs no GPU")
 
 
 def _initialize_cuda() -> None:

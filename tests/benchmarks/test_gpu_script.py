@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.gpu import driver
 from benchmarks.gpu.driver import CHECKPOINTS, STEPS, Driver, Step
 from benchmarks.gpu.run import Run, Settings, describe, read_results
@@ -33,6 +34,7 @@ def settings(tmp_path):
     return Settings(device="cpu", dry_run=True, **folders)
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_cpu(tmp_path):
     done = start("--device", "cpu", "--dry-run", "--out", tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,6 +59,14 @@ def test_a_full_run_needs_a_gpu(tmp_path):
     done = start("--device", "cpu", "--out", tmp_path)
     assert done.returncode == 2
     assert "add --dry-run" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_nothing_starts(tmp_path):
+    done = start("--out", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("CUDA does not work here")
+    assert "====" not in done.stdout
 
 
 def test_a_failing_step_does_not_stop_the_others(settings, monkeypatch, capfd):
