@@ -167,11 +167,11 @@ def _context(settings: Settings) -> BaseContext:
     CUDA does not work in a forked process on this machine, each step starts from nothing.
     """
     forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload(["torch", "transformers", "quernstone.engines.torch"])
+    forked.set_forkserver_preload(["torch", "transformers", "quernstone.engines.torch.engine"])
     if not settings.cuda:
         return forked
     for context in (forked, multiprocessing.get_context("spawn")):
-        probe = context.Process(target=_initialize_cuda)  # type: ignore[attr-defined]
+        probe = context.Process(target=_initialize_cuda)
         probe.start()
         probe.join()
         if probe.exitcode == 0:

@@ -36,4 +36,4 @@ def flops_per_token(checkpoint: str) -> float:
     query = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
     layer = hidden * (2 * query + 2 * keys) + 3 * hidden * inner
-    return 2.0 * (layer * (config["num_hidden_layers"] - 1) + 2 * keys * hidden)
+    return float(2 * (layer * (config["num_hidden_layers"] - 1) + 2 * keys * hidden))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 from unittest.mock import patch
 
 from quernstone import Embedder, Reranker
-from quernstone.engines import torch as engine
+from quernstone.engines.torch import engine
 from quernstone.types import Encoded
 
 
 def tokenize(embedder: Embedder, documents: Sequence[str]) -> list[Encoded]:
     """Return the token ids that the engine is given for these documents."""
-    return list(embedder._encode_documents(documents, 0).sequences)
+    return [cast("Encoded", each) for each in embedder._encode_documents(documents, 0).sequences]
 
 
 def run_tokens(embedder: Embedder, sequences: Sequence[Encoded]) -> object:
@@ -23,7 +24,8 @@ def run_tokens(embedder: Embedder, sequences: Sequence[Encoded]) -> object:
 
 def recorded_graphs(user: Embedder | Reranker) -> list[int] | None:
     """Return the sizes of the CUDA graphs recorded so far; None where none are used."""
-    graphs = user._session._backend._engine._graphs
+    worker: Any = user._session._backend
+    graphs = worker._engine._graphs
     return None if graphs is None else sorted(graphs._graphs)
 
 

@@ -46,7 +46,8 @@ def device_seconds(run: Run, call: Callable[[], object], repeats: int = 20) -> f
         call()
         last.record()
     torch.cuda.synchronize()
-    return statistics.median(first.elapsed_time(last) for first, last in events) / 1e3
+    times = [float(first.elapsed_time(last)) for first, last in events]
+    return statistics.median(times) / 1e3
 
 
 def report_rate(

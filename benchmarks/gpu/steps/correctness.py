@@ -12,6 +12,7 @@ from benchmarks.gpu import internals
 from benchmarks.gpu.inputs import QUERY, texts
 from benchmarks.gpu.run import Run
 from quernstone import Embedder, Reranker
+from quernstone.types import Dtype
 
 _GRAPH_TOLERANCE = 1e-5
 """Of a cosine, between a query in a CUDA graph and the same query in transformers."""
@@ -40,7 +41,7 @@ def run(run: Run) -> None:
     run.figure(
         "transformers in bfloat16", cosine=their_cosine, score_error=their_error, spread=spread
     )
-    bounds = {
+    bounds: dict[Dtype, tuple[float, float]] = {
         "float32": (5e-6, 2e-5),
         "bfloat16": (1.5 * (1 - their_cosine) + 1e-4, 1.5 * their_error + 1e-3),
     }
@@ -60,7 +61,7 @@ def run(run: Run) -> None:
 
 def _embeddings(
     run: Run,
-    dtype: str,
+    dtype: Dtype,
     documents: list[str],
     vectors: np.ndarray,
     queries: list[str],
@@ -68,7 +69,7 @@ def _embeddings(
     bound: float,
 ) -> None:
     start = time.perf_counter()
-    with Embedder(run.checkpoint("embedding"), device=run.device, dtype=dtype) as ours:  # type: ignore[arg-type]
+    with Embedder(run.checkpoint("embedding"), device=run.device, dtype=dtype) as ours:
         loaded = time.perf_counter()
         found = ours.embed_documents(documents)
         embedded = time.perf_counter()
