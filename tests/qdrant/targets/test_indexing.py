@@ -139,7 +139,7 @@ def test_after_a_crash_the_next_load_puts_the_original_values_back(server, targe
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert server.index() == DEFERRED[how]
     with deferred_index(target, then):
-        # a load that also puts it off goes on as the one before began
+        # a load that defers indexing as well keeps the values that the first one saved
         assert server.index() == (ORIGINAL if then == "none" else DEFERRED[how])
     assert server.index() == ORIGINAL
     assert server.metadata == {}
@@ -159,7 +159,7 @@ def test_a_server_that_is_gone_at_the_end_does_not_hide_the_first_error(
     assert server.index() == DEFERRED["m0"]
     with deferred_index(target, "none"):
         assert server.index() == ORIGINAL
-    monkeypatch.setattr(indexing, "_PATIENCE", 0)
+    monkeypatch.setattr(indexing, "_RESTORE_PATIENCE", 0)
     with pytest.raises(TargetError, match="changing the index"), deferred_index(target, "m0"):
         server.failures = 1000
 
@@ -201,7 +201,7 @@ def test_grey_is_woken_up(server, target):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (("red", "ok", 0), "its optimiser failed: the server does not say why; see its log"),
+        (("red", "ok", 0), "its optimiser failed: the server gives no reason; see its log"),
         (("yellow", {"error": "no space left"}, 0), "its optimiser failed: no space left"),
         (("red", {"error": "no space left"}, 0), "its optimiser failed: no space left"),
     ],
@@ -214,7 +214,7 @@ def test_red_is_an_error_that_says_what_the_optimiser_said(server, target, state
 
 def test_waiting_has_an_end(server, target):
     server.states = [("yellow", "ok", 7)]
-    with pytest.raises(TargetError, match="still yellow after 0 s, with 7 writes in its queue"):
+    with pytest.raises(TargetError, match="still yellow after 0 s, with 7 writes queued"):
         wait_until_green(target, timeout=0, interval=0)
 
 

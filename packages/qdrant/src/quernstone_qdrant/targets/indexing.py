@@ -1,7 +1,7 @@
-"""When a server indexes: put off during a bulk load, put back afterwards, and waited for.
+"""Defer a server's indexing during a bulk load, restore it afterwards, and wait for it.
 
-Building the HNSW graph while data comes in costs a server time that it will spend again when
-segments are merged. The embedded client has no index and Edge builds its own when asked, so this is
+A server that builds its HNSW graph while data arrives builds much of it again when it merges
+segments. The embedded client has no index and Edge only builds one on request, so this module is
 about servers.
 """
 
@@ -11,42 +11,65 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from qdrant_client import models
 
 from quernstone_qdrant.errors import CollectionError, TargetError, TransientError
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import DeferIndex
-
-if TYPE_CHECKING:
-    from quernstone_qdrant.targets.client import ClientTarget
+from quernstone_qdrant.targets.base import CollectionState
 
 DEFERRED_KEY = "quernstone_deferred"
-"""Where the collection's metadata holds the original values while indexing is put off."""
+"""Key of the collection's metadata that holds the original values while indexing is deferred."""
 
 _DEFAULT_THRESHOLD = 10_000
-"""In KB: Qdrant's own since 1.16, for a server that does not say its value."""
-_PATIENCE = 60.0
-"""Seconds for which the values are tried to be put back, when a server is away in the end."""
-_CALM = 2
-"""Green answers in a row before it is believed: between two optimisations it is green, too."""
+"""Indexing threshold in KB for a server that does not report one (Qdrant's default since 1.16)."""
+_RESTORE_PATIENCE = 60.0
+"""Seconds to keep retrying when the server is unreachable at the end of a load."""
+_GREEN_ANSWERS = 2
+"""Consecutive green answers required: a server is also green between two optimisations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """What decides when and how densely a server indexes; None: unchanged."""
+    """Settings that decide when and how densely a server indexes; None leaves one unchanged."""
 
     m: int | None = None
-    """Edges per node of the graph, for all vectors that do not say otherwise."""
+    """Edges per node of the graph, for the vectors without a value of their own."""
     vectors: Mapping[str, int] = field(default_factory=dict)
-    """`m` of the vectors that do."""
+    """`m` of the vectors that set their own, by name."""
     threshold: int | None = None
-    """KB of vectors from which on a segment is indexed; 0: never."""
+    """Size in KB from which a segment's vectors are indexed; 0 disables indexing."""
+
+
+class IndexedCollection(Protocol):
+    """A server's collection whose indexing can be changed; `ClientTarget` implements it."""
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        ...
+
+    def state(self) -> CollectionState:
+        """Read the collection's state."""
+        ...
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Merge `metadata` into the collection's metadata."""
+        ...
+
+    def read_index(self) -> IndexConfig:
+        """Read the index settings."""
+        ...
+
+    def change_index(self, config: IndexConfig) -> None:
+        """Set the values of `config` that are not None."""
+        ...
 
 
 def index_config(config: models.CollectionConfig) -> IndexConfig:
-    """Read what a server says."""
+    """Extract the index settings from a server's answer."""
     named = config.params.vectors or {}
     if isinstance(named, models.VectorParams):
         named = {"": named}
@@ -62,9 +85,9 @@ def index_config(config: models.CollectionConfig) -> IndexConfig:
 
 
 def index_arguments(config: IndexConfig) -> dict[str, Any]:
-    """Arguments of `QdrantClient.update_collection`, apart from the collection.
+    """Return the arguments of `QdrantClient.update_collection` without the collection's name.
 
-    With nothing to change, the update still wakes a server's optimiser up.
+    An update that changes nothing still wakes the server's optimiser.
     """
     arguments: dict[str, Any] = {
         "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=config.threshold)
@@ -80,57 +103,57 @@ def index_arguments(config: IndexConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def deferred_index(target: ClientTarget, how: DeferIndex) -> Iterator[None]:
-    """Put indexing off inside, and back at the end, whatever happens.
+def deferred_index(target: IndexedCollection, how: DeferIndex) -> Iterator[None]:
+    """Defer indexing inside the block and restore it at the end, also after an error.
 
-    The original values are in the collection's metadata before anything is changed. So after a
-    crash the next load puts them back, or goes on without an index and puts them back at its end.
+    The original values are saved in the collection's metadata first. If the process is killed, the
+    next load restores them: at its start with `none`, otherwise at its end.
 
     Args:
         target: A server's collection.
-        how: `none` only puts back what a crash has left behind.
+        how: `none` only restores values that an interrupted load left deferred.
 
     Raises:
-        TargetError: The server failed. If it did when putting the values back, the next load will.
+        TargetError: The server failed. If it failed while restoring, the next load restores.
     """
-    original = _left_behind(target)
+    original = _saved_config(target)
     if how == "none":
         if original is not None:
             _restore(target, original)
         yield
         return
     if original is None:
-        original = _originals(target.read_index(), how)
+        original = _config_to_change(target.read_index(), how)
         target.describe({DEFERRED_KEY: asdict(original)})
     target.change_index(_deferred(original))
     try:
         yield
     except BaseException:
-        # The error that ended the load is the one to report; the metadata remembers the rest.
+        # Report the error that ended the load; if restoring fails as well, the next load restores.
         with suppress(TargetError):
             _restore(target, original)
         raise
-    Retry(_PATIENCE).call(lambda: _restore(target, original))
+    Retry(_RESTORE_PATIENCE).call(lambda: _restore(target, original))
 
 
-def wait_until_green(target: ClientTarget, timeout: float, *, interval: float = 1.0) -> None:
+def wait_until_green(target: IndexedCollection, timeout: float, *, interval: float = 1.0) -> None:
     """Wait until a server has indexed what was written.
 
-    Yellow means that it is at work. Grey means that it was started anew and waits for a write
-    before it goes on, so it gets an empty one. A small collection is green without an index: that
-    is as it should be.
+    A yellow collection is being optimised. A grey one has pending optimisations after a restart and
+    waits for an update, so this function sends an empty one. A small collection is green without an
+    index, which is normal.
 
     Args:
         target: A server's collection.
-        timeout: In seconds.
-        interval: Between two questions, in seconds.
+        timeout: Seconds to wait.
+        interval: Seconds between two checks.
 
     Raises:
-        CollectionError: The optimiser failed; the error holds what it said.
+        CollectionError: The optimiser failed; the error holds its message.
         TargetError: The collection is not green in time.
     """
     deadline = time.monotonic() + timeout
-    calm = 0
+    green_answers = 0
     while True:
         late = time.monotonic() >= deadline
         try:
@@ -140,31 +163,32 @@ def wait_until_green(target: ClientTarget, timeout: float, *, interval: float = 
         except TransientError:
             if late:
                 raise
-            calm = 0  # it may be starting anew
+            green_answers = 0  # the server may be restarting
         else:
             if state.failure is not None or state.status == "red":
-                why = state.failure or "the server does not say why; see its log"
+                why = state.failure or "the server gives no reason; see its log"
                 raise CollectionError(target.collection, f"its optimiser failed: {why}")
-            calm = calm + 1 if state.status == "green" and not state.queued else 0
-            if calm == _CALM:
+            green = state.status == "green" and not state.queued
+            green_answers = green_answers + 1 if green else 0
+            if green_answers == _GREEN_ANSWERS:
                 return
             if late:
                 raise TargetError(
                     f"collection {target.collection!r} is still {state.status} after "
-                    f"{timeout:g} s, with {state.queued} writes in its queue; it goes on "
-                    "indexing by itself"
+                    f"{timeout:g} s, with {state.queued} writes queued; the server continues to "
+                    "index in the background"
                 )
         time.sleep(interval)
 
 
-def _left_behind(target: ClientTarget) -> IndexConfig | None:
-    """The original values, if a load was killed before it could put them back."""
+def _saved_config(target: IndexedCollection) -> IndexConfig | None:
+    """Return the original values if an interrupted load did not restore them."""
     stored = target.state().metadata.get(DEFERRED_KEY)
     return IndexConfig(**stored) if isinstance(stored, dict) else None
 
 
-def _originals(config: IndexConfig, how: DeferIndex) -> IndexConfig:
-    """The values that are going to be changed."""
+def _config_to_change(config: IndexConfig, how: DeferIndex) -> IndexConfig:
+    """Return the part of `config` that deferring will change."""
     if how == "m0":
         return IndexConfig(m=config.m, vectors={n: m for n, m in config.vectors.items() if m})
     threshold = config.threshold
@@ -179,6 +203,6 @@ def _deferred(original: IndexConfig) -> IndexConfig:
     )
 
 
-def _restore(target: ClientTarget, original: IndexConfig) -> None:
+def _restore(target: IndexedCollection, original: IndexConfig) -> None:
     target.change_index(original)
     target.describe({DEFERRED_KEY: None})
