@@ -369,7 +369,7 @@ def _store(plan: _Plan) -> PointStore:
             plan.provenance.settings,
             Retry(plan.patience),
             most_points=plan.most_points,
-            most_bytes=plan.request_bytes,
+            request_bytes=plan.request_bytes,
         )
     return store
 

@@ -33,7 +33,7 @@ class PointStore:
         settings: What makes vectors of embeddings.
         retry: Decides how often a request is made.
         most_points: Per request; None: any number.
-        most_bytes: About how large a request may become. It is lowered when the server refuses one.
+        request_bytes: Approximate size limit of a request; lowered when the server refuses one.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class PointStore:
         retry: Retry,
         *,
         most_points: int | None = None,
-        most_bytes: int = REQUEST_BYTES,
+        request_bytes: int = REQUEST_BYTES,
     ) -> None:
         self._target, self._settings, self._retry = target, settings, retry
         self._most_points = most_points
-        self._most_bytes = most_bytes
+        self._request_bytes = request_bytes
 
     def payloads(self, ids: Sequence[str]) -> dict[str, Payload]:
         """Read what the loader stores in the payload, of those of `ids` that exist, by id.
@@ -105,7 +105,7 @@ class PointStore:
         start = total = 0
         for place, size in enumerate(sizes):
             full = self._most_points is not None and place - start >= self._most_points
-            if place > start and (full or total + size > self._most_bytes):
+            if place > start and (full or total + size > self._request_bytes):
                 yield slice(start, place)
                 start, total = place, 0
             total += size
@@ -133,7 +133,7 @@ class PointStore:
                     f"{sizes[0]:,} bytes: split it, or shorten its metadata",
                     ids,
                 ) from error
-            self._most_bytes = min(self._most_bytes, max(1, sum(sizes) // 2))
+            self._request_bytes = min(self._request_bytes, max(1, sum(sizes) // 2))
             middle = len(points) // 2
             for part in (slice(0, middle), slice(middle, len(points))):
                 self._send(points[part], payloads[part], _slice(rows, part), sizes[part])

@@ -18,7 +18,7 @@ from quernstone_qdrant.documents.layouts import layout_of
 from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.loading.batches import BatchReader
-from quernstone_qdrant.loading.collector import only_new_objects
+from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
 from quernstone_qdrant.loading.pace import Pace
 from quernstone_qdrant.loading.pipeline import Batch, Pipeline
 from quernstone_qdrant.loading.prune import gone
@@ -75,7 +75,7 @@ class Load:
             made.settings,
             self._retry,
             most_points=plan.most_points,
-            most_bytes=plan.request_bytes,
+            request_bytes=plan.request_bytes,
         )
         self._letters: DeadLetters | None = None
         self._seen = SeenHashes() if prune else None
@@ -112,7 +112,7 @@ class Load:
     def run(self) -> LoadReport:
         """See `QdrantLoader.load`."""
         with ExitStack() as stack:
-            stack.enter_context(only_new_objects())
+            stack.enter_context(freeze_existing_objects())
             if self._plan.dead_letter is not None:
                 self._letters = stack.enter_context(DeadLetters(self._plan.dead_letter))
             if self._seen is not None:

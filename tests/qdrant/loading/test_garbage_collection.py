@@ -1,4 +1,4 @@
-"""What Python's garbage collector walks while a load runs."""
+"""A load freezes existing objects, so that garbage collection does not walk them."""
 
 import gc
 
@@ -9,7 +9,7 @@ from quernstone_qdrant import QdrantLoader, RecordError
 
 @pytest.fixture(autouse=True)
 def _nothing_frozen():
-    """As it is in a fresh process: another test may have run a program that freezes objects."""
+    """Start like a fresh process: another test may have frozen its objects."""
     gc.unfreeze()
     yield
     gc.unfreeze()
@@ -18,7 +18,7 @@ def _nothing_frozen():
 RECORDS = [{"id": str(n), "text": f"text {n}"} for n in range(5)]
 
 
-def test_a_load_keeps_it_from_what_was_there_and_gives_it_back(client, embedder):
+def test_existing_objects_are_frozen_during_a_load_only(client, embedder):
     frozen = []
     loader = QdrantLoader(
         client, "docs", embedder, progress=lambda report: frozen.append(gc.get_freeze_count())
@@ -31,8 +31,8 @@ def test_a_load_keeps_it_from_what_was_there_and_gives_it_back(client, embedder)
     assert gc.get_freeze_count() == 0
 
 
-def test_a_program_that_froze_its_objects_itself_keeps_them_so(client, embedder):
+def test_objects_that_the_program_froze_stay_frozen(client, embedder):
     gc.freeze()
     count = gc.get_freeze_count()
     QdrantLoader(client, "docs", embedder).load(RECORDS)
-    assert gc.get_freeze_count() > 0.9 * count  # some were let go of
+    assert gc.get_freeze_count() > 0.9 * count  # a few of them were deallocated
