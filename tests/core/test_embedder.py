@@ -17,10 +17,10 @@ from quernstone import (
     InputError,
     InputTooLongError,
     NonFiniteError,
-    session,
 )
 from quernstone.engines.torch.engine import TorchEngine
 from quernstone.errors import EngineMemoryError as EngineMemory
+from quernstone.runtime import session
 
 TEXTS = ["", "a", "the quick brown fox", "import numpy as np", "汉字 and more " * 40, "a"]
 

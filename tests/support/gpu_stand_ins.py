@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quernstone.attention import SdpaMaker, VarlenMaker
-from quernstone.engines import torch as engine
+from quernstone.engines.torch import engine
 from quernstone.engines.torch.transfer import PinnedTransfer
 from quernstone.qwen3.elementwise import Elementwise
 

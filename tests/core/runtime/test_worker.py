@@ -13,8 +13,8 @@ from quernstone import (
     EngineMemoryError,
     InputTooLongError,
     NonFiniteError,
-    worker,
 )
+from quernstone.runtime import worker
 from quernstone.runtime.worker import Worker
 from quernstone.types import Encoded, EngineConfig, EngineInfo, TextInput
 
