@@ -27,7 +27,7 @@ def test_people_get_a_table_and_a_summary(quern):
     assert "tiny (embed)" in done.stdout
     assert "ok        published scores" in " ".join(done.stdout.split("\n"))
     assert done.stdout.splitlines()[-1] == "healthy: 13 ok, 1 skipped"
-    assert "-> `--reference` names a folder" in done.stdout
+    assert "-> pass `--reference` with a folder" in done.stdout
 
 
 def test_scripts_get_json(quern, monkeypatch):

@@ -107,7 +107,7 @@ def test_a_default_prompt_hides_what_is_appended_and_the_reference_finds_it(exam
     check(
         report,
         "reference",
-        says=["an engine that puts the query prompt in front of every text"],
+        says=["an engine that puts the query prompt before every text"],
         fix="without a default prompt",
     )
 
@@ -220,7 +220,7 @@ def test_a_server_that_sorts_its_results(examine):
 def test_a_server_that_answers_no(examine):
     report = rerank(examine, fault="swapped", reference="tiny")
     check(report, "tells apart", "reference", says=["upside down"], fix="classifier_from_token")
-    assert "gives P(no) for P(yes)" in report["reference"].finding
+    assert "returns P(no) instead of P(yes)" in report["reference"].finding
 
 
 def test_overflow_of_a_reranker(examine, copy):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from quernstone.doctor.mistakes import compare_embeddings
 from quernstone.doctor.published import compare_with_published, published_for
-from quernstone.doctor.reference import compare_embeddings
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
 from quernstone.doctor.subject import (
     IM_END,

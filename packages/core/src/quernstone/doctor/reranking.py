@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, no_control_tokens, not_finite
+from quernstone.doctor.mistakes import compare_scores
 from quernstone.doctor.published import compare_with_published, published_for
-from quernstone.doctor.reference import compare_scores
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
 from quernstone.doctor.subject import IM_END, Check, RerankingSubject, log_odds, token_ids
 from quernstone.doctor.texts import (

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
+from typing import Generic, Literal, TypeVar, cast
 
 import numpy as np
 
 from quernstone.checkpoints.checkpoint import Checkpoint
+from quernstone.doctor.reference import Reference
 from quernstone.doctor.report import Outcome
 from quernstone.doctor.server import Server
 from quernstone.embedder import Embedder
@@ -20,9 +21,6 @@ from quernstone.errors import InputError
 from quernstone.reranker import Reranker
 from quernstone.runtime.session import Session
 from quernstone.types import Encoded, EncodedBatch, Float32Array, TokenArray
-
-if TYPE_CHECKING:
-    from quernstone.doctor.reference import Reference
 
 User = TypeVar("User", Embedder, Reranker)
 Examined = TypeVar("Examined", "EmbeddingSubject", "RerankingSubject")
