@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quernstone import ConfigError, InputError, InputTooLongError, NonFiniteError, Reranker
 from quernstone.encoding.tokens import DocumentCache, Tokenization
-from quernstone.engines import torch as torch_engine
+from quernstone.engines.torch import engine as torch_engine
 from quernstone.engines.torch.engine import TorchEngine
 from quernstone.qwen3 import Qwen3
 

@@ -9,7 +9,8 @@ import pytest
 
 from quernstone import Embedder, MissingExtraError, ModelLoadError, Reranker
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.checkpoints.files import check_files, content_digest, locate
+from quernstone.checkpoints.files import check_files, content_digest
+from quernstone.checkpoints.hubs import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 POINTER = (
@@ -59,7 +60,7 @@ def test_a_missing_shard_is_named_with_its_number_and_a_command(copy):
         resolve(str(folder), "rerank")
     assert str(raised.value) == (
         f"`{folder}/model-00002-of-00002.safetensors` is missing: `model.safetensors.index.json` "
-        "names 2 shards, of which 1 is not there (model-00002-of-00002.safetensors); copy it from "
+        "names 2 shards, of which 1 is missing (model-00002-of-00002.safetensors); copy it from "
         "where the other files came from; for a model of the hub: "
         f"`hf download ORGANISATION/MODEL --local-dir {folder}`"
     )
@@ -68,7 +69,7 @@ def test_a_missing_shard_is_named_with_its_number_and_a_command(copy):
 def test_shards_without_their_index(copy):
     folder = copy("reranker-4b")
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(ModelLoadError, match=r"shards such as .* and no `model\.safetensors\.ind"):
+    with pytest.raises(ModelLoadError, match=r"shards such as .* but no `model\.safetensors\.ind"):
         resolve(str(folder), "rerank")
 
 
@@ -138,7 +139,9 @@ def test_half_a_download_says_how_much_is_there(copy):
 def test_what_is_no_safetensors_at_all(copy, content):
     folder = copy()
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelLoadError, match=f"its {len(content)} bytes do not begin with a whole"):
+    with pytest.raises(
+        ModelLoadError, match=f"its {len(content)} bytes do not start with a complete"
+    ):
         resolve(str(folder), "embed")
 
 

@@ -33,7 +33,7 @@ def test_products(rows):
     error = ((result - product) / sizes).norm(dim=1) / (product / sizes).norm(dim=1)
     assert error.max() < 0.06
     expected = result.float() + other.float()
-    torch.testing.assert_close(made.plus(x, other).float(), expected, atol=0, rtol=2**-7)
+    torch.testing.assert_close(made.add(x, other).float(), expected, atol=0, rtol=2**-7)
 
 
 def test_float32_multiplies_with_the_rounded_weights():

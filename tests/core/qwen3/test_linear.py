@@ -35,8 +35,8 @@ def test_products(packing, dtype, rows):
     for result, expected in [
         (made(x), product),
         (made.silu(x), F.silu(product)),
-        (made.times(x, other), product * other.double()),
-        (made.plus(x, other.clone()), product + other.double()),
+        (made.mul(x, other), product * other.double()),
+        (made.add(x, other.clone()), product + other.double()),
     ]:
         assert result.dtype == dtype
         torch.testing.assert_close(result.double(), expected, atol=tolerance * 10, rtol=tolerance)

@@ -11,7 +11,7 @@ import torch
 from quernstone import Embedder, Reranker
 from quernstone.attention import SdpaAttention, choose_attention
 from quernstone.batching import pack
-from quernstone.engines import torch as engine
+from quernstone.engines.torch import engine
 from quernstone.types import Encoded
 
 pytestmark = [

@@ -1,1 +1,1 @@
-"""Find a checkpoint, check its files and read what they say, before any weights are loaded."""
+"""Find a checkpoint and check its files, before any weights are loaded."""

@@ -1,7 +1,4 @@
-"""What is known of a checkpoint before its weights are read.
-
-Where its files come from is told in `sources`.
-"""
+"""Find a checkpoint and read its small files, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from quernstone.checkpoints.files import MODULES, check_files, content_digest, locate
+from quernstone.checkpoints.files import MODULES, check_files, content_digest
+from quernstone.checkpoints.hubs import locate
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.errors import ModelLoadError
 from quernstone.types import Task
@@ -35,49 +33,49 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A resolved model: a local folder and what its small files say."""
+    """A model in a local folder, and the contents of its small files."""
 
     name: str
-    """As the user named it."""
+    """The name that the user gave."""
     folder: Path
     revision: str
-    """Commit of a hub snapshot; for a folder, `digest`."""
+    """The commit of a hub snapshot, or `digest` for any other folder."""
     digest: str
-    """Of the files' contents: equal for a snapshot of a hub and for a copy of its files."""
+    """Hash of the files, see `content_digest`."""
     architecture: str
-    """First entry of `architectures`, for example `Qwen3ForCausalLM`."""
+    """The first entry of `architectures`, for example `Qwen3ForCausalLM`."""
     raw_config: dict[str, Any]
     instruction: str
-    """The retrieval instruction the checkpoint stores for queries, else the model card's."""
+    """The instruction for queries that is stored with the model, else the model card's."""
 
     @property
     def is_qwen3(self) -> bool:
-        """Whether the packed engine knows this architecture."""
+        """True if the torch engine supports this architecture."""
         return self.raw_config.get("model_type") == "qwen3"
 
     @property
     def is_sentence_transformers(self) -> bool:
-        """Whether the folder lists modules for sentence-transformers."""
+        """True if the folder lists modules for sentence-transformers."""
         return (self.folder / MODULES).is_file()
 
     @property
     def hidden_size(self) -> int:
-        """Length of an uncut embedding."""
+        """The length of a full embedding."""
         return _number(self.raw_config, "hidden_size", self.folder)
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the embedding table."""
+        """The number of rows of the embedding table."""
         return _number(self.raw_config, "vocab_size", self.folder)
 
     @property
     def max_positions(self) -> int:
-        """Tokens of the longest sequence that the model was made for."""
+        """The number of tokens of the longest sequence that the model supports."""
         return _number(self.raw_config, "max_position_embeddings", self.folder)
 
     @property
     def likely_task(self) -> Task:
-        """What the checkpoint was made for, by its files and its name."""
+        """The task of the checkpoint, guessed from its files and its name."""
         name = f"{self.name} {self.folder.name}".lower()
         if self.is_sentence_transformers or "embed" in name:
             return "embed"
@@ -86,15 +84,15 @@ class Checkpoint:
         return "embed"
 
     def qwen3_config(self) -> ModelConfig:
-        """Read the configuration of the packed engine.
+        """Read the configuration for the torch engine.
 
         Raises:
-            ModelLoadError: A field is missing, or asks for something that the packed forward does
-                not compute (sliding windows, scaled RoPE, attention biases, another activation).
+            ModelLoadError: A field is missing, or asks for something that the engine does not
+                support (sliding windows, scaled RoPE, attention biases, another activation).
         """
         raw = self.raw_config
         _refuse_unsupported(raw, self.folder)
-        rope = raw.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
+        rope = raw.get("rope_parameters") or {}  # of transformers 5
         heads = _number(raw, "num_attention_heads", self.folder)
         return ModelConfig(
             vocab_size=self.vocab_size,
@@ -111,7 +109,7 @@ class Checkpoint:
 
 
 def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
-    """Find a model's folder, downloading it if need be, and read its small files.
+    """Find a model's folder, downloading it if necessary, and read its small files.
 
     Args:
         name: `tiny`, a local folder, a hub id such as `Qwen/Qwen3-Embedding-0.6B`, or
@@ -120,8 +118,8 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        ModelLoadError: There is no such model, or a file of it is missing or damaged.
-        MissingExtraError: `modelscope:` without the package.
+        ModelLoadError: There is no such model, or one of its files is missing or damaged.
+        MissingExtraError: The name starts with `modelscope:` and the package is not installed.
     """
     source = locate(name, task, revision)
     check_files(source)
@@ -184,7 +182,7 @@ def _refuse_unsupported(raw: dict[str, Any], folder: Path) -> None:
 
 
 def _stored_instruction(folder: Path) -> str:
-    """The instruction in a sentence-transformers `query` prompt, if it has Qwen3's form."""
+    """Return the instruction of a stored `query` prompt in Qwen3's form, else the default."""
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return DEFAULT_INSTRUCTION
@@ -196,7 +194,7 @@ def _stored_instruction(folder: Path) -> str:
 
 
 def stored_pooling(folder: Path) -> str | None:
-    """How the checkpoint's sentence-transformers files say to pool, None when they do not say."""
+    """Return the pooling mode of the checkpoint's sentence-transformers files, if they name one."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The Qwen3 model: the decoder, its products, and the reading of its weights."""
+"""The Qwen3 model: its decoder, its linear layers, and the code that reads its weights."""
 
 from quernstone.qwen3.decoder import Inputs, LayerPrefixes, Qwen3
 from quernstone.qwen3.weights import load_qwen3

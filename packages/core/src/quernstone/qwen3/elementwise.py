@@ -1,8 +1,8 @@
-"""The element-wise steps between the products of a layer, for GPUs: each one pass over its numbers.
+"""Element-wise steps between the linear layers, for GPUs.
 
-There they take as long as the products if every operation reads and writes memory. torch compiles
-each step into one kernel; where it cannot, the same functions run operation by operation. CPUs have
-steps of their own, in `decoder` and within the products of `linear`.
+Run operation by operation they would take as long as the linear layers, because each operation
+reads and writes memory. So torch compiles each step into one kernel, where it can. CPUs use the
+code in `decoder`, and the fused operations of `linear`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quernstone.checkpoints.checkpoint import ModelConfig
 
 logger = logging.getLogger("quernstone")
 
-# Kernels are made for a number of tokens of about this size, and run for any.
+# Kernels are compiled with this number of tokens, and run with any.
 _TYPICAL_TOKENS = 2048
 
 _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
@@ -33,15 +33,15 @@ class _Steps(NamedTuple):
 
 
 class Elementwise:
-    """The steps, compiled for one dtype and as they are for others."""
+    """The steps, compiled for at most one dtype."""
 
     def __init__(self, eps: float, compiled_for: torch.dtype | None = None) -> None:
-        """Choose.
+        """Prepare the steps; kernels are compiled at their first use.
 
         Args:
-            eps: Of the model's norms.
-            compiled_for: Dtype of the numbers that compiled kernels take. Rows that overflow are
-                computed again in another, which is too rare to wait for a compiler.
+            eps: The epsilon of the model's norms.
+            compiled_for: Dtype of the compiled kernels. Rows that overflow are computed again in
+                float32, which is too rare to be worth compiling.
         """
 
         def norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
@@ -55,31 +55,31 @@ class Elementwise:
             self._compiled = _Steps._make(torch.compile(each, dynamic=True) for each in self._plain)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm over the last axis; torch has one kernel for it."""
+        """Apply RMSNorm to the last axis, for which torch has a fused kernel."""
         return F.rms_norm(x, weight.shape, weight.to(x.dtype), self._eps)
 
     def norm_and_rotate(self, x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
-        """RMSNorm of each head, then RoPE, in float32.
+        """Apply RMSNorm to each head, then RoPE, in float32.
 
         Args:
-            x: Pairs of neighbours are rotated. Shape: (tokens, heads, dim)
+            x: Heads, whose pairs of neighbours are rotated. Shape: (tokens, heads, dim)
             weight: Shape: (heads, dim)
             rope: Cosine and sine for each pair. Shape: (tokens, 1, dim / 2, 2)
 
         Returns:
-            Shape and dtype of `x`.
+            A tensor of the shape and dtype of `x`.
         """
         return self._steps(x).norm_and_rotate(x, weight, rope)
 
     def silu_and_multiply(self, x: Tensor) -> Tensor:
-        """SiLU of the first half of each row, times the second. Shape: (tokens, 2 * inner)."""
+        """Multiply SiLU of each row's first half by its second. Shape: (tokens, 2 * inner)."""
         return self._steps(x).silu_and_multiply(x)
 
     def round_to_fp8(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers in float8_e4m3fn, and what to multiply each row with to have them back.
+        """Round each row so that `x` is about rounded * scales.
 
         Returns:
-            The shape of `x`, and (rows, 1) in float32.
+            Rounded numbers in float8_e4m3fn, and scales in float32, (rows, 1).
         """
         return self._steps(x).round_to_fp8(x)
 
@@ -90,21 +90,21 @@ class Elementwise:
 def choose_elementwise(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
 ) -> Elementwise | None:
-    """The steps for a device: None for a CPU, compiled on CUDA if that works here.
+    """Return the steps for a device: None for a CPU, compiled on CUDA where that works.
 
-    Compiling takes some seconds, less when torch finds kernels that it has made before.
+    Compiling takes several seconds, less if torch finds the kernels in its cache.
     """
     if device.type == "cpu":
         return None
     if device.type != "cuda":
         return Elementwise(config.rms_norm_eps)
     if importlib.util.find_spec("triton") is None:
-        return _not_compiled(config, "Triton is not installed")
+        return _uncompiled(config, "Triton is not installed")
     steps = Elementwise(config.rms_norm_eps, dtype)
     try:
         compile_steps(steps, config, device, dtype, fp8=fp8)
-    except Exception as error:  # noqa: BLE001 - compilers raise anything, and we can do without
-        return _not_compiled(config, f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - compilers raise anything, and are optional
+        return _uncompiled(config, f"{type(error).__name__}: {error}")
     return steps
 
 
@@ -114,16 +114,16 @@ def compile_steps(
     """Run every step that the model needs, for many tokens and for one.
 
     Raises:
-        Exception: What torch's compiler raises.
+        Exception: Whatever torch's compiler raises.
     """
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    # made outside of inference mode, as weights are: torch compiles anew for what is not
+    # Created outside of inference mode, like the weights: torch compiles again where this differs.
     weight = torch.ones(heads + kv_heads, dim, device=device, dtype=dtype)
     with torch.inference_mode():
         for tokens in (_TYPICAL_TOKENS, 1):
             qk = torch.ones(tokens, heads + kv_heads, dim, device=device, dtype=dtype)
             rope = torch.ones(tokens, 1, dim // 2, 2, device=device)
-            for part in (qk, qk[:, :heads]):  # the last layer's queries are whole, others are views
+            for part in (qk, qk[:, :heads]):  # contiguous in the last layer, else views
                 steps.norm_and_rotate(part, weight[: part.shape[1]], rope)
             gate_up = torch.ones(tokens, 2 * config.intermediate_size, device=device, dtype=dtype)
             inner = steps.silu_and_multiply(gate_up)
@@ -131,7 +131,7 @@ def compile_steps(
                 steps.round_to_fp8(inner)
 
 
-def _not_compiled(config: ModelConfig, why: str) -> Elementwise:
+def _uncompiled(config: ModelConfig, why: str) -> Elementwise:
     logger.warning(
         "norms, rotations and activations are not compiled, which makes this GPU slower: %s", why
     )
@@ -155,6 +155,6 @@ def _silu_and_multiply(x: Tensor) -> Tensor:
 def round_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     """See `Elementwise.round_to_fp8`."""
     numbers = x.float()
-    # not smaller than this, so that a row of zeros stays one
+    # The minimum keeps rows of zeros from dividing by zero.
     scale = numbers.abs().amax(-1, keepdim=True).div(_LARGEST_FP8).clamp_min(1e-20)
     return (numbers / scale).to(torch.float8_e4m3fn), scale

@@ -1,7 +1,7 @@
-"""Products of activations with weights in 8-bit floating point, on GPUs from Ada and Hopper on.
+"""Linear layers in 8-bit floating point, for GPUs since Ada and Hopper.
 
-Every output of a matrix has a scale of its own, found when it is read; every token has one, found
-when it is computed. Nothing needs calibration data.
+Weights are scaled per output when they are read, activations per token when they are computed, so
+no calibration data is needed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 from quernstone.qwen3.elementwise import round_to_fp8
 
 CAPABILITY = (8, 9)
-"""The least compute capability with products of 8-bit floating point."""
+"""The lowest compute capability that multiplies 8-bit floating point."""
 
 Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""As `quernstone.qwen3.elementwise.round_to_fp8`."""
+"""Like `quernstone.qwen3.elementwise.round_to_fp8`."""
 
 
 class Fp8Linear:
     """A weight matrix in float8_e4m3fn, for activations in bfloat16.
 
-    In float32, in which rows that overflow are computed again, activations are not rounded.
+    Float32 activations, of rows that overflowed in bfloat16, are not rounded.
     """
 
     __slots__ = ("_round", "_scale", "_weight")
@@ -34,7 +34,7 @@ class Fp8Linear:
 
         Args:
             weight: Shape: (outputs, inputs), both multiples of 16.
-            rounding: For activations; a GPU has it compiled.
+            rounding: Rounds activations; compiled on a GPU.
         """
         self._round = rounding
         self._weight, scale = round_to_fp8(weight)
@@ -45,16 +45,16 @@ class Fp8Linear:
         if x.dtype == torch.float32:
             return F.linear(x, self._weight.float()).mul_(self._scale)
         rounded, scale = self._round(x)
-        made: Tensor = torch._scaled_mm(
+        out: Tensor = torch._scaled_mm(
             rounded, self._weight.T, scale_a=scale, scale_b=self._scale, out_dtype=x.dtype
         )
-        return made
+        return out
 
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product plus `other`, which may be overwritten."""
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output plus `other`, which may be overwritten."""
         return other.add_(self(x))
 
 
 def can_compute_fp8(device: torch.device) -> bool:
-    """Whether a device multiplies 8-bit floating point."""
+    """Return whether a device multiplies 8-bit floating point."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY

@@ -1,7 +1,7 @@
-"""Products of activations with weights in int8, by oneDNN on x86 CPUs with VNNI.
+"""Linear layers in int8, computed by oneDNN on x86 CPUs with VNNI.
 
-Every output of a matrix has a scale of its own, found when it is read; every token has one, found
-when it is computed. Nothing needs calibration data.
+Weights are scaled per output when they are read, activations per token when they are computed, so
+no calibration data is needed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 _LARGEST = 127
-# Scales of tokens are rounded to the activations' dtype, maybe down: this leaves room for it.
+# A token's scale may be rounded down to the activations' dtype; this leaves room for that.
 _LARGEST_TOKEN = 126
-# oneDNN multiplies unsigned activations with signed weights: zero is stored as 128
+# oneDNN multiplies unsigned activations by signed weights, so 128 stands for zero.
 _ZERO = 128
-# Tokens rounded at a time: they stay in a core's cache.
+# Tokens to round in one step, few enough for a core's cache.
 _BLOCK_TOKENS = 128
 
 
@@ -34,43 +34,43 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(tokens, inputs) -> (tokens, outputs)."""
-        rounded, scale = _rounded(x)
-        made: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rounded, scale = _round(x)
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._packed, self._scale, self._zeros,
             None, 1.0, 0, x.dtype, "none", [], "",
         )  # fmt: skip
-        return made.mul_(scale)
+        return out.mul_(scale)
 
     def silu(self, x: Tensor) -> Tensor:
-        """SiLU of the product."""
+        """Return SiLU of the output."""
         return F.silu(self(x), inplace=True)
 
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product, number by number times `other`."""
+    def mul(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output times `other`, element by element."""
         return self(x).mul_(other)
 
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product plus `other`."""
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output plus `other`."""
         return self(x).add_(other)
 
 
 def can_compute_int8() -> bool:
-    """Whether this CPU multiplies int8 exactly; without VNNI, sums of pairs saturate."""
-    # private in torch, and the only probe there is: absent means not known, so no
+    """Return whether this CPU multiplies int8 exactly: without VNNI, sums of pairs saturate."""
+    # This private probe of torch is the only one. Where it is missing, assume no support.
     probe = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
     return bool(probe()) and torch.backends.mkldnn.is_available()
 
 
 def _scale(x: Tensor, largest: int) -> Tensor:
-    # not smaller than this, so that a row of zeros stays one
+    # The minimum keeps rows of zeros from dividing by zero.
     return x.abs().amax(1, keepdim=True).div_(largest).clamp_min_(1e-20)
 
 
-def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations in uint8, and what to multiply them with, less `_ZERO`, to have them back.
+def _round(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round activations so that `x` is about (rounded - `_ZERO`) * scales.
 
     Returns:
-        Shape: (tokens, inputs) and (tokens, 1); the scales in the dtype of `x`.
+        Rounded activations in uint8, (tokens, inputs), and scales in the dtype of `x`, (tokens, 1).
     """
     rounded = torch.empty(x.shape, dtype=torch.uint8)
     scales = torch.empty(len(x), 1, dtype=x.dtype)

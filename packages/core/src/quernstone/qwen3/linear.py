@@ -1,8 +1,8 @@
-"""Products of activations with the weights of a model.
+"""Linear layers, with weights packed for oneDNN on x86 CPUs.
 
-On x86 CPUs the weights are laid out for oneDNN once, when they are read: torch's `linear` would do
-part of that in every call. Against it, in bfloat16 on two cores with AVX512-BF16, a whole MLP takes
-0.4 of the time at 8 tokens, 0.75 at 512 and 0.85 at 4,096; half of that or less in float32.
+Packing happens once, when a weight is read; torch's `linear` would repeat part of it in every call.
+In bfloat16 on two cores with AVX512-BF16, a whole MLP takes 0.4 of the time of `linear` at 8
+tokens, 0.75 at 512 and 0.85 at 4,096; half of that or less in float32.
 """
 
 from __future__ import annotations
@@ -16,46 +16,53 @@ from torch import Tensor
 
 _PACKED_DTYPES = (torch.bfloat16, torch.float32)
 
-# oneDNN, and torch above it, keep what they compiled for 1,024 shapes of operands each. Packed
-# batches hardly ever have a shape twice: a process grew by a gigabyte over 50,000 short texts. The
-# layers of one model share their shapes, so with 128 nothing takes longer; a text of 6,000 tokens
-# alone has 113. What torch keeps saves it a look at oneDNN's, which takes no time, and costs
-# 1.3 MiB a shape.
+# Shapes for which oneDNN and torch keep compiled kernels; their default is 1,024 each. Packed
+# batches hardly ever repeat a shape, so a process grew by a gigabyte over 50,000 short texts. All
+# layers share their shapes: 128 are enough even for one text of 6,000 tokens, which has 113.
+# Torch's cache only saves a lookup in oneDNN's, and costs 1.3 MiB a shape.
 _KERNEL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 128, "LRU_CACHE_CAPACITY": 16}
-for _name, _shapes in _KERNEL_CACHES.items():
-    os.environ.setdefault(_name, str(_shapes))
+
+
+def limit_kernel_caches() -> None:
+    """Limit oneDNN's caches, unless the environment already does.
+
+    oneDNN and torch read these variables when they run their first kernel, so call this before
+    the first `Linear` of a process.
+    """
+    for name, shapes in _KERNEL_CACHES.items():
+        os.environ.setdefault(name, str(shapes))
 
 
 class Linear:
-    """A weight matrix. What is computed in another dtype than the weight's is converted for it."""
+    """A weight matrix, converted to the dtype of its input where the two differ."""
 
     __slots__ = ("_packed", "_weight")
 
     def __init__(self, weight: Tensor) -> None:
-        """Take a matrix. Shape: (outputs, inputs)."""
+        """Pack the matrix if possible. Shape: (outputs, inputs)."""
         self._packed = _can_pack(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """(tokens, inputs) -> (tokens, outputs)."""
-        return self._product(x, "none") if self._is_packed(x) else F.linear(x, self._dense(x))
+        return self._unary(x, "none") if self._is_packed(x) else F.linear(x, self._dense(x))
 
     def silu(self, x: Tensor) -> Tensor:
-        """SiLU of the product."""
+        """Return SiLU of the output."""
         if self._is_packed(x):
-            return self._product(x, "swish")
+            return self._unary(x, "swish")
         return F.silu(F.linear(x, self._dense(x)), inplace=True)
 
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product, number by number times `other`."""
+    def mul(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output times `other`, element by element."""
         if self._is_packed(x):
-            return self._binary_product(x, other, "mul")
+            return self._binary(x, other, "mul")
         return F.linear(x, self._dense(x)).mul_(other)
 
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product plus `other`, which may be overwritten: a GPU adds while it multiplies."""
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output plus `other`, which may be overwritten."""
         if self._is_packed(x):
-            return self._binary_product(x, other, "add")
+            return self._binary(x, other, "add")
         return other.addmm_(x, self._dense(x).T)
 
     def _is_packed(self, x: Tensor) -> bool:
@@ -65,19 +72,19 @@ class Linear:
         weight = self._weight.to_dense() if self._packed else self._weight
         return weight.to(x.dtype)
 
-    def _product(self, x: Tensor, activation: str) -> Tensor:
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, activation, [], "")
-        return made
+    def _unary(self, x: Tensor, activation: str) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, activation, [], "")
+        return out
 
-    def _binary_product(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
-        made: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+    def _binary(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             x, other, self._weight, None, operation
         )
-        return made
+        return out
 
 
 def _can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN can take the weight: its operators are what torch's own compiler emits."""
+    """Return whether the operators that torch's own compiler emits for oneDNN take this weight."""
     if weight.device.type != "cpu" or weight.dtype not in _PACKED_DTYPES:
         return False
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():

@@ -1,4 +1,4 @@
-"""The reading of a checkpoint's weights, which refuses what does not fit."""
+"""Read a checkpoint's weights, after checking that they fit its configuration."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quernstone.checkpoints.checkpoint import ModelConfig
+from quernstone.checkpoints.files import weight_files
 from quernstone.errors import ModelLoadError
-from quernstone.qwen3.decoder import Layer, Product, Qwen3
+from quernstone.qwen3.decoder import (
+    MLP,
+    AnyLinear,
+    Attention,
+    DecoderLayer,
+    LastAttention,
+    LastDecoderLayer,
+    MergedMLP,
+    Qwen3,
+    RMSNorm,
+)
 from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import Linear
-from quernstone.qwen3.mlp import JointProduct, SeparateProducts
 
 
 def load_qwen3(
@@ -32,7 +41,7 @@ def load_qwen3(
     rounding: Literal["int8", "fp8"] | None = None,
     elementwise: Elementwise | None = None,
 ) -> tuple[Qwen3, Tensor]:
-    """Read a checkpoint of one of the six official layouts.
+    """Read a checkpoint in any layout of the six official ones.
 
     Embedding checkpoints name tensors without `model.`, rerankers with it; large ones are sharded;
     the output head is stored, or tied to the embedding.
@@ -42,9 +51,9 @@ def load_qwen3(
         config: Read from the same folder.
         device: Where to put the weights.
         dtype: What to convert them to.
-        head_rows: Token ids whose rows of the output head are wanted.
-        rounding: What to round the matrices of the layers to: int8 on a CPU, fp8 on a GPU.
-        elementwise: The steps of a GPU; None for a CPU, which has its own.
+        head_rows: Token ids whose rows of the output head to read.
+        rounding: Round the matrices of the layers: int8 on a CPU, fp8 on a GPU.
+        elementwise: Kernels of a GPU; None on a CPU.
 
     Returns:
         The decoder, and the rows of the head in the order of `head_rows`. Shape: (rows, hidden)
@@ -54,105 +63,155 @@ def load_qwen3(
             configuration says; or a file is missing or damaged.
     """
     with ExitStack() as stack:
-        tensors = _open(folder, stack)
+        tensors = _Tensors(folder, stack, device, dtype)
         head_stored = bool(head_rows) and not config.tie_word_embeddings
         _check(folder, tensors, _expected_shapes(config, with_head=head_stored))
-
-        def read(name: str) -> Tensor:
-            opened, stored_name = tensors[name]
-            tensor: Tensor = opened.get_tensor(stored_name)
-            return tensor.to(device, dtype)
-
-        def product(*weights: Tensor) -> Product:
-            weight = torch.cat(weights)
-            if rounding == "fp8" and elementwise is not None:
-                return Fp8Linear(weight, elementwise.round_to_fp8)
-            return Int8Linear(weight) if rounding == "int8" else Linear(weight)
-
-        def gate_up(at: str) -> SeparateProducts | JointProduct:
-            gate, up = (read(f"{at}mlp.{part}_proj.weight") for part in ("gate", "up"))
-            if elementwise is not None:
-                return JointProduct(product(gate, up), elementwise)
-            kind = Int8Linear if rounding == "int8" else Linear
-            return SeparateProducts(kind(gate), kind(up))
-
-        def projection(at: str, part: str) -> Tensor:
-            weight = read(f"{at}self_attn.{part}_proj.weight")
-            return weight if part == "v" else _interleaved(weight, config.head_dim)
-
-        def head_norm(at: str, part: str, count: int) -> Tensor:
-            weight = read(f"{at}self_attn.{part}_norm.weight")
-            return _interleaved(weight, config.head_dim).expand(count, -1)
-
-        embedding = read("embed_tokens.weight")
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        layers = []
+        build = _Builder(tensors, config, rounding, elementwise)
+        embed_tokens = tensors.read("embed_tokens.weight")
         last = config.num_hidden_layers - 1
-        for index in range(config.num_hidden_layers):
-            at = f"layers.{index}."
-            parts = "kv" if index == last else "qkv"
-            layers.append(
-                Layer(
-                    input_norm=read(at + "input_layernorm.weight"),
-                    qkv=product(*(projection(at, part) for part in parts)),
-                    qk_norm=torch.cat([head_norm(at, "q", heads), head_norm(at, "k", kv_heads)]),
-                    output=product(read(at + "self_attn.o_proj.weight")),
-                    mlp_norm=read(at + "post_attention_layernorm.weight"),
-                    gate_up=gate_up(at),
-                    down=product(read(at + "mlp.down_proj.weight")),
-                )
-            )
-        last_query = product(projection(f"layers.{last}.", "q"))
-        model = Qwen3(config, embedding, layers, last_query, read("norm.weight"), elementwise)
+        model = Qwen3(
+            config,
+            embed_tokens,
+            [build.layer(f"layers.{index}.") for index in range(last)],
+            build.last_layer(f"layers.{last}."),
+            build.norm("norm.weight"),
+        )
         if head_stored:
-            opened, stored_name = tensors["lm_head.weight"]
-            rows = opened.get_slice(stored_name)
-            head = torch.stack([rows[row : row + 1][0] for row in head_rows]).to(device, dtype)
+            head = tensors.read_rows("lm_head.weight", head_rows)
         else:
-            head = embedding[list(head_rows)].clone()
+            head = embed_tokens[list(head_rows)].clone()
     return model, head
 
 
-def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
-    """The outputs of each head in the order 0, half, 1, half + 1, ..."""
+class _Tensors:
+    """The tensors of a checkpoint by name, without a leading `model.`."""
+
+    def __init__(
+        self, folder: Path, stack: ExitStack, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._device, self._dtype = device, dtype
+        self._stored: dict[str, tuple[Any, str]] = {}  # the open file, and the name in it
+        for path in weight_files(folder):
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+                names = list(file.keys())
+            except FileNotFoundError as error:
+                msg = f"`{path}` is missing: the index of this model names it as one of its shards"
+                raise ModelLoadError(msg) from error
+            except (SafetensorError, OSError) as error:
+                msg = f"`{path}` cannot be read as safetensors: {error}"
+                raise ModelLoadError(msg) from error
+            self._stored.update({name.removeprefix("model."): (file, name) for name in names})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        file, stored_name = self._stored[name]
+        return tuple(file.get_slice(stored_name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        file, stored_name = self._stored[name]
+        tensor: Tensor = file.get_tensor(stored_name)
+        return tensor.to(self._device, self._dtype)
+
+    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        file, stored_name = self._stored[name]
+        matrix = file.get_slice(stored_name)
+        found = torch.stack([matrix[row : row + 1][0] for row in rows])
+        return found.to(self._device, self._dtype)
+
+
+class _Builder:
+    """Builds the modules of the decoder. `at` is the prefix of a layer's tensors."""
+
+    def __init__(
+        self,
+        tensors: _Tensors,
+        config: ModelConfig,
+        rounding: Literal["int8", "fp8"] | None,
+        elementwise: Elementwise | None,
+    ) -> None:
+        self._read, self._config = tensors.read, config
+        self._rounding, self._elementwise = rounding, elementwise
+
+    def layer(self, at: str) -> DecoderLayer:
+        config = self._config
+        attention = Attention(
+            config,
+            qkv_proj=self._linear(*(self._head_proj(at, name) for name in "qkv")),
+            o_proj=self._linear(self._read(f"{at}self_attn.o_proj.weight")),
+            qk_norm=self._rms_norm(
+                torch.cat(
+                    [
+                        self._head_norm(at, "q", config.num_attention_heads),
+                        self._head_norm(at, "k", config.num_key_value_heads),
+                    ]
+                )
+            ),
+        )
+        return DecoderLayer(
+            self.norm(f"{at}input_layernorm.weight"),
+            attention,
+            self.norm(f"{at}post_attention_layernorm.weight"),
+            self._mlp(at),
+        )
+
+    def last_layer(self, at: str) -> LastDecoderLayer:
+        config = self._config
+        attention = LastAttention(
+            config,
+            q_proj=self._linear(self._head_proj(at, "q")),
+            kv_proj=self._linear(*(self._head_proj(at, name) for name in "kv")),
+            o_proj=self._linear(self._read(f"{at}self_attn.o_proj.weight")),
+            q_norm=self._rms_norm(self._head_norm(at, "q", config.num_attention_heads)),
+            k_norm=self._rms_norm(self._head_norm(at, "k", config.num_key_value_heads)),
+        )
+        return LastDecoderLayer(
+            self.norm(f"{at}input_layernorm.weight"),
+            attention,
+            self.norm(f"{at}post_attention_layernorm.weight"),
+            self._mlp(at),
+        )
+
+    def norm(self, name: str) -> RMSNorm:
+        return self._rms_norm(self._read(name))
+
+    def _rms_norm(self, weight: Tensor) -> RMSNorm:
+        return RMSNorm(weight, self._config.rms_norm_eps, self._elementwise)
+
+    def _mlp(self, at: str) -> MLP | MergedMLP:
+        gate, up = (self._read(f"{at}mlp.{name}_proj.weight") for name in ("gate", "up"))
+        down_proj = self._linear(self._read(f"{at}mlp.down_proj.weight"))
+        if self._elementwise is not None:
+            return MergedMLP(self._linear(gate, up), down_proj, self._elementwise)
+        kind = Int8Linear if self._rounding == "int8" else Linear
+        return MLP(kind(gate), kind(up), down_proj)
+
+    def _linear(self, *weights: Tensor) -> AnyLinear:
+        """Merge projections of the same input into one."""
+        weight = torch.cat(weights)
+        if self._rounding == "fp8" and self._elementwise is not None:
+            return Fp8Linear(weight, self._elementwise.round_to_fp8)
+        return Int8Linear(weight) if self._rounding == "int8" else Linear(weight)
+
+    def _head_proj(self, at: str, name: str) -> Tensor:
+        weight = self._read(f"{at}self_attn.{name}_proj.weight")
+        return weight if name == "v" else _interleave(weight, self._config.head_dim)
+
+    def _head_norm(self, at: str, name: str, heads: int) -> Tensor:
+        weight = self._read(f"{at}self_attn.{name}_norm.weight")
+        return _interleave(weight, self._config.head_dim).repeat(heads, 1)
+
+
+def _interleave(weight: Tensor, head_dim: int) -> Tensor:
+    """Reorder the outputs of each head to 0, half, 1, half + 1, ..."""
     halves = weight.unflatten(0, (-1, 2, head_dim // 2))
     interleaved: Tensor = halves.transpose(1, 2).flatten(0, 2)
     return interleaved
-
-
-_Tensors = Mapping[str, tuple[Any, str]]
-"""Our name of a tensor -> the open safetensors file, and its name there."""
-
-
-def _open(folder: Path, stack: ExitStack) -> _Tensors:
-    tensors: dict[str, tuple[Any, str]] = {}
-    for path in _weight_files(folder):
-        try:
-            opened = stack.enter_context(safe_open(path, framework="pt"))
-            names = list(opened.keys())
-        except FileNotFoundError as error:
-            msg = f"`{path}` is missing: the index of this model names it as one of its shards"
-            raise ModelLoadError(msg) from error
-        except (SafetensorError, OSError) as error:
-            msg = f"`{path}` cannot be read as safetensors: {error}"
-            raise ModelLoadError(msg) from error
-        for name in names:
-            tensors[name.removeprefix("model.")] = (opened, name)
-    return tensors
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        weight_map = orjson.loads(index.read_bytes())["weight_map"]
-        return [folder / name for name in sorted(set(weight_map.values()))]
-    msg = (
-        f"`{folder}` holds neither `model.safetensors` nor `model.safetensors.index.json`; "
-        "weights in other formats are not read"
-    )
-    raise ModelLoadError(msg)
 
 
 def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple[int, ...]]:
@@ -183,27 +242,25 @@ def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple
 
 
 def _check(folder: Path, tensors: _Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    def problems() -> Iterator[str]:
-        missing = [name for name in expected if name not in tensors]
-        if missing:
-            yield f"missing {_some(missing)}"
-        # a head that is tied, or that nobody asked for, may be stored all the same
-        unexpected = [name for name in tensors if name not in expected and name != "lm_head.weight"]
-        if unexpected:
-            yield f"unexpected {_some(unexpected)}"
-        for name, shape in expected.items():
-            if name in tensors:
-                opened, stored_name = tensors[name]
-                found = tuple(opened.get_slice(stored_name).get_shape())
-                if found != shape:
-                    yield f"`{name}` has shape {found}, `config.json` asks for {shape}"
-
-    found = list(problems())
-    if found:
-        msg = f"the weights in `{folder}` do not fit its `config.json`: {'; '.join(found[:5])}"
+    problems = list(_problems(tensors, expected))
+    if problems:
+        msg = f"the weights in `{folder}` do not fit its `config.json`: {'; '.join(problems[:5])}"
         raise ModelLoadError(msg)
 
 
-def _some(names: Sequence[str]) -> str:
+def _problems(tensors: _Tensors, expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        yield f"missing {_listed(missing)}"
+    # Checkpoints may store a head even if it is tied, or not needed.
+    unexpected = [name for name in tensors if name not in expected and name != "lm_head.weight"]
+    if unexpected:
+        yield f"unexpected {_listed(unexpected)}"
+    for name, shape in expected.items():
+        if name in tensors and tensors.shape(name) != shape:
+            yield f"`{name}` has shape {tensors.shape(name)}, `config.json` asks for {shape}"
+
+
+def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:4])
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -23,6 +23,7 @@ from quernstone.qwen3 import Inputs, LayerPrefixes, load_qwen3
 from quernstone.qwen3.elementwise import choose_elementwise
 from quernstone.qwen3.fp8 import can_compute_fp8
 from quernstone.qwen3.int8 import can_compute_int8
+from quernstone.qwen3.linear import limit_kernel_caches
 from quernstone.types import (
     Dtype,
     Encoded,
@@ -54,6 +55,8 @@ class TorchEngine:
         device = choose_device(config.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread, which is the only one to call
+        elif device.type == "cpu":
+            limit_kernel_caches()
         rounding = config.dtype if config.dtype in ("int8", "fp8") else None
         self._dtype = _computing_dtype(config.dtype, device)
         qwen3 = checkpoint.qwen3_config()

@@ -1,0 +1,140 @@
+"""Find a model's folder: in the package, on disk, on the Hugging Face hub or on ModelScope."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quernstone.checkpoints.files import Source, check_files
+from quernstone.errors import MissingExtraError, ModelLoadError
+from quernstone.types import Task
+
+TINY = "tiny"
+MODELSCOPE = "modelscope:"
+"""Prefix of the name of a model on ModelScope: `modelscope:Qwen/Qwen3-Embedding-0.6B`."""
+
+_TINY_FOLDERS: dict[Task, str] = {"embed": "embedding", "rerank": "reranker"}
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt"]  # also in subfolders
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def locate(name: str, task: Task, revision: str | None = None) -> Source:
+    """Find a model's folder, downloading it if the name is a hub's.
+
+    Args:
+        name: `tiny`, a local folder, a hub id such as `Qwen/Qwen3-Embedding-0.6B`, or
+            `modelscope:` and an id.
+        task: Which of the two bundled models `tiny` means.
+        revision: Branch, tag or commit of a hub id. A commit that is complete in the cache is used
+            without a request to the hub.
+
+    Raises:
+        ModelLoadError: There is no such model, or it cannot be downloaded.
+        MissingExtraError: The name starts with `modelscope:` and the package is not installed.
+    """
+    if name == TINY:
+        folder = Path(__file__).parent / "tiny" / _TINY_FOLDERS[task]
+        return Source(folder, "", "install quernstone again", "install quernstone again")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        copy = (
+            "copy it from where the other files came from; for a model of the hub: "
+            f"`hf download ORGANISATION/MODEL --local-dir {path}`"
+        )
+        return Source(path.resolve(), "", copy, copy)
+    if path.is_file():
+        msg = f"`{name}` is a file; name the folder that holds it, `{path.parent}`"
+        if path.suffix == ".gguf":
+            msg = f"`{name}` is a GGUF file; use the checkpoint with safetensors that it came from"
+        raise ModelLoadError(msg)
+    if name.startswith(MODELSCOPE):
+        return _from_modelscope(name.removeprefix(MODELSCOPE), revision)
+    return _from_hub(name, revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Source:
+    # Imported here because it takes half a second and only hub ids need it.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    command = f"hf download {name}{_option(revision)}"
+    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
+    try:
+        if pinned := _complete_in_cache(fetch, revision, LocalEntryNotFoundError):
+            return _snapshot(pinned, command, "--force-download")
+        return _snapshot(fetch(), command, "--force-download")
+    except HFValidationError as error:
+        msg = (
+            f"`{name}` is neither an existing folder, nor `tiny`, nor a hub id like `org/model`, "
+            f"nor `{MODELSCOPE}org/model`"
+        )
+        raise ModelLoadError(msg) from error
+    except (HfHubHTTPError, OSError) as error:
+        # Some versions ask the hub about a pinned commit even if it is in the cache.
+        with suppress(LocalEntryNotFoundError):
+            return _snapshot(fetch(local_files_only=True), command, "--force-download")
+        msg = (
+            f"`{name}` is not a local folder and could not be fetched from the hub: {error}. "
+            f"Online, `{command}` fills the cache. Offline, pass the path of a downloaded folder, "
+            "or `tiny` to try things out. Where the hub is out of reach, set `HF_ENDPOINT` to a "
+            f"mirror, or use `{MODELSCOPE}{name}`"
+        )
+        raise ModelLoadError(msg) from error
+
+
+def _from_modelscope(name: str, revision: str | None) -> Source:
+    from huggingface_hub import constants  # noqa: PLC0415 - see `_from_hub`
+
+    try:
+        from modelscope.hub.snapshot_download import snapshot_download  # noqa: PLC0415
+        from modelscope_hub.errors import HubError  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("modelscope", "modelscope") from error
+
+    command = f"modelscope download {name}{_option(revision)}"
+    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
+    try:
+        if pinned := _complete_in_cache(fetch, revision, HubError):
+            return _snapshot(pinned, command, "--force")
+        # `HF_HUB_OFFLINE` applies to both hubs.
+        return _snapshot(fetch(local_files_only=constants.HF_HUB_OFFLINE), command, "--force")
+    except (HubError, OSError, ValueError) as error:
+        with suppress(HubError):
+            return _snapshot(fetch(local_files_only=True), command, "--force")
+        msg = (
+            f"`{name}` could not be fetched from ModelScope: {error}. Online, `{command}` fills "
+            "the cache. Offline, pass the path of a downloaded folder"
+        )
+        raise ModelLoadError(msg) from error
+
+
+def _complete_in_cache(
+    fetch: Callable[..., Any], revision: str | None, missing: type[Exception]
+) -> Path | None:
+    """Return the folder of a pinned commit if it is complete in the cache."""
+    if revision is None or not _COMMIT.fullmatch(revision):
+        return None
+    with suppress(missing, ModelLoadError):
+        folder = Path(fetch(local_files_only=True))
+        check_files(_snapshot(folder, "", ""))
+        return folder
+    return None
+
+
+def _snapshot(path: str | Path, command: str, force: str) -> Source:
+    folder = Path(path)
+    # A snapshot's folder is named after its commit, or on ModelScope maybe after a branch.
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else ""
+    return Source(folder, commit, f"run `{command}`", f"run `{command} {force}`")
+
+
+def _option(revision: str | None) -> str:
+    return f" --revision {revision}" if revision else ""
