@@ -66,7 +66,8 @@ class Run:
 
     def checkpoint(self, task: Literal["embedding", "reranker"]) -> str:
         """Return the folder of the random checkpoint of a task."""
-        return str(self.settings.work / f"{task}-0.6b")
+        size = "tiny" if self.settings.dry_run else "0.6b"
+        return str(self.settings.work / f"{task}-{size}")
 
     def check(self, name: str, passed: bool, **figures: object) -> None:
         """Report a claim that holds or does not, with the figures that decided it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -53,8 +54,14 @@ def device_seconds(run: Run, call: Callable[[], object], repeats: int = 20) -> f
 def report_rate(
     run: Run, name: str, call: Callable[[], object], *, tokens: int, repeats: int = 3
 ) -> None:
-    """Measure tokens per second of a call that runs the 0.6B model, and report it."""
+    """Measure tokens per second of a call that runs the 0.6B model, and report it.
+
+    The share of the rate of matrix products is reported too if the step `rates` has measured it.
+    """
     took = seconds(run, call, repeats)
+    figures = {"tokens_per_s": tokens / took, "seconds": took}
     matrix_rate = 1e12 * run.earlier_figure("rates", "bfloat16 matrix product", "tflops")
-    share = flops_per_token(run.checkpoint("embedding")) * tokens / took / matrix_rate
-    run.figure(name, tokens_per_s=tokens / took, seconds=took, share_of_matrix_rate=share)
+    if math.isfinite(matrix_rate):
+        operations = flops_per_token(run.checkpoint("embedding")) * tokens
+        figures["share_of_matrix_rate"] = operations / took / matrix_rate
+    run.figure(name, **figures)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from tests.support.checkpoints import Layout, random_checkpoint
+
 from benchmarks.adapters import CHAT_TEMPLATE
-from benchmarks.checkpoints import Layout, random_checkpoint
 from benchmarks.gpu.run import Run
 
 _LAYOUTS: tuple[Layout, ...] = ("embedding-0.6b", "reranker-0.6b")

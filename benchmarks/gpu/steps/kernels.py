@@ -23,6 +23,11 @@ from benchmarks.gpu.timing import device_seconds, synchronize
 Kernel = Callable[..., tuple[Tensor, Tensor]]
 """(q, k, v, cu_q, cu_k, max_q, max_k, *, causal) -> result, log-sum-exp (tokens, heads)."""
 
+Bounds = list[int]
+Arranged = tuple[Tensor, Tensor, Tensor, Bounds, Bounds, bool]
+Arrange = Callable[[Tensor, Tensor, Tensor, Bounds], Arranged]
+"""Queries, keys, values and the bounds of their sequences -> the arguments of a kernel."""
+
 _PREFIX = 64
 _SEQUENCES, _TOKENS = 128, 512
 _TOLERANCE, _LSE_TOLERANCE = 1e-2, 2e-2
@@ -36,11 +41,13 @@ def run(run: Run) -> None:
         if kernel is None:
             run.figure(name, installed=False)
             continue
-        with run.part(name):
-            for case, (error, lse_error) in _errors(run, kernel).items():
+        for case, arrange in _CASES.items():
+            with run.part(f"{name}, {case}"):
+                error, lse_error = _errors(run, kernel, arrange)
                 passed = error < _TOLERANCE and lse_error < _LSE_TOLERANCE
                 run.check(f"{name}, {case}", passed, relative_error=error, lse_error=lse_error)
-            if run.cuda:
+        if run.cuda:
+            with run.part(f"{name}, timing"):
                 _time(run, name, kernel)
     if not run.cuda:
         run.needs_gpu("flash kernels")
@@ -84,33 +91,52 @@ def _reference(*packed: Any, causal: bool) -> tuple[Tensor, Tensor]:
     return reference.attention(q, k, v, cu_q.tolist(), cu_k.tolist(), causal=causal)
 
 
-def _errors(run: Run, kernel: Kernel) -> dict[str, tuple[float, float]]:
-    """Return the largest relative error and the largest error of the log-sum-exp of each case."""
-    worst: dict[str, tuple[float, float]] = {}
+def _errors(run: Run, kernel: Kernel, arrange: Arrange) -> tuple[float, float]:
+    """Return the largest relative error of a case and the largest error of its log-sum-exp."""
+    errors = []
     for lengths in reference.batches(run):
         bounds = list(accumulate(lengths, initial=0))
-        q, k, v = reference.random_qkv(bounds[-1], run.device, torch.bfloat16)
-        last = q[torch.tensor(bounds[1:], device=run.device) - 1]
-        ones, whole = list(range(len(bounds))), [0, bounds[-1]]
-        prefix = min(_PREFIX, bounds[-1])
-        cases = {
-            "causal": (q, k, v, bounds, bounds, True),
-            "last tokens": (last, k, v, ones, bounds, False),
-            "a shared prefix": (q, k[:prefix], v[:prefix], whole, [0, prefix], False),
-            "a shared prefix of last tokens": (last, k, v, [0, len(lengths)], whole, False),
-        }
-        for case, (a, b, c, bounds_q, bounds_k, causal) in cases.items():
-            cu = [_integers(run, each) for each in (bounds_q, bounds_k)]
-            longest = [int(np.diff(each).max()) for each in (bounds_q, bounds_k)]
-            out, lse = kernel(a, b, c, *cu, *longest, causal=causal)
-            expected = reference.attention(a, b, c, bounds_q, bounds_k, causal=causal)
-            found = (
-                reference.relative_error(out, expected[0]),
-                float((lse.double() - expected[1]).abs().max()),
-            )
-            error, lse_error = worst.get(case, (0.0, 0.0))
-            worst[case] = (max(error, found[0]), max(lse_error, found[1]))
-    return worst
+        q, k, v, *both, causal = arrange(
+            *reference.random_qkv(bounds[-1], run.device, torch.bfloat16), bounds
+        )
+        longest = [int(np.diff(each).max()) for each in both]
+        out, lse = kernel(
+            q, k, v, *(_integers(run, each) for each in both), *longest, causal=causal
+        )
+        expected, expected_lse = reference.attention(q, k, v, *both, causal=causal)
+        lse_error = float((lse.double() - expected_lse).abs().max())
+        errors.append((reference.relative_error(out, expected), lse_error))
+    worst, worst_lse = (max(each) for each in zip(*errors, strict=True))
+    return worst, worst_lse
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Arranged:
+    return q, k, v, bounds, bounds, True
+
+
+def _last_tokens(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Arranged:
+    return _last(q, bounds), k, v, list(range(len(bounds))), bounds, False
+
+
+def _prefix(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Arranged:
+    size = min(_PREFIX, bounds[-1])
+    return q, k[:size], v[:size], [0, bounds[-1]], [0, size], False
+
+
+def _prefix_of_last_tokens(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Arranged:
+    return _last(q, bounds), k, v, [0, len(bounds) - 1], [0, bounds[-1]], False
+
+
+def _last(q: Tensor, bounds: Bounds) -> Tensor:
+    return q[torch.tensor(bounds[1:], device=q.device) - 1]
+
+
+_CASES: dict[str, Arrange] = {
+    "causal": _causal,
+    "last tokens": _last_tokens,
+    "a shared prefix": _prefix,
+    "a shared prefix of last tokens": _prefix_of_last_tokens,
+}
 
 
 def _time(run: Run, name: str, kernel: Kernel) -> None:

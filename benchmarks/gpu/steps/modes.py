@@ -19,8 +19,8 @@ _MODES: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
 }
 _SLOW = ("deterministic", "float32")
-_LEAST_COSINE = {"fp8": 0.98}
-"""Between a mode and bfloat16, with random weights."""
+_LEAST_COSINE = 0.999
+"""Between a mode and bfloat16. Not for fp8, whose error depends on the weights."""
 
 
 def run(run: Run) -> None:
@@ -45,14 +45,10 @@ def run(run: Run) -> None:
             cosine = float((vectors * expected[: len(some)]).sum(1).min())
             again = embedder.embed_documents(some[::-1])[::-1]
             equal = bool((again == vectors).all())
-            least = _LEAST_COSINE.get(name, 0.999)
-            run.check(
-                f"{name}: close to bfloat16",
-                cosine >= least,
-                cosine=cosine,
-                attention=embedder.info.attention,
-                load_s=loaded,
-            )
+            attention = embedder.info.attention
+            run.figure(name, cosine=cosine, attention=attention, load_s=loaded)
+            if name not in ("bfloat16", "fp8"):
+                run.check(f"{name}: close to bfloat16", cosine >= _LEAST_COSINE, cosine=cosine)
             if name == "deterministic":
                 run.check("deterministic: equal in any order", equal)
             else:
