@@ -1,4 +1,4 @@
-"""The places where a step needs more than the public API. No other module of the check does."""
+"""Access to the internals of a loaded model, in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention in float64, sequence by sequence: what kernels are compared with."""
+"""Attention in float64, sequence by sequence, as the reference for kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of the GPU check is given: its settings, and where it reports its results."""
+"""The settings of the GPU check, and the results that a step reports."""
 
 from __future__ import annotations
 

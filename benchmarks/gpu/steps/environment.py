@@ -18,7 +18,7 @@ _OPTIONAL = ("triton", "flash_attn", "fa3_fwd_interface")
 
 
 def run(run: Run) -> None:
-    """Report what is there. Missing packages are a failure, because later steps need them."""
+    """Report the machine and the packages. A missing package fails, as later steps need it."""
     run.figure(
         "machine",
         gpu=torch.cuda.get_device_name() if run.cuda else "none",

@@ -24,7 +24,7 @@ def run(run: Run) -> None:
         return
     options = ["-p", "no:cacheprovider", "-W", "default", "--durations=5", "--timeout=90"]
     code = pytest.main([*files, "-m", "gpu", *options], plugins=[_Reporter(run)])
-    run.check("pytest came to an end", code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+    run.check("pytest finished", code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
 
 
 class _Reporter:

@@ -1,4 +1,4 @@
-"""Varlen kernels that the engine could use: whether they are right, and how fast they are."""
+"""Correctness and speed of the varlen kernels that the engine could use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other ways to compute: fp8, deterministic, float32."""
+"""The other modes of computing: fp8, deterministic, float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same work by sentence-transformers, to compare with."""
+"""The same work done by sentence-transformers, for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of one batch goes, and which calls wait for the device."""
+"""Time of one batch by kernel, and the calls that wait for the device."""
 
 from __future__ import annotations
 
