@@ -1,4 +1,4 @@
-"""What a load did."""
+"""The figures of a load."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What a load did, or has done so far.
+    """The figures of a load, finished or still running.
 
-    `chunks == embedded + skipped` when nothing failed. A batch is counted when Qdrant has confirmed
-    it, never before.
+    Without failures, `chunks == embedded + skipped`. A batch is counted only once Qdrant has
+    confirmed it.
     """
 
     seen: int = 0
     """Records read."""
     chunks: int = 0
-    """Chunks they were split into."""
+    """Chunks these records were split into."""
     embedded: int = 0
     """Chunks that were embedded, written, and confirmed by Qdrant."""
     skipped: int = 0
-    """Chunks that were there already, unchanged."""
+    """Chunks that were already stored, unchanged."""
     removed: int = 0
     """Points deleted because their document became shorter."""
     pruned: int = 0
-    """Points deleted because their document is gone."""
+    """Points deleted because their document no longer exists."""
     failed: int = 0
-    """Files, records and chunks that were left out, or stopped the load, because of an error."""
+    """Files, records and chunks that were skipped, or that stopped the load, because of an error."""
     retries: int = 0
-    """Requests to Qdrant that were repeated."""
+    """Requests to Qdrant that were retried."""
     stopped: bool = False
-    """Whether `QdrantLoader.stop` ended the load before all was read."""
+    """True if `QdrantLoader.stop` ended the load before all records were read."""
     ignored: tuple[str, ...] = ()
-    """What of the collection's settings the target does not have, such as `quantisation`."""
+    """Collection settings that the target does not support, such as `quantisation`."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depths:
-    """Batches that wait in front of each stage, or are in it."""
+    """The number of batches in or waiting for each stage of a load."""
 
     looking_up: int = 0
     embedding: int = 0
     writing: int = 0
     indexing: bool = False
-    """Whether all is written, and the load waits for the index."""
+    """True once everything is written and the load waits for the index."""

@@ -1,4 +1,4 @@
-"""Tries a request again while there is hope: the same rule for every target."""
+"""Retry requests to a target that failed temporarily."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ _MOST_SECONDS = 30.0
 
 
 class Retry:
-    """Repeats what failed with a `TransientError`, ever more slowly, up to a deadline.
+    """A retry policy: exponential backoff with jitter, up to a deadline. Thread-safe.
 
-    The pause doubles from half a second to 30 s, and is drawn at random from zero up to that, so
-    that many writers do not come back all at once; when the server says how long to wait, it is at
-    least that. Thread-safe.
+    Only a `TransientError` is retried. Each delay is drawn at random between zero and a limit that
+    doubles from half a second to 30 s, so that concurrent writers do not retry all at once. If the
+    server asked for a delay, the wait is at least that long.
 
     Args:
-        patience: Seconds from the first attempt to the last; 0 never tries again.
+        patience: Seconds after the first attempt in which a retry may start; 0 never retries.
     """
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.retries = 0
-        """Requests that were repeated so far."""
+        """Retries so far, of all calls."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End all pauses: what waits to be repeated fails now, with the error that it had."""
+        """End all waits: each pending retry fails now, with the error of its last attempt."""
         self._stopped.set()
 
     def call(self, request: Callable[[], T], check: Callable[[], T | None] | None = None) -> T:
-        """Make a request until it succeeds.
+        """Make a request and retry it until it succeeds.
 
         Args:
-            request: What to do. It must be idempotent.
-            check: Asks, before the request is made again, whether it has succeeded after all: its
-                answer may have been lost on the way. None: it has not.
+            request: Makes the request, which must be idempotent.
+            check: Called before each retry, because only the response of the previous attempt may
+                have been lost. Returns the result if that attempt succeeded after all, else None.
 
         Raises:
-            TransientError: It never succeeded. The message says how long it was tried.
-            TargetError: It failed for good.
+            TransientError: Every attempt failed. The message says how often and for how long.
+            TargetError: The request failed with an error that is not temporary.
         """
-        tried = False
+        first = True
 
         def attempt() -> T:
-            nonlocal tried
-            if tried and check is not None and (found := check()) is not None:
-                return found
-            tried = True
+            nonlocal first
+            if not first and check is not None and (result := check()) is not None:
+                return result
+            first = False
             return request()
 
         retrying = tenacity.Retrying(
@@ -68,7 +68,7 @@ class Retry:
             ),
             sleep=tenacity.sleep_using_event(self._stopped),
             before_sleep=self._count,
-            retry_error_callback=_give_up,
+            retry_error_callback=self._give_up,
         )
         return retrying(attempt)
 
@@ -76,24 +76,30 @@ class Retry:
         with self._lock:
             self.retries += 1
 
+    def _give_up(self, state: tenacity.RetryCallState) -> NoReturn:
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, TransientError):  # pragma: no cover - only these are retried
+            raise RuntimeError("a retry ended without an error")
+        if state.attempt_number == 1:
+            raise error
+        if self._stopped.is_set():
+            reason = "the load was aborted"
+        else:
+            wait = f"{state.upcoming_sleep:.1f} s"
+            reason = f"the next retry (in {wait}) would exceed `patience` ({self.patience:g} s)"
+        seconds = state.seconds_since_start or 0.0
+        raise TransientError(
+            f"{error.message} (gave up after {state.attempt_number} attempts in {seconds:.0f} s: "
+            f"{reason})",
+            error.delay,
+        ) from error
+
 
 _backoff = tenacity.wait_random_exponential(multiplier=_FIRST_SECONDS, max=_MOST_SECONDS)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.delay if isinstance(error, TransientError) else None
-    # a random part on top, or all writers that were told the same second would come back in it
-    return _backoff(state) if asked is None else asked + _backoff(state) / 10
-
-
-def _give_up(state: tenacity.RetryCallState) -> NoReturn:
-    error = state.outcome.exception() if state.outcome else None
-    if not isinstance(error, TransientError):  # pragma: no cover - `retry` lets no other pass
-        raise RuntimeError("a retry ended without an error")
-    if state.attempt_number == 1:
-        raise error
-    seconds = state.seconds_since_start or 0.0
-    raise TransientError(
-        f"{error.message} (tried {state.attempt_number} times in {seconds:.0f} s)", error.delay
-    ) from error
+    requested = error.delay if isinstance(error, TransientError) else None
+    # Add jitter to a requested delay: the server asked all writers to wait equally long.
+    return _backoff(state) if requested is None else requested + _backoff(state) / 10

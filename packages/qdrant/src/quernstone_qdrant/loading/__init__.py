@@ -1,1 +1,1 @@
-"""Run a load: read batches, look points up, embed, write, prune."""
+"""Run a load: read batches, look points up, embed, write and prune."""

@@ -1,4 +1,4 @@
-"""From records to batches of chunks that have ids and hashes: what a load reads."""
+"""Turn records into batches of chunks with ids and hashes: the first stage of a load."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from quernstone_qdrant.loading.seen import SeenHashes
 
 
 class BatchReader:
-    """Reads records, splits them, and collects the chunks in batches.
+    """Reads records, splits them into chunks, and groups the chunks into batches.
 
     Args:
-        chunker: Splits.
+        chunker: Splits the text of a record.
         make_point: Gives a chunk its id and its hash.
-        size: Most chunks per batch, and most documents.
-        batch_chars: Says at how many characters a batch is closed before that.
-        skip_errors: Hand errors over with the batch, and go on. Otherwise the first is raised,
-            after the batch with what came before it.
-        source: Of records that name none.
-        seen: Gets the ids of all points; None: nobody wants them.
+        size: Maximum number of chunks, and of documents, per batch.
+        batch_chars: Returns the number of characters at which a smaller batch is complete.
+        skip_errors: Add errors to the batch and continue. Otherwise the first error is raised,
+            after a batch with everything that was read before it.
+        source: Source of the records that do not name one.
+        seen: Receives the ids of all points; None if they are not needed.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class BatchReader:
         self._size, self._batch_chars, self._skip_errors = size, batch_chars, skip_errors
         self._source, self._seen = source, seen
         self.sources: set[str] = set()
-        """Those of the records so far."""
+        """Sources of the records read so far."""
         self._recent = RecentKeys()
         self._batch = Batch(0)
 
     def batches(self, records: Iterable[object]) -> Iterator[Batch]:
-        """Read to the end.
+        """Yield batches until the records are exhausted.
 
         Raises:
-            QuernstoneError: The first error, when `skip_errors` is off.
+            QuernstoneError: The first error, if `skip_errors` is off.
         """
         self._batch = Batch(0)
         try:
@@ -71,18 +71,18 @@ class BatchReader:
             yield self._close()
 
     def _record(self, value: object, position: int) -> Record | None:
-        """None: it was left out, or it was here before."""
+        """Convert a value to a record; return None for an error or a repeated record."""
         if isinstance(value, QuernstoneError):
-            self._leave_out(value, None)
+            self._skip(value, None)
             return None
         self._batch.seen += 1
         try:
             record = to_record(value, position)
-            repeat = self._recent.is_repeat(record)
+            is_repeat = self._recent.is_repeat(record)
         except RecordError as error:
-            self._leave_out(error, value)
+            self._skip(error, value)
             return None
-        if repeat:
+        if is_repeat:
             return None
         if self._source and not record.source:
             record = replace(record, source=self._source)
@@ -90,6 +90,7 @@ class BatchReader:
         return record
 
     def _split(self, record: Record) -> Iterator[Batch]:
+        """Add the chunks of a record, and yield each batch that becomes full before the last one."""
         chunks = 0
         for chunk in self._chunker.split(record):
             point = self._make_point(chunk)
@@ -105,9 +106,9 @@ class BatchReader:
         self._batch.ends.append((record.key, chunks))
 
     def _is_full(self) -> bool:
-        batch, most = self._batch, self._size
+        batch = self._batch
         documents = batch.seen + len(batch.failures)
-        if len(batch.points) >= most or documents >= most:
+        if len(batch.points) >= self._size or documents >= self._size:
             return True
         return batch.chars >= self._batch_chars()
 
@@ -117,7 +118,7 @@ class BatchReader:
         self._batch = Batch(closed.number + 1)
         return closed
 
-    def _leave_out(self, error: QuernstoneError, record: object) -> None:
+    def _skip(self, error: QuernstoneError, record: object) -> None:
         if not self._skip_errors:
             raise error
         self._batch.failures.append(Failure(error, record))

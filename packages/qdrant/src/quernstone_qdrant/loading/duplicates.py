@@ -1,4 +1,4 @@
-"""Finds two records of one load that claim the same key."""
+"""Detect two different records with the same key in one load."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ _REMEMBERED = 65_536
 
 
 class RecentKeys:
-    """Remembers the last 65,536 keys: enough for most loads, and a few MB for the longest."""
+    """Remembers the last 65,536 keys: more than most loads have, in a few MB of memory."""
 
     def __init__(self) -> None:
         self._digests: OrderedDict[str, bytes] = OrderedDict()
 
     def is_repeat(self, record: Record) -> bool:
-        """Whether this very record was here already.
+        """Return True if an identical record was seen before.
 
         Raises:
-            RecordError: Another record has the same key: they would overwrite each other, on
-                every run again.
+            RecordError: A different record with the same key was seen before. The two would
+                overwrite each other in every run.
         """
         content = orjson.dumps([record.text, record.metadata], option=orjson.OPT_SORT_KEYS)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         known = self._digests.get(record.key)
         if known is not None and known != digest:
             raise RecordError(
-                record.key, "another record of this load has the same key and other content"
+                record.key,
+                "another record of this load has the same key but different content: give each "
+                "record a unique id",
             )
         self._digests[record.key] = digest
         if len(self._digests) > _REMEMBERED:

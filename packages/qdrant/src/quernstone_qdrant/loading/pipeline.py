@@ -1,16 +1,15 @@
-"""The stages of a load, side by side: read and split, look up, embed, write.
+"""Run the stages of a load concurrently: read and split, look up, embed, write.
 
-One bound holds for all of it: a batch needs one of `IN_FLIGHT` places from before it is read until
-it is confirmed. So memory does not grow with the number of records, and within the bound a slow
-moment of one stage is hidden by the batches that wait in front of the others. At the start there
-are as many places as the embedder is called at a time: how large the other batches should be is
-known when the first of these is done.
+    reader thread -> look up -> embedding threads -> write -> counted on the calling thread
+                        `---- target threads ----'
 
-    reader thread -> look up -> embedding threads -> write -> the calling thread counts
-                        `--- threads for the target ---'
+A batch takes one of `IN_FLIGHT` slots before it is read and releases it once it is written. This
+bounds memory whatever the number of records, and leaves enough batches in the queues to hide a
+slow moment of one stage. The load starts with only `EMBEDDING_CALLS` slots and adds the others when
+the first batch is done, because its speed determines how large they should be.
 
-A server is used by `Target.writers` threads. An embedded client belongs to the thread that made it:
-there the calling thread does the look-ups and the writes itself.
+A server is used from `Target.writers` threads. An embedded client may only be used from the thread
+that created it, so there the calling thread does the lookups and writes itself.
 """
 
 from __future__ import annotations
@@ -33,44 +32,45 @@ from quernstone_qdrant.report import Depths
 Stage: TypeAlias = Literal["look up", "embed", "write"]
 
 EMBEDDING_CALLS = 3
-"""Calls of the embedder at a time: one batch is computed while the next is tokenised, and those
-that are computed together share their forward passes."""
+"""Concurrent calls of the embedder: one batch is computed while the next is tokenised, and the
+engine merges concurrent batches into shared forward passes."""
 IN_FLIGHT = 10
-"""Batches between reading and counting: those in the embedder, as many again in front of it, and
-those that are being written."""
+"""Maximum number of batches between reading and counting: enough for the embedder, for as many more
+waiting for it, and for those being written."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Chunks on their way through the stages."""
+    """A batch of chunks that moves through the stages."""
 
     number: int
     points: list[Point] = field(default_factory=list)
-    """All chunks; after the look-up, those that must be embedded."""
+    """All chunks; after the lookup, only those that must be embedded."""
     ends: list[tuple[str, int]] = field(default_factory=list)
-    """(key, number of chunks) of the documents that end in this batch."""
+    """(key, number of chunks) of each document that ends in this batch."""
     stale: list[str] = field(default_factory=list)
-    """Ids of points behind the end of their document."""
+    """Ids of stored points past the end of their document, which became shorter."""
     seen: int = 0
-    """Records that were read for it."""
+    """Records that were read for this batch."""
     chunks: int = 0
     skipped: int = 0
-    """Chunks that are stored already."""
+    """Chunks that are already stored, unchanged."""
     chars: int = 0
     vectors: Float32Array | None = None
     """Shape: (len(points), dimensions)"""
     failures: list[Failure] = field(default_factory=list)
     previous: Batch | None = None
-    """The batch with the chunks before the first one here, of the same document.
+    """The batch with the preceding chunks of the same document, if this one starts inside it.
 
-    It is written first: then the points of a document never have a gap, and those behind its end
-    can be found by counting on.
+    The previous batch is written first. So the chunk numbers of a stored document never have a gap,
+    and points past its end can be found by counting up.
     """
     follower: Batch | None = None
-    """The batch that waits for this one to be written."""
+    """The batch that waits until this one is written."""
     lost: bool = False
-    """Whether something in it was given up, and so everything that follows it."""
+    """True if the batch was not fully written. A batch that follows it is then not written."""
     settled: bool = False
+    """True once the batch is written, has failed, or is abandoned."""
     stage: Stage | None = None
 
 
@@ -79,16 +79,16 @@ _Task: TypeAlias = "Callable[[], None]"
 
 
 class Pipeline:
-    """Runs one load.
+    """Runs the stages of one load.
 
     Args:
-        batches: Reads and splits. It runs on a thread of its own.
-        look_up: Leaves the points that must be embedded, and finds the stale ones.
-        embed: Sets `vectors` and `failures`. It runs on several threads.
+        batches: Reads and splits; iterated on a thread of its own.
+        look_up: Drops points that are already stored, and finds stale ones.
+        embed: Sets `vectors` and `failures`. Called from several threads.
         write: Stores the points, deletes the stale ones, and returns when that is confirmed.
-        count: Called on the calling thread with each batch when it is done.
-        give_up: Called when the target has failed for good, so that nothing waits for it any more.
-        writers: Threads for `look_up` and `write`; 1: the calling thread.
+        count: Called on the calling thread with each finished batch.
+        give_up: Called after a permanent failure, to end pending retries.
+        writers: Number of threads for `look_up` and `write`; with 1, the calling thread runs them.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Pipeline:
         self._look_up, self._embed, self._write, self._count = look_up, embed, write, count
         self._give_up = give_up
         self._writers = writers if writers > 1 else 0
-        self._places = threading.Semaphore(EMBEDDING_CALLS)
+        self._slots = threading.Semaphore(EMBEDDING_CALLS)
         self._lock = threading.Lock()
         self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
         self._target_work = SimpleQueue() if self._writers else self._inbox
         self._look_ups: deque[Batch] = deque()
         self._writes: deque[Batch] = deque()
         self._to_embed: SimpleQueue[Batch | None] = SimpleQueue()
-        self._in: Counter[Stage] = Counter()
+        self._in_stage: Counter[Stage] = Counter()
         self._read = self._finished = 0
         self._reading = True
         self._stopping = self._draining = self._aborted = False
@@ -121,22 +121,25 @@ class Pipeline:
 
     @property
     def depths(self) -> Depths:
-        """How full the stages are."""
+        """Number of batches in or waiting for each stage."""
         return Depths(
-            looking_up=self._in["look up"], embedding=self._in["embed"], writing=self._in["write"]
+            looking_up=self._in_stage["look up"],
+            embedding=self._counts["embed"],
+            writing=self._counts["write"],
         )
 
     def stop(self) -> None:
-        """Read no more, write what is being embedded, and end. A signal handler may call it."""
+        """Stop reading, write what is being embedded, and end. Safe to call from a signal handler."""
         self._stopping = True
-        self._inbox.put(None)  # `SimpleQueue.put` is reentrant; it ends a wait for something to do
+        self._inbox.put(None)  # wakes `run`; `SimpleQueue.put` is reentrant
 
     def run(self) -> None:
         """Take every batch through the stages.
 
         Raises:
-            QuernstoneError: The first error by the order of the batches. After one of the target
-                everything is given up; after any other, what was read before is still written.
+            QuernstoneError: The first error, in the order of the batches. An error of the target
+                aborts the load. After any other error, batches that were already read are still
+                written.
         """
         jobs = [self._read_all, *[self._embed_all] * EMBEDDING_CALLS]
         jobs += [self._serve] * self._writers
@@ -148,7 +151,7 @@ class Pipeline:
                 task = self._inbox.get()
                 if task is not None:
                     task()
-        except BaseException:  # an interrupt, or an error of what the caller lets us call
+        except BaseException:  # an interrupt, or an error raised by a callback
             self._abort()
             raise
         finally:
@@ -156,7 +159,7 @@ class Pipeline:
                 self._to_embed.put(None)
             for _ in range(self._writers):
                 self._target_work.put(None)
-        for thread in threads[1:]:  # the reader may hang in a source that has nothing more to say
+        for thread in threads[1:]:  # not the reader, whose source may block forever
             thread.join()
         if self._errors:
             raise min(self._errors, key=lambda numbered: numbered[0])[1]
@@ -174,7 +177,7 @@ class Pipeline:
     def _read_all(self) -> None:
         failure: Exception | None = None
         try:
-            while self._take_place():
+            while self._acquire_slot():
                 batch = next(self._batches, None)
                 if batch is None or self._ends_early:
                     break
@@ -184,9 +187,9 @@ class Pipeline:
             failure = error
         self._inbox.put(partial(self._end_reading, failure))
 
-    def _take_place(self) -> bool:
+    def _acquire_slot(self) -> bool:
         while not self._ends_early:
-            if self._places.acquire(timeout=0.1):
+            if self._slots.acquire(timeout=0.1):
                 return True
         return False
 
@@ -196,17 +199,17 @@ class Pipeline:
         while (batch := self._to_embed.get()) is not None:
             if self._stopping or self._aborted:
                 self._settle(batch, lost=True)
-            elif self._did(self._embed, batch):
+            elif self._try(self._embed, batch):
                 self._enter("write", batch)
 
-    # -------------------------------------------- threads for the target, or the calling thread
+    # ------------------------------------------------- target threads, or the calling thread
 
     def _serve(self) -> None:
         while (task := self._target_work.get()) is not None:
             task()
 
     def _do_next(self) -> None:
-        try:  # writes first: what is embedded is then lost to a crash for as short as can be
+        try:  # writes first, so that a crash loses as few embedded batches as possible
             batch = self._writes.popleft()
         except IndexError:
             self._do_look_up(self._look_ups.popleft())
@@ -216,7 +219,7 @@ class Pipeline:
     def _do_look_up(self, batch: Batch) -> None:
         if self._stopping or self._aborted:
             self._settle(batch, lost=True)
-        elif self._did(self._look_up, batch):
+        elif self._try(self._look_up, batch):
             if batch.points:
                 self._enter("embed", batch)
             elif batch.stale:
@@ -227,12 +230,12 @@ class Pipeline:
     def _do_write(self, batch: Batch) -> None:
         if self._aborted or (batch.previous is not None and batch.previous.lost):
             self._settle(batch, lost=True)
-        elif self._did(self._write, batch):
+        elif self._try(self._write, batch):
             self._settle(batch)
 
     # ----------------------------------------------------------------------- between the stages
 
-    def _did(self, step: _Step, batch: Batch) -> bool:
+    def _try(self, step: _Step, batch: Batch) -> bool:
         try:
             step(batch)
         except Exception as error:  # noqa: BLE001 - raised again on the calling thread
@@ -242,14 +245,14 @@ class Pipeline:
 
     def _enter(self, stage: Stage, batch: Batch) -> None:
         with self._lock:
-            self._in[stage] += 1
+            self._in_stage[stage] += 1
             if batch.stage is not None:
-                self._in[batch.stage] -= 1
+                self._in_stage[batch.stage] -= 1
             batch.stage = stage
-            before = batch.previous
-            waits = stage == "write" and before is not None and not before.settled
-            if waits and before is not None:
-                before.follower = batch
+            previous = batch.previous
+            waits = stage == "write" and previous is not None and not previous.settled
+            if waits and previous is not None:
+                previous.follower = batch
         if stage == "look up":
             self._look_ups.append(batch)
             self._target_work.put(self._do_next)
@@ -260,13 +263,13 @@ class Pipeline:
             self._target_work.put(self._do_next)
 
     def _settle(self, batch: Batch, error: Exception | None = None, *, lost: bool = False) -> None:
-        """Take a batch out: it is done, it failed with an error, or it was given up."""
+        """Remove a batch that is written, has failed (`error`), or is abandoned (`lost`)."""
         with self._lock:
             if batch.stage is not None:
-                self._in[batch.stage] -= 1
+                self._in_stage[batch.stage] -= 1
             batch.lost = batch.lost or lost or error is not None
             batch.settled = True
-            batch.previous = None  # or a document without end would hold all of its batches
+            batch.previous = None  # lets go of the batches of a very long document
             follower, batch.follower = batch.follower, None
         self._inbox.put(partial(self._finish, batch, error, done=not lost))
         if follower is not None:
@@ -277,9 +280,9 @@ class Pipeline:
 
     def _finish(self, batch: Batch, error: Exception | None, *, done: bool) -> None:
         self._finished += 1
-        self._places.release()
+        self._slots.release()
         if self._finished == 1:
-            self._places.release(IN_FLIGHT - EMBEDDING_CALLS)
+            self._slots.release(IN_FLIGHT - EMBEDDING_CALLS)
         if error is None and done:
             try:
                 self._count(batch)

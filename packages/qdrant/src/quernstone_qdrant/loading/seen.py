@@ -1,8 +1,8 @@
-"""A set of hashes that may be larger than the memory: which points a load has come across.
+"""A set of hashes that spills to disk: the points that a load has seen.
 
-The points that a finished load did not come across are those to prune. Marking every point with
-the number of the load instead would rewrite the whole collection on every run; this costs 16 bytes
-a point on disk, and one pass over the ids that are stored.
+After a load, points that it has not seen are pruned. Storing the number of the load in every point
+would rewrite the whole collection in every run. This set takes 16 bytes per point on disk, and one
+pass over the ids in the collection.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _SIZE = 16
 _KEY = np.dtype("S16")
 _BUCKETS = 256
 _MEMORY = 32 << 20
-"""Bytes that are kept before they go to files: two million hashes."""
+"""Bytes that are buffered in memory before they are written to disk: two million hashes."""
 
 
 class SeenHashes:
-    """Collects hashes of 16 bytes, by their first byte, and tells then which are in it.
+    """A set of 16-byte hashes, divided by their first byte into 256 buckets.
 
-    Use it as a context manager: the files go when the block ends.
+    Use it as a context manager: it deletes its files when the block ends.
     """
 
     def __init__(self) -> None:
@@ -34,29 +34,29 @@ class SeenHashes:
         self._sorted: dict[int, npt.NDArray[np.bytes_]] = {}
 
     def add(self, digest: bytes) -> None:
-        """Add one hash. Not after the first question."""
+        """Add a hash. All hashes must be added before the first lookup."""
         self._buffers[digest[0]] += digest
         self._buffered += _SIZE
         if self._buffered >= _MEMORY:
             self._spill()
 
     def __contains__(self, digest: bytes) -> bool:
-        known = self._bucket(digest[0])
-        wanted = np.frombuffer(digest, dtype=_KEY)
-        place = int(np.searchsorted(known, wanted)[0])
-        return place < len(known) and bool(known[place] == wanted[0])
+        bucket = self._bucket(digest[0])
+        key = np.frombuffer(digest, dtype=_KEY)
+        position = int(np.searchsorted(bucket, key)[0])
+        return position < len(bucket) and bool(bucket[position] == key[0])
 
     def _bucket(self, number: int) -> npt.NDArray[np.bytes_]:
-        known = self._sorted.get(number)
-        if known is None:
+        bucket = self._sorted.get(number)
+        if bucket is None:
             path = self._path(number)
             spilled = path.read_bytes() if path is not None and path.exists() else b""
-            known = np.sort(np.frombuffer(spilled + bytes(self._buffers[number]), dtype=_KEY))
-            if path is not None and spilled:  # the system decides how much of it is in memory
-                known.tofile(path)
-                known = np.memmap(path, dtype=_KEY, mode="r")
-            self._sorted[number] = known
-        return known
+            bucket = np.sort(np.frombuffer(spilled + bytes(self._buffers[number]), dtype=_KEY))
+            if path is not None and spilled:  # memory-mapped, so the system can page it out
+                bucket.tofile(path)
+                bucket = np.memmap(path, dtype=_KEY, mode="r")
+            self._sorted[number] = bucket
+        return bucket
 
     def _spill(self) -> None:
         if self._folder is None:
