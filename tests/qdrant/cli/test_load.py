@@ -286,7 +286,7 @@ def test_prune_deletes_what_is_gone_from_this_folder_only(quern, docs, tmp_path)
                        "Snow falls."]  # fmt: skip
     unknown = quern("collection", "prune", other, "-c", "docs")
     assert unknown.exit_code == 2
-    assert "not one of the first 1 documents" in unknown.stderr
+    assert "none of the first 1 documents" in unknown.stderr
     quern("load", other, "-c", "docs")
     pruned = quern("collection", "prune", other, "-c", "docs", "--json")
     assert orjson.loads(pruned.stdout)["pruned"] == 1

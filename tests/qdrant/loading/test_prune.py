@@ -139,10 +139,10 @@ def test_prune_without_loading(client, embedder):
     assert client.count("docs").count == 12
     with pytest.raises(SourceError):
         prune_missing(target, [*keep, SourceError("x", "gone")], **options)
-    with pytest.raises(ConfigError, match="there is no document"):
+    with pytest.raises(ConfigError, match="there are no documents"):
         prune_missing(target, [], **options)
     other_keys = [Record(f"rows.jsonl#{n}", "", source="a") for n in range(4)]
-    with pytest.raises(ConfigError, match=r"not one of the first 4 documents .*`id_field`"):
+    with pytest.raises(ConfigError, match=r"none of the first 4 documents .*`id_field`"):
         prune_missing(target, other_keys, every_source=True, dry_run=False)
     assert client.count("docs").count == 12
 

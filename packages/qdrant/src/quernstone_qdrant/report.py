@@ -26,7 +26,7 @@ class LoadReport:
     pruned: int = 0
     """Points deleted because their document no longer exists."""
     failed: int = 0
-    """Files, records and chunks that were skipped, or that stopped the load, because of an error."""
+    """Files, records and chunks whose error was skipped or stopped the load."""
     retries: int = 0
     """Requests to Qdrant that were retried."""
     stopped: bool = False

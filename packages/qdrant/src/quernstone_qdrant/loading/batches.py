@@ -90,7 +90,7 @@ class BatchReader:
         return record
 
     def _split(self, record: Record) -> Iterator[Batch]:
-        """Add the chunks of a record, and yield each batch that becomes full before the last one."""
+        """Add the chunks of a record, yielding each batch that fills up before the last one."""
         chunks = 0
         for chunk in self._chunker.split(record):
             point = self._make_point(chunk)

@@ -129,7 +129,7 @@ class Pipeline:
         )
 
     def stop(self) -> None:
-        """Stop reading, write what is being embedded, and end. Safe to call from a signal handler."""
+        """Stop reading, write what is being embedded, and end. A signal handler may call this."""
         self._stopping = True
         self._inbox.put(None)  # wakes `run`; `SimpleQueue.put` is reentrant
 

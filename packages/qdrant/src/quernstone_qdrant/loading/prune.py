@@ -1,4 +1,4 @@
-"""Finds the points of documents that are gone."""
+"""Find and delete the points of documents that no longer exist."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
 
-_AT_ONCE = 256
+_BATCH = 256
 _PATIENCE = 300.0
 """Seconds; see `QdrantLoader`."""
 
 
 def id_digest(point: str, _key: str) -> bytes:
-    """What a load remembers: the id of every chunk."""
+    """Return the digest that a load stores for each chunk, from the point's id."""
     return uuid.UUID(point).bytes
 
 
 def key_digest(_point: str, key: str) -> bytes:
-    """What `quern collection prune` remembers, which splits nothing: the key of every document."""
+    """Return the digest that `quern collection prune` stores for each document, from its key.
+
+    That command does not split documents, so it does not know the ids of their chunks.
+    """
     return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
@@ -40,19 +43,19 @@ def gone(
     namespace: uuid.UUID,
     digest: Callable[[str, str], bytes] = id_digest,
 ) -> Iterator[list[str]]:
-    """Read through a collection for points that a loader wrote and that are needed no more.
+    """Yield the ids of points that a loader wrote and that no longer belong to any document.
 
     Args:
-        store: What to read.
-        seen: Digests of what is needed.
-        sources: Where a point must be from; None: from anywhere.
-        namespace: Of the collection's ids.
-        digest: Makes a digest of 16 bytes of a point's id and its document's key.
+        store: The collection to read.
+        seen: Digests of everything that should stay.
+        sources: Consider only points of these sources; None: of all sources.
+        namespace: Namespace of the collection's point ids.
+        digest: Returns the 16-byte digest for a point's id and its document's key.
 
     Yields:
-        Ids, a few hundred at a time. They may be deleted before the next are asked for.
+        Lists of a few hundred ids. They may be deleted before the next list is requested.
     """
-    found: list[str] = []
+    ids: list[str] = []
     for point in store.scroll([OWN_KEY]):
         own = point.payload.get(OWN_KEY)
         if not isinstance(own, dict) or not _is_own(point.id, own, namespace):
@@ -61,16 +64,16 @@ def gone(
             continue
         if digest(point.id, own["key"]) in seen:
             continue
-        found.append(point.id)
-        if len(found) == _AT_ONCE:
-            yield found
-            found = []
-    if found:
-        yield found
+        ids.append(point.id)
+        if len(ids) == _BATCH:
+            yield ids
+            ids = []
+    if ids:
+        yield ids
 
 
 def _is_own(point: str, own: dict[str, Any], namespace: uuid.UUID) -> bool:
-    """Whether a loader wrote the point: others may have copied its payload."""
+    """Return True if a loader wrote the point, rather than a program that copied its payload."""
     key, number = own.get("key"), own.get("chunk")
     return (
         isinstance(key, str)
@@ -82,27 +85,31 @@ def _is_own(point: str, own: dict[str, Any], namespace: uuid.UUID) -> bool:
 def prune_missing(
     target: Target, records: Iterable[Record | SourceError], *, every_source: bool, dry_run: bool
 ) -> int:
-    """Delete the points of documents that are not among records, without loading these.
+    """Delete the points of documents that are not among `records`, without loading the records.
 
     Args:
         target: The collection.
-        records: All that should stay, as `read_paths` yields them.
-        every_source: Whether to look at points of sources, too, that no record names.
-        dry_run: Only count.
+        records: Every document that should stay, as `read_paths` yields them.
+        every_source: Also prune points of sources that no record names.
+        dry_run: Count the points without deleting them.
 
     Returns:
-        How many points were deleted, or would be.
+        The number of points that were deleted, or would be.
 
     Raises:
-        SourceError: Something cannot be read; nothing is deleted then.
-        ConfigError: There is no record, or none that was loaded: a folder that is not mounted is
-            not an order to delete, and neither are keys that were made otherwise for the load.
-        CollectionError: No loader made the collection.
-        TargetError: It cannot be read or written.
+        SourceError: A file cannot be read. Nothing is deleted.
+        ConfigError: There are no records, or the collection has none of the first few. Nothing is
+            deleted: the folder may not be mounted, or the load used other keys.
+        CollectionError: No loader created the collection.
+        TargetError: The collection cannot be read or written.
     """
-    made = Provenance.read(target.state())
-    if made is None:
-        raise CollectionError(target.collection, "nothing is recorded about what made it")
+    provenance = Provenance.read(target.state())
+    if provenance is None:
+        raise CollectionError(
+            target.collection,
+            "nothing is recorded about the model that created it: only a collection created by "
+            "`QdrantLoader` or `quern load` can be pruned",
+        )
     sources: set[str] = set()
     first: list[str] = []
     with SeenHashes() as seen:
@@ -111,19 +118,22 @@ def prune_missing(
                 raise record
             sources.add(record.source)
             seen.add(key_digest("", record.key))
-            if len(first) < _AT_ONCE:
-                first.append(point_id(made.namespace, record.key, 0))
+            if len(first) < _BATCH:
+                first.append(point_id(provenance.namespace, record.key, 0))
         if not sources:
-            raise ConfigError("there is no document in these paths; nothing was deleted")
-        store = PointStore(target, made.settings, Retry(_PATIENCE))
+            raise ConfigError(
+                "there are no documents in these paths, so nothing was deleted; check the paths"
+            )
+        store = PointStore(target, provenance.settings, Retry(_PATIENCE))
         if not store.payloads(first):
             raise ConfigError(
-                f"not one of the first {len(first)} documents in these paths is in the collection; "
-                "load them first, or name `id_field` (`--id-field`) and the paths as the load did"
+                f"none of the first {len(first)} documents in these paths is in the collection, so "
+                "nothing was deleted; load them first, or pass the same paths and `id_field` "
+                "(`--id-field`) as the load did"
             )
         scope = None if every_source else sources
         deleted = 0
-        for ids in gone(store, seen, scope, made.namespace, key_digest):
+        for ids in gone(store, seen, scope, provenance.namespace, key_digest):
             if not dry_run:
                 store.delete(ids)
             deleted += len(ids)

@@ -1,4 +1,4 @@
-"""One load, from the first record to the report."""
+"""Run one load, from the first record to the final report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Prune: TypeAlias = "bool | Literal['collection']"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """What a loader's loads have in common; `QdrantLoader` says what each is."""
+    """The settings shared by all loads of a loader; see `QdrantLoader`."""
 
     target: Target
     provenance: Provenance
@@ -45,11 +45,11 @@ class LoadPlan:
     batch_size: int
     request_bytes: int
     most_points: int | None
-    """Per request, by the collection's strict mode."""
+    """Maximum number of points per request, from the collection's strict mode; None: no limit."""
     patience: float
     defer_index: DeferIndex
     index_timeout: float | None
-    """Seconds to wait for the index at the end; None: do not wait."""
+    """Seconds to wait for the index after the load; None: do not wait."""
     skip_errors: bool
     dead_letter: str | PathLike[str] | None
     on_error: Callable[[QuernstoneError], None] | None
@@ -57,7 +57,7 @@ class LoadPlan:
 
 
 class Load:
-    """One load. Everything that it does is in `run`, and only once."""
+    """A single load. Call `run` once."""
 
     def __init__(
         self, plan: LoadPlan, records: Iterable[object], *, source: str, prune: Prune
@@ -68,11 +68,11 @@ class Load:
         self._started = time.monotonic()
         self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
         self._retry = Retry(plan.patience)
-        made = plan.provenance
-        layout = layout_of(made.settings.layout)
+        provenance = plan.provenance
+        layout = layout_of(provenance.settings.layout)
         self._store = PointStore(
             plan.target,
-            made.settings,
+            provenance.settings,
             self._retry,
             most_points=plan.most_points,
             request_bytes=plan.request_bytes,
@@ -82,7 +82,7 @@ class Load:
         self._pace = Pace()
         self._reader = BatchReader(
             plan.chunker,
-            partial(make_point, made.namespace, made.fingerprint, layout=layout),
+            partial(make_point, provenance.namespace, provenance.fingerprint, layout=layout),
             size=plan.batch_size,
             batch_chars=lambda: self._pace.batch_chars,
             skip_errors=plan.skip_errors,
@@ -91,7 +91,7 @@ class Load:
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),
-            look_up=partial(look_up, store=self._store, namespace=made.namespace),
+            look_up=partial(look_up, store=self._store, namespace=provenance.namespace),
             embed=self._embed,
             write=partial(write, store=self._store),
             count=self._count_batch,
@@ -101,16 +101,16 @@ class Load:
 
     @property
     def depths(self) -> Depths:
-        """How full the stages are."""
+        """Number of batches in or waiting for each stage."""
         return Depths(indexing=True) if self._indexing else self._pipeline.depths
 
     def stop(self) -> None:
-        """See `QdrantLoader.stop`."""
+        """End the load early; see `QdrantLoader.stop`."""
         self._stopping = True
         self._pipeline.stop()
 
     def run(self) -> LoadReport:
-        """See `QdrantLoader.load`."""
+        """Load, prune, and wait for the index; see `QdrantLoader.load`."""
         with ExitStack() as stack:
             stack.enter_context(freeze_existing_objects())
             if self._plan.dead_letter is not None:
@@ -131,7 +131,7 @@ class Load:
                 self._count(stopped=self._stopping)
         timeout = self._plan.index_timeout
         if timeout is None and self._plan.target.kind == "edge":
-            timeout = math.inf  # a server goes on by itself; Edge indexes while it is waited for
+            timeout = math.inf  # unlike a server, Edge only indexes while this call waits
         if timeout is not None and not self._stopping:
             self._indexing = True
             self._plan.target.wait_for_index(timeout)
@@ -144,7 +144,7 @@ class Load:
             embed(batch, self._plan.embedder, skip_errors=self._plan.skip_errors)
 
     def _count_batch(self, batch: Batch) -> None:
-        """Add up what Qdrant has confirmed."""
+        """Add a confirmed batch to the report, and hand out its errors."""
         self._count(
             seen=batch.seen,
             chunks=batch.chunks,
@@ -175,8 +175,8 @@ class Load:
             if self._plan.progress is not None:
                 self._plan.progress(self.report)
 
-    def _count(self, *, stopped: bool = False, **more: int) -> None:
-        sums = {name: getattr(self.report, name) + n for name, n in more.items()}
+    def _count(self, *, stopped: bool = False, **increments: int) -> None:
+        sums = {name: getattr(self.report, name) + n for name, n in increments.items()}
         self.report = replace(
             self.report,
             seconds=time.monotonic() - self._started,

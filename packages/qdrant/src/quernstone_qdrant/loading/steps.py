@@ -1,6 +1,6 @@
-"""What happens to one batch of chunks: looked up, embedded, written.
+"""The steps that process one batch of chunks: look up, embed, write.
 
-`run.py` does it in threads of one process, `ray.py` on many machines.
+`run.py` runs them on threads of one process, `ray.py` on many machines.
 """
 
 from __future__ import annotations
@@ -19,70 +19,74 @@ from quernstone_qdrant.provenance import TextEmbedder
 from quernstone_qdrant.store import PointStore
 
 _PROBE = 64
-"""Ids that are looked for at a time behind the end of a document that got shorter."""
+"""Number of ids per lookup when searching for points past the end of a shorter document."""
 
 
 def look_up(batch: Batch, store: PointStore, namespace: UUID) -> None:
-    """Keep the points that are missing or different, and find those that nobody needs."""
-    behind = [(point_id(namespace, key, n), key, n) for key, n in batch.ends]
-    ids = [point.id for point in batch.points] + [found for found, _, _ in behind]
-    there = store.payloads(ids)
+    """Keep only points that are missing or changed, and set `stale`.
+
+    Stale points are those of documents that became shorter, past the new end.
+    """
+    ends = [(point_id(namespace, key, chunks), key, chunks) for key, chunks in batch.ends]
+    ids = [point.id for point in batch.points] + [end_id for end_id, _, _ in ends]
+    stored = store.payloads(ids)
     batch.points = [
-        point for point in batch.points if stored_hash(there.get(point.id)) != point.content_hash
+        point for point in batch.points if stored_hash(stored.get(point.id)) != point.content_hash
     ]
     batch.skipped = batch.chunks - len(batch.points)
-    for found, key, number in behind:
-        if found in there:
-            batch.stale.extend(_behind(store, namespace, key, number))
+    for end_id, key, chunks in ends:
+        if end_id in stored:
+            batch.stale.extend(_stale_ids(store, namespace, key, chunks))
 
 
-def _behind(store: PointStore, namespace: UUID, key: str, number: int) -> list[str]:
-    """Ids of the points of `key` from chunk `number` on."""
+def _stale_ids(store: PointStore, namespace: UUID, key: str, first: int) -> list[str]:
+    """Return the ids of the stored points of `key` from chunk `first` on, last chunk first."""
     stale: list[str] = []
     while True:
-        ids = [point_id(namespace, key, number + i) for i in range(_PROBE)]
-        there = store.payloads(ids)
-        stale.extend(found for found in ids if found in there)
-        if ids[-1] not in there:
-            return stale[::-1]  # a crash between two deletes then leaves no gap behind it
-        number += _PROBE
+        ids = [point_id(namespace, key, first + i) for i in range(_PROBE)]
+        stored = store.payloads(ids)
+        stale.extend(found for found in ids if found in stored)
+        if ids[-1] not in stored:
+            # Deleted from the end, so that a crash between two deletes does not leave a gap.
+            return stale[::-1]
+        first += _PROBE
 
 
 def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
-    """Set the vectors, and take out the points that have none: they are the batch's failures."""
+    """Set the vectors; move points that cannot be embedded from `points` to `failures`."""
     points = batch.points
     while True:
         try:
             vectors = embedder.embed_documents([point.text for point in points])
-            batch.vectors = _checked(vectors, len(points), embedder.dimensions)
+            batch.vectors = _validated(vectors, len(points), embedder.dimensions)
         except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
             if error.index is None:
                 raise
             batch.failures.append(_failure(points[error.index], error))
             if skip_errors:
                 del points[error.index]
-            else:  # what comes before it is written, and nothing that comes after it
+            else:  # only the points before this one are written
                 batch.lost = True
                 del points[error.index :]
         else:
             return
 
 
-def _checked(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
-    """Refuse what no target can store; an embedder that is not ours may give anything."""
+def _validated(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
+    """Reject vectors that no target can store: third-party embedders may return anything."""
     if vectors.shape != (count, dimensions):
         raise EngineError(
-            f"the embedder gave an array of shape {vectors.shape} for {count} texts; it must be "
-            f"({count}, {dimensions})"
+            f"the embedder returned an array of shape {vectors.shape} for {count} texts; it must "
+            f"be ({count}, {dimensions}): check its `embed_documents` and `dimensions`"
         )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise NonFiniteError(int(bad[0]), "and nothing else can be asked of this embedder")
+        raise NonFiniteError(int(bad[0]), "and this embedder cannot recompute it")
     return vectors
 
 
 def write(batch: Batch, store: PointStore) -> None:
-    """Store the points and delete the stale ones. Returns when that is confirmed."""
+    """Store the points, delete the stale ones, and return once both are confirmed."""
     if batch.points and batch.vectors is not None:
         store.write(batch.points, batch.vectors)
     if not batch.lost:
@@ -90,8 +94,10 @@ def write(batch: Batch, store: PointStore) -> None:
 
 
 def _failure(point: Point, error: InputError | EngineMemoryError | NonFiniteError) -> Failure:
-    why = str(error).removeprefix(f"input {error.index}").lstrip(": ")
+    reason = str(error).removeprefix(f"input {error.index}").lstrip(": ")
     chunk = point.chunk
-    named = RecordError(chunk.record.key, f"chunk {chunk.number} cannot be embedded: {why}")
-    named.__cause__ = error
-    return Failure(named, chunk.record)
+    record_error = RecordError(
+        chunk.record.key, f"chunk {chunk.number} cannot be embedded: {reason}"
+    )
+    record_error.__cause__ = error
+    return Failure(record_error, chunk.record)
