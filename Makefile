@@ -1,4 +1,4 @@
-# The two commands: `make demo` and `make test`. Both need a package index and nothing else.
+# The two commands are `make demo` and `make test`. Both need a package index and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,8 +24,8 @@ LLAMA_VENV ?= .venv-llama
 LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: install install-dev install-vllm install-infinity install-llama demo test test-vllm \
-	test-infinity check fix bench capabilities
+.PHONY: install install-dev install-vllm install-infinity install-llama demo test test-all test-vllm \
+	test-infinity soak check fix bench capabilities
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -75,8 +75,16 @@ $(LLAMA_VENV)/installed: pyproject.toml constraints.txt packages/core/pyproject.
 demo: install
 	PATH="$(abspath $(VENV))/bin:$$PATH" examples/demo.sh
 
+# one process per core, so each test computes on one thread
 test: install-dev
-	$(RUN)pytest
+	OMP_NUM_THREADS=1 $(RUN)pytest -n 2 -m "not slow and not soak"
+
+# what takes longer: kills, Ray, whole models, pages that start services, vLLM
+test-all: install-dev test-vllm
+	$(RUN)pytest -m "slow and not soak"
+
+soak: install-dev
+	$(RUN)pytest -m soak --timeout 3600
 
 test-vllm: install-vllm
 	$(VLLM_RUN)python -m pytest tests/vllm

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md")])
+SLOW_PAGES = ["command-line.md", "doctor.md", "evaluation.md"]
 MOST_LINES = {"README.md": 130, "docs/performance.md": 150}
 
 _BLOCK = re.compile(
@@ -60,7 +61,13 @@ def run_console(code, where):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(blocks(page))], ids=lambda p: str(p.relative_to(ROOT))
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW_PAGES else [])
+        for page in PAGES
+        if any(blocks(page))
+    ],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_examples_of(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
