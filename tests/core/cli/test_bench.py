@@ -219,7 +219,7 @@ def test_errors_come_before_any_work(quern, embedding_model, tmp_path, monkeypat
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
     refused = {
-        ("--texts", empty): "holds no text",
+        ("--texts", empty): "contains no text",
         ("--texts", tmp_path / "gone.txt"): "no such file",
         ("--seconds", 0): "`seconds` is 0.0; it must be a number greater than 0",
         ("--seconds", "inf"): "`seconds` is inf",
@@ -230,7 +230,7 @@ def test_errors_come_before_any_work(quern, embedding_model, tmp_path, monkeypat
         ("--compare", "torch"): "cannot compare the torch engine with 'torch'",
         ("--compare", "remote"): "cannot compare the torch engine with 'remote'",
         ("--plot", "rates.pdf"): "the name must end in .png",
-        ("--plot", tmp_path / "no" / "rates.png"): "there is no folder",
+        ("--plot", tmp_path / "no" / "rates.png"): "does not exist",
     }
     for arguments, message in refused.items():
         done = quern("bench", embedding_model, *arguments)

@@ -115,7 +115,10 @@ def test_queries_with_an_instruction_and_dimensions(quern, lines, embedding_mode
     [
         (b'{"text": ', "line 2: not JSON: "),
         (b"[1]", "line 2: not a JSON object but a list"),
-        (b'{"title": "x"}', "line 2: no text: expected text or content or page_content or body, "),
+        (
+            b'{"title": "x"}',
+            "line 2: no text: expected text or content or page_content or body",
+        ),
         (b'{"text": 7}', "line 2: `text` is not a string"),
         (b'{"text": "\xff"}', "line 2: not JSON: "),
         (b'{"text": "\\ud800"}', "line 2: not JSON: "),

@@ -152,7 +152,10 @@ def test_a_collection_of_ones_own_is_searched_by_words_and_filtered(quern, docs)
     assert done.exit_code == 0, done.stderr
     lacks = ["quantisation", "vectors on disk", "payload indexes"]
     assert orjson.loads(done.stdout)["ignored"] == lacks
-    assert done.stderr == f"quern: this target has no {', no '.join(lacks)}; a Qdrant server has\n"
+    assert (
+        done.stderr
+        == f"quern: this target does not support {', '.join(lacks)}; a Qdrant server does\n"
+    )
     again = quern("load", docs, "-c", "docs", "--json")  # all of it is remembered
     assert orjson.loads(again.stdout)["skipped"] == 4
 
@@ -346,9 +349,9 @@ def test_collection_info_and_verify(quern, docs):
     good = quern("collection", "verify", "-c", "docs")
     assert good.exit_code == 0, good.output
     assert (
-        "4 points read, 4 vectors checked, 4 texts embedded anew (least cosine 1.0" in good.stdout
+        "4 points read, 4 vectors checked, 4 texts embedded again (least cosine 1.0" in good.stdout
     )
-    assert good.stdout.endswith("it is what it says\n")
+    assert good.stdout.endswith("the collection matches its records\n")
 
     client = QdrantClient(path="qdrant-data")
     point = client.scroll("docs", limit=1)[0][0]
@@ -381,7 +384,7 @@ def test_a_signal_ends_a_load_in_order(quern, docs, tmp_path, number):
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number, stderr
-    assert b"the same command goes on from there" in stderr
+    assert b"the same command continues from there" in stderr
     confirmed = int(stdout.split(b" embedded")[0].split(b", ")[-1])
     assert len(texts()) == confirmed > 100
     again = orjson.loads(quern("load", docs, "-c", "docs", "--json").stdout)

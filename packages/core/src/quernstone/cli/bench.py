@@ -1,22 +1,32 @@
-"""`quern bench`: how fast a model runs here, and with which budget of a batch."""
+"""`quern bench`: measure how fast a model runs on this machine."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from quernstone.cli.options import Device, DtypeName, Engine, default_model, on_terminal
+from quernstone.cli.expand import expand_options
+from quernstone.cli.options import (
+    EngineOptions,
+    Json,
+    Revision,
+    TextField,
+    default_model,
+    on_terminal,
+)
+from quernstone.cli.printing import facts_table, plain_table, print_json
 from quernstone.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from quernstone.bench import Rate, Report
     from quernstone.types import Dtype, EngineName, Task
 
@@ -24,6 +34,7 @@ _TASKS = ("auto", "embed", "rerank")
 _MOST_TEXTS = 20_000
 
 
+@expand_options
 def bench(
     model: Annotated[
         str | None,
@@ -31,59 +42,48 @@ def bench(
             metavar="[MODEL]",
             help="Hub id, local folder, or `tiny`. "
             "(default: QUERN_MODEL, or with --task rerank QUERN_RERANK_MODEL)",
-            show_default=False,
         ),
     ] = None,
+    *,
     task: Annotated[str, typer.Option(help="auto, embed, rerank.")] = "auto",
     texts: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSONL or plain lines of yours, the first 20,000. "
-            "(default: words of several languages in usual lengths)",
-            show_default=False,
+            help="Your own texts, JSONL or plain lines; the first 20,000 are used. "
+            "(default: generated words in several languages, with typical lengths)",
         ),
     ] = None,
-    text_field: Annotated[
-        str | None,
-        typer.Option(help="The text's name in JSONL. (default: text, content, page_content, body)"),
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="For each measurement, at least.")] = 4.0,
+    text_field: TextField = None,
+    seconds: Annotated[float, typer.Option(help="Minimum time of each measurement.")] = 4.0,
     compare: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ENGINE",
-            help="Run the same on this engine, too: sentence-transformers, vllm, transformers, "
-            "torch. Can be given several times.",
-            show_default=False,
+            help="Also measure this engine: sentence-transformers, vllm, transformers, torch. "
+            "May be repeated.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="A .png of the rates over the budgets. Needs the extra `eval`.",
-            show_default=False,
+            metavar="FILE", help="Plot the rates to this .png file. Needs the extra `eval`."
         ),
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)
-    ] = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
+    revision: Revision = None,
+    options: EngineOptions,
 ) -> None:
     """Measure a model on this machine, and find its best batch size.
 
-    Tries budgets of a batch (`max_batch_tokens`), times single and concurrent calls at the best
-    one, and says how much of the time the model's matrix products alone would take.
+    Tries several token budgets per batch (`max_batch_tokens`), times single and concurrent calls
+    at the best one, and compares the rate with the time that the matrix products alone would take.
     """
     if task not in _TASKS:
         raise ConfigError(f"--task {task}: use {', '.join(_TASKS)}")
     if plot is not None:
         _check_plot(plot)
-    given = None if texts is None else _texts(texts, text_field)
+    own_texts = None if texts is None else _texts(texts, text_field)
 
     from quernstone.bench import measure
 
@@ -91,11 +91,11 @@ def bench(
         report = measure(
             model or default_model(task),
             task=None if task == "auto" else cast("Task", task),
-            engine=cast("EngineName", engine),
-            device=device,
-            dtype=cast("Dtype", dtype),
+            engine=cast("EngineName", options.engine),
+            device=options.device,
+            dtype=cast("Dtype", options.dtype),
             revision=revision,
-            texts=given,
+            texts=own_texts,
             seconds=seconds,
             compare=cast("Sequence[EngineName]", compare or ()),
             progress=on_terminal(),
@@ -106,14 +106,14 @@ def bench(
 
         plot_budgets(plot, report)
     if as_json:
-        _print_json(report)
+        print_json(report.as_dict(), indent=True)
     else:
         _print_tables(report)
 
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Every run would say again that texts are cut; the report says it once."""
+    """Silence the log: every run would warn of truncated texts, which the report mentions once."""
     logger = logging.getLogger("quernstone")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -124,11 +124,11 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _check_plot(path: Path) -> None:
-    """Say now, and not after minutes, that there will be no picture."""
+    """Reject a plot that cannot be written before measuring for minutes."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot {path}: the name must end in .png")
     if not path.parent.is_dir():
-        raise ConfigError(f"--plot {path}: there is no folder `{path.parent}`")
+        raise ConfigError(f"--plot {path}: the folder `{path.parent}` does not exist")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "eval")
 
@@ -139,15 +139,8 @@ def _texts(path: Path, text_field: str | None) -> list[str]:
     rows = RowInput(path, "auto", text_field).texts()
     found = list(islice((row.text for row in rows if row.text.strip()), _MOST_TEXTS))
     if not found:
-        raise ConfigError(f"--texts {path}: holds no text")
+        raise ConfigError(f"--texts {path}: contains no text")
     return found
-
-
-def _print_json(report: Report) -> None:
-    import orjson
-
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    sys.stdout.buffer.write(orjson.dumps(report.as_dict(), option=options))
 
 
 def _print_tables(report: Report) -> None:
@@ -156,10 +149,7 @@ def _print_tables(report: Report) -> None:
 
     console = Console(highlight=False)
     console.print(Text(f"{report.model} ({report.task})", style="bold"))
-    known = _table(None)
-    for name, value in report.environment.items():
-        known.add_row(Text(name, style="dim"), Text(value))
-    console.print(known)
+    console.print(facts_table(report.environment))
     console.print(_budget_table(report))
     console.print(_latency_table(report))
     if report.comparisons:
@@ -170,27 +160,22 @@ def _print_tables(report: Report) -> None:
         console.print(
             Text(
                 f"This machine is noisy: equal runs differed by up to {report.spread:.0%}. Close "
-                "other programs and run it again, with more --seconds; smaller differences than "
-                "that say nothing.",
+                "other programs and run it again, with more --seconds; differences smaller than "
+                "that are not significant.",
                 style="yellow",
             ),
             soft_wrap=True,
         )
 
 
-def _table(columns: Sequence[str] | None) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    if columns is None:
-        return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+def _table(columns: Sequence[str]) -> Table:
+    table = plain_table()
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
-def _budget_table(report: Report) -> Any:
+def _budget_table(report: Report) -> Table:
     unit = "texts" if report.task == "embed" else "documents"
     columns = ["max_batch_tokens", "tokens/s", f"{unit}/s", "spread", "peak memory", ""]
     table = _table(columns)
@@ -216,7 +201,7 @@ def _budget_table(report: Report) -> Any:
     return table
 
 
-def _latency_table(report: Report) -> Any:
+def _latency_table(report: Report) -> Table:
     table = _table(["latency", "p50 ms", "p95 ms", "p99 ms", "calls/s", "calls"])
     for latency in report.latencies:
         who = report.request if latency.callers == 1 else f"{latency.callers} callers at once"
@@ -225,7 +210,7 @@ def _latency_table(report: Report) -> Any:
     return table
 
 
-def _comparison_table(report: Report) -> Any:
+def _comparison_table(report: Report) -> Table:
     unit = "texts" if report.task == "embed" else "documents"
     table = _table(["engine", "tokens/s", f"{unit}/s", "spread", "times as long"])
     rows: list[tuple[str, Rate, float]] = [(report.environment["engine"], report.best, 1.0)]

@@ -1,4 +1,4 @@
-"""`quern embed`: texts in, vectors out."""
+"""`quern embed`: embed the texts of a file or a pipe."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
-    BatchTokens,
-    Device,
-    Dialect,
     Dimensions,
-    DtypeName,
     EmbeddingModel,
-    Endpoint,
-    Engine,
     Instruction,
+    ModelOptions,
+    TextField,
     on_terminal,
-    open_embedder,
 )
 from quernstone.errors import InputError
 
@@ -35,14 +31,12 @@ _DOCUMENTS = 256
 _QUERIES = 1024
 
 
+@expand_options
 def embed(
     source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="JSONL or plain lines; - is standard input.",
-        ),
+        Path, typer.Argument(metavar="INPUT", help="JSONL or plain lines; - is standard input.")
     ],
+    *,
     output: Annotated[
         Path,
         typer.Option(
@@ -50,12 +44,9 @@ def embed(
         ),
     ] = Path("-"),
     queries: Annotated[
-        bool, typer.Option("--queries", help="Embed as queries, behind the instruction.")
+        bool, typer.Option("--queries", help="Embed as queries, with the instruction.")
     ] = False,
-    text_field: Annotated[
-        str | None,
-        typer.Option(help="The text's name in JSONL. (default: text, content, page_content, body)"),
-    ] = None,
+    text_field: TextField = None,
     id_field: Annotated[
         str | None, typer.Option(help="Copy this field into a column of the Parquet file.")
     ] = None,
@@ -63,17 +54,13 @@ def embed(
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
     instruction: Instruction = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    batch_tokens: BatchTokens = None,
+    options: ModelOptions,
 ) -> None:
     """Embed the lines of a file or a pipe.
 
-    Rows come out in the order they went in, with `embedding` added; Parquet has the columns
-    `text` and `embedding`, .npy the vectors alone. Memory stays bounded however long the input.
+    Rows are written in the order they were read, with `embedding` added. Parquet files have the
+    columns `text` and `embedding`, .npy files only the vectors. Memory use does not grow with the
+    size of the input.
     """
     from quernstone.cli.outputs import open_output, vector_writer
     from quernstone.cli.rows import RowInput
@@ -82,58 +69,42 @@ def embed(
     make_writer = vector_writer(output)
     rows = RowInput(source, input_format, text_field, id_field)
     with (
-        open_embedder(
-            model,
-            device=device,
-            dtype=dtype,
-            engine=engine,
-            endpoint=endpoint,
-            dialect=dialect,
-            dimensions=dimensions,
-            instruction=instruction,
-            batch_tokens=batch_tokens,
-        ) as embedder,
+        options.embedder(model, dimensions=dimensions, instruction=instruction) as embedder,
         open_output(output) as file,
         progress_bar("embedding", None, show=on_terminal()) as advance,
     ):
         writer = make_writer(file, embedder.dimensions, id_field)
-        for some, vectors in _with_vectors(embedder, rows.texts(), queries=queries):
-            writer.write(some, vectors)
-            advance(len(some))
+        embed_rows = _queries if queries else _documents
+        for batch, vectors in embed_rows(embedder, rows.texts()):
+            writer.write(batch, vectors)
+            advance(len(batch))
         writer.finish()
-
-
-def _with_vectors(
-    embedder: Embedder, rows: Iterator[Row], *, queries: bool
-) -> Iterator[tuple[list[Row], Float32Array]]:
-    """Yield rows with their vectors, some at a time and in order."""
-    return _queries(embedder, rows) if queries else _documents(embedder, rows)
 
 
 def _documents(embedder: Embedder, rows: Iterator[Row]) -> Iterator[tuple[list[Row], Float32Array]]:
     import numpy as np
 
-    waiting: deque[Row] = deque()
+    pending: deque[Row] = deque()
     finished = 0
 
     def texts() -> Iterator[str]:
         for row in rows:
-            waiting.append(row)
+            pending.append(row)
             yield row.text
 
     vectors = embedder.stream(texts())
     try:
-        while some := list(islice(vectors, _DOCUMENTS)):
-            yield [waiting.popleft() for _ in some], np.stack(some)
-            finished += len(some)
+        while batch := list(islice(vectors, _DOCUMENTS)):
+            yield [pending.popleft() for _ in batch], np.stack(batch)
+            finished += len(batch)
     except InputError as error:
-        raise waiting[error.index - finished].error(error) from error
+        raise pending[error.index - finished].error(error) from error
 
 
 def _queries(embedder: Embedder, rows: Iterator[Row]) -> Iterator[tuple[list[Row], Float32Array]]:
-    while some := list(islice(rows, _QUERIES)):
+    while batch := list(islice(rows, _QUERIES)):
         try:
-            vectors = embedder.embed_queries([row.text for row in some])
+            vectors = embedder.embed_queries([row.text for row in batch])
         except InputError as error:
-            raise some[error.index].error(error) from error
-        yield some, vectors
+            raise batch[error.index].error(error) from error
+        yield batch, vectors

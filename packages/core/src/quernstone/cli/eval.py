@@ -1,4 +1,4 @@
-"""`quern eval`: MTEB in two stages, summaries, and what dimensions and instructions are worth."""
+"""`quern eval`: run MTEB, rerank, summarise, and compare dimensions and instructions."""
 
 from __future__ import annotations
 
@@ -9,40 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from quernstone.cli.eval_options import (
-    Benchmark,
-    InstructionsFile,
-    Languages,
-    Names,
-    ProtocolOption,
-    TasksFile,
-    commas,
-    open_for,
-    protocol_of,
-    quiet_mteb,
-    selected_tasks,
-)
+from quernstone.cli.eval_options import Benchmark, TaskOptions, commas, quiet_mteb
+from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
     RERANKING_MODEL,
-    BatchTokens,
-    Device,
-    Dialect,
     Dimensions,
-    DtypeName,
     EmbeddingModel,
-    Endpoint,
-    Engine,
-    RenderedBy,
+    ModelOptions,
+    RerankerOptions,
     RerankingModel,
-    engine_settings,
     on_terminal,
 )
 from quernstone.cli.table import new_app
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from quernstone.types import Dtype, RerankTemplate
+    from quernstone.types import RerankTemplate
 
 app = new_app(
     no_args_is_help=True,
@@ -51,37 +34,30 @@ app = new_app(
 
 
 @app.command()
+@expand_options
 def run(
+    *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of this model's results.")
+        Path, typer.Option("--output", "-o", help="Folder for this model's results.")
     ],
-    benchmark: Benchmark = None,
-    tasks: Names = None,
-    tasks_file: TasksFile = None,
-    languages: Languages = None,
-    protocol: ProtocolOption = "official",
-    instructions: InstructionsFile = None,
+    tasks: TaskOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    batch_tokens: BatchTokens = None,
+    options: ModelOptions,
 ) -> None:
     """Run tasks on an embedding model.
 
-    Results are saved after every subset: run the same command again to go on. A task that fails
-    is reported, and the rest goes on.
+    Results are saved after every subset: run the same command again to resume. A task that fails
+    is reported, and the next one is run.
     """
     with quiet_mteb():
         from quernstone.evaluation.run import run as run_tasks
 
-        selected = selected_tasks(benchmark, tasks, tasks_file, languages)
-        rules = protocol_of(protocol, instructions, selected)
-        where = engine_settings(engine, endpoint, dialect)
-        with open_for(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
+        selected = tasks.select()
+        rules = tasks.rules(selected)
+        with options.embedder(
+            model, dimensions=dimensions, max_length=rules.max_length
+        ) as embedder:
             report = _Progress(len(selected))
             outcomes = run_tasks(
                 embedder, selected, output, rules, on_task=report.task, progress=on_terminal()
@@ -90,70 +66,55 @@ def run(
 
 
 @app.command()
+@expand_options
 def rerank(
+    *,
     predictions: Annotated[
         Path,
         typer.Option(
-            help="The folder of `quern eval run`, or one with the predictions of the official "
+            help="The output of `quern eval run`, or a folder with predictions of the official "
             "scripts."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of this reranker's results.")
+        Path, typer.Option("--output", "-o", help="Folder for this reranker's results.")
     ],
-    benchmark: Benchmark = None,
-    tasks: Names = None,
-    tasks_file: TasksFile = None,
-    languages: Languages = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Documents of each query to rerank.")] = 100,
-    protocol: ProtocolOption = "official",
+    tasks: TaskOptions,
+    top_k: Annotated[int, typer.Option(min=1, help="Documents to rerank per query.")] = 100,
     variant: Annotated[
         str | None,
         typer.Option(
-            help="The reranker's template, eval or card. (default: eval for the official "
-            "protocol, card for mteb's)",
-            show_default=False,
+            help="The reranker's template, eval or card. (default: eval with the official "
+            "protocol, card with mteb's)",
         ),
     ] = None,
-    instructions: InstructionsFile = None,
     model: RerankingModel = RERANKING_MODEL,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    template: RenderedBy = None,
-    batch_tokens: BatchTokens = None,
+    options: RerankerOptions,
 ) -> None:
     """Rerank what `run` found, and show where that helped.
 
-    Of a benchmark or a file the retrieval tasks are reranked, and tasks of the types Reranking and
-    InstructionReranking, which bring their candidates, only when --tasks names them.
+    With --benchmark or --tasks-file only retrieval tasks are reranked. Tasks of the types Reranking
+    and InstructionReranking, which come with candidates, must be named with --tasks.
     """
     with quiet_mteb():
-        from quernstone import Reranker
         from quernstone.evaluation.predictions import Predictions
         from quernstone.evaluation.protocol import RERANK_MAX_LENGTH
         from quernstone.evaluation.rerank import comparison, is_reranked
         from quernstone.evaluation.rerank import rerank as rerank_tasks
 
-        selected = selected_tasks(benchmark, tasks, tasks_file, languages)
-        if tasks is None:
+        selected = tasks.select()
+        if tasks.tasks is None:
             selected = [task for task in selected if is_reranked(task)]
         if not selected:
             raise ConfigError(
                 "none of these tasks is of the type Retrieval; name some with --tasks"
             )
-        rules = protocol_of(protocol, instructions, selected)
+        rules = tasks.rules(selected)
         saved = Predictions(predictions)
-        with Reranker(
+        with options.reranker(
             model,
-            **engine_settings(engine, endpoint, dialect, template),
-            device=device,
-            dtype=cast("Dtype", dtype),
             template=cast("RerankTemplate", variant or rules.template),
             max_length=RERANK_MAX_LENGTH,
-            max_batch_tokens=batch_tokens,
         ) as reranker:
             report = _Progress(len(selected))
             outcomes = rerank_tasks(
@@ -175,24 +136,27 @@ def rerank(
 @app.command()
 def summary(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of results, one for each model.")
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of results, one per model.")
     ],
     benchmark: Benchmark = None,
     splits: Annotated[
         str,
-        typer.Option(help="first (as the official summary) or all (as mteb) splits of a task."),
+        typer.Option(
+            help="Splits of a task to average: first (like the official summary) or all (like "
+            "mteb)."
+        ),
     ] = "first",
     published: Annotated[
-        bool, typer.Option(help="Add the rows that Qwen published for the benchmark.")
+        bool, typer.Option(help="Add the scores that Qwen published for the benchmark.")
     ] = True,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Write summary.md, summary.json and summary.png here, too."
+            "--output", "-o", help="Also write summary.md, summary.json and summary.png here."
         ),
     ] = None,
 ) -> None:
-    """Summarise results: means over tasks and types, every task, what is missing."""
+    """Summarise results: means over tasks and types, each task, missing tasks."""
     with quiet_mteb():
         from quernstone.evaluation.published import published_rows
         from quernstone.evaluation.summary import SplitRule, summarise
@@ -221,39 +185,32 @@ def summary(
 
 
 @app.command()
+@expand_options
 def mrl(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Gets mrl.json and mrl.png.")],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for mrl.json and mrl.png.")
+    ],
     dimensions: Annotated[
         str | None,
         typer.Option(
-            help="Lengths of vectors, separated by commas. (default: 32, 64, ... the model's own)",
-            show_default=False,
+            help="Lengths of vectors, separated by commas. (default: 32, 64, ... up to the model's "
+            "own)",
         ),
     ] = None,
-    benchmark: Benchmark = None,
-    tasks: Names = None,
-    tasks_file: TasksFile = None,
-    languages: Languages = None,
-    protocol: ProtocolOption = "official",
-    instructions: InstructionsFile = None,
+    tasks: TaskOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    batch_tokens: BatchTokens = None,
+    options: ModelOptions,
 ) -> None:
     """Measure what shorter vectors cost, from one embedding pass."""
     with quiet_mteb():
         from quernstone.evaluation.mrl import measure_dimensions
         from quernstone.evaluation.plots import curve
 
-        lengths = [_whole(one) for one in commas(dimensions)]
-        selected = selected_tasks(benchmark, tasks, tasks_file, languages)
-        rules = protocol_of(protocol, instructions, selected)
-        where = engine_settings(engine, endpoint, dialect)
-        with open_for(model, rules, None, device, dtype, where, batch_tokens) as embedder:
+        lengths = [_whole_number(one) for one in commas(dimensions)]
+        selected = tasks.select()
+        rules = tasks.rules(selected)
+        with options.embedder(model, max_length=rules.max_length) as embedder:
             curves = measure_dimensions(
                 embedder,
                 selected,
@@ -267,27 +224,21 @@ def mrl(
 
 
 @app.command("instructions")
+@expand_options
 def compare_instructions(
+    *,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Gets the folders `with` and `without`, and a table."),
+        typer.Option(
+            "--output", "-o", help="Folder for the table, and the folders `with` and `without`."
+        ),
     ],
-    benchmark: Benchmark = None,
-    tasks: Names = None,
-    tasks_file: TasksFile = None,
-    languages: Languages = None,
-    protocol: ProtocolOption = "official",
-    instructions: InstructionsFile = None,
+    tasks: TaskOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    batch_tokens: BatchTokens = None,
+    options: ModelOptions,
 ) -> None:
-    """Run tasks with their instructions and without any, and compare."""
+    """Run tasks with and without their instructions, and compare."""
     failed = []
     with quiet_mteb():
         from quernstone.evaluation.plots import bar_chart
@@ -295,15 +246,14 @@ def compare_instructions(
         from quernstone.evaluation.summary import summarise
         from quernstone.evaluation.tables import markdown
 
-        rules = protocol_of(
-            protocol, instructions, selected_tasks(benchmark, tasks, tasks_file, languages)
-        )
+        rules = tasks.rules(tasks.select())
         summaries = []
-        where = engine_settings(engine, endpoint, dialect)
-        with open_for(model, rules, dimensions, device, dtype, where, batch_tokens) as embedder:
+        with options.embedder(
+            model, dimensions=dimensions, max_length=rules.max_length
+        ) as embedder:
             for name, bare in (("with", False), ("without", True)):
-                # fresh ones: what a task draws depends on what it drew before
-                selected = selected_tasks(benchmark, tasks, tasks_file, languages)
+                # select again: the random choices of a task depend on its earlier ones
+                selected = tasks.select()
                 report = _Progress(len(selected))
                 outcomes = run_tasks(
                     embedder,
@@ -324,12 +274,13 @@ def compare_instructions(
 
 
 class _Progress:
-    """One line on standard error for each finished task."""
+    """Prints one line on standard error for each finished task."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
 
     def task(self, outcome: Any) -> None:
+        """Print the score of a task, or why it failed."""
         self._done += 1
         place = f"{self._done}/{self._total} {outcome.task} ({outcome.type})"
         if outcome.error:
@@ -346,14 +297,14 @@ def _show_curve(task: str, scores: dict[int, float]) -> None:
 
 
 def _finish(failed: Sequence[str], total: int, output: Path) -> None:
-    """Say where the results are; the exit code is 1 when a task failed."""
+    """Print where the results are, and exit with code 1 if a task failed."""
     typer.echo(f"{total - len(failed)} of {total} tasks done, results in {output}")
     if failed:
         typer.echo(f"failed: {', '.join(failed)}; run the command again to retry them", err=True)
         raise typer.Exit(1)
 
 
-def _whole(text: str) -> int:
+def _whole_number(text: str) -> int:
     if not text.isdigit():
-        raise ConfigError(f"--dimensions: {text!r} is no whole number")
+        raise ConfigError(f"--dimensions: {text!r} is not a whole number")
     return int(text)

@@ -1,14 +1,21 @@
-"""Options that several commands have, and the models that they describe."""
+"""Options that several commands share, and the models they describe.
+
+Every option is declared once. Options that always appear together are the fields of a dataclass,
+which a command decorated with `expand_options` takes as one parameter.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from quernstone.errors import ConfigError
+from quernstone.types import TEXT_FIELDS
 
 if TYPE_CHECKING:
     from quernstone import Embedder, Reranker
@@ -17,163 +24,149 @@ if TYPE_CHECKING:
 EMBEDDING_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 RERANKING_MODEL = "Qwen/Qwen3-Reranker-0.6B"
 
-_PANEL = "Model"
-_MODEL_HELP = "Hub id, local folder, or `tiny` (bundled, offline, for trying things out)."
+model_option = partial(typer.Option, rich_help_panel="Model")
+server_option = partial(typer.Option, rich_help_panel="Model on a server")
 
+_MODEL_HELP = "Hub id, local folder, or `tiny` (bundled, works offline)."
 EmbeddingModel = Annotated[
-    str,
-    typer.Option("--model", "-m", envvar="QUERN_MODEL", help=_MODEL_HELP, rich_help_panel=_PANEL),
+    str, model_option("--model", "-m", envvar="QUERN_MODEL", help=_MODEL_HELP)
 ]
 RerankingModel = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", envvar="QUERN_RERANK_MODEL", help=_MODEL_HELP, rich_help_panel=_PANEL
-    ),
+    str, model_option("--model", "-m", envvar="QUERN_RERANK_MODEL", help=_MODEL_HELP)
 ]
 Dimensions = Annotated[
     int | None,
-    typer.Option(
-        help="Length of the vectors, 32 to the model's own. (default: the model's own)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
+    model_option(help="Length of the vectors, 32 or more. (default: the model's full length)"),
 ]
 Instruction = Annotated[
     str | None,
-    typer.Option(
-        help="What the queries are for, in one English sentence. (default: the model's own)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
+    model_option(help="The search task, in one English sentence. (default: the model's own)"),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_PANEL)]
+Device = Annotated[str, model_option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeName = Annotated[
-    str,
-    typer.Option(
-        "--dtype", help="auto, float32, bfloat16, float16, int8, fp8.", rich_help_panel=_PANEL
-    ),
+    str, model_option("--dtype", help="auto, float32, bfloat16, float16, int8, fp8.")
 ]
 Engine = Annotated[
-    str,
-    typer.Option(
-        help="auto, torch, transformers, sentence-transformers, vllm.", rich_help_panel=_PANEL
-    ),
+    str, model_option(help="auto, torch, transformers, sentence-transformers, vllm.")
 ]
-_SERVER = "Model on a server"
+BatchTokens = Annotated[
+    int | None,
+    model_option(min=1, help="Tokens per forward pass. (default: based on free memory)"),
+]
 Endpoint = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL",
-        help="Address of a server that runs the model; its key goes into QUERN_API_KEY.",
-        rich_help_panel=_SERVER,
-        show_default=False,
+    server_option(
+        metavar="URL", help="Address of a model server. Its API key is read from QUERN_API_KEY."
     ),
 ]
 Dialect = Annotated[
     str | None,
-    typer.Option(
-        help="openai, vllm, tei, infinity, sglang, cohere, jina. (default: openai)",
-        rich_help_panel=_SERVER,
-        show_default=False,
+    server_option(
+        help="API of the server: openai, vllm, tei, infinity, sglang, cohere, jina. "
+        "(default: openai)"
     ),
 ]
 RenderedBy = Annotated[
     str | None,
+    server_option("--template", help="Who renders the reranker's prompt: client or server."),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+TextField = Annotated[
+    str | None,
     typer.Option(
-        "--template",
-        help="Who renders the reranker's prompt: client or server.",
-        rich_help_panel=_SERVER,
-        show_default=False,
+        help=f"Field that holds the text. (default: the first of {', '.join(TEXT_FIELDS)})"
     ),
 ]
-BatchTokens = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Tokens per forward pass. (default: from the free memory)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model runs on this machine."""
+
+    device: Device = "auto"
+    dtype: DtypeName = "auto"
+    engine: Engine = "auto"
+
+
+@dataclass(frozen=True)
+class ModelOptions(EngineOptions):
+    """How a model runs, here or on a server."""
+
+    endpoint: Endpoint = None
+    dialect: Dialect = None
+    batch_tokens: BatchTokens = None
+
+    def embedder(self, model: str, **settings: Any) -> Embedder:
+        """Load an embedding model. `settings` are further arguments of `Embedder`."""
+        from quernstone import Embedder
+
+        return Embedder(model, **self._shared_settings(), **settings)
+
+    def _shared_settings(self, rendered_by: str | None = None) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "dtype": cast("Dtype", self.dtype),
+            "max_batch_tokens": self.batch_tokens,
+            **engine_settings(self.engine, self.endpoint, self.dialect, rendered_by),
+        }
+
+
+@dataclass(frozen=True)
+class RerankerOptions(ModelOptions):
+    """How a reranking model runs, here or on a server."""
+
+    rendered_by: RenderedBy = None
+
+    def reranker(self, model: str, **settings: Any) -> Reranker:
+        """Load a reranking model. `settings` are further arguments of `Reranker`."""
+        from quernstone import Reranker
+
+        return Reranker(model, **self._shared_settings(self.rendered_by), **settings)
 
 
 def open_embedder(
-    model: str,
-    *,
-    device: str,
-    dtype: str,
-    engine: str,
-    endpoint: str | None = None,
-    dialect: str | None = None,
-    dimensions: int | None = None,
-    instruction: str | None = None,
-    batch_tokens: int | None = None,
+    model: str, *, dimensions: int | None = None, instruction: str | None = None, **options: Any
 ) -> Embedder:
-    """Load the embedding model that the options describe."""
-    from quernstone import Embedder
-
-    return Embedder(
-        model,
-        device=device,
-        dtype=cast("Dtype", dtype),
-        **engine_settings(engine, endpoint, dialect),
-        dimensions=dimensions,
-        instruction=instruction,
-        max_batch_tokens=batch_tokens,
-    )
+    """Load an embedding model. `options` are fields of `ModelOptions`."""
+    settings = ModelOptions(**options)
+    return settings.embedder(model, dimensions=dimensions, instruction=instruction)
 
 
 def open_reranker(
-    model: str,
-    *,
-    device: str,
-    dtype: str,
-    engine: str,
-    endpoint: str | None = None,
-    dialect: str | None = None,
-    template: str | None = None,
-    instruction: str | None = None,
-    batch_tokens: int | None = None,
+    model: str, *, template: str | None = None, instruction: str | None = None, **options: Any
 ) -> Reranker:
-    """Load the reranking model that the options describe."""
-    from quernstone import Reranker
-
-    return Reranker(
-        model,
-        device=device,
-        dtype=cast("Dtype", dtype),
-        **engine_settings(engine, endpoint, dialect, template),
-        instruction=instruction,
-        max_batch_tokens=batch_tokens,
-    )
+    """Load a reranking model. `options` are fields of `RerankerOptions`."""
+    settings = RerankerOptions(rendered_by=template, **options)
+    return settings.reranker(model, instruction=instruction)
 
 
 def engine_settings(
-    engine: str, endpoint: str | None, dialect: str | None, template: str | None = None
+    engine: str, endpoint: str | None, dialect: str | None, rendered_by: str | None = None
 ) -> dict[str, Any]:
-    """What `Embedder` and `Reranker` call `engine` and `engine_options`.
+    """Return the arguments `engine` and `engine_options` of `Embedder` and `Reranker`.
 
     Raises:
-        ConfigError: An endpoint and another engine, or a part of a server without its address.
+        ConfigError: `--endpoint` with another engine, or server options without `--endpoint`.
     """
     if endpoint is None:
-        if engine == "remote" or dialect or template:
+        if engine == "remote" or dialect or rendered_by:
             raise ConfigError("which server? give its address as --endpoint URL")
         return {"engine": engine}
     if engine not in ("auto", "remote"):
         raise ConfigError(f"--endpoint runs the model on a server, and --engine {engine} does not")
-    said = {"endpoint": endpoint, "dialect": dialect, "template": template}
-    options = {name: value for name, value in said.items() if value is not None}
+    values = {"endpoint": endpoint, "dialect": dialect, "template": rendered_by}
+    options = {name: value for name, value in values.items() if value is not None}
     return {"engine": "remote", "engine_options": options}
 
 
 def default_model(task: str | None) -> str:
-    """The model of a command that can take either kind and was given none."""
+    """Return the default model of a task (embedding unless it is "rerank")."""
     if task == "rerank":
         return os.environ.get("QUERN_RERANK_MODEL", RERANKING_MODEL)
     return os.environ.get("QUERN_MODEL", EMBEDDING_MODEL)
 
 
 def on_terminal() -> bool:
-    """Whether somebody watches: progress is shown to people and not to pipes and log files."""
+    """Return whether to show progress: only if standard error is a terminal."""
     return sys.stderr.isatty()

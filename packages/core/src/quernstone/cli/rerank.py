@@ -1,4 +1,4 @@
-"""`quern rerank`: queries with documents in, the same in the right order out."""
+"""`quern rerank`: order the documents of each query."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
     RERANKING_MODEL,
-    BatchTokens,
-    Device,
-    Dialect,
-    DtypeName,
-    Endpoint,
-    Engine,
     Instruction,
-    RenderedBy,
+    RerankerOptions,
     RerankingModel,
+    TextField,
     on_terminal,
-    open_reranker,
 )
 from quernstone.errors import InputError
 
@@ -30,18 +25,19 @@ if TYPE_CHECKING:
     from quernstone.cli.rows import RowInput
 
 _PAIRS = 1024
-"""Pairs that are reranked together: rows with few documents share batches."""
+"""Pairs reranked together, so that rows with few documents share batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     line: int
     fields: dict[str, Any]
-    """What is repeated in the result: the row without its documents."""
+    """The row without its documents, copied to the result."""
     query: str
     documents: list[str]
 
 
+@expand_options
 def rerank(
     source: Annotated[
         Path,
@@ -51,39 +47,29 @@ def rerank(
             "- is standard input.",
         ),
     ],
+    *,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .jsonl file; - is standard output.")
     ] = Path("-"),
     query: Annotated[
         str | None,
-        typer.Option(
-            "--query", "-q", help="Take every line of INPUT as a document for this query."
-        ),
+        typer.Option("--query", "-q", help="Rerank every line of INPUT for this query."),
     ] = None,
     top_n: Annotated[
         int | None, typer.Option("--top-n", "-n", min=1, help="Results per query. (default: all)")
     ] = None,
     with_text: Annotated[
-        bool, typer.Option("--with-text", help="Repeat each document's text in its result.")
+        bool, typer.Option("--with-text", help="Add the text of each document to its result.")
     ] = False,
-    text_field: Annotated[
-        str | None,
-        typer.Option(help="The text's name in documents that are objects. (default: text, ...)"),
-    ] = None,
+    text_field: TextField = None,
     model: RerankingModel = RERANKING_MODEL,
     instruction: Instruction = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    template: RenderedBy = None,
-    batch_tokens: BatchTokens = None,
+    options: RerankerOptions,
 ) -> None:
     """Order documents by how well they answer a query.
 
-    Each row comes out with `results`, best first, in the place of `documents`: the `index` of a
-    document in its row, and its `score`, the probability from 0 to 1 that it answers the query.
+    In each row, `documents` is replaced by `results`, best first: the `index` of a document in its
+    row and its `score`, the probability (0 to 1) that it answers the query.
     """
     import orjson
 
@@ -95,17 +81,7 @@ def rerank(
     rows = RowInput(source, "auto" if query is None else "lines", text_field)
     requests = _requests(rows) if query is None else _one_request(rows, query)
     with (
-        open_reranker(
-            model,
-            device=device,
-            dtype=dtype,
-            engine=engine,
-            endpoint=endpoint,
-            dialect=dialect,
-            template=template,
-            instruction=instruction,
-            batch_tokens=batch_tokens,
-        ) as reranker,
+        options.reranker(model, instruction=instruction) as reranker,
         open_output(output) as file,
         progress_bar("reranking", None, show=on_terminal()) as advance,
     ):
@@ -113,8 +89,8 @@ def rerank(
             ranked = _ranked(reranker, group, top_n, rows.name)
             for request, found in zip(group, ranked, strict=True):
                 results = _results(request, found, with_text=with_text)
-                line = {**request.fields, "query": request.query, "results": results}
-                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                row = {**request.fields, "query": request.query, "results": results}
+                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             advance(len(group))
 
 

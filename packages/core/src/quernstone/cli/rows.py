@@ -13,9 +13,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from quernstone.errors import ConfigError, InputError, QuernstoneError
-
-TEXT_FIELDS = ("text", "content", "page_content", "body")
-"""Where the text of a JSON object is looked for, in this order."""
+from quernstone.types import TEXT_FIELDS
 
 FORMATS = ("auto", "jsonl", "lines")
 

@@ -1,1 +1,1 @@
-"""The commands that this distribution adds to `quern`: one module each."""
+"""The commands that `quernstone-qdrant` adds to `quern`, one module each."""

@@ -1,8 +1,9 @@
-"""The options of `quern load` that say how a new collection stores its points."""
+"""The options of `quern load` that decide how a new collection stores its points."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, get_args
 
 import typer
@@ -17,99 +18,71 @@ from quernstone_qdrant.settings import (
     Preset,
 )
 
-_PANEL = "Collection"
-PresetName = Annotated[
-    Preset | None,
-    typer.Option(
-        "--preset",
-        help="How vectors are stored. (default: dense, or as it is)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Prefix = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Preset mrl: numbers of the short vectors. (default: a quarter)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-LayoutOption = Annotated[
-    LayoutName | None,
-    typer.Option(
-        "--layout",
-        help="Shape of the payload. (default: universal, or as it is)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Hybrid = Annotated[
-    bool | None,
-    typer.Option(
-        "--hybrid/--no-hybrid",
-        help="Whether it can be searched by words, too (BM25). (default: no, or as it is)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Language = Annotated[
-    str | None,
-    typer.Option(
-        help="Language of the words, in English. (default: english)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Indexes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--index",
-        metavar="FIELD=TYPE",
-        help="Metadata field to be filtered on: keyword, integer, float, bool, datetime, uuid, "
-        "text; may be repeated.",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Defer = Annotated[
-    DeferIndex,
-    typer.Option(
-        "--defer-index",
-        help="How to put a server's indexing off until the load has ended.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Wait = Annotated[
-    float | None,
-    typer.Option(
-        "--wait",
-        min=0,
-        metavar="SECONDS",
-        help="Wait so long until all is indexed. (default: do not wait)",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
+_option = partial(typer.Option, rich_help_panel="Collection")
 
 
-def chosen_preset(
-    preset: Preset | None, prefix: int | None, language: str | None, indexes: list[str] | None
-) -> Preset | CollectionSettings | None:
-    """What the options ask of a collection; None: nothing.
+@dataclass(frozen=True)
+class StorageOptions:
+    """How a new collection stores and indexes its points."""
 
-    Raises:
-        ConfigError: Settings that cannot go together.
-    """
-    if prefix is None and language is None and not indexes:
-        return preset
-    settings = PRESETS[preset or "dense"]
-    if prefix is not None:
-        settings = replace(settings, prefix=prefix)
-    if language is not None:
-        settings = replace(settings, language=language)
-    return replace(settings, indexes=dict(_index(text) for text in indexes or ()))
+    preset: Annotated[
+        Preset | None,
+        _option(help="How vectors are stored. (default: dense; existing: unchanged)"),
+    ] = None
+    prefix: Annotated[
+        int | None,
+        _option(min=1, help="Preset mrl: length of the short vectors. (default: a quarter)"),
+    ] = None
+    layout: Annotated[
+        LayoutName | None,
+        _option(help="Shape of the payload. (default: universal; existing: unchanged)"),
+    ] = None
+    hybrid: Annotated[
+        bool | None,
+        _option(
+            "--hybrid/--no-hybrid",
+            help="Also index words for hybrid search (BM25). (default: no; of a collection: its "
+            "own)",
+        ),
+    ] = None
+    language: Annotated[
+        str | None, _option(help="Language of the words, in English. (default: english)")
+    ] = None
+    indexes: Annotated[
+        list[str] | None,
+        _option(
+            "--index",
+            metavar="FIELD=TYPE",
+            help="Metadata field to filter by: keyword, integer, float, bool, datetime, uuid, "
+            "text. May be repeated.",
+        ),
+    ] = None
+    defer_index: Annotated[
+        DeferIndex, _option(help="How to defer indexing on a server until the load has ended.")
+    ] = "none"
+    wait: Annotated[
+        float | None,
+        _option(
+            min=0,
+            metavar="SECONDS",
+            help="Wait up to this long until everything is indexed. (default: do not wait)",
+        ),
+    ] = None
+
+    def settings(self) -> Preset | CollectionSettings | None:
+        """Return the preset, with changes if there are any; None if no option was given.
+
+        Raises:
+            ConfigError: The settings contradict each other.
+        """
+        if self.prefix is None and self.language is None and not self.indexes:
+            return self.preset
+        settings = PRESETS[self.preset or "dense"]
+        if self.prefix is not None:
+            settings = replace(settings, prefix=self.prefix)
+        if self.language is not None:
+            settings = replace(settings, language=self.language)
+        return replace(settings, indexes=dict(_index(text) for text in self.indexes or ()))
 
 
 def _index(text: str) -> tuple[str, FieldType]:

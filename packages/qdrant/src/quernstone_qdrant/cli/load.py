@@ -1,4 +1,4 @@
-"""`quern load`."""
+"""`quern load`: load files into a collection."""
 
 from __future__ import annotations
 
@@ -12,43 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
-    BatchTokens,
-    Device,
-    Dialect,
     Dimensions,
-    DtypeName,
     EmbeddingModel,
-    Endpoint,
-    Engine,
-    open_embedder,
-)
-from quernstone.errors import QuernstoneError
-from quernstone_qdrant.cli.collections import (
-    Defer,
-    Hybrid,
-    Indexes,
-    Language,
-    LayoutOption,
-    Prefix,
-    PresetName,
-    Wait,
-    chosen_preset,
-)
-from quernstone_qdrant.cli.options import (
-    AllowMismatch,
-    ApiKey,
-    Collection,
-    Edge,
-    Folder,
-    Grpc,
     Json,
-    Url,
-    opened,
-    print_json,
-    target_name,
+    ModelOptions,
+    TextField,
 )
+from quernstone.cli.printing import print_json
+from quernstone.errors import QuernstoneError
+from quernstone_qdrant.cli.collections import StorageOptions
+from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 from quernstone_qdrant.cli.progress import LoadDisplay, figures
 
 if TYPE_CHECKING:
@@ -56,9 +32,10 @@ if TYPE_CHECKING:
     from quernstone_qdrant.report import LoadReport
 
 _SIGNALLED = 128
-"""Shells add the signal's number to it for the exit code of what a signal ended."""
+"""Exit codes of processes that a signal ended are this plus the signal's number, as in shells."""
 
 
+@expand_options
 def load(
     paths: Annotated[
         list[Path],
@@ -68,120 +45,91 @@ def load(
             help="Files and folders: .txt, .md, .markdown, .rst, .jsonl, .ndjson, .csv, .parquet.",
         ),
     ],
-    collection: Collection,
-    path: Folder = None,
-    url: Url = None,
-    edge: Edge = None,
-    api_key: ApiKey = None,
-    grpc: Grpc = False,
-    text_field: Annotated[
-        str | None,
-        typer.Option(help="Column of the text. (default: text, content, page_content, body ...)"),
-    ] = None,
+    *,
+    collection: CollectionOptions,
+    text_field: TextField = None,
     id_field: Annotated[
         str | None,
-        typer.Option(help="Column of a unique id. (default: the file's path and the row number)"),
+        typer.Option(help="Field that holds a unique id. (default: file path and row number)"),
     ] = None,
     chunk_size: Annotated[
-        int, typer.Option(min=0, help="Most characters per chunk; 0 keeps every text whole.")
+        int,
+        typer.Option(min=0, help="Maximum characters per chunk; 0 does not split texts."),
     ] = 1200,
     chunk_overlap: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Most characters that a chunk repeats of the one before. (default: a tenth)",
+            help="Maximum characters repeated from the previous chunk. (default: a tenth of the "
+            "chunk size)",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most chunks per write.")] = 2048,
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum chunks per write.")] = 2048,
     patience: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds for which a request to a server is repeated."),
+        float, typer.Option(min=0, help="Seconds to keep retrying a request to a server.")
     ] = 300.0,
     prune: Annotated[
         bool,
         typer.Option(
             "--prune",
-            help="Afterwards delete what is gone from these folders and files; points of other "
-            "folders stay.",
+            help="After loading, delete documents that are gone from these folders and files. "
+            "Documents from elsewhere stay.",
         ),
     ] = False,
     prune_all: Annotated[
         bool,
         typer.Option(
-            "--prune-all", help="Afterwards delete all that is not in these folders and files."
+            "--prune-all",
+            help="After loading, delete every document that is not in these folders and files.",
         ),
     ] = False,
     skip_errors: Annotated[
         bool,
-        typer.Option("--skip-errors", help="Report what cannot be read, leave it out, and go on."),
+        typer.Option("--skip-errors", help="Report what cannot be read, skip it and continue."),
     ] = False,
     dead_letter: Annotated[
         Path | None,
         typer.Option(
-            help="File for what is left out, with the reason; it can be loaded again. Implies "
-            "--skip-errors.",
-            show_default=False,
+            help="File for skipped records and the reasons; it can be loaded again. Implies "
+            "--skip-errors."
         ),
     ] = None,
     allow_mismatch: AllowMismatch = False,
     report_file: Annotated[
-        Path | None,
-        typer.Option("--report", help="File for the report, in JSON.", show_default=False),
+        Path | None, typer.Option("--report", help="Write a JSON report to this file.")
     ] = None,
     as_json: Json = False,
-    preset: PresetName = None,
-    prefix: Prefix = None,
-    layout: LayoutOption = None,
-    hybrid: Hybrid = None,
-    language: Language = None,
-    indexes: Indexes = None,
-    defer_index: Defer = "none",
-    wait: Wait = None,
+    storage: StorageOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
-    batch_tokens: BatchTokens = None,
+    options: ModelOptions,
 ) -> None:
     """Load files into a Qdrant collection; run it again to update it.
 
-    Texts are split, embedded and written. What is there already, unchanged, is skipped, so a
-    second run adds nothing and a run after a crash goes on where the first one stopped. So it does
-    after Ctrl-C, which ends a load in order.
+    Texts are split, embedded and written. Unchanged documents are skipped, so a second run adds
+    nothing, and a run after a crash or Ctrl-C continues where the first one stopped.
     """
     from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import count_records, read_paths
 
-    where = target_name(path, url, edge)
+    where = collection.where
     if prune or prune_all:
         refuse_to_prune_by(paths)
     with (
-        opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target,
-        open_embedder(
-            model,
-            device=device,
-            dtype=dtype,
-            engine=engine,
-            endpoint=endpoint,
-            dialect=dialect,
-            dimensions=dimensions,
-            batch_tokens=batch_tokens,
-        ) as embedder,
+        collection.open(create=True) as target,
+        options.embedder(model, dimensions=dimensions) as embedder,
         LoadDisplay(count_records(paths)) as display,
     ):
         loader = QdrantLoader(
             target,
-            collection,
+            collection.name,
             embedder,
-            preset=chosen_preset(preset, prefix, language, indexes),
-            layout=layout,
-            hybrid=hybrid,
-            defer_index=defer_index,
-            index_timeout=wait,
+            preset=storage.settings(),
+            layout=storage.layout,
+            hybrid=storage.hybrid,
+            defer_index=storage.defer_index,
+            index_timeout=storage.wait,
             chunk_size=chunk_size or None,
             chunk_overlap=chunk_overlap,
             batch_size=batch_size,
@@ -209,20 +157,20 @@ def load(
     if (prune or prune_all) and report.failed:
         typer.echo("quern: nothing was pruned, because something was left out", err=True)
     if as_json:
-        print_json({"collection": collection, "target": where, **dataclasses.asdict(report)})
+        print_json({"collection": collection.name, "target": where, **dataclasses.asdict(report)})
     else:
-        typer.echo(_summary(report, collection, where))
+        typer.echo(f"{collection.name} in {where}: {figures(report)}, {report.seconds:.1f} s")
     if report.stopped:
         typer.echo(
-            "quern: stopped before the end; what is counted above is confirmed, "
-            "and the same command goes on from there",
+            "quern: stopped before the end; the documents counted above are stored, "
+            "and the same command continues from there",
             err=True,
         )
         raise typer.Exit(_SIGNALLED + signals[0])
 
 
 def _ignored(report: LoadReport) -> str:
-    return f"this target has no {', no '.join(report.ignored)}; a Qdrant server has"
+    return f"this target does not support {', '.join(report.ignored)}; a Qdrant server does"
 
 
 def _warn(error: QuernstoneError) -> None:
@@ -231,23 +179,23 @@ def _warn(error: QuernstoneError) -> None:
 
 @contextmanager
 def _stopped_by_signals(loader: QdrantLoader) -> Iterator[list[int]]:
-    """Let the first Ctrl-C or SIGTERM end the load in order; the second ends the process.
+    """Stop the load cleanly on the first Ctrl-C or SIGTERM; the second one ends the process.
 
     Yields:
-        The signals that came.
+        The signals received.
     """
-    came: list[int] = []
+    received: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, _frame: object) -> None:
-        came.append(number)
+        received.append(number)
         signal.signal(number, before[signal.Signals(number)])
         loader.stop()
 
     for number in before:
         signal.signal(number, stop)
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -269,7 +217,3 @@ def _write_report(
         "provenance": loader.provenance.metadata()[METADATA_KEY],
     }
     path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def _summary(report: LoadReport, collection: str, where: str) -> str:
-    return f"{collection} in {where}: {figures(report)}, {report.seconds:.1f} s"

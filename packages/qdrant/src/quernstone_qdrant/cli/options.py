@@ -1,13 +1,11 @@
-"""What the commands share: options, where the collection is, and how they print JSON.
-
-`quern --help` imports the modules of all commands, so what is heavy is imported inside functions.
-"""
+"""Options that the commands share: which collection to use, and where it is."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,128 +18,74 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = "qdrant-data"
 
-_PANEL = "Qdrant"
-Collection = Annotated[
-    str, typer.Option("--collection", "-c", help="Name of the collection.", rich_help_panel=_PANEL)
-]
-Folder = Annotated[
-    str | None,
-    typer.Option(
-        "--path",
-        help=f"Folder of an embedded Qdrant. (default: ./{DEFAULT_FOLDER})",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Edge = Annotated[
-    str | None,
-    typer.Option(
-        "--edge",
-        help="Folder of Qdrant Edge, which has an index: for more than 20,000 points.",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        help="Address of a Qdrant server, instead of a folder.",
-        rich_help_panel=_PANEL,
-    ),
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        envvar="QDRANT_API_KEY",
-        help="Key of the server; better given in the environment.",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
-Grpc = Annotated[
-    bool,
-    typer.Option(
-        "--grpc",
-        help="Talk to the server by gRPC (port 6334), which takes a third of the bytes.",
-        rich_help_panel=_PANEL,
-    ),
-]
+_option = partial(typer.Option, rich_help_panel="Qdrant")
+
 AllowMismatch = Annotated[
-    bool,
-    typer.Option("--allow-mismatch", help="Use a collection that another model made."),
+    bool, typer.Option("--allow-mismatch", help="Use a collection created with another model.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-def target_name(path: str | None, url: str | None, edge: str | None) -> str:
-    """The folder or the address that was given.
+@dataclass(frozen=True)
+class CollectionOptions:
+    """Which collection to use, and where it is."""
 
-    Raises:
-        ConfigError: More than one was.
-    """
-    given = {"--path": path, "--url": url, "--edge": edge}
-    options = [name for name, value in given.items() if value is not None]
-    if len(options) > 1:
-        raise ConfigError(f"{' and '.join(options)} name different places; use one of them")
-    return url or edge or path or DEFAULT_FOLDER
+    name: Annotated[str, _option("--collection", "-c", help="Name of the collection.")]
+    path: Annotated[
+        str | None, _option(help=f"Folder of an embedded Qdrant. (default: ./{DEFAULT_FOLDER})")
+    ] = None
+    url: Annotated[str | None, _option(help="Address of a Qdrant server.")] = None
+    edge: Annotated[
+        str | None,
+        _option(help="Folder of Qdrant Edge, which has an index: for more than 20,000 points."),
+    ] = None
+    api_key: Annotated[
+        str | None,
+        _option(envvar="QDRANT_API_KEY", help="API key of the server. Prefer the variable."),
+    ] = None
+    grpc: Annotated[
+        bool,
+        _option("--grpc", help="Use gRPC (port 6334), which transfers a third of the bytes."),
+    ] = False
 
+    @property
+    def where(self) -> str:
+        """The address or the folder of Qdrant.
 
-def existing_target_name(path: str | None, url: str | None, edge: str | None) -> str:
-    """Like `target_name`, and a folder must be there: looking must not create one.
+        Raises:
+            ConfigError: More than one was given.
+        """
+        values = {"--path": self.path, "--url": self.url, "--edge": self.edge}
+        given = [name for name, value in values.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} name different places; use one of them")
+        return self.url or self.edge or self.path or DEFAULT_FOLDER
 
-    Raises:
-        ConfigError: More than one was given, or there is no such folder.
-    """
-    where = target_name(path, url, edge)
-    if url is None and not Path(where).is_dir():
-        raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
-    return where
+    @contextmanager
+    def open(self, *, create: bool = False) -> Iterator[Target]:
+        """Open the collection's target, and close it at the end.
 
+        Args:
+            create: Create a missing folder instead of raising.
 
-@contextmanager
-def opened(
-    collection: str,
-    where: str,
-    *,
-    url: str | None,
-    edge: str | None,
-    api_key: str | None,
-    prefer_grpc: bool = False,
-) -> Iterator[Target]:
-    """Open a collection's target, and close it in the end.
+        Raises:
+            ConfigError: More than one place was given, or the folder does not exist.
+        """
+        from quernstone_qdrant.targets import as_target, connect
 
-    Args:
-        collection: Its name.
-        where: What `target_name` returned.
-        url: Given when that is an address.
-        edge: Given when that is a folder of Qdrant Edge.
-        api_key: For the server.
-        prefer_grpc: Talk gRPC to it.
-    """
-    from quernstone_qdrant.targets import as_target, connect
+        where = self.where
+        if not create and self.url is None and not Path(where).is_dir():
+            raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
+        target: Target
+        if self.edge is not None:
+            from quernstone_qdrant.targets.edge import EdgeTarget
 
-    target: Target
-    if edge is not None:
-        from quernstone_qdrant.targets.edge import EdgeTarget
-
-        target = EdgeTarget(where, collection)
-    else:
-        if url is None:
-            client = connect(path=where)
+            target = EdgeTarget(where, self.name)
+        elif self.url is not None:
+            client = connect(url=where, api_key=self.api_key, prefer_grpc=self.grpc)
+            target = as_target(client, self.name)
         else:
-            client = connect(url=url, api_key=api_key, prefer_grpc=prefer_grpc)
-        target = as_target(client, collection)
-    try:
-        yield target
-    finally:
-        target.close()
-
-
-def print_json(value: object) -> None:
-    """Write one line of JSON to standard output."""
-    import orjson
-
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
+            target = as_target(connect(path=where), self.name)
+        try:
+            yield target
+        finally:
+            target.close()

@@ -1,40 +1,26 @@
-"""`quern search`."""
+"""`quern search`: search a collection and rerank the hits."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
     RERANKING_MODEL,
-    BatchTokens,
-    Device,
-    Dialect,
-    DtypeName,
-    Endpoint,
-    Engine,
     Instruction,
-    RenderedBy,
-    open_embedder,
-    open_reranker,
-)
-from quernstone.errors import ConfigError
-from quernstone_qdrant.cli.options import (
-    AllowMismatch,
-    ApiKey,
-    Collection,
-    Edge,
-    Folder,
-    Grpc,
     Json,
-    Url,
-    existing_target_name,
-    opened,
-    print_json,
+    RerankerOptions,
+    model_option,
+    server_option,
 )
+from quernstone.cli.printing import print_json
+from quernstone.errors import ConfigError
+from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 
 if TYPE_CHECKING:
     from quernstone_qdrant.searcher import SearchHit
@@ -43,27 +29,23 @@ _TINY = "tiny"
 _SNIPPET = 140
 
 
+@expand_options
 def search(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for.")],
-    collection: Collection,
-    path: Folder = None,
-    url: Url = None,
-    edge: Edge = None,
-    api_key: ApiKey = None,
-    grpc: Grpc = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most hits to show.")] = 10,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to search for.")],
+    *,
+    collection: CollectionOptions,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, help="Maximum number of hits.")
+    ] = 10,
     candidates: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Hits that the reranker reads. (default: 4 for each wanted, at least 20)"
-        ),
+        typer.Option(min=1, help="Hits to rerank. (default: 4 times the limit, at least 20)"),
     ] = None,
     hybrid: Annotated[
         bool | None,
         typer.Option(
             "--hybrid/--no-hybrid",
-            help="Search by words, too. (default: if the collection was loaded with --hybrid)",
-            show_default=False,
+            help="Also search by words. (default: if the collection was loaded with --hybrid)",
         ),
     ] = None,
     filters: Annotated[
@@ -72,64 +54,46 @@ def search(
             "--filter",
             "-f",
             metavar="FIELD=VALUE",
-            help="Only what has this value in its metadata; may be repeated.",
-            show_default=False,
+            help="Only show hits with this value in their metadata. May be repeated.",
         ),
     ] = None,
     rerank: Annotated[
-        bool, typer.Option("--rerank/--no-rerank", help="Put the hits in order with a reranker.")
+        bool, typer.Option("--rerank/--no-rerank", help="Order the hits with a reranker.")
     ] = True,
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
     model: Annotated[
         str | None,
-        typer.Option(
+        model_option(
             "--model",
             "-m",
             envvar="QUERN_MODEL",
-            help="Embedding model. (default: the one that made the collection)",
-            rich_help_panel="Model",
-            show_default=False,
+            help="Embedding model. (default: the one the collection was created with)",
         ),
     ] = None,
     rerank_model: Annotated[
         str | None,
-        typer.Option(
+        model_option(
             envvar="QUERN_RERANK_MODEL",
             help=f"Reranking model. (default: {RERANKING_MODEL}; tiny with tiny)",
-            rich_help_panel="Model",
-            show_default=False,
         ),
     ] = None,
     instruction: Instruction = None,
-    device: Device = "auto",
-    dtype: DtypeName = "auto",
-    engine: Engine = "auto",
-    endpoint: Endpoint = None,
-    dialect: Dialect = None,
+    options: RerankerOptions,
     rerank_endpoint: Annotated[
         str | None,
-        typer.Option(
+        server_option(
             metavar="URL",
-            help="Address of a server that runs the reranking model. (default: it runs here)",
-            rich_help_panel="Model on a server",
-            show_default=False,
+            help="Address of a server for the reranking model. (default: run it here)",
         ),
     ] = None,
     rerank_dialect: Annotated[
-        str | None,
-        typer.Option(
-            help="What that server speaks.",
-            rich_help_panel="Model on a server",
-            show_default=False,
-        ),
+        str | None, server_option(help="API of the reranking server.")
     ] = None,
-    template: RenderedBy = None,
-    batch_tokens: BatchTokens = None,
 ) -> None:
     """Search a collection by meaning and rerank the hits.
 
-    The column `was` holds a hit's place before the reranking.
+    The column `was` shows the rank of a hit before reranking.
     """
     from quernstone_qdrant.documents.layouts import layout_of
     from quernstone_qdrant.filters import text_filter
@@ -137,15 +101,32 @@ def search(
     from quernstone_qdrant.searcher import QdrantSearcher
 
     conditions = [_condition(text) for text in filters or ()]
-    where = existing_target_name(path, url, edge)
-    here: dict[str, Any] = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
-    # of two models one may run on a server, which decides these things itself
-    mixed = rerank and (endpoint is None) != (rerank_endpoint is None)
-    there = {"device": "auto", "dtype": "auto"} if mixed else here
-
-    def find(searcher: QdrantSearcher) -> list[SearchHit]:
+    # If only one of the two models runs here, these options apply to that one.
+    one_remote = rerank and (options.endpoint is None) != (rerank_endpoint is None)
+    remote = replace(options, device="auto", dtype="auto", batch_tokens=None)
+    embedding = remote if one_remote and options.endpoint else options
+    reranking = remote if one_remote and rerank_endpoint else options
+    reranking = replace(
+        reranking,
+        endpoint=rerank_endpoint,
+        dialect=rerank_dialect,
+        engine="auto" if one_remote else options.engine,
+    )
+    with ExitStack() as stack:
+        target = stack.enter_context(collection.open())
+        provenance = Provenance.read(target.state())
+        chosen = model or (provenance.model if provenance else EMBEDDING_MODEL)
+        dimensions = provenance.dimensions if provenance else None
+        embedder = stack.enter_context(embedding.embedder(chosen, dimensions=dimensions))
+        reranker = None
+        if rerank:
+            default = _TINY if chosen == _TINY else RERANKING_MODEL
+            reranker = stack.enter_context(reranking.reranker(rerank_model or default))
+        searcher = QdrantSearcher(
+            target, collection.name, embedder, reranker, allow_mismatch=allow_mismatch
+        )
         layout = layout_of(searcher.provenance.settings.layout)
-        return searcher.search(
+        hits = searcher.search(
             question,
             limit,
             hybrid=hybrid,
@@ -153,39 +134,8 @@ def search(
             candidates=candidates,
             instruction=instruction,
         )
-
-    with opened(collection, where, url=url, edge=edge, api_key=api_key, prefer_grpc=grpc) as target:
-        made = Provenance.read(target.state())
-        chosen = model or (made.model if made else EMBEDDING_MODEL)
-        with open_embedder(
-            chosen,
-            dimensions=made.dimensions if made else None,
-            engine=engine,
-            endpoint=endpoint,
-            dialect=dialect,
-            **(here if endpoint is None else there),
-        ) as embedder:
-            if rerank:
-                default = _TINY if chosen == _TINY else RERANKING_MODEL
-                with open_reranker(
-                    rerank_model or default,
-                    engine="auto" if mixed else engine,
-                    endpoint=rerank_endpoint,
-                    dialect=rerank_dialect,
-                    template=template,
-                    **(here if rerank_endpoint is None else there),
-                ) as reranker:
-                    hits = find(
-                        QdrantSearcher(
-                            target, collection, embedder, reranker, allow_mismatch=allow_mismatch
-                        )
-                    )
-            else:
-                hits = find(
-                    QdrantSearcher(target, collection, embedder, allow_mismatch=allow_mismatch)
-                )
     if as_json:
-        print_json([dataclasses.asdict(hit) for hit in hits])
+        print_json([asdict(hit) for hit in hits])
     else:
         _print_table(hits, question)
 

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 import orjson
 
+from quernstone.types import TEXT_FIELDS
 from quernstone_qdrant.documents.json_values import JsonValue, storable, to_json
 from quernstone_qdrant.errors import RecordError
 
 TextFormat = Literal["text", "markdown"]
 
-TEXT_FIELDS = ("text", "content", "page_content", "body", "document")
-"""Where the text of a row is looked for, in this order."""
 ID_FIELDS = ("id", "key", "doc_id")
 """Where the key of a mapping is looked for, in this order."""
 
