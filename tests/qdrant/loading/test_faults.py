@@ -101,7 +101,7 @@ def test_a_request_that_will_never_succeed_is_not_repeated(stub, embedder, statu
 
 @pytest.mark.parametrize("status", [413, 400])
 def test_what_is_too_large_is_divided(stub, embedder, status):
-    stub.most_bytes, stub.too_large = 7_000, status
+    stub.request_bytes, stub.too_large = 7_000, status
     records = [{**record, "id": f"{record['id']}.{n}"} for n in range(5) for record in RECORDS]
     report = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS).load(records)
     assert len(stub.collections["docs"].points) == report.chunks == 300
@@ -112,7 +112,7 @@ def test_what_is_too_large_is_divided(stub, embedder, status):
 
 
 def test_one_point_that_is_too_large_is_named(stub, embedder):
-    stub.most_bytes = 3_000
+    stub.request_bytes = 3_000
     records = [{"id": "small", "text": "a mill"}, {"id": "large", "text": "mill " * 1000}]
     with pytest.raises(
         WriteError, match=r"chunk 0 of record 'large' alone is about 1\d,\d{3} bytes"

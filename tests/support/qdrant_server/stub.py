@@ -54,7 +54,7 @@ class Stub(ThreadingHTTPServer):
         """Faults of the next writes of points, one each; None: none."""
         self.chaos = None
         """Called with (method, path) of every request: the name of a fault, or None."""
-        self.most_bytes = 32 << 20
+        self.request_bytes = 32 << 20
         self.too_large = 413
         self.strict = None
         self.delay = 0.0
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             while stub.put_off:
                 self.write(*stub.put_off.pop(0))
             stub.requests.append((self.command, path, len(body), len(sent)))
-        if len(body) > stub.most_bytes:
+        if len(body) > stub.request_bytes:
             reason = f"JSON payload ({len(body)} bytes) is larger than allowed"
             return self.answer(stub.too_large, {"status": {"error": reason}})
         fault = stub.next_fault(self.command, path)
