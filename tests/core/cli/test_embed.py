@@ -56,6 +56,12 @@ def test_rows_come_out_as_they_went_in(quern, rows, expected, tmp_path):
     np.testing.assert_allclose(vectors_of(written), expected, atol=1e-6)
 
 
+def test_the_text_is_found_in_the_fields_that_load_takes(quern):
+    for field in ("text", "content", "page_content", "body", "document"):
+        done = quern("embed", "-", stdin=orjson.dumps({"title": "x", field: "a hand mill"}))
+        assert done.exit_code == 0, done.stderr
+
+
 def test_npy(quern, rows, expected, tmp_path):
     assert quern("embed", rows, "-o", tmp_path / "out.npy").exit_code == 0
     read = np.load(tmp_path / "out.npy")

@@ -43,6 +43,18 @@ def test_lines_with_a_query(quern, expected):
     assert row["results"] == [{**r, "text": DOCUMENTS[r["index"]]} for r in expected[:2]]
 
 
+def test_template(quern, reranking_model):
+    stdin = "\n".join(DOCUMENTS)
+    done = quern("rerank", "-", "-q", "mills", "--template", "eval", stdin=stdin)
+    with Reranker(reranking_model, template="eval") as reranker:
+        expected = {one.index: one.score for one in reranker.rerank("mills", DOCUMENTS)}
+    results = orjson.loads(done.stdout)["results"]
+    assert {one["index"]: one["score"] for one in results} == pytest.approx(expected, abs=1e-6)
+    wrong = quern("rerank", "-", "-q", "mills", "--template", "mine", stdin=stdin)
+    assert wrong.exit_code == 2
+    assert "unknown template 'mine'; use card or eval" in wrong.stderr
+
+
 def test_groups_of_rows_stay_in_order(quern, monkeypatch):
     rows = [{"query": f"q{n}", "documents": DOCUMENTS[: n % 4]} for n in range(20)]
     whole = quern("rerank", "-", stdin=jsonl(*rows)).stdout

@@ -41,7 +41,7 @@ def test_two_stages_and_a_summary(quern):
     ]
     done = quern(
         *("rerank", "--predictions", "one", "-o", "two", "--tasks-file", TASKS),
-        *("--tasks", "LocalRetrieval", "--languages", "eng", "--top-k", 5),
+        *("--tasks", "LocalRetrieval", "--languages", "eng", "--candidates", 5),
     )
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines()[2].startswith("| LocalRetrieval | ")
@@ -58,6 +58,23 @@ def test_two_stages_and_a_summary(quern):
     content = json.loads(Path("tables/summary.json").read_text())
     assert [one["name"] for one in content["models"]] == ["tiny in one", "tiny in two"]
     assert Path("tables/summary.png").stat().st_size > 5000
+
+
+def test_former_spellings_of_the_options_of_rerank(quern):
+    tasks = ("--tasks-file", TASKS, "--tasks", "LocalReranking")
+    assert quern("run", "-o", "one", *tasks).exit_code == 0
+    for folder, options in (
+        ("new", ("--template", "card", "--candidates", 3)),
+        ("old", ("--variant", "card", "--top-k", 3)),
+    ):
+        done = quern("rerank", "--predictions", "one", "-o", folder, *tasks, *options)
+        assert done.exit_code == 0, done.stderr
+        settings = json.loads(Path(folder, "run.json").read_text())["settings"]
+        assert (settings["template"], settings["top_k"]) == ("card", 3)
+    shown = quern("rerank", "--help").stdout
+    assert "--candidates" in shown
+    assert "--top-k" not in shown
+    assert "--variant" not in shown
 
 
 def test_dimensions_and_instructions(quern):

@@ -51,13 +51,22 @@ def test_the_default_dialect_is_what_most_servers_speak(quern, serve):
 def test_rerank(quern, serve):
     stub = serve("vllm")
     documents = ["x", "y", "z"]
-    server = ["--endpoint", stub.url, "--dialect", "vllm", "--template", "server"]
+    server = ["--endpoint", stub.url, "--dialect", "vllm", "--rendered-by", "server"]
     request = json.dumps({"query": "q", "documents": documents})
     [row] = rows(quern("rerank", "-", *server, "--model", MODEL, stdin=request))
     wanted = {n: score(f"{DEFAULT_INSTRUCTION}|q", text) for n, text in enumerate(documents)}
     found = {result["index"]: result["score"] for result in row["results"]}
     assert found == pytest.approx(wanted)
     assert list(found) == sorted(wanted, key=lambda n: -wanted[n])
+
+
+def test_template_still_says_who_renders(quern, serve):
+    stub = serve("jina")
+    server = ["--endpoint", stub.url, "--dialect", "jina", "--model", MODEL]
+    request = json.dumps({"query": "q", "documents": ["x"]})
+    old = quern("rerank", "-", *server, "--template", "server", stdin=request)
+    new = quern("rerank", "-", *server, "--rendered-by", "server", stdin=request)
+    assert old.stdout == new.stdout
 
 
 def test_load_and_search_with_both_models_on_servers(quern, serve, tmp_path):
@@ -69,7 +78,14 @@ def test_load_and_search_with_both_models_on_servers(quern, serve, tmp_path):
     [hit] = json.loads(quern(*command, "--no-rerank").stdout)
     assert hit["text"] == "A quern is a hand mill."
     assert hit["rerank_score"] is None
-    second = ["--rerank-endpoint", reranks.url, "--rerank-dialect", "jina", "--template", "server"]
+    second = [
+        "--rerank-endpoint",
+        reranks.url,
+        "--rerank-dialect",
+        "jina",
+        "--rendered-by",
+        "server",
+    ]
     [hit] = json.loads(quern(*command, *second, "--rerank-model", MODEL).stdout)
     assert hit["rerank_score"] == pytest.approx(score("what is a quern?", hit["text"]))
 

@@ -63,7 +63,8 @@ def doctor(
         ),
     ] = None,
     dialect: Dialect = None,
-    template: RenderedBy = None,
+    rendered_by: RenderedBy = None,
+    template: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Examine a model on an engine, or a server.
 
@@ -74,9 +75,14 @@ def doctor(
 
     if task not in (None, *_TASKS):
         raise ConfigError(f"--task {task}: use embed or rerank")
-    server_options = {"--model": served_model, "--dialect": dialect, "--template": template}
+    rendered_by = rendered_by or template  # --template is the former spelling
+    server_options = {
+        "--model": served_model,
+        "--dialect": dialect,
+        "--rendered-by": rendered_by,
+    }
     if target is not None and target.startswith(("http://", "https://")):
-        model, settings = _on_server(target, served_model, task, dialect, template)
+        model, settings = _on_server(target, served_model, task, dialect, rendered_by)
     else:
         for name, value in server_options.items():
             if value is not None:
@@ -102,7 +108,7 @@ def doctor(
 
 
 def _on_server(
-    address: str, model: str | None, task: str | None, dialect: str | None, template: str | None
+    address: str, model: str | None, task: str | None, dialect: str | None, rendered_by: str | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the model's name, and the `engine` arguments; ask the server for what is missing."""
     from quernstone.doctor import recognise
@@ -110,9 +116,9 @@ def _on_server(
     if model is None or dialect is None:
         found = recognise(address)
         model, dialect = model or found.model, dialect or found.dialect
-    if template is None and (task == "rerank" or (task is None and "rerank" in model.lower())):
-        template = "server"  # the server's own template is what may be wrong
-    return model, engine_settings("auto", address, dialect, template)
+    if rendered_by is None and (task == "rerank" or (task is None and "rerank" in model.lower())):
+        rendered_by = "server"  # the server's own template is what may be wrong
+    return model, engine_settings("auto", address, dialect, rendered_by)
 
 
 def _print_table(report: Report) -> None:

@@ -80,14 +80,10 @@ def rerank(
         Path, typer.Option("--output", "-o", help="Folder for this reranker's results.")
     ],
     tasks: TaskOptions,
-    top_k: Annotated[int, typer.Option(min=1, help="Documents to rerank per query.")] = 100,
-    variant: Annotated[
-        str | None,
-        typer.Option(
-            help="The reranker's template, eval or card. (default: eval with the official "
-            "protocol, card with mteb's)",
-        ),
-    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Documents to rerank per query.")] = 100,
+    # the former spellings of --candidates and --template
+    top_k: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+    variant: Annotated[str | None, typer.Option(hidden=True)] = None,
     model: RerankingModel = RERANKING_MODEL,
     options: RerankerOptions,
 ) -> None:
@@ -113,7 +109,7 @@ def rerank(
         saved = Predictions(predictions)
         with options.reranker(
             model,
-            template=cast("RerankTemplate", variant or rules.template),
+            default_template=cast("RerankTemplate", variant or rules.template),
             max_length=RERANK_MAX_LENGTH,
         ) as reranker:
             report = _Progress(len(selected))
@@ -123,7 +119,7 @@ def rerank(
                 saved,
                 output,
                 rules,
-                top_k=top_k,
+                top_k=top_k or candidates,
                 on_task=report.task,
                 progress=on_terminal(),
             )

@@ -19,7 +19,7 @@ from quernstone.types import TEXT_FIELDS
 
 if TYPE_CHECKING:
     from quernstone import Embedder, Reranker
-    from quernstone.types import Dtype
+    from quernstone.types import Dtype, RerankTemplate
 
 EMBEDDING_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 RERANKING_MODEL = "Qwen/Qwen3-Reranker-0.6B"
@@ -68,7 +68,14 @@ Dialect = Annotated[
 ]
 RenderedBy = Annotated[
     str | None,
-    server_option("--template", help="Who renders the reranker's prompt: client or server."),
+    server_option(help="Who renders the prompt of a reranker: client or server."),
+]
+Template = Annotated[
+    str | None,
+    model_option(
+        help="Prompt of a reranker: card (as in the model card) or eval (as in Qwen's evaluation). "
+        "(default: card; in `quern eval` as the protocol requires)"
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 TextField = Annotated[
@@ -116,13 +123,24 @@ class ModelOptions(EngineOptions):
 class RerankerOptions(ModelOptions):
     """How a reranking model runs, here or on a server."""
 
+    template: Template = None
     rendered_by: RenderedBy = None
 
-    def reranker(self, model: str, **settings: Any) -> Reranker:
+    def reranker(
+        self, model: str, *, default_template: RerankTemplate = "card", **settings: Any
+    ) -> Reranker:
         """Load a reranking model. `settings` are further arguments of `Reranker`."""
         from quernstone import Reranker
 
-        return Reranker(model, **self._shared_settings(self.rendered_by), **settings)
+        rendered_by, template = self.rendered_by, self.template
+        if template in ("client", "server"):  # the former spelling of --rendered-by
+            rendered_by, template = rendered_by or template, None
+        return Reranker(
+            model,
+            **self._shared_settings(rendered_by),
+            template=cast("RerankTemplate", template or default_template),
+            **settings,
+        )
 
 
 def open_embedder(
@@ -133,12 +151,9 @@ def open_embedder(
     return settings.embedder(model, dimensions=dimensions, instruction=instruction)
 
 
-def open_reranker(
-    model: str, *, template: str | None = None, instruction: str | None = None, **options: Any
-) -> Reranker:
+def open_reranker(model: str, *, instruction: str | None = None, **options: Any) -> Reranker:
     """Load a reranking model. `options` are fields of `RerankerOptions`."""
-    settings = RerankerOptions(rendered_by=template, **options)
-    return settings.reranker(model, instruction=instruction)
+    return RerankerOptions(**options).reranker(model, instruction=instruction)
 
 
 def engine_settings(
