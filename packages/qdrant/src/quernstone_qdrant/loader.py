@@ -1,4 +1,4 @@
-"""Loads any number of records into a collection: exactly once, however often it is run."""
+"""Load records into a collection, incrementally: only new and changed chunks are embedded."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ from quernstone_qdrant.targets import Target, as_target
 
 
 class QdrantLoader:
-    """Writes documents into one collection, with everything needed to find them again.
+    """A loader that writes documents and their vectors into a collection.
 
-    A point's id is made of the collection, the document's key and the chunk's number, and its
-    payload holds a hash of its content. Before a batch is embedded its ids are looked up, and what
-    is there unchanged is skipped. So a second run adds nothing, a run after a crash goes on where
-    the first one stopped, and an edited document is replaced.
+    A point's id is derived from the collection, the key of the document and the number of the
+    chunk, and its payload holds a hash of its content. The loader looks up the ids of a batch
+    before embedding it and skips unchanged chunks. So a second run adds nothing, a run after a
+    crash continues where the first one stopped, and an edited document is replaced.
 
     Args:
-        client: Of any kind, or a target. An embedded client is used on the calling thread only.
-        collection: Created when missing.
+        client: A Qdrant client (remote or embedded) or a target. An embedded client is only used
+            from the calling thread.
+        collection: Name of the collection, which is created if it does not exist.
         embedder: Usually a `quernstone.Embedder`. It is called from several threads.
-        preset: How a new collection stores its points: a preset's name, or settings of your own;
-            None: `dense`, or what the collection was made with.
-        layout: Shape of the payload; None: `universal`, or what the collection was made with.
-        hybrid: Whether there is BM25 for hybrid search; None: no, or what the collection was made
-            with.
-        chunk_size: Most characters per chunk; None keeps every text whole.
-        chunk_overlap: Most characters that a chunk repeats of the one before; None: a tenth of
-            `chunk_size`.
-        batch_size: Most chunks per lookup, embedding call and write. A batch is smaller when the
-            model needs longer than some seconds for it: a crash loses, and progress waits for,
-            about that much.
-        request_bytes: About how large a write may become; larger batches are divided.
-        patience: Seconds for which a request is repeated that fails in passing: a lost connection,
-            a server that is overloaded or restarts. 0 repeats nothing.
-        defer_index: Whether a server builds its index only when a load has ended; see `DeferIndex`.
-            It is put back in any case, after a crash by the next load.
-        index_timeout: Wait so many seconds, at the end of a load, until all is indexed; None: the
-            target goes on by itself.
-        skip_errors: Leave out what cannot be read or embedded, count it, and go on. Otherwise the
-            load stops at the first such error, after writing all that was read before it.
-        dead_letter: File to which goes what is left out, with the reason; it implies
+        preset: How the collection stores its points: the name of a preset, or your own settings;
+            None: the settings of an existing collection, or `dense` for a new one.
+        layout: Shape of the payload; None: that of an existing collection, or `universal`.
+        hybrid: Add BM25 for hybrid search; None: as in an existing collection, or False.
+        chunk_size: Maximum number of characters per chunk; None keeps each text whole.
+        chunk_overlap: Maximum number of characters that a chunk repeats from the previous one;
+            None: a tenth of `chunk_size`.
+        batch_size: Maximum number of chunks per lookup, embedding call and write. Batches are
+            smaller if the model would need more than a few seconds for one: a crash loses, and
+            `progress` waits for, up to one batch.
+        request_bytes: Approximate size limit of a write; larger batches are divided.
+        patience: Seconds in which to retry a request that fails temporarily, because of a lost
+            connection or a server that is overloaded or restarting; 0 never retries.
+        defer_index: Whether a server builds its index only after the load; see `DeferIndex`. The
+            original setting is restored in any case, after a crash by the next load.
+        index_timeout: Seconds to wait after the load until all points are indexed; None: a server
+            continues in the background.
+        skip_errors: Skip and count items that cannot be read or embedded. Otherwise the load stops
+            at the first such error, after writing everything that was read before it.
+        dead_letter: File to which skipped items are written, with the reason. It implies
             `skip_errors`, is replaced by each load, and can itself be loaded.
-        allow_mismatch: Load into a collection that another model made, and record that. Points
-            that are there stay as they are.
-        on_error: Called with each error that is left out.
+        allow_mismatch: Load into a collection that another model created, and record this model.
+            Existing points stay as they are.
+        on_error: Called with each error that is skipped.
         progress: Called after each batch with the report so far.
 
     Raises:
-        ConfigError: A size that can never work.
-        CollectionError: The collection cannot take these vectors, or was made with other settings.
-        ProvenanceError: The collection was made with another model.
+        ConfigError: An argument is out of range.
+        CollectionError: The collection cannot store these vectors, or has other settings.
+        ProvenanceError: The collection was created with another model.
         TargetError: Qdrant cannot be reached.
 
     Example:
@@ -114,7 +114,7 @@ class QdrantLoader:
             chunker=chunker,
             batch_size=batch_size,
             request_bytes=request_bytes,
-            most_points=target.state().max_batch,
+            max_points=target.state().max_batch,
             patience=patience,
             defer_index=defer_index,
             index_timeout=index_timeout,
@@ -132,17 +132,17 @@ class QdrantLoader:
 
     @property
     def provenance(self) -> Provenance:
-        """What the collection records about its model."""
+        """The record of the model that the collection was created with."""
         return self._plan.provenance
 
     @property
     def report(self) -> LoadReport:
-        """The figures of the load that runs, or of the last one, also if it failed."""
+        """Report of the running load, or of the last one, even if it failed."""
         return self._load.report if self._load is not None else LoadReport()
 
     @property
     def depths(self) -> Depths:
-        """How full the stages of the running load are."""
+        """Number of batches in or waiting for each stage of the running load."""
         return self._load.depths if self._load is not None else Depths()
 
     def load(
@@ -152,28 +152,28 @@ class QdrantLoader:
         source: str = "",
         prune: Prune = False,
     ) -> LoadReport:
-        """Load records, in bounded memory.
+        """Load any number of records, in bounded memory.
 
         Args:
-            records: Of any length: mappings, dataclasses, `Record`s, LangChain documents,
-                LlamaIndex nodes (see `to_record`); or a table: of Arrow, `datasets`, pandas,
-                Polars (see `as_rows`). An error among them, as `read_paths` yields, is treated
-                like an error of the loader's own. They are read on a thread of their own.
-            source: Names where the records are from, for `prune`; records of `read_paths` bring
-                the name of their folder or file.
-            prune: Afterwards delete the documents that are gone. True: of the sources that these
-                records name; points of other sources are left alone. `collection`: of every
-                source. Points that no loader wrote stay. Nothing is deleted when something failed
-                or was left out, when `stop` ended the load, or when there was no record at all.
+            records: An iterable of mappings, dataclasses, `Record`s, LangChain documents or
+                LlamaIndex nodes (see `to_record`), or a table from Arrow, `datasets`, pandas or
+                Polars (see `as_rows`). An error among them, as `read_paths` yields, is handled
+                like an error of the loader. The iterable is consumed on a separate thread.
+            source: Where the records come from, for `prune`. Records from `read_paths` already
+                name their folder or file.
+            prune: Afterwards delete documents that no longer exist. True: only of the sources
+                named by these records. `collection`: of every source. Points that no loader wrote
+                are never deleted. Nothing is deleted if anything failed or was skipped, if `stop`
+                ended the load, or if there were no records.
 
         Returns:
-            The figures of this call.
+            The report of this load.
 
         Raises:
             SourceError: A file or row cannot be read, and `skip_errors` is off.
             RecordError: A record cannot be loaded, and `skip_errors` is off.
             EngineError: The model failed.
-            TargetError: Qdrant failed; what was confirmed before stays.
+            TargetError: Qdrant failed. Batches that it confirmed before remain stored.
         """
         if prune not in (True, False, "collection"):
             raise ConfigError(f"`prune` is {prune!r}; it must be True, False or 'collection'")
@@ -181,10 +181,10 @@ class QdrantLoader:
         return self._load.run()
 
     def stop(self) -> None:
-        """End the running load soon, from another thread or from a signal handler.
+        """End the running load soon; call this from another thread or a signal handler.
 
-        Nothing more is read; what is being embedded is still written. Running the same load again
-        goes on from there.
+        Reading stops, and what is being embedded is still written. Running the same load again
+        continues from there.
         """
         if self._load is not None:
             self._load.stop()

@@ -67,7 +67,7 @@ class _Plan:
     collection: str
     open_embedder: OpenEmbedder
     provenance: Provenance
-    most_points: int | None
+    max_points: int | None
     chunk_size: int | None
     chunk_overlap: int | None
     batch_size: int
@@ -226,7 +226,7 @@ class RayLoader:
     def _plan(self) -> _Plan:
         """Make sure of the collection, on a worker: the driver may have no accelerator."""
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
-        provenance, most_points = ray.get(
+        provenance, max_points = ray.get(
             prepare.remote(self._connect, self._collection, self._open_embedder, self._wish)
         )
         return _Plan(
@@ -235,7 +235,7 @@ class RayLoader:
             collection=self._collection,
             open_embedder=self._open_embedder,
             provenance=provenance,
-            most_points=most_points,
+            max_points=max_points,
             batch_size=self._batch_size,
             request_bytes=self._request_bytes,
             patience=self._patience,
@@ -297,9 +297,9 @@ def _prepare(
 ) -> tuple[Provenance, int | None]:
     target = as_target(connect(), collection)
     provenance = prepare_collection(target, open_embedder(), wish)
-    most_points = target.state().max_batch
+    max_points = target.state().max_batch
     target.close()
-    return provenance, most_points
+    return provenance, max_points
 
 
 def _carrying(work: Callable[[], object]) -> pa.Table:
@@ -368,7 +368,7 @@ def _store(plan: _Plan) -> PointStore:
             target,
             plan.provenance.settings,
             Retry(plan.patience),
-            most_points=plan.most_points,
+            max_points=plan.max_points,
             request_bytes=plan.request_bytes,
         )
     return store

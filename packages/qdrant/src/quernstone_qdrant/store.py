@@ -1,4 +1,4 @@
-"""Requests of the right size, made until the target has confirmed them."""
+"""Read and write points in requests of a suitable size, with retries."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from quernstone_qdrant.settings import CollectionSettings, Rows
 from quernstone_qdrant.targets.base import Payload, StoredPoint, Target
 
 REQUEST_BYTES = 2 << 20
-"""A hundred and more usual vectors. A server takes 32 MB at once (`max_request_size_mb`), but the
-client holds each write several times over, as objects and as text, on each of its threads."""
+"""A hundred or more typical vectors. A server accepts 32 MB (`max_request_size_mb`), but a client
+holds several copies of a write, as objects and as text, on each thread."""
 _NUMBER_BYTES = 13
-"""Of a float32 in JSON, with the comma; gRPC needs 4."""
-_DELETED_AT_ONCE = 1024
+"""Size of a float32 in JSON, with the comma; gRPC needs 4 bytes."""
+_DELETE_BATCH = 1024
 
 
 class PointStore:
-    """The points of one collection, read and written with patience. Thread-safe if the target is.
+    """The points of one collection, with retries. Thread-safe if the target is.
 
     Args:
-        target: Where the points go.
-        settings: What makes vectors of embeddings.
-        retry: Decides how often a request is made.
-        most_points: Per request; None: any number.
+        target: The collection.
+        settings: Settings of the collection, which turn embeddings into vectors.
+        retry: Policy for failed requests.
+        max_points: Maximum number of points per request; None: no limit.
         request_bytes: Approximate size limit of a request; lowered when the server refuses one.
     """
 
@@ -42,26 +42,26 @@ class PointStore:
         settings: CollectionSettings,
         retry: Retry,
         *,
-        most_points: int | None = None,
+        max_points: int | None = None,
         request_bytes: int = REQUEST_BYTES,
     ) -> None:
         self._target, self._settings, self._retry = target, settings, retry
-        self._most_points = most_points
+        self._max_points = max_points
         self._request_bytes = request_bytes
 
     def payloads(self, ids: Sequence[str]) -> dict[str, Payload]:
-        """Read what the loader stores in the payload, of those of `ids` that exist, by id.
+        """Return the loader's own payload field of each existing point in `ids`, by id.
 
         Raises:
-            TargetError: It cannot be read.
+            TargetError: The points cannot be read.
         """
         return self._retry.call(lambda: self._target.payloads(ids, [OWN_KEY])) if ids else {}
 
     def scroll(self, fields: Sequence[str] | None, *, batch: int = 1000) -> Iterator[StoredPoint]:
-        """Read some or all (None) fields of all points, in the order of their ids.
+        """Yield all points in the order of their ids, with the payload `fields` (None: all).
 
         Raises:
-            TargetError: They cannot be read.
+            TargetError: The points cannot be read.
         """
         start: str | None = None
         while True:
@@ -73,14 +73,14 @@ class PointStore:
             start = page[-1].id
 
     def write(self, points: Sequence[Point], embeddings: Float32Array) -> None:
-        """Write points; return when all are confirmed.
+        """Write points, and return once all are confirmed.
 
         Args:
-            points: What to store.
+            points: The points to store.
             embeddings: Shape: (len(points), dimensions)
 
         Raises:
-            WriteError: Some are not; the error names them.
+            WriteError: Some points are not confirmed; the error names them.
         """
         rows = self._settings.rows(embeddings, [point.text for point in points])
         payloads = [point.payload() for point in points]
@@ -89,25 +89,25 @@ class PointStore:
             self._send(points[part], payloads[part], _slice(rows, part), sizes[part])
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete points in the order given; return when that is confirmed.
+        """Delete points in the given order, and return once this is confirmed.
 
         Raises:
-            WriteError: Some are not; the error names them.
+            WriteError: Some deletions are not confirmed; the error names the points.
         """
-        for start in range(0, len(ids), _DELETED_AT_ONCE):
-            some = ids[start : start + _DELETED_AT_ONCE]
+        for start in range(0, len(ids), _DELETE_BATCH):
+            batch = ids[start : start + _DELETE_BATCH]
             try:
-                self._retry.call(lambda some=some: self._target.delete(some))  # type: ignore[misc]
+                self._retry.call(lambda batch=batch: self._target.delete(batch))  # type: ignore[misc]
             except TargetError as error:
-                raise WriteError(str(error), tuple(some)) from error
+                raise WriteError(str(error), tuple(batch)) from error
 
     def _parts(self, sizes: Sequence[int]) -> Iterator[slice]:
         start = total = 0
-        for place, size in enumerate(sizes):
-            full = self._most_points is not None and place - start >= self._most_points
-            if place > start and (full or total + size > self._request_bytes):
-                yield slice(start, place)
-                start, total = place, 0
+        for i, size in enumerate(sizes):
+            is_full = self._max_points is not None and i - start >= self._max_points
+            if i > start and (is_full or total + size > self._request_bytes):
+                yield slice(start, i)
+                start, total = i, 0
             total += size
         if start < len(sizes):
             yield slice(start, len(sizes))
@@ -123,7 +123,7 @@ class PointStore:
         try:
             self._retry.call(
                 lambda: self._target.upsert(ids, payloads, rows),
-                lambda: self._find(points) or None,
+                lambda: self._are_stored(points) or None,
             )
         except TooLargeError as error:
             if len(points) == 1:
@@ -140,14 +140,14 @@ class PointStore:
         except TargetError as error:
             raise WriteError(str(error), ids) from error
 
-    def _find(self, points: Sequence[Point]) -> bool:
-        """Whether points are stored as they should be: the answer to a write may get lost."""
-        there = self._target.payloads([point.id for point in points], [OWN_KEY])
-        return all(stored_hash(there.get(point.id)) == point.content_hash for point in points)
+    def _are_stored(self, points: Sequence[Point]) -> bool:
+        """Return True if a write succeeded although its response was lost."""
+        stored = self._target.payloads([point.id for point in points], [OWN_KEY])
+        return all(stored_hash(stored.get(point.id)) == point.content_hash for point in points)
 
 
 def _sizes(payloads: Sequence[Payload], rows: Mapping[str, Rows]) -> list[int]:
-    """About how many bytes each point is in a request."""
+    """Estimate the size of each point in a request, in bytes."""
     numbers = sum(matrix.shape[1] for matrix in rows.values() if isinstance(matrix, np.ndarray))
     return [_NUMBER_BYTES * numbers + len(orjson.dumps(payload)) for payload in payloads]
 

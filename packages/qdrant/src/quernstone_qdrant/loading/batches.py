@@ -18,7 +18,7 @@ from quernstone_qdrant.loading.seen import SeenHashes
 
 
 class BatchReader:
-    """Reads records, splits them into chunks, and groups the chunks into batches.
+    """A reader that splits records into chunks and groups the chunks into batches.
 
     Args:
         chunker: Splits the text of a record.

@@ -14,7 +14,7 @@ _REMEMBERED = 65_536
 
 
 class RecentKeys:
-    """Remembers the last 65,536 keys: more than most loads have, in a few MB of memory."""
+    """The last 65,536 keys of a load: more than most loads have, in a few MB of memory."""
 
     def __init__(self) -> None:
         self._digests: OrderedDict[str, bytes] = OrderedDict()

@@ -18,7 +18,7 @@ _MAX_CHARS = 1_024_000
 
 
 class Pace:
-    """Measures the embedder's throughput and derives the size of the next batch. Thread-safe.
+    """The measured throughput of an embedder, and the batch size it allows. Thread-safe.
 
     Texts of similar length share a forward pass, which works better the more texts there are to
     choose from. So a fast model gets large batches. A slow model gets small ones, because a large

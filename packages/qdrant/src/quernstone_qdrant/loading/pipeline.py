@@ -79,7 +79,7 @@ _Task: TypeAlias = "Callable[[], None]"
 
 
 class Pipeline:
-    """Runs the stages of one load.
+    """The concurrent stages of one load.
 
     Args:
         batches: Reads and splits; iterated on a thread of its own.
@@ -124,8 +124,8 @@ class Pipeline:
         """Number of batches in or waiting for each stage."""
         return Depths(
             looking_up=self._in_stage["look up"],
-            embedding=self._counts["embed"],
-            writing=self._counts["write"],
+            embedding=self._in_stage["embed"],
+            writing=self._in_stage["write"],
         )
 
     def stop(self) -> None:

@@ -44,7 +44,7 @@ class LoadPlan:
     chunker: Chunker
     batch_size: int
     request_bytes: int
-    most_points: int | None
+    max_points: int | None
     """Maximum number of points per request, from the collection's strict mode; None: no limit."""
     patience: float
     defer_index: DeferIndex
@@ -74,7 +74,7 @@ class Load:
             plan.target,
             provenance.settings,
             self._retry,
-            most_points=plan.most_points,
+            max_points=plan.max_points,
             request_bytes=plan.request_bytes,
         )
         self._letters: DeadLetters | None = None
