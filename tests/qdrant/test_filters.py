@@ -63,5 +63,5 @@ def test_typed_text_is_found_as_whatever_it_may_mean(found):
 
 
 def test_what_cannot_be_filtered_on_is_an_error():
-    with pytest.raises(ConfigError, match=r"a dict cannot be filtered on \(field 'metadata.value'"):
+    with pytest.raises(ConfigError, match=r"field 'metadata.value' has a value of type dict"):
         metadata_filter({"value": {}}, LAYOUTS["universal"])

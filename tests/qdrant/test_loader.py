@@ -146,10 +146,10 @@ def test_documents_without_a_lasting_id_are_found_again(client, embedder):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (7, "a int is no record"),
+        (7, "it has type int; pass mappings"),
         ({"id": "a", "title": "x"}, "none of text, content, page_content, body, document"),
-        ({"id": "a", "text": None}, "its text is NoneType, not str"),
-        ({"id": "a", "text": "half \ud800 pair"}, "character 5 is half of a surrogate pair"),
+        ({"id": "a", "text": None}, "its text has type NoneType, not str"),
+        ({"id": "a", "text": "half \ud800 pair"}, "character 5 is a lone surrogate"),
         ({"id": "", "text": "x"}, "its key is empty"),
         ({"id": "a", "text": "poison"}, "record 'a': chunk 0 cannot be embedded: no poison"),
         (SourceError("a.txt", "not UTF-8"), "a.txt: not UTF-8"),

@@ -52,13 +52,13 @@ def test_import_is_light():
         (
             CollectionNotFoundError("c", ["a", "b"]),
             LookupError,
-            "collection 'c' does not exist (there are 'a', 'b')",
+            "collection 'c' does not exist (available: 'a', 'b')",
         ),
         (
             ProvenanceError("c", "dimensions", 64, 32),
             RuntimeError,
-            "collection 'c' was made with dimensions 64, but the embedder has 32; "
-            "use the same, or another collection",
+            "collection 'c' was created with dimensions 64, but the embedder has 32; "
+            "use an embedder with the same dimensions, or another collection",
         ),
     ],
 )

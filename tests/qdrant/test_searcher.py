@@ -57,15 +57,17 @@ def test_nothing_to_rerank(client, collection, embedder, reranker):
 
 
 def test_a_missing_collection_names_the_others(client, collection, embedder):
-    with pytest.raises(CollectionNotFoundError, match=r"'nope' does not exist \(there are 'docs'"):
+    with pytest.raises(CollectionNotFoundError, match=r"'nope' does not exist \(available: 'docs'"):
         QdrantSearcher(client, "nope", embedder)
     client.delete_collection("docs")
-    with pytest.raises(CollectionNotFoundError, match="there are none; load documents first"):
+    with pytest.raises(
+        CollectionNotFoundError, match="there are no collections; load documents first"
+    ):
         QdrantSearcher(client, "nope", embedder)
 
 
 def test_another_model_is_refused(client, collection, embedder, make_embedder):
-    with pytest.raises(ProvenanceError, match="'docs' was made with model 'words'"):
+    with pytest.raises(ProvenanceError, match="'docs' was created with model 'words'"):
         QdrantSearcher(client, collection, make_embedder(model="other", revision="2"))
     client.create_collection(
         "foreign", vectors_config=models.VectorParams(size=64, distance=models.Distance.COSINE)

@@ -83,7 +83,7 @@ def test_edge(quern, docs):
     assert "4 unchanged" in quern("load", docs, "-c", "docs", "--edge", "edge").stdout
     options = ("-c", "docs", "--edge", "edge", "--no-rerank", "--limit", 2, "--json")
     assert len(orjson.loads(quern("search", "rain", *options).stdout)) == 2
-    assert "there are 'docs'" in quern("search", "rain", "-c", "x", "--edge", "edge").stderr
+    assert "available: 'docs'" in quern("search", "rain", "-c", "x", "--edge", "edge").stderr
 
 
 def test_chunk_size_and_fields(quern, docs):
@@ -194,7 +194,7 @@ def test_searching_in_the_wrong_place(quern, docs):
     quern("load", docs, "-c", "docs")
     done = quern("search", "mills", "-c", "dogs")
     assert done.exit_code == 1
-    assert done.stderr == "quern: collection 'dogs' does not exist (there are 'docs')\n"
+    assert done.stderr == "quern: collection 'dogs' does not exist (available: 'docs')\n"
 
 
 def test_another_model_is_refused(quern, docs, checkpoints):
@@ -203,10 +203,10 @@ def test_another_model_is_refused(quern, docs, checkpoints):
     for command in (("load", docs), ("search", "mills", "--no-rerank")):
         done = quern(*command, "-c", "docs", "--model", other)
         assert done.exit_code == 1
-        assert "collection 'docs' was made with model" in done.stderr
+        assert "collection 'docs' was created with model" in done.stderr
         assert str(other) in done.stderr
     smaller = quern("load", docs, "-c", "docs", "--dimensions", 32)
-    assert "was made with dimensions 64, but the embedder has 32" in smaller.stderr
+    assert "was created with dimensions 64, but the embedder has 32" in smaller.stderr
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_report_and_dead_letters(quern, docs, tmp_path):
     for command in (("load", "--prune"), ("load", "--prune-all"), ("collection", "prune")):
         pruned = quern(*command, letters, "-c", "docs")
         assert pruned.exit_code == 2
-        assert "holds only what a load left out" in pruned.stderr
+        assert "is a dead-letter file" in pruned.stderr
     assert len(texts()) == 4
 
 

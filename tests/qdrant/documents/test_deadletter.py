@@ -24,7 +24,7 @@ def test_each_failure_is_a_line_with_its_reason(client, embedder, tmp_path):
     )
     assert poison["error"] == "RecordError"
     assert no_text["value"] == {"title": "no text"}
-    assert "no text: none of" in no_text["quernstone_dead_letter"]
+    assert "it has no text field" in no_text["quernstone_dead_letter"]
     assert (unreadable["path"], unreadable["row"]) == ("x.csv", 3)
 
     back = list(read_paths(path))
@@ -65,4 +65,4 @@ def test_a_damaged_letter_is_an_error(tmp_path):
     path = tmp_path / "left-out.jsonl"
     path.write_text('{"quernstone_dead_letter": "why", "record": {"nonsense": 1}}\n')
     (error,) = read_paths(path)
-    assert "row 1: a damaged dead letter" in str(error)
+    assert "row 1: the dead letter is damaged" in str(error)

@@ -275,7 +275,7 @@ def test_collections_share_a_folder_whatever_they_are_called(tmp_path, embedder)
     assert edge_collections(tmp_path / "edge") == sorted(names)
     assert [entry.name for entry in tmp_path.iterdir()] == ["edge"]
     missing = EdgeTarget(tmp_path / "edge", "none")
-    with pytest.raises(CollectionNotFoundError, match=r"there are '\.\.', 'Größe: 5'"):
+    with pytest.raises(CollectionNotFoundError, match=r"available: '\.\.', 'Größe: 5'"):
         missing.state()
 
 

@@ -1,4 +1,4 @@
-"""Qdrant for Quernstone: load documents exactly once, search them, and rerank the hits."""
+"""Qdrant for Quernstone: load documents exactly once, search them, and rerank the results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
     "read_paths",
 ]
 
-_HOMES = {
+_EXPORTS = {
     "loader": ("QdrantLoader",),
     "documents.records": ("Record",),
     "report": ("Depths", "LoadReport"),
@@ -63,9 +63,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # `quern --help` imports this package for its commands; a client of Qdrant and Arrow, which
-    # take a second to import, are wanted only when something is loaded or searched.
-    for module, names in _HOMES.items():
+    # `quern --help` imports this package for its commands. The Qdrant client and Arrow take a
+    # second to import, so import them only when they are used.
+    for module, names in _EXPORTS.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

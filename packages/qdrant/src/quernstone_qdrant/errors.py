@@ -1,4 +1,4 @@
-"""What can go wrong between a file and a collection.
+"""Exceptions of this package.
 
     QuernstoneError
     |-- SourceError (ValueError)           a file or one row of it; `.path`, `.row`
@@ -6,10 +6,10 @@
     `-- TargetError (RuntimeError)         the Qdrant behind the client failed
         |-- TransientError                 the same request may succeed later; `.delay`
         |-- TooLargeError                  a smaller request may succeed
-        |-- WriteError                     points that were not written; `.ids`
+        |-- WriteError                     points that may not be written; `.ids`
         `-- CollectionError                one collection; `.collection`
-            |-- CollectionNotFoundError (LookupError)   `.available` names the others
-            `-- ProvenanceError            it belongs to another model; `.recorded`, `.wanted`
+            |-- CollectionNotFoundError (LookupError)   `.available` lists existing ones
+            `-- ProvenanceError            it has another model; `.recorded`, `.wanted`
 
 All of them pickle: `args` equals the positional arguments of the constructor.
 """
@@ -36,7 +36,7 @@ class SourceError(QuernstoneError, ValueError):
 
 
 class RecordError(QuernstoneError, ValueError):
-    """One record cannot be loaded. `.key` is its source key, or its position."""
+    """One record cannot be loaded. `.key` is its key, or its position where it has none."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(key, reason)
@@ -47,13 +47,13 @@ class RecordError(QuernstoneError, ValueError):
 
 
 class TargetError(QuernstoneError, RuntimeError):
-    """Qdrant cannot be reached, or it refused or did not finish a request."""
+    """Qdrant cannot be reached, refused a request, or did not finish it."""
 
 
 class TransientError(TargetError):
-    """A request failed that may succeed later. Writes are idempotent, so all may be repeated.
+    """A request failed but may succeed later. Writes are idempotent, so any request may be retried.
 
-    `.delay` holds the seconds that the server asked to wait; None when it did not say.
+    `.delay` is the number of seconds that the server asked to wait; None if it did not ask.
     """
 
     def __init__(self, message: str, delay: float | None = None) -> None:
@@ -66,11 +66,11 @@ class TransientError(TargetError):
 
 
 class TooLargeError(TargetError):
-    """A request was refused because of its size."""
+    """The server refused a request because of its size."""
 
 
 class WriteError(TargetError):
-    """Points are not written, or it is not sure. `.ids` names them; write them again."""
+    """Points were not written, or their write was not confirmed. `.ids` lists the ones to retry."""
 
     def __init__(self, reason: str, ids: Sequence[str]) -> None:
         super().__init__(reason, ids)
@@ -83,7 +83,7 @@ class WriteError(TargetError):
 
 
 class CollectionError(TargetError):
-    """A collection cannot be used for this."""
+    """A collection cannot be used as requested."""
 
     def __init__(self, collection: str, reason: str) -> None:
         super().__init__(collection, reason)
@@ -94,7 +94,7 @@ class CollectionError(TargetError):
 
 
 class CollectionNotFoundError(CollectionError, LookupError):
-    """There is no collection of that name. `.available` holds the names that there are."""
+    """The collection does not exist. `.available` lists the names of existing ones."""
 
     def __init__(self, collection: str, available: Sequence[str]) -> None:
         super().__init__(collection, "not found")
@@ -103,9 +103,9 @@ class CollectionNotFoundError(CollectionError, LookupError):
 
     def __str__(self) -> str:
         others = (
-            "there are " + ", ".join(repr(name) for name in self.available)
+            "available: " + ", ".join(repr(name) for name in self.available)
             if self.available
-            else "there are none; load documents first"
+            else "there are no collections; load documents first"
         )
         return f"collection {self.collection!r} does not exist ({others})"
 
@@ -120,6 +120,7 @@ class ProvenanceError(CollectionError):
 
     def __str__(self) -> str:
         return (
-            f"collection {self.collection!r} was made with {self.what} {self.recorded!r}, "
-            f"but the embedder has {self.wanted!r}; use the same, or another collection"
+            f"collection {self.collection!r} was created with {self.what} {self.recorded!r}, "
+            f"but the embedder has {self.wanted!r}; use an embedder with the same {self.what}, "
+            "or another collection"
         )

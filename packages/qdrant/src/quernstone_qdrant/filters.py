@@ -1,4 +1,4 @@
-"""Filters on metadata, whatever the layout of the payload."""
+"""Filters on metadata, for any payload layout."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ FieldValue: TypeAlias = "str | int | float | bool | Sequence[str] | Sequence[int
 
 
 def metadata_filter(values: Mapping[str, FieldValue], layout: Layout) -> Filter:
-    """A filter for points whose metadata has all of some values.
+    """Build a filter for points whose metadata matches every one of `values`.
 
     Args:
-        values: By field; dots lead into nested fields. A list asks for any of its members.
-        layout: Of the payload.
+        values: Values by field; a dot separates the names of nested fields. A list matches any of
+            its items.
+        layout: Layout of the payload.
 
     Raises:
-        ConfigError: A value of no such type.
+        ConfigError: A value has a type that cannot be filtered on.
     """
     return Filter(must=[_condition(layout.field(name), value) for name, value in values.items()])
 
 
 def text_filter(conditions: Iterable[tuple[str, str]], layout: Layout) -> Filter:
-    """A filter for values that were typed as text: `1200` finds the number and the string."""
+    """Build a filter from (field, text) pairs: `1200` matches the number and the string."""
     must = []
     for name, text in conditions:
         path = layout.field(name)
-        readings: list[FieldValue] = [text, *_numbers(text)]
-        must.append(Filter(should=[_condition(path, value) for value in readings]))
+        values: list[FieldValue] = [text, *_parsed(text)]
+        must.append(Filter(should=[_condition(path, value) for value in values]))
     return Filter(must=list(must))
 
 
@@ -43,13 +44,16 @@ def _condition(path: str, value: FieldValue) -> FieldCondition:
     if isinstance(value, float):
         return FieldCondition(key=path, range=Range(gte=value, lte=value))
     if isinstance(value, Sequence):
-        members: list[Any] = list(value)
-        return FieldCondition(key=path, match=MatchAny(any=members))
-    raise ConfigError(f"a {type(value).__name__} cannot be filtered on (field {path!r})")
+        items: list[Any] = list(value)
+        return FieldCondition(key=path, match=MatchAny(any=items))
+    raise ConfigError(
+        f"the filter on field {path!r} has a value of type {type(value).__name__}; pass a string, "
+        "a number, a bool or a list of strings or integers"
+    )
 
 
-def _numbers(text: str) -> list[FieldValue]:
-    """What else a typed text may mean."""
+def _parsed(text: str) -> list[FieldValue]:
+    """Return the bool or number that a text may stand for, if any."""
     if text in ("true", "false"):
         return [text == "true"]
     try:

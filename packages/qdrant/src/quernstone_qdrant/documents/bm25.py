@@ -1,8 +1,8 @@
-"""BM25 vectors, made without a server.
+"""BM25 vectors, computed without a server.
 
-A Qdrant server makes them itself, of `models.Document(text, model="Qdrant/bm25")`. The embedded
-client cannot, so `qdrant_edge.Bm25` does: the same token ids and the same formula, without a model
-file or a network.
+A Qdrant server computes them from `models.Document(text, model="Qdrant/bm25")`. The embedded client
+cannot, so this module uses `qdrant_edge.Bm25`, which has the same token ids and the same formula
+and needs neither a model file nor a network.
 """
 
 from __future__ import annotations
@@ -19,51 +19,55 @@ if TYPE_CHECKING:
     from qdrant_edge import Bm25
 
 MODEL = "Qdrant/bm25"
-"""The server's name of the encoder."""
+"""Name of the encoder on the server."""
 LANGUAGES = (
     "arabic", "azerbaijani", "basque", "bengali", "catalan", "chinese", "danish", "dutch",
     "english", "finnish", "french", "german", "greek", "hebrew", "hinglish", "hungarian",
     "indonesian", "italian", "japanese", "kazakh", "nepali", "norwegian", "portuguese", "romanian",
     "russian", "slovene", "spanish", "swedish", "tajik", "turkish",
 )  # fmt: skip
-"""Those that Qdrant has stop words for (`models.Language`); it has stemmers for most of them."""
+"""Languages with stop words in Qdrant (`models.Language`); most also have a stemmer."""
 
 
 class Bm25Text(NamedTuple):
-    """A text that becomes a BM25 vector where it is written: on the server, or in here."""
+    """A text to encode as a BM25 vector, on the server or in this process."""
 
     text: str
     language: str
-    """Of its stop words and its stemmer: one of `LANGUAGES`."""
+    """Language of the stop words and the stemmer: one of `LANGUAGES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SparseVector:
-    """The numbers that are not zero."""
+    """The nonzero entries of a vector."""
 
     indices: Sequence[int]
     values: Sequence[float]
 
 
 def has_encoder() -> bool:
-    """Whether `encode_document` and `encode_query` can work."""
+    """Return True if `encode_document` and `encode_query` can be used."""
     return find_spec("qdrant_edge") is not None
 
 
 def encode_document(document: Bm25Text) -> SparseVector:
-    """The saturated term frequencies of a text; empty when it has only stop words.
+    """Return the saturated term frequencies of a text; empty if it has only stop words.
 
     Raises:
         MissingExtraError: `qdrant-edge-py` is not installed.
     """
-    made = _encoder(document.language).embed_document(document.text)
-    return SparseVector(made.indices, made.values)
+    vector = _encoder(document.language).embed_document(document.text)
+    return SparseVector(vector.indices, vector.values)
 
 
 def encode_query(query: Bm25Text) -> SparseVector:
-    """1 for each term of a query. Raises what `encode_document` does."""
-    made = _encoder(query.language).embed_query(query.text)
-    return SparseVector(made.indices, made.values)
+    """Return 1 for each term of a query.
+
+    Raises:
+        MissingExtraError: `qdrant-edge-py` is not installed.
+    """
+    vector = _encoder(query.language).embed_query(query.text)
+    return SparseVector(vector.indices, vector.values)
 
 
 @functools.cache

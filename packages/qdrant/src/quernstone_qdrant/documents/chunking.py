@@ -1,4 +1,4 @@
-"""Long texts, cut at the best places into chunks that an embedding can describe."""
+"""Split long texts at natural boundaries into chunks short enough to embed well."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from quernstone.errors import ConfigError
 from quernstone_qdrant.documents.records import Record, TextFormat
 
-# The splitter's time grows with the square of a paragraph: 2 MB without a space took 18 s, while
-# windows of 64 Ki characters keep it linear and are far longer than any chunk.
+# The splitter's time is quadratic in the length of a paragraph: 2 MB without a space took 18 s.
+# Windows of 64 Ki characters, far longer than any chunk, make it linear.
 _WINDOW = 65_536
 _BREAKS = ("\n\n", "\n", " ")
 _HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(\S.*)$|^ {0,3}(```|~~~)", re.MULTILINE)
@@ -26,25 +26,26 @@ class Chunk:
 
     record: Record
     number: int
-    """Counts the chunks of the record from 0."""
+    """Index of the chunk in its record, from 0."""
     text: str
     start: int
     """Offset of the first character in the record's text."""
     headings: tuple[str, ...] = ()
-    """Markdown: the headings above the chunk's first line, outermost first."""
+    """Markdown headings above the chunk's first line, outermost first."""
     last: bool = True
-    """Whether the record has no chunk after this one."""
+    """True for the last chunk of the record."""
 
 
 class Chunker:
-    """Splits records by characters, at paragraphs and sentences where it can.
+    """A splitter of records into chunks of limited size, at paragraphs and sentences if possible.
 
     Args:
-        size: Most characters per chunk; None keeps every text whole.
-        overlap: Most characters that a chunk repeats of the one before; None: a tenth of `size`.
+        size: Maximum number of characters per chunk; None does not split.
+        overlap: Maximum number of characters that a chunk repeats from the previous one; None means
+            a tenth of `size`.
 
     Raises:
-        ConfigError: `size` is below 1, or `overlap` is negative or not below `size`.
+        ConfigError: `size` is below 1, or `overlap` is not in [0, `size`).
     """
 
     def __init__(self, size: int | None = 1200, overlap: int | None = None) -> None:
@@ -57,7 +58,8 @@ class Chunker:
             overlap = size // 10
         if not 0 <= overlap < size:
             raise ConfigError(
-                f"`chunk_overlap` is {overlap}; it must be from 0 to below `chunk_size`, {size}"
+                f"`chunk_overlap` is {overlap}; it must be at least 0 and below `chunk_size` "
+                f"({size})"
             )
         self._splitters: dict[TextFormat, TextSplitter | MarkdownSplitter] = {
             "text": TextSplitter(size, overlap=overlap),
@@ -65,18 +67,18 @@ class Chunker:
         }
 
     def split(self, record: Record) -> Iterator[Chunk]:
-        """Cut one record. A text of white space only has no chunks."""
+        """Split one record. A text that is all white space has no chunks."""
         headings_at = _Outline(record.text).at if record.format == "markdown" else _no_headings
-        waiting: _Span | None = None
+        previous: _Span | None = None
         number = 0
         for span in self._spans(record):
-            if waiting is not None:
-                start, text = waiting
+            if previous is not None:
+                start, text = previous
                 yield Chunk(record, number, text, start, headings_at(start), last=False)
                 number += 1
-            waiting = span
-        if waiting is not None:
-            start, text = waiting
+            previous = span
+        if previous is not None:
+            start, text = previous
             yield Chunk(record, number, text, start, headings_at(start), last=True)
 
     def _spans(self, record: Record) -> Iterator[_Span]:
@@ -93,7 +95,7 @@ class Chunker:
 
 
 def _windows(text: str) -> Iterator[_Span]:
-    """Cut a very long text at its blank lines, else lines, else spaces, else anywhere."""
+    """Split a very long text at blank lines, else at line ends, else at spaces, else anywhere."""
     start = 0
     while len(text) - start > _WINDOW:
         end = start + _WINDOW
@@ -118,31 +120,31 @@ def _headings(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _title(text: str) -> str:
-    """A heading without the `#`s that may close it, which a space comes before: `C#` has none."""
+    """Strip the optional closing `#`s of a heading. They follow a space, so `C#` stays."""
     text = text.rstrip()
     bare = text.rstrip("#")
     return bare.rstrip() if bare[-1:].isspace() else text
 
 
 def _no_headings(_: int) -> tuple[str, ...]:
-    """Of a plain text."""
+    """Return the headings of a plain text: none."""
     return ()
 
 
 class _Outline:
-    """The headings of a Markdown text, walked from its start to its end."""
+    """The headings of a Markdown text, read from start to end."""
 
     def __init__(self, text: str) -> None:
-        self._coming = _headings(text)
-        self._next = next(self._coming, None)
+        self._remaining = _headings(text)
+        self._next = next(self._remaining, None)
         self._path: list[tuple[int, str]] = []
 
     def at(self, offset: int) -> tuple[str, ...]:
-        """The headings above `offset`, which must not be smaller than in the last call."""
+        """Return the headings above `offset`. Offsets must not decrease from call to call."""
         while self._next is not None and self._next[0] <= offset:
             _, level, title = self._next
             while self._path and self._path[-1][0] >= level:
                 self._path.pop()
             self._path.append((level, title))
-            self._next = next(self._coming, None)
+            self._next = next(self._remaining, None)
         return tuple(title for _, title in self._path)

@@ -1,4 +1,4 @@
-"""The file for what could not be loaded: one JSON object per line, which can be loaded again."""
+"""A dead-letter file: one JSON object per record that could not be loaded, ready to load again."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
 
 MARK = "quernstone_dead_letter"
-"""The field by which a line is known: it holds the reason."""
+"""Field that marks a line as a dead letter. It holds the reason."""
 
 
 class Failure(NamedTuple):
-    """What was left out, and why."""
+    """A record that was not loaded, and the reason."""
 
     error: QuernstoneError
     record: object
-    """As far as it could be read; None: not at all."""
+    """The record as far as it could be read; None if it could not be read at all."""
 
 
 class DeadLetters:
-    """Writes the file, line by line. Nothing left out leaves an empty file.
+    """A writer of a dead-letter file. The file is empty if nothing failed.
 
-    It is written under the name `PATH.part` and renamed when the block ends: so a load may read
-    the dead letters of the one before and write its own to the same file.
+    Lines go to `PATH.part`, which is renamed at the end of the `with` block. A load can therefore
+    read the dead letters of the previous load and write its own to the same path.
 
     Raises:
         OSError: The file cannot be written.
@@ -44,7 +44,7 @@ class DeadLetters:
         self._file = self._part.open("wb")
 
     def add(self, failure: Failure) -> None:
-        """Write one line; it is there even if the load is killed."""
+        """Write and flush one line, so that it survives if the load is killed."""
         error = failure.error
         line: dict[str, Any] = {MARK: str(error), "error": type(error).__name__}
         if isinstance(error, SourceError):
@@ -70,28 +70,29 @@ class DeadLetters:
 
 
 def refuse_to_prune_by(paths: Iterable[Path]) -> None:
-    """Raise a `ConfigError` for a file of dead letters.
+    """Raise a `ConfigError` if one of `paths` is a dead-letter file.
 
-    Its records name the source that they came from, and the others of that source would be deleted.
+    Its records name their original source, so pruning would delete all other records of that
+    source.
     """
     for path in paths:
-        if not path.is_file():  # what is read of a pipe is gone
+        if not path.is_file():  # reading from a pipe would consume its data
             continue
         with path.open("rb") as lines:
             found = lines.readline(len(MARK) + 2).startswith(b'{"' + MARK.encode())
         if found:
             raise ConfigError(
-                f"{str(path)!r} holds only what a load left out, so nothing can be pruned by it; "
-                "load it, and prune by the folders and files that were loaded"
+                f"{str(path)!r} is a dead-letter file: pruning by it would delete the records that "
+                "were loaded; load it without pruning, and prune by the original files and folders"
             )
 
 
 def read_dead_letter(line: Mapping[str, Any], path: str, row: int) -> Record | SourceError:
-    """Read a line back: the record as it was, or what was wrong with it, again.
+    """Return the record of a line, or the original error if the line has no record.
 
     Args:
-        line: An object that has the field `MARK`.
-        path: Of the file it is in.
+        line: An object with the field `MARK`.
+        path: Path of the dead-letter file.
         row: Number of the line.
     """
     record = line.get("record")
@@ -99,7 +100,7 @@ def read_dead_letter(line: Mapping[str, Any], path: str, row: int) -> Record | S
         try:
             return Record(**record)
         except TypeError as error:
-            return SourceError(path, f"a damaged dead letter: {error}", row)
+            return SourceError(path, f"the dead letter is damaged: {error}", row)
     if "path" in line:
         return SourceError(str(line["path"]), str(line.get("reason")), line.get("row"))
     return SourceError(path, f"no text was found in it: {line[MARK]}", row)

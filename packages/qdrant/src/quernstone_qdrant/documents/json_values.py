@@ -1,7 +1,7 @@
-"""Values as JSON can hold them.
+"""Conversion of values to JSON.
 
-A payload travels as JSON. The embedded client takes more (NaN, numpy numbers) and a server does
-not, so everything is brought to JSON before it is hashed, compared or sent.
+Payloads are sent as JSON. The embedded client also accepts other values (NaN, numpy numbers), but a
+server does not, so every value is converted before it is hashed, compared or sent.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _INT64 = 2**63
 
 
 def to_json(value: Any) -> JsonValue:
-    """Bring a value to JSON, the same way every time.
+    """Convert a value to JSON, deterministically.
 
-    NaN and infinities become null; dates ISO 8601; numpy values their Python twins; bytes base64;
-    decimals and integers beyond 64 bits strings, so that no digit is lost; sets sorted lists;
-    anything else its `str`.
+    NaN and infinities become null, dates ISO 8601 strings, numpy values Python values, bytes
+    base64, and sets sorted lists. Decimals and integers beyond 64 bits become strings, so that no
+    digit is lost. Any other value becomes its `str`.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -64,7 +64,7 @@ def _other(value: Any) -> JsonValue:
 
 
 def storable(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot hold, by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, with U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,12 +1,12 @@
-"""The shapes that a payload can have, so that the frameworks find in it what they expect.
+"""Payload layouts that LangChain and LlamaIndex can read.
 
 - LangChain's `QdrantVectorStore` reads `page_content` and `metadata`, and filters on
-  `metadata.<name>`;
-- LlamaIndex's reads `_node_content` (a JSON string) and `_node_type`, filters on `<name>`, and
-  deletes a document by `doc_id`.
+  `metadata.<name>`.
+- LlamaIndex's `QdrantVectorStore` reads `_node_content` (a JSON string) and `_node_type`, filters
+  on `<name>`, and deletes a document by `doc_id`.
 
-Nothing here imports a framework; golden tests pin what is written. Every layout also holds, under
-`OWN_KEY`, what the loader needs to find and compare its points.
+This module imports neither framework; golden tests pin the payloads. Every layout also stores,
+under `OWN_KEY`, the fields by which the loader finds and compares its points.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from quernstone_qdrant.documents.json_values import JsonValue
 LayoutName: TypeAlias = Literal["universal", "langchain", "llamaindex", "plain"]
 
 OWN_KEY = "quernstone"
-"""Where the payload holds the document's key, the chunk's number and the content's hash."""
+"""Payload field with the document's key, the chunk's number and the content hash."""
 KEY_FIELD = f"{OWN_KEY}.key"
-"""Path of the document's key, in every layout."""
+"""Payload path of the document's key, in every layout."""
 
 _DOCUMENT_FIELDS = ("document_id", "doc_id", "ref_doc_id")
 _NODE_FIELDS = ("_node_content", "_node_type", *_DOCUMENT_FIELDS)
@@ -34,29 +34,29 @@ _NODE_FIELDS = ("_node_content", "_node_type", *_DOCUMENT_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a payload says, whatever its shape."""
+    """The content of a payload, independent of its layout."""
 
     key: str
-    """Of the document; empty when another program wrote the point."""
+    """Key of the document; empty if another program wrote the point."""
     text: str
     metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """One shape of a payload."""
+    """One payload layout."""
 
     name: LayoutName
     version: int = 1
-    """Part of every content hash: a change makes the next load write every point anew."""
+    """Part of every content hash: after a change, the next load rewrites every point."""
     text_field: str | None
     """Field of the text; None: only LlamaIndex's JSON holds it."""
     nested: bool = False
-    """Whether a field `metadata` holds the metadata."""
+    """Store the metadata in a field `metadata`."""
     flat: bool = False
-    """Whether the top level holds the metadata."""
+    """Store the metadata at the top level."""
     node: bool = False
-    """Whether there is a LlamaIndex node."""
+    """Store a LlamaIndex node."""
 
     def payload(
         self,
@@ -67,15 +67,15 @@ class Layout:
         metadata: dict[str, JsonValue],
         own: dict[str, JsonValue],
     ) -> dict[str, JsonValue]:
-        """Build what is stored beside the vectors.
+        """Build the payload of a point.
 
         Args:
             point: Id of the point.
-            key: Of the document.
-            text: Of the chunk.
-            metadata: Of the chunk. At the top level, a name that the layout itself needs is left
-                out; it is kept in `metadata`, in the node, or beside `own`.
-            own: What goes under `OWN_KEY`.
+            key: Key of the document.
+            text: Text of the chunk.
+            metadata: Metadata of the chunk. A field whose name the layout reserves is not stored at
+                the top level, but in `metadata`, in the node, or in `OWN_KEY`.
+            own: Value of the field `OWN_KEY`.
         """
         reserved = _reserved(self)
         payload: dict[str, JsonValue] = {OWN_KEY: own}
@@ -96,7 +96,7 @@ class Layout:
         return payload
 
     def read(self, payload: Mapping[str, Any]) -> Content:
-        """Read a payload back. What another program left out is empty."""
+        """Extract the content of a payload. Missing fields are empty."""
         own = payload.get(OWN_KEY)
         own = own if isinstance(own, dict) else {}
         node = orjson.loads(payload.get("_node_content") or "{}") if self.node else {}
@@ -112,7 +112,7 @@ class Layout:
         return Content(key=str(own.get("key", "")), text=str(text or ""), metadata=metadata or {})
 
     def field(self, name: str) -> str:
-        """Path of a metadata field, for filters and payload indexes."""
+        """Return the path of a metadata field, for filters and payload indexes."""
         return f"metadata.{name}" if self.nested else name
 
 
@@ -128,10 +128,10 @@ LAYOUTS: Mapping[LayoutName, Layout] = {
 
 
 def layout_of(name: str) -> Layout:
-    """Look a layout up.
+    """Return the layout with this name.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: The name is unknown.
     """
     for known, layout in LAYOUTS.items():
         if known == name:
@@ -141,7 +141,7 @@ def layout_of(name: str) -> Layout:
 
 @functools.cache
 def _reserved(layout: Layout) -> frozenset[str]:
-    """Names of the payload's top level that the layout itself needs."""
+    """Return the top-level payload fields that the layout itself uses."""
     names = {OWN_KEY}
     if layout.text_field:
         names.add(layout.text_field)
@@ -151,9 +151,9 @@ def _reserved(layout: Layout) -> frozenset[str]:
 
 
 def _node_json(point: str, text: str, metadata: dict[str, JsonValue], key: str) -> str:
-    """The JSON of a LlamaIndex `TextNode`, as `node_to_metadata_dict` of 0.13 and 0.14 writes it.
+    """Return the JSON of a LlamaIndex `TextNode`, as `node_to_metadata_dict` of 0.13 and 0.14.
 
-    A golden test compares it to the original.
+    A golden test compares it with LlamaIndex's own output.
     """
     source: dict[str, JsonValue] = {
         "node_id": key, "node_type": None, "metadata": {}, "hash": None,

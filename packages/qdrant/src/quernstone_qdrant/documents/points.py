@@ -1,6 +1,6 @@
-"""From a chunk to a point: its id, its hash, and its payload.
+"""Build points from chunks: id, content hash and payload.
 
-Nothing here talks to Qdrant. The shape of the payload is a `Layout`'s.
+Nothing here talks to Qdrant. A `Layout` decides the shape of the payload.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from quernstone_qdrant.documents.json_values import JsonValue
 from quernstone_qdrant.documents.layouts import OWN_KEY, Layout
 
 NAMESPACE = uuid.UUID("6a1f0bd2-5c0e-5d0c-9a55-0d1b3f6f6c21")
-"""Root of the namespaces of all collections. Changing it would duplicate every collection."""
+"""Root of all collection namespaces. Changing it would duplicate the points of every collection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point that lacks only its vector."""
+    """A point without its vectors."""
 
     id: str
-    """A UUID: a function of the collection, the source key and the chunk number."""
+    """A UUID derived from the collection, the document's key and the chunk number."""
     text: str
-    """What is embedded."""
+    """Text to embed."""
     content_hash: str
-    """Differs when the text, the metadata, the source or the payload's shape do."""
+    """Hash of the text, the metadata, the source, the layout and the model; see `content_hash`."""
     chunk: Chunk
     metadata: dict[str, JsonValue]
     layout: Layout
 
     def payload(self) -> dict[str, JsonValue]:
-        """Build what is stored beside the vectors."""
+        """Build the payload."""
         key, number = self.chunk.record.key, self.chunk.number
         own: dict[str, JsonValue] = {"key": key, "chunk": number, "hash": self.content_hash}
         if self.chunk.record.source:
@@ -51,14 +51,14 @@ class Point:
 
 
 def collection_namespace(collection: str) -> uuid.UUID:
-    """Namespace for the ids of a new collection."""
+    """Return the namespace for the point ids of a new collection."""
     return uuid.uuid5(NAMESPACE, collection)
 
 
 def point_id(namespace: uuid.UUID, key: str, number: int) -> str:
-    """Id of chunk `number` of the document `key`. The same on every run and machine.
+    """Return the id of chunk `number` of document `key`, equal on every run and machine.
 
-    It is `uuid.uuid5(namespace, f"{key}:{number}")`, which takes ten times as long.
+    Equals `uuid.uuid5(namespace, f"{key}:{number}")`, at a tenth of the time.
     """
     name = namespace.bytes + f"{key}:{number}".encode()
     digits = hashlib.sha1(name, usedforsecurity=False).hexdigest()
@@ -67,14 +67,14 @@ def point_id(namespace: uuid.UUID, key: str, number: int) -> str:
 
 
 def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Layout) -> Point:
-    """Prepare a chunk.
+    """Build the point of a chunk.
 
     Args:
-        namespace: Of the collection.
-        fingerprint: Of the embedder. Part of the hash, so that a vector is never kept which
-            another model made.
-        chunk: The text and where it is from.
-        layout: Shape of the payload. Part of the hash, too.
+        namespace: Namespace of the collection.
+        fingerprint: Fingerprint of the embedder. It is part of the hash, so that vectors of another
+            model are replaced.
+        chunk: The chunk.
+        layout: Layout of the payload. It is part of the hash.
     """
     metadata: dict[str, JsonValue] = dict(chunk.record.metadata)
     metadata.setdefault("chunk", chunk.number)
@@ -100,9 +100,10 @@ def content_hash(
     metadata: Mapping[str, JsonValue],
     source: str,
 ) -> str:
-    """Hash everything that a point is made of; see `make_point`.
+    """Hash everything that determines a point; see `make_point`.
 
-    Of that is the source: a document that another source has now must not be pruned with the old.
+    Includes the source, so a document that moved is rewritten rather than pruned with its old
+    source.
     """
     shape = f"{layout.name}/{layout.version}"
     parts = [shape, fingerprint, key, number, text, metadata, *([source] if source else [])]
@@ -111,7 +112,7 @@ def content_hash(
 
 
 def stored_hash(payload: dict[str, Any] | None) -> str | None:
-    """Read `Point.content_hash` back from a payload. None: the point is not ours, or damaged."""
+    """Return the content hash in a payload; None if another program wrote it, or it is damaged."""
     own = (payload or {}).get(OWN_KEY)
     found = own.get("hash") if isinstance(own, dict) else None
     return found if isinstance(found, str) else None

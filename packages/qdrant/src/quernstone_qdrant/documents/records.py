@@ -1,4 +1,4 @@
-"""A record: one document on its way into a collection, whatever it came as."""
+"""Records: the documents to load, and their conversion from other types."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from quernstone_qdrant.errors import RecordError
 TextFormat = Literal["text", "markdown"]
 
 ID_FIELDS = ("id", "key", "doc_id")
-"""Where the key of a mapping is looked for, in this order."""
+"""Fields that may hold the key of a mapping; the first one that is not None is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One document.
 
-    `key` decides everything: the same key is the same document on the next run, so its points
-    are compared and updated and never duplicated.
+    The key identifies it: a later load with the same key compares and updates the document's points
+    instead of duplicating them.
     """
 
     key: str
-    """Names the document within its collection."""
+    """Unique name of the document in its collection."""
     text: str
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
-    """Goes into the payload, where both LangChain and LlamaIndex can filter on it."""
+    """Stored in the payload, where LangChain and LlamaIndex can filter on it."""
     format: TextFormat = "text"
-    """How the text is split."""
+    """Format of the text, which decides how it is split."""
     source: str = ""
-    """Names where it is from, such as a folder: what is gone is looked for within a source."""
+    """Origin of the document, such as a folder. Pruning deletes what is gone from its source."""
 
 
 def to_record(value: object, position: int) -> Record:
-    """Make a record of what people have.
+    """Convert a value to a record.
 
     Args:
         value: A `Record`; a mapping or a dataclass instance with a text field (`TEXT_FIELDS`) and
-            perhaps an id (`ID_FIELDS`), everything else being metadata; a plain string; a LangChain
-            `Document`; or a LlamaIndex node. What has no id, or the random one that LlamaIndex
-            gives by default, gets a key made of its content: the second run finds it again, but
-            an edited text counts as a new document.
-        position: Counts the records, for the error message.
+            optionally an id (`ID_FIELDS`), whose other fields are metadata; a string; a LangChain
+            `Document`; or a LlamaIndex node. Without an id, or with the random one that LlamaIndex
+            assigns by default, the key is a hash of the content: the next load finds the document
+            again, but an edited text counts as a new document.
+        position: Position of the value in its iterable, for error messages.
 
     Raises:
-        RecordError: There is no text in it, or it is nothing of the above.
+        RecordError: The value has no text, or its type is not supported.
     """
     if isinstance(value, Record):
         record = value
@@ -71,7 +71,7 @@ def to_record(value: object, position: int) -> Record:
     else:
         raise RecordError(
             str(position),
-            f"a {type(value).__name__} is no record; pass mappings, dataclasses, `Record`s, "
+            f"it has type {type(value).__name__}; pass mappings, dataclasses, strings, `Record`s, "
             "LangChain documents or LlamaIndex nodes",
         )
     _check(record, position)
@@ -83,8 +83,8 @@ def _from_fields(fields: Mapping[Any, Any], position: int) -> Record:
     if text_field is None:
         raise RecordError(
             str(position),
-            f"no text: none of {', '.join(TEXT_FIELDS)} is among its fields "
-            f"({', '.join(map(str, fields)) or 'it has none'})",
+            f"it has no text field ({', '.join(TEXT_FIELDS)}); its fields are: "
+            f"{', '.join(map(str, fields)) or 'none'}",
         )
     id_field = next((name for name in ID_FIELDS if fields.get(name) is not None), None)
     metadata = metadata_fields(fields, without=(text_field, id_field))
@@ -94,9 +94,9 @@ def _from_fields(fields: Mapping[Any, Any], position: int) -> Record:
 def metadata_fields(
     fields: Mapping[Any, Any], *, without: Collection[str | None]
 ) -> dict[str, Any]:
-    """What the fields of a row say about it, apart from those named in `without`.
+    """Return the fields of a row that are metadata: all except those in `without`.
 
-    A field `metadata` that is a mapping is replaced by its own fields. Any other mapping stays one.
+    A field `metadata` that is a mapping is replaced by its own fields; other mappings stay nested.
     """
     rest = {str(name): value for name, value in fields.items() if name not in without}
     if isinstance(rest.get("metadata"), Mapping):
@@ -114,7 +114,7 @@ def _make(key: object, text: Any, metadata: Mapping[Any, Any]) -> Record:
 
 
 def _lasting_id(node: Any) -> str | None:
-    """The id of a LlamaIndex node; None for a random one, which the next run will not repeat."""
+    """Return the id of a LlamaIndex node; None for a random UUID, which differs on every run."""
     try:
         is_random = uuid.UUID(node.node_id).version == 4
     except ValueError:
@@ -125,7 +125,8 @@ def _lasting_id(node: Any) -> str | None:
 def _check(record: Record, position: int) -> None:
     if not isinstance(record.text, str):
         raise RecordError(
-            record.key, f"its text is {type(record.text).__name__}, not str (record {position})"
+            record.key,
+            f"its text has type {type(record.text).__name__}, not str (record {position})",
         )
     try:
         record.text.encode()
@@ -133,7 +134,7 @@ def _check(record: Record, position: int) -> None:
     except UnicodeEncodeError as error:
         raise RecordError(
             storable(record.key),
-            f"character {error.start} is half of a surrogate pair, which UTF-8 cannot hold",
+            f"character {error.start} is a lone surrogate, which UTF-8 cannot encode",
         ) from error
     if not record.key:
         raise RecordError(str(position), "its key is empty")
