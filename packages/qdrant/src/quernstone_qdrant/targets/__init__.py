@@ -1,4 +1,4 @@
-"""Where points are kept: one protocol, and one module for each client library."""
+"""Where points are stored: the `Target` protocol, and one module per client library."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ __all__ = [
 
 
 def as_target(client: QdrantClient | Target, collection: str) -> Target:
-    """See a collection through a client; a target is returned as it is.
+    """Return the target for a collection; a target is returned unchanged.
 
     Raises:
-        ConfigError: The target is another collection's, or `client` is none of the two (an
-            `AsyncQdrantClient`, for one).
+        ConfigError: The target belongs to another collection, or `client` is neither a client nor a
+            target (for example, an `AsyncQdrantClient`).
     """
     if isinstance(client, QdrantClient):
         return ClientTarget(client, collection)
     if not callable(getattr(client, "describe", None)):
         raise ConfigError(
-            f"a {type(client).__name__} is no target; pass a `qdrant_client.QdrantClient` "
-            "or a target of `quernstone_qdrant.targets`"
+            f"`client` has type {type(client).__name__}; pass a `qdrant_client.QdrantClient` "
+            "or a target from `quernstone_qdrant.targets`"
         )
     if client.collection != collection:
         raise ConfigError(
-            f"the target is of collection {client.collection!r}, but {collection!r} is wanted"
+            f"the target belongs to collection {client.collection!r}, not to {collection!r}; "
+            "pass the same name to both"
         )
     return client

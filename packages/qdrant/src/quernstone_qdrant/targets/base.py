@@ -1,7 +1,7 @@
-"""What the loader, the searcher and everything else need of the place where points are kept.
+"""The `Target` protocol, through which the loader and the searcher reach a collection.
 
-Nothing here imports a client. `qdrant_client.models.Filter` is the filter language of every target;
-one that speaks another language translates it.
+Nothing here imports a client at runtime. All targets take filters as `qdrant_client.models.Filter`;
+a target with filters of its own translates them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Payload: TypeAlias = "dict[str, Any]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorState:
-    """One dense vector of a collection, as it is."""
+    """One dense vector of an existing collection."""
 
     size: int
     distance: str
@@ -33,107 +33,109 @@ class VectorState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionState:
-    """What a target says about its collection."""
+    """The state of a collection."""
 
     metadata: Mapping[str, Any]
-    """Ours and other people's. Empty, too, where the server is too old to keep any."""
+    """Metadata of this package and of other programs. Empty if the server is too old to keep it."""
     points: int
-    """About how many there are: a server's figure may be late. `Target.count` is exact."""
+    """Approximate number of points: a server's figure may lag. `Target.count` is exact."""
     vectors: Mapping[str, VectorState]
-    """By name; the unnamed vector's name is empty."""
+    """Dense vectors by name; the name of the unnamed vector is empty."""
     status: str = "green"
     """`green`, `yellow` (optimising), `grey` (waits for a write to optimise) or `red` (failed)."""
     failure: str | None = None
-    """What the optimiser said when it failed."""
+    """Message of the optimiser if it failed."""
     queued: int = 0
-    """Writes that are accepted and not applied."""
+    """Number of writes that are accepted but not applied yet."""
     max_batch: int | None = None
-    """Most points that the collection's strict mode takes at once; None: any number."""
+    """Maximum number of points per write in the collection's strict mode; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPoint:
-    """A point as it was read back."""
+    """A point read from a collection."""
 
     id: str
     payload: Payload = field(default_factory=dict)
-    """Of the fields that were asked for, those that it has."""
+    """Requested fields that the point has."""
     vectors: Mapping[str, Float32Array] = field(default_factory=dict)
-    """By name, when they were asked for. Shape of each: (dimensions,)"""
+    """Dense vectors by name, if requested. Shape of each: (dimensions,)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundPoint:
-    """A point that a query found."""
+    """A point found by a query."""
 
     id: str
     score: float
-    """What it was ordered by: the nearness of `SearchRequest.vector`, or the sum of RRF."""
+    """Score by which hits are ranked: similarity to `SearchRequest.vector`, or the RRF score."""
     payload: Payload
     vector: Float32Array | None = None
-    """That of the name `SearchRequest.using`, as it is stored, when it was asked for."""
+    """Stored vector named `SearchRequest.using`, if requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixStage:
-    """The first of two stages: the nearest short vectors."""
+    """First stage of a two-stage search: the nearest short vectors."""
 
     using: str
     vector: Float32Array
-    """Shape: (numbers of the short vector,)"""
+    """Shape: (size of the short vector,)"""
     limit: int
-    """Points that go on to the second stage."""
+    """Number of points passed to the second stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bm25Stage:
-    """The second order of a hybrid search: points that share words with the query."""
+    """The BM25 part of a hybrid search: points that share words with the query."""
 
     using: str
-    """Name of the sparse vector, or path of the field that has a text index."""
+    """Name of the sparse vector, or path of the field with a text index."""
     sparse: bool
-    """Which of the two `using` is."""
+    """True if `using` names a sparse vector."""
     query: Bm25Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """What to look for: the points nearest to `vector`, in full precision.
+    """A search for the points nearest to `vector`, ranked in full precision.
 
-    With `prefix`, only among those that the first stage finds. With `bm25`, the two orders are
-    fused by reciprocal ranks: a point's score is the sum of 1/(k + its place, from 0).
+    `prefix` restricts it to the points found by the first stage. With `bm25`, both rankings are
+    combined by reciprocal rank fusion (RRF): a point's score is the sum of 1 / (k + rank), with
+    ranks from 0.
     """
 
     vector: Float32Array
     """Shape: (dimensions,)"""
     limit: int
     using: str = ""
-    """Name of the vector to compare with."""
+    """Name of the vector to search."""
     where: Filter | None = None
     oversampling: float | None = None
-    """What is searched first is quantised: find this many times as many points by the quantised
-    numbers, and order them by the full ones. None: nothing is quantised."""
+    """For a quantised vector: search `limit` times this many points by quantised vectors, then
+    rescore them by full ones. None: the vector is not quantised."""
     prefix: PrefixStage | None = None
     bm25: Bm25Stage | None = None
     depth: int = 0
-    """Hybrid: points of each of the two orders."""
+    """Hybrid search: number of points taken from each of the two rankings."""
     rrf_k: int = 60
-    """Hybrid: how little the first places matter. 60 is of Cormack, Clarke and Büttcher, 2009."""
+    """Hybrid search: the k of RRF; a larger value gives top ranks less weight. 60 is from Cormack,
+    Clarke and Büttcher, 2009."""
     with_vector: bool = False
-    """Whether the found points' vector of the name `using` is wanted."""
+    """Return the vector named `using` of each point found."""
 
 
 def scroll_start(start: str | None) -> int | str | None:
-    """The first id of a scroll as Qdrant wants it: other programs may number their points."""
+    """Convert the first id of a scroll: Qdrant takes numeric ids of other programs as integers."""
     return int(start) if start is not None and start.isdecimal() else start
 
 
 class Target(Protocol):
-    """One collection, wherever it is.
+    """One collection: embedded, on a server, or in Qdrant Edge.
 
-    Every method raises a `TargetError` when it fails: a `TransientError` when the same request may
-    succeed later, a `TooLargeError` when a smaller one may succeed, and any other when it will
-    always fail. Nothing is retried in here: `retry.py` does that for every target.
+    Every method raises a `TargetError` on failure: a `TransientError` if the same request may
+    succeed later, a `TooLargeError` if a smaller one may succeed, and another `TargetError` if a
+    retry cannot help. Targets do not retry; `retry.py` does so for all of them.
     """
 
     @property
@@ -143,26 +145,23 @@ class Target(Protocol):
 
     @property
     def kind(self) -> TargetKind:
-        """What keeps the points."""
+        """Kind of storage."""
         ...
 
     @property
     def writers(self) -> int:
-        """How many threads may use the target at once.
-
-        1 means the thread that made it, and no other.
-        """
+        """Number of threads that may use the target at once; 1 means only its creator's thread."""
         ...
 
     def exists(self) -> bool:
-        """Whether the collection is there."""
+        """Return True if the collection exists."""
         ...
 
     def state(self) -> CollectionState:
-        """Read what the collection is.
+        """Read the state of the collection.
 
         Raises:
-            CollectionNotFoundError: It does not exist.
+            CollectionNotFoundError: The collection does not exist.
         """
         ...
 
@@ -173,34 +172,34 @@ class Target(Protocol):
         ...
 
     def create_indexes(self, settings: CollectionSettings) -> None:
-        """Create the payload indexes of the settings; what is there already stays."""
+        """Create the payload indexes of the settings that do not exist yet."""
         ...
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
-        """Merge `metadata` into the collection's; an equal key at the top is replaced."""
+        """Update the collection's metadata: each top-level key of `metadata` is replaced."""
         ...
 
     def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
-        """Read some payload fields of those of `ids` that exist, by id."""
+        """Return some payload fields of the points in `ids` that exist, by id."""
         ...
 
     def upsert(
         self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
     ) -> None:
-        """Write points, replacing those of the same ids. Returns when they are applied.
+        """Write points, replacing any with equal ids. Return when the write is applied.
 
         Args:
-            ids: Of the points.
-            payloads: One per point.
-            vectors: By name (empty: the unnamed vector), one row per point.
+            ids: Ids of the points.
+            payloads: One payload per point.
+            vectors: Vectors by name (empty: the unnamed vector), one row per point.
 
         Raises:
-            TransientError: Also when the write was accepted and its end was not confirmed.
+            TransientError: The write failed, or was accepted but not confirmed as applied.
         """
         ...
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete points by id; ids that do not exist are no error. Returns when it is applied."""
+        """Delete points, ignoring ids that do not exist. Return when the deletion is applied."""
         ...
 
     def scroll(
@@ -212,49 +211,49 @@ class Target(Protocol):
         where: Filter | None = None,
         start: str | None = None,
     ) -> Iterator[StoredPoint]:
-        """Read points, `batch` per request, in the order of their ids.
+        """Yield points in the order of their ids.
 
         Args:
-            fields: Of the payload; None: all.
-            with_vectors: Whether to read the dense vectors, too.
-            batch: Most points per request.
-            where: Which points; None: all.
-            start: The first id to read; None: the very first.
+            fields: Payload fields to read; None: all.
+            with_vectors: Also read the dense vectors.
+            batch: Maximum number of points per request.
+            where: Filter; None: all points.
+            start: First id to read; None: start at the beginning.
         """
         ...
 
     def count(self) -> int:
-        """Count the points, exactly."""
+        """Return the exact number of points."""
         ...
 
     def ignored(self, settings: CollectionSettings) -> list[str]:
-        """Name what of the settings this target does not have, for people to read."""
+        """Describe the settings that this target ignores, for messages to the user."""
         ...
 
     def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:
-        """Put indexing off inside, and back at the end, whatever happens.
+        """Defer indexing inside the block and restore it at the end, also after an error.
 
-        After a crash the next load puts it back, also with `none`. Where nothing is indexed while
-        data comes in, this does nothing.
+        After a crash, the next load restores it, also with `none`. Does nothing for a target that
+        does not index during writes.
         """
         ...
 
     def wait_for_index(self, timeout: float) -> None:
-        """Return when what was written is indexed; at once where there is nothing to wait for.
+        """Wait until all written points are indexed, if the target has an index.
 
         Args:
-            timeout: In seconds; may be infinite.
+            timeout: Seconds to wait; may be infinite.
 
         Raises:
             CollectionError: The optimiser failed; the error says why.
-            TargetError: It takes longer.
+            TargetError: The timeout expired.
         """
         ...
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
-        """Find points, best first, with their whole payloads."""
+        """Return the points found, best first, with their full payloads."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...

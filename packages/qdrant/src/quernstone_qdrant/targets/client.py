@@ -1,6 +1,6 @@
-"""A collection behind `qdrant_client`: embedded, or a server by REST or gRPC.
+"""A collection reached through `qdrant_client`: embedded, or on a server over REST or gRPC.
 
-This is the one place that knows what these clients return and raise.
+Only this module and `targets/errors.py` know what these clients return and raise.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from quernstone_qdrant.targets.translate import (
     vectors_config,
 )
 
-_SECONDS = 60
-"""The client's own limit of 5 s is too short for a bulk write that waits for completion."""
+_TIMEOUT = 60
+"""Seconds. The client's default of 5 s is too short for a bulk write that waits for completion."""
 _SERVER_WRITERS = 4
-"""Qdrant's guide to bulk uploads advises 2 to 4 parallel streams of writes."""
+"""Qdrant's guide to bulk uploads recommends 2 to 4 parallel write streams."""
 
 
 def connect(
@@ -60,17 +60,17 @@ def connect(
     api_key: str | None = None,
     prefer_grpc: bool = False,
 ) -> QdrantClient:
-    """Open an embedded Qdrant in a folder, or a server.
+    """Open an embedded Qdrant in a folder, or connect to a server.
 
     Args:
-        path: Folder of the embedded Qdrant, created when missing; `:memory:` keeps nothing.
-        url: Address of a server. Exactly one of `path` and `url` is given.
-        api_key: For the server.
-        prefer_grpc: Talk to the server by gRPC, which takes a third of the bytes. Its port, 6334,
-            must be reachable, too.
+        path: Folder of the embedded Qdrant, created if missing; `:memory:` stores nothing on disk.
+        url: Address of a server. Pass exactly one of `path` and `url`.
+        api_key: API key for the server.
+        prefer_grpc: Use gRPC, which sends a third of the bytes. Its port, 6334, must be reachable
+            in addition to that of `url`.
 
     Raises:
-        TargetError: Another process has the folder open, or the address is no address.
+        TargetError: Another process has the folder open, or the address is not valid.
     """
     try:
         if url is not None:
@@ -78,7 +78,7 @@ def connect(
                 url=url,
                 api_key=api_key,
                 prefer_grpc=prefer_grpc,
-                timeout=_SECONDS,
+                timeout=_TIMEOUT,
                 check_compatibility=False,
             )
         if path == ":memory:":
@@ -86,32 +86,33 @@ def connect(
         return QdrantClient(path=path)
     except RuntimeError as error:
         raise TargetError(
-            f"the folder {path!r} is in use by another process; close it, or run a Qdrant server "
-            "and pass its address (`--url`)"
+            f"the folder {path!r} is in use by another process: end that process, or run a Qdrant "
+            "server and pass its address (`--url`)"
         ) from error
     except (OSError, ValueError) as error:
-        raise TargetError(f"{url or path!r} cannot be opened: {error}") from error
+        raise TargetError(f"cannot open {url or path!r}: {error}") from error
 
 
 class ClientTarget:
-    """One collection, seen through a `QdrantClient`. See `Target`."""
+    """One collection reached through a `QdrantClient`. See `Target`."""
 
     def __init__(self, client: QdrantClient, collection: str) -> None:
         self.client, self.collection = client, collection
         embedded = isinstance(client._client, QdrantLocal)
         self.kind: TargetKind = "embedded" if embedded else "server"
-        # The embedded client has no locks, and its SQLite file is of the thread that opened it.
+        # The embedded client has no locks, and only the thread that opened its SQLite file may
+        # use it.
         self.writers = 1 if embedded else _SERVER_WRITERS
 
     @functools.cached_property
     def _memory(self) -> bool:
-        """Whether `memory` says where things are kept; else `on_disk` does."""
+        """True if the server takes the option `memory` instead of `on_disk`."""
         if self.kind != "server":
             return False
         try:
             version = self.client.info().version
         except (ApiException, ValueError):
-            return False  # a gateway may hide the version; every server takes the older words
+            return False  # a gateway may hide the version; every server accepts `on_disk`
         return knows_memory(version)
 
     def exists(self) -> bool:
@@ -263,13 +264,13 @@ class ClientTarget:
             wait_until_green(self, timeout)
 
     def read_index(self) -> IndexConfig:
-        """Read what decides when and how densely the vectors are indexed."""
+        """Read the settings that decide when and how densely the vectors are indexed."""
         with self._failures("reading the configuration"):
             return index_config(self.client.get_collection(self.collection).config)
 
     def change_index(self, config: IndexConfig) -> None:
         """Set the values of `config` that are not None."""
-        with self._failures("changing the index"):
+        with self._failures("changing the index settings"):
             self.client.update_collection(self.collection, **index_arguments(config))
 
     def close(self) -> None:
@@ -287,12 +288,12 @@ class ClientTarget:
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
-        """Turn what the clients raise into a `TargetError` that says what was being done."""
+        """Convert exceptions of the clients to a `TargetError` that names the operation."""
         try:
             yield
         except CLIENT_ERRORS as error:
-            what = f"Qdrant failed at {doing} (collection {self.collection!r})"
-            raise classify(error, what) from error
+            failure = f"Qdrant failed at {doing} (collection {self.collection!r})"
+            raise classify(error, failure) from error
 
 
 def _state(info: models.CollectionInfo) -> CollectionState:
@@ -319,5 +320,5 @@ def _vectors(stored: Any) -> dict[str, Any]:
     return {
         name: np.asarray(vector, dtype=np.float32)
         for name, vector in named.items()
-        if isinstance(vector, list)  # a sparse one is made anew whenever a point is written
+        if isinstance(vector, list)  # skip sparse vectors: every write recomputes them
     }
