@@ -11,10 +11,9 @@ from langchain_quernstone.reranker import RerankerSettings
 class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
     """Score (query, document) pairs with a Qwen3-Reranker model.
 
-    For code that takes a `BaseCrossEncoder`, such as `CrossEncoderReranker` of langchain-classic.
-    That one drops the scores; `QuernstoneReranker` does the same job and keeps them.
-
-    Loading and sharing are those of `QuernstoneReranker`.
+    Use it where a `BaseCrossEncoder` is expected, such as in `CrossEncoderReranker` of
+    langchain-classic. That class drops the scores; `QuernstoneReranker` keeps them. Models are
+    loaded and shared as by `QuernstoneReranker`.
 
     Example:
         >>> from langchain_quernstone import QuernstoneCrossEncoder
@@ -29,14 +28,14 @@ class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
         """Score pairs of a query and a document.
 
         Args:
-            text_pairs: Any number of `(query, document)`, in any order; pairs of one query are
-                recognised wherever they stand and share its computation.
+            text_pairs: Any number of `(query, document)` pairs in any order. All pairs with the
+                same query share its computation.
 
         Returns:
-            One probability of relevance per pair, 0 to 1, in the order of `text_pairs`.
+            The probability of relevance, 0 to 1, of each pair, in the order of `text_pairs`.
 
         Raises:
-            InputError: A pair cannot be scored; `.index` says which one.
+            InputError: A pair cannot be scored; `.index` is its position.
         """
         if not text_pairs:
             return []
@@ -44,7 +43,7 @@ class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
         return scores
 
     async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        """`score` for coroutines; concurrent calls share batches."""
+        """Like `score`, without blocking the event loop."""
         if not text_pairs:
             return []
         reranker = await self._core.aget(self._settings())

@@ -17,10 +17,10 @@ from quernstone.types import Dtype, EngineName
 class QuernstoneEmbeddings(BaseModel, Embeddings):
     """Embed documents and queries with a Qwen3-Embedding model.
 
-    Queries get the model's instruction, documents are embedded as they are; neither text is
-    altered otherwise. Vectors have unit length.
+    The model's instruction is added to queries; documents are embedded unchanged. Vectors have
+    unit length.
 
-    The model is loaded at the first call. Objects of equal settings share one loaded model in the
+    The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
     Example:
@@ -35,66 +35,66 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     model_config = ConfigDict(
         extra="forbid",
         validate_assignment=True,
-        hide_input_in_errors=True,  # it may be a key, in the wrong place
+        hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
     model: str = Field(
         default="Qwen/Qwen3-Embedding-0.6B",
-        # `model_name` is what `HuggingFaceEmbeddings` calls it: a change of import is enough.
+        # `HuggingFaceEmbeddings` calls it `model_name`: users only change the import.
         validation_alias=AliasChoices("model", "model_name"),
     )
-    """Hub id, local folder, or `tiny`, which ships with quernstone. Also accepts `model_name`."""
+    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`."""
     engine: EngineName = "auto"
-    """What runs the model."""
+    """Engine that runs the model."""
     device: str = "auto"
-    """Torch device, for example `cuda:1` or `cpu`."""
+    """Torch device, such as `cuda:1` or `cpu`."""
     dtype: Dtype = "auto"
-    """`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."""
+    """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
     dimensions: int | None = Field(default=None, ge=1)
-    """Numbers per vector: 32 to the model's hidden size, which None stands for."""
+    """Numbers per vector, from 32 to the model's hidden size; None is the hidden size."""
     instruction: str | None = None
-    """What the queries are for, in one English sentence; None is retrieval, the model's own."""
+    """Task of the queries in one English sentence; None is the model's own, retrieval."""
     max_length: int = Field(default=8192, ge=1)
-    """Tokens of an input, its prompt included."""
+    """Maximum tokens per input, including the prompt."""
     truncate: bool = True
-    """Cut longer texts; False raises `InputTooLongError`."""
+    """Truncate longer texts; False raises `InputTooLongError`."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that are computed at once; None is chosen from the free memory."""
+    """Tokens per batch; None chooses by the free memory."""
     deterministic: bool = False
-    """Equal vectors to the last bit, whatever is computed beside them; slower."""
+    """Compute bit-identical vectors regardless of the batch; slower."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )
-    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server.
+    """Constructor arguments of sentence-transformers or vLLM; for `remote`, the server.
 
-    They may hold a key, so neither `model_dump` nor `repr` nor an error shows them.
+    Hidden from `model_dump`, `repr` and errors because they may hold a key.
     """
 
     _core: Lazy[Embedder] = PrivateAttr(default_factory=lambda: Lazy(Embedder))
 
     @property
     def fingerprint(self) -> str:
-        """What the vectors depend on, as a stable string; loads the model.
+        """Stable identifier of everything that the vectors depend on; loads the model.
 
-        The `namespace` to give to `CacheBackedEmbeddings`. Keep its query cache apart from its
-        document cache: equal texts have different vectors there.
+        Use it as the `namespace` of `CacheBackedEmbeddings`, with separate caches for queries and
+        documents: a query and an equal document have different vectors.
         """
         return self._core.get(self._settings()).fingerprint
 
     @override
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, any number of them.
+        """Embed documents.
 
         Args:
-            texts: The documents, verbatim: newlines and spaces count.
+            texts: Any number of documents, embedded verbatim, including whitespace.
 
         Returns:
-            One unit vector per text, in the order of `texts`.
+            A unit vector for each text, in the order of `texts`.
 
         Raises:
-            InputError: A text is no string, or cannot be embedded; `.index` says which one.
+            InputError: A text is not a string or cannot be embedded; `.index` is its position.
         """
         embedder = self._core.get(self._settings())
         vectors: list[list[float]] = embedder.embed_documents(texts).tolist()
@@ -102,10 +102,10 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
 
     @override
     def embed_query(self, text: str) -> list[float]:
-        """Embed one query, with the instruction.
+        """Embed one query with the instruction.
 
         Raises:
-            InputError: The text is no string, or cannot be embedded.
+            InputError: The text is not a string or cannot be embedded.
         """
         embedder = self._core.get(self._settings())
         vector: list[float] = embedder.embed_query(text).tolist()
@@ -113,23 +113,23 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
 
     @override
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """`embed_documents` for coroutines; concurrent calls share batches."""
+        """Like `embed_documents`, without blocking the event loop."""
         embedder = await self._core.aget(self._settings())
         vectors: list[list[float]] = (await embedder.aembed_documents(texts)).tolist()
         return vectors
 
     @override
     async def aembed_query(self, text: str) -> list[float]:
-        """`embed_query` for coroutines; concurrent calls share batches."""
+        """Like `embed_query`, without blocking the event loop."""
         embedder = await self._core.aget(self._settings())
         vector: list[float] = (await embedder.aembed_query(text)).tolist()
         return vector
 
     def _settings(self) -> dict[str, Any]:
-        """Every field is an argument of `Embedder`, by the same name."""
+        """Return the arguments of `Embedder`: all fields, by the same names."""
         return {name: getattr(self, name) for name in QuernstoneEmbeddings.model_fields}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Show the model and what was set: a dozen defaults are noise, options may be secret."""
+        """Show the model and the settings that were passed, except options, which may be secret."""
         shown = {"model"} | self.model_fields_set - {"engine_options"}
         return [(name, getattr(self, name)) for name in type(self).model_fields if name in shown]

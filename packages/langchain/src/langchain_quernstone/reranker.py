@@ -18,64 +18,64 @@ from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
 
 
 class RerankInput(TypedDict):
-    """What `QuernstoneReranker.as_runnable()` takes."""
+    """Input of `QuernstoneReranker.as_runnable()`."""
 
     query: str
     documents: Sequence[Document]
 
 
 class RerankerSettings(BaseModel):
-    """The settings that `QuernstoneReranker` and `QuernstoneCrossEncoder` have in common."""
+    """Settings of both `QuernstoneReranker` and `QuernstoneCrossEncoder`."""
 
     model_config = ConfigDict(
         extra="forbid",
         validate_assignment=True,
-        hide_input_in_errors=True,  # it may be a key, in the wrong place
+        hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
     model: str = Field(
         default="Qwen/Qwen3-Reranker-0.6B",
         validation_alias=AliasChoices("model", "model_name"),
     )
-    """Hub id, local folder, or `tiny`, which ships with quernstone. Also accepts `model_name`."""
+    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`."""
     engine: EngineName = "auto"
-    """What runs the model."""
+    """Engine that runs the model."""
     device: str = "auto"
-    """Torch device, for example `cuda:1` or `cpu`."""
+    """Torch device, such as `cuda:1` or `cpu`."""
     dtype: Dtype = "auto"
-    """`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."""
+    """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
     instruction: str | None = None
-    """What makes a document relevant, in one English sentence; None is the model's own."""
+    """Definition of relevance in one English sentence; None is the model's own."""
     template: RerankTemplate = "card"
-    """`card` is the prompt of the model card, `eval` that of the published tables."""
+    """`card` is the prompt of the model card, `eval` that of the published results."""
     max_length: int = Field(default=8192, ge=1)
-    """Tokens of one query with one document, the prompt included."""
+    """Maximum tokens per pair of a query and a document, including the prompt."""
     truncate: bool = True
-    """Cut longer documents; False raises `InputTooLongError`."""
+    """Truncate longer documents; False raises `InputTooLongError`."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that are computed at once; None is chosen from the free memory."""
+    """Tokens per batch; None chooses by the free memory."""
     deterministic: bool = False
-    """Equal scores to the last bit, whatever is computed beside them; slower."""
+    """Compute bit-identical scores regardless of the batch; slower."""
     prefix_sharing: bool = True
-    """Compute what the documents of one query have in common only once."""
+    """Compute the common start of all prompts with the same query only once."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )
-    """For sentence-transformers or vLLM its constructor's arguments; for `remote` the server.
+    """Constructor arguments of sentence-transformers or vLLM; for `remote`, the server.
 
-    They may hold a key, so neither `model_dump` nor `repr` nor an error shows them.
+    Hidden from `model_dump`, `repr` and errors because they may hold a key.
     """
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
 
     def _settings(self) -> dict[str, Any]:
-        """Every field of this class is an argument of `Reranker`, by the same name."""
+        """Return the arguments of `Reranker`: the fields of this class, by the same names."""
         return {name: getattr(self, name) for name in RerankerSettings.model_fields}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Show the model and what was set: a dozen defaults are noise, options may be secret."""
+        """Show the model and the settings that were passed, except options, which may be secret."""
         shown = {"model"} | self.model_fields_set - {"engine_options"}
         return [(name, getattr(self, name)) for name in type(self).model_fields if name in shown]
 
@@ -83,10 +83,11 @@ class RerankerSettings(BaseModel):
 class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
     """Order documents by relevance to a query with a Qwen3-Reranker model, and keep the best.
 
-    Results are copies, `id` included, with the score under `metadata["relevance_score"]`: the
-    probability, 0 to 1, that the document meets the request. Equal scores keep their order.
+    Results are copies with the same `id`, and with the score as `metadata["relevance_score"]`: the
+    probability, 0 to 1, that the document is relevant. Documents with equal scores keep their
+    order.
 
-    The model is loaded at the first call. Objects of equal settings share one loaded model in the
+    The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
     Example:
@@ -100,9 +101,9 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
     """
 
     top_n: int | None = Field(default=3, ge=1)
-    """How many documents to keep at most; None keeps all."""
+    """Maximum number of documents to keep; None keeps all."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Drop documents that score less, also when fewer than `top_n` remain."""
+    """Drop documents with lower scores, even if fewer than `top_n` remain."""
 
     @override
     def compress_documents(
@@ -114,18 +115,18 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
         """Return the best documents, best first.
 
         Args:
-            documents: Any number of documents; they are not changed.
-            query: What they should be relevant to.
-            callbacks: Part of LangChain's interface; nothing here reports to them.
+            documents: Any number of documents; they are not modified.
+            query: The query to rank them by.
+            callbacks: Required by LangChain's interface, but not called.
 
         Raises:
-            InputError: The query or a document cannot be used; `.index` says which document.
+            InputError: The query or a document cannot be used; `.index` is the document's position.
         """
         texts = _texts(documents)
         if not texts:
             return []
         reranker = self._core.get(self._settings())
-        return self._kept(documents, reranker.rerank(query, texts, top_n=self.top_n))
+        return self._best(documents, reranker.rerank(query, texts, top_n=self.top_n))
 
     @override
     async def acompress_documents(
@@ -134,12 +135,12 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
         query: str,
         callbacks: Callbacks | None = None,
     ) -> list[Document]:
-        """`compress_documents` for coroutines; concurrent calls share batches."""
+        """Like `compress_documents`, without blocking the event loop."""
         texts = _texts(documents)
         if not texts:
             return []
         reranker = await self._core.aget(self._settings())
-        return self._kept(documents, await reranker.arerank(query, texts, top_n=self.top_n))
+        return self._best(documents, await reranker.arerank(query, texts, top_n=self.top_n))
 
     def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
         """Return the reranker as a step to compose with `|`.
@@ -158,14 +159,14 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
 
         return RunnableLambda(rerank, afunc=arerank, name=type(self).__name__)
 
-    def _kept(
+    def _best(
         self, documents: Sequence[Document], ranking: Sequence[RankedDocument]
     ) -> list[Document]:
-        least = self.score_threshold or 0.0
+        threshold = self.score_threshold or 0.0
         return [
             _scored(documents[ranked.index], ranked.score)
             for ranked in ranking
-            if ranked.score >= least
+            if ranked.score >= threshold
         ]
 
 
@@ -177,6 +178,6 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 
 
 def _scored(document: Document, score: float) -> Document:
-    # A shallow copy of the metadata: its values may be things that cannot be copied.
+    # A shallow copy, because metadata values may not support deep copies.
     metadata = {**document.metadata, "relevance_score": float(score)}
     return document.model_copy(update={"metadata": metadata})

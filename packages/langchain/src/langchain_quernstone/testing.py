@@ -1,7 +1,7 @@
-"""Contract suites for rerankers of LangChain: inherit, name your class, and run pytest.
+"""Contract tests that any LangChain reranker can inherit.
 
-langchain-tests has suites for embeddings, retrievers and vector stores, and none for document
-compressors or cross-encoders. These are written in its manner, for any package:
+langchain-tests has no suites for document compressors and cross-encoders. These follow its
+conventions. Install them with `pip install "langchain-quernstone[testing]"`:
 
     from langchain_quernstone.testing import DocumentCompressorTests
 
@@ -12,8 +12,8 @@ compressors or cross-encoders. These are written in its manner, for any package:
         @property
         def compressor_params(self): return {"model": "my-model"}
 
-What a reranker cannot do is left out by overriding the property that says so, never the test.
-Needs pytest and pytest-asyncio (`asyncio_mode = "auto"`). For readable failures, call
+If a reranker lacks a capability, override the property that describes it, never the test.
+Set pytest's `asyncio_mode = "auto"`, and for readable failures call
 `pytest.register_assert_rewrite("langchain_quernstone.testing")` in the root `conftest.py`.
 """
 
@@ -35,61 +35,61 @@ from quernstone.testing import QUERY, TEXTS, WRONG_TEXTS, different_calls
 
 
 class DocumentCompressorTests:
-    """What a reranking `BaseDocumentCompressor` owes to those who call it."""
+    """Tests of a `BaseDocumentCompressor` that reranks."""
 
     @property
     @abstractmethod
     def compressor_class(self) -> type[BaseDocumentCompressor]:
-        """The class to test."""
+        """Class under test."""
 
     @property
     def compressor_params(self) -> dict[str, Any]:
-        """Arguments to construct it with, `top_n` aside."""
+        """Arguments of its constructor except `top_n`."""
         return {}
 
     @property
     def top_n_name(self) -> str:
-        """The name of the argument that limits the results."""
+        """Name of the argument that limits the number of results."""
         return "top_n"
 
     @property
     def score_key(self) -> str:
-        """Where in the metadata the score goes."""
+        """Metadata key of the score."""
         return "relevance_score"
 
     @property
     def takes_empty_text(self) -> bool:
-        """Whether an empty query and an empty document are scored; False: they are ValueErrors."""
+        """True if empty queries and documents are scored; False if they raise ValueError."""
         return True
 
     @property
     def is_picklable(self) -> bool:
-        """Whether the object survives pickling."""
+        """True if the object can be pickled."""
         return True
 
     @property
     def tolerance(self) -> float:
-        """By how much a score may depend on what else is computed at the same time."""
+        """Maximum change of a score by other inputs in the same batch."""
         return 0.02
 
     @property
     def relevance_example(self) -> tuple[str, str, str] | None:
-        """A query, a relevant and an irrelevant text; None for a model that is not trained."""
+        """A query, a relevant and an irrelevant text; None if the model is untrained."""
         return None
 
     def make(self, top_n: int | None = None, **params: Any) -> BaseDocumentCompressor:
-        """Construct the compressor, with every result kept unless `top_n` is given."""
+        """Construct the compressor; it keeps every result unless `top_n` is passed."""
         return self.compressor_class(
             **{**self.compressor_params, self.top_n_name: top_n or len(TEXTS) * 100, **params}
         )
 
     def scores(self, documents: Any) -> list[float]:
-        """The scores that a result carries."""
+        """Return the scores of the results."""
         return [document.metadata[self.score_key] for document in documents]
 
     @pytest.fixture
     def documents(self) -> list[Document]:
-        """Documents with ids and metadata."""
+        """Create documents with ids and metadata."""
         return [
             Document(id=f"id-{number}", page_content=text, metadata={"number": number})
             for number, text in enumerate(TEXTS)
@@ -146,7 +146,7 @@ class DocumentCompressorTests:
         assert [d.id for d in best] == [d.id for d in every][:top_n]
 
     @pytest.mark.parametrize("top_n", [-1, "many", 1.5])
-    def test_senseless_top_n_is_refused(self, top_n: Any) -> None:
+    def test_invalid_top_n_is_rejected(self, top_n: Any) -> None:
         with pytest.raises(ValueError, match=self.top_n_name):
             self.make(**{self.top_n_name: top_n})
 
@@ -182,21 +182,21 @@ class DocumentCompressorTests:
         keys = [(-score, document.id) for score, document in zip(scores, kept, strict=True)]
         assert keys == sorted(keys)
 
-    def test_score_does_not_depend_on_the_company(self, documents: list[Document]) -> None:
+    def test_score_does_not_depend_on_other_inputs(self, documents: list[Document]) -> None:
         compressor = self.make()
         together = compressor.compress_documents(documents, QUERY)
         for document, score in zip(together, self.scores(together), strict=True):
             [alone] = compressor.compress_documents([document], QUERY)
             assert self.scores([alone])[0] == pytest.approx(score, abs=self.tolerance)
 
-    def test_wrong_types_are_refused(self) -> None:
+    def test_wrong_types_are_rejected(self) -> None:
         compressor = self.make()
         with pytest.raises((TypeError, ValueError, AttributeError)):
             compressor.compress_documents([TEXTS[0]], QUERY)  # type: ignore[list-item]
         with pytest.raises((TypeError, ValueError, AttributeError)):
             compressor.compress_documents([Document(TEXTS[0])], None)  # type: ignore[arg-type]
 
-    def test_unknown_setting_is_refused(self) -> None:
+    def test_unknown_setting_is_rejected(self) -> None:
         with pytest.raises((TypeError, ValueError), match="no_such_setting"):
             self.make(no_such_setting=1)
 
@@ -240,7 +240,7 @@ class DocumentCompressorTests:
         assert " at 0x" not in text
 
     def assert_same(self, results: Any, expected: Any) -> None:
-        """Equal documents with about equal scores; near ties may swap."""
+        """Assert equal documents with nearly equal scores; near ties may swap."""
         found = {
             document.id: score
             for document, score in zip(results, self.scores(results), strict=True)
@@ -253,26 +253,26 @@ class DocumentCompressorTests:
 
 
 class CrossEncoderTests:
-    """What a `BaseCrossEncoder` owes to those who call it."""
+    """Tests of a `BaseCrossEncoder`."""
 
     @property
     @abstractmethod
     def cross_encoder_class(self) -> type[BaseCrossEncoder]:
-        """The class to test."""
+        """Class under test."""
 
     @property
     def cross_encoder_params(self) -> dict[str, Any]:
-        """Arguments to construct it with."""
+        """Arguments of its constructor."""
         return {}
 
     @property
     def tolerance(self) -> float:
-        """By how much a score may depend on what else is computed at the same time."""
+        """Maximum change of a score by other inputs in the same batch."""
         return 0.02
 
     @pytest.fixture
     def encoder(self) -> BaseCrossEncoder:
-        """The object to test."""
+        """Create the object to test."""
         return self.cross_encoder_class(**self.cross_encoder_params)
 
     def test_scores_are_a_list_of_floats(self, encoder: BaseCrossEncoder) -> None:
@@ -300,6 +300,6 @@ class CrossEncoderTests:
         [[(QUERY,)], [QUERY], *([(QUERY, wrong), (wrong, QUERY)] for wrong in WRONG_TEXTS)],
         ids=ascii,
     )
-    def test_wrong_types_are_refused(self, encoder: BaseCrossEncoder, pairs: Any) -> None:
+    def test_wrong_types_are_rejected(self, encoder: BaseCrossEncoder, pairs: Any) -> None:
         with pytest.raises((TypeError, ValueError)):
             encoder.score(pairs)

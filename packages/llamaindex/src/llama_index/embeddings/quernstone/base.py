@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -13,17 +14,20 @@ from quernstone.errors import ConfigError
 from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName
 
+_ARGUMENTS = tuple(signature(Embedder).parameters)
+
 
 class QuernstoneEmbedding(BaseEmbedding):
     """Embed nodes and queries with a Qwen3-Embedding model.
 
-    Queries get the model's instruction, texts are embedded as they are. Vectors have unit length.
+    The model's instruction is added to queries; texts are embedded unchanged. Vectors have unit
+    length.
 
-    The model is loaded at the first call. Objects of equal settings share one loaded model in the
+    The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
-    `to_dict` holds what the vectors depend on, and `IngestionPipeline` keys its cache by it: to
-    change the device or a batch size does not embed everything again.
+    `to_dict` contains only the settings that the vectors depend on. `IngestionPipeline` uses it as
+    a cache key, so a change of the device or of a batch size does not embed everything again.
 
     Example:
         >>> from llama_index.embeddings.quernstone import QuernstoneEmbedding
@@ -35,71 +39,74 @@ class QuernstoneEmbedding(BaseEmbedding):
     """
 
     model_config = ConfigDict(
-        # The base class ignores what it does not know: a misspelt `dimension` would be lost.
+        # The base class ignores unknown settings, such as a misspelled `dimension`.
         extra="forbid",
         protected_namespaces=("pydantic_model_",),
         arbitrary_types_allowed=True,
         validate_assignment=True,
-        hide_input_in_errors=True,  # it may be a key, in the wrong place
+        hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
     model_name: str = Field(
         default="Qwen/Qwen3-Embedding-0.6B",
-        description="Hub id, local folder, or `tiny`, which ships with quernstone.",
+        description="Hub id, local folder, or the bundled `tiny`.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of the checkpoint on the hub."
     )
     dimensions: int | None = Field(
         default=None,
-        description="Numbers per vector: 32 to the model's hidden size, which None stands for.",
+        description="Numbers per vector, 32 to the model's hidden size; None is the hidden size.",
         ge=1,
     )
     instruction: str | None = Field(
         default=None,
-        description="What the queries are for, in one English sentence; None is retrieval.",
+        description="Task of the queries in one English sentence; None is retrieval.",
     )
     dtype: Dtype = Field(
         default="auto",
         description=(
-            "`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."
+            "`auto` is bfloat16 where the hardware supports it, else float32; `int8` and `fp8` "
+            "quantize."
         ),
     )
     max_length: int = Field(
-        default=8192, description="Tokens of an input, its prompt included.", ge=1
+        default=8192, description="Maximum tokens per input, including the prompt.", ge=1
     )
     truncate: bool = Field(
-        default=True, description="Cut longer texts; False raises `InputTooLongError`."
+        default=True, description="Truncate longer texts; False raises `InputTooLongError`."
     )
 
-    # Excluded from `to_dict`: they say how the vectors are computed, not what they are.
-    engine: EngineName = Field(default="auto", description="What runs the model.", exclude=True)
+    # Excluded from `to_dict`: these settings change how vectors are computed, not the vectors.
+    engine: EngineName = Field(
+        default="auto", description="Engine that runs the model.", exclude=True
+    )
     device: str = Field(
-        default="auto", description="Torch device, for example `cuda:1` or `cpu`.", exclude=True
+        default="auto", description="Torch device, such as `cuda:1` or `cpu`.", exclude=True
     )
     max_batch_tokens: int | None = Field(
         default=None,
-        description="Tokens that are computed at once; None is chosen from the free memory.",
+        description="Tokens per batch; None chooses by the free memory.",
         ge=1,
         exclude=True,
     )
     deterministic: bool = Field(
         default=False,
-        description="Equal vectors to the last bit, whatever is computed beside them; slower.",
+        description="Compute bit-identical vectors regardless of the batch; slower.",
         exclude=True,
     )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
-        description="For sentence-transformers or vLLM: arguments of its constructor; with "
-        "`remote`: the server. They may hold a key, so neither `to_dict` nor `repr` shows them; "
-        "a pipeline's cache does not know them.",
+        description="Constructor arguments of sentence-transformers or vLLM; for `remote`, the "
+        "server. Hidden from `to_dict` and `repr` because they may hold a key, and so not part of "
+        "a pipeline's cache key.",
         repr=False,
         exclude=True,
     )
     embed_batch_size: int = Field(
         default=512,
-        description="Texts per call of the model, which sorts them by length and plans its own "
-        "batches: large is good, and costs no memory.",
+        description="Texts per call. The model sorts them by length and plans its own batches, "
+        "so a large number is faster and needs no more memory.",
         gt=0,
         le=2048,
         exclude=True,
@@ -116,8 +123,8 @@ class QuernstoneEmbedding(BaseEmbedding):
     @field_validator("embeddings_cache", mode="before")
     @classmethod
     def _no_embeddings_cache(cls, value: object) -> None:
-        # BaseEmbedding keys it by the bare text, whoever asks: a query would get the vector of an
-        # equal text, which lacks the instruction, and any model that of any other.
+        # BaseEmbedding uses the bare text as the key. A query would get the vector of an equal
+        # text, without the instruction, and models that share a cache would mix their vectors.
         if value is not None:
             message = (
                 "`embeddings_cache` is keyed by the text alone, so a query would get a text's "
@@ -132,7 +139,7 @@ class QuernstoneEmbedding(BaseEmbedding):
 
     @property
     def fingerprint(self) -> str:
-        """What the vectors depend on, as a stable string; loads the model."""
+        """Stable identifier of everything that the vectors depend on; loads the model."""
         return self._core.get(self._settings()).fingerprint
 
     def to_payload(self) -> dict[str, Any]:
@@ -170,17 +177,7 @@ class QuernstoneEmbedding(BaseEmbedding):
         return vectors
 
     def _settings(self) -> dict[str, Any]:
+        """Return the arguments of `Embedder`: fields by the same names, except `model_name`."""
         return {
-            "model": self.model_name,
-            "revision": self.revision,
-            "dimensions": self.dimensions,
-            "instruction": self.instruction,
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-            "truncate": self.truncate,
-            "engine": self.engine,
-            "device": self.device,
-            "max_batch_tokens": self.max_batch_tokens,
-            "deterministic": self.deterministic,
-            "engine_options": self.engine_options,
+            name: getattr(self, "model_name" if name == "model" else name) for name in _ARGUMENTS
         }

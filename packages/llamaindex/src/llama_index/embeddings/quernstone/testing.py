@@ -1,6 +1,6 @@
-"""A contract suite for embedding models of LlamaIndex: inherit, name your class, run pytest.
+"""Contract tests that any LlamaIndex embedding model can inherit.
 
-LlamaIndex ships none. This one is for any package:
+Install them with `pip install "llama-index-quernstone[testing]"`:
 
     from llama_index.embeddings.quernstone.testing import EmbeddingTests
 
@@ -11,8 +11,8 @@ LlamaIndex ships none. This one is for any package:
         @property
         def embedding_params(self): return {"model_name": "my-model"}
 
-What a model cannot do is left out by overriding the property that says so, never the test.
-Needs pytest and pytest-asyncio (`asyncio_mode = "auto"`). For readable failures, call
+If a model lacks a capability, override the property that describes it, never the test.
+Set pytest's `asyncio_mode = "auto"`, and for readable failures call
 `pytest.register_assert_rewrite("llama_index.embeddings.quernstone.testing")` in `conftest.py`.
 """
 
@@ -44,46 +44,46 @@ TEXTS = [*testing.TEXTS, "a long text " * 60]
 
 
 class EmbeddingTests:
-    """What a `BaseEmbedding` owes to those who call it."""
+    """Tests of a `BaseEmbedding`."""
 
     @property
     @abstractmethod
     def embedding_class(self) -> type[BaseEmbedding]:
-        """The class to test."""
+        """Class under test."""
 
     @property
     def embedding_params(self) -> dict[str, Any]:
-        """Arguments to construct it with."""
+        """Arguments of its constructor."""
         return {}
 
     @property
     def other_params(self) -> dict[str, Any] | None:
-        """One argument that changes the vectors of texts; None when there is none."""
+        """Arguments of which each changes the vectors of texts; None if there are none."""
         return None
 
     @property
     def neutral_params(self) -> dict[str, Any]:
-        """Arguments that do not change vectors, and so must not change a pipeline's cache key."""
+        """Arguments that change neither the vectors nor the cache key of a pipeline."""
         return {}
 
     @property
     def tells_queries_from_texts(self) -> bool:
-        """Whether a query gets another vector than an equal text."""
+        """True if a query and an equal text have different vectors."""
         return True
 
     @property
     def reads_whitespace(self) -> bool:
-        """Whether the model's tokenizer tells a newline from a space."""
+        """True if the model's tokenizer distinguishes a newline from a space."""
         return True
 
     @property
     def takes_empty_text(self) -> bool:
-        """Whether an empty string has a vector; False: it is a ValueError."""
+        """True if an empty string has a vector; False if it raises ValueError."""
         return True
 
     @property
     def tolerance(self) -> float:
-        """By how much a number may depend on what else is computed at the same time."""
+        """Maximum change of a number by other inputs in the same batch."""
         return 0.01
 
     def make(self, **params: Any) -> BaseEmbedding:
@@ -92,12 +92,12 @@ class EmbeddingTests:
 
     @pytest.fixture
     def model(self) -> BaseEmbedding:
-        """The object to test."""
+        """Create the object to test."""
         return self.make()
 
     @pytest.fixture
     def events(self) -> Iterator[list[BaseEvent]]:
-        """The instrumentation events of the test, as they come."""
+        """Collect the instrumentation events of the test in order."""
         seen: list[BaseEvent] = []
 
         class Recorder(BaseEventHandler):
@@ -189,12 +189,12 @@ class EmbeddingTests:
                     embed("")
 
     @pytest.mark.parametrize("wrong", WRONG_TEXTS, ids=ascii)
-    def test_wrong_types_are_refused(self, model: BaseEmbedding, wrong: Any) -> None:
+    def test_wrong_types_are_rejected(self, model: BaseEmbedding, wrong: Any) -> None:
         for embed in (model.get_text_embedding, model.get_query_embedding):
             with pytest.raises((TypeError, ValueError)):
                 embed(wrong)
 
-    def test_unknown_setting_is_refused(self) -> None:
+    def test_unknown_setting_is_rejected(self) -> None:
         with pytest.raises((TypeError, ValueError), match="no_such_setting"):
             self.make(no_such_setting=1)
 
@@ -226,7 +226,7 @@ class EmbeddingTests:
             assert twin.to_dict() == model.to_dict()
             self.assert_close(twin.get_query_embedding("q"), expected)
 
-    def test_cache_key_is_that_of_the_vectors(self, model: BaseEmbedding) -> None:
+    def test_cache_key_changes_with_the_vectors(self, model: BaseEmbedding) -> None:
         nodes = [TextNode(text="t", id_="1")]
         key = get_transformation_hash(nodes, model)
         model.get_text_embedding("use it")
@@ -258,5 +258,5 @@ class EmbeddingTests:
         assert "key" not in " ".join(model.to_payload())
 
     def assert_close(self, vector: list[float], expected: list[float]) -> None:
-        """Assert that two vectors are equal but for rounding."""
+        """Assert that two vectors are equal within `tolerance`."""
         assert vector == pytest.approx(expected, abs=self.tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
@@ -20,14 +21,16 @@ from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
 
 dispatcher = get_dispatcher(__name__)
 
+_ARGUMENTS = tuple(signature(Reranker).parameters)
+
 
 class QuernstoneRerank(BaseNodePostprocessor):
     """Order nodes by relevance to a query with a Qwen3-Reranker model, and keep the best.
 
-    The score of a node becomes the probability, 0 to 1, that it meets the request. Equal scores
-    keep their order. The nodes passed in are not changed.
+    The score of a node becomes the probability, 0 to 1, that it is relevant. Nodes with equal
+    scores keep their order. The input nodes are not modified.
 
-    The model is loaded at the first call. Objects of equal settings share one loaded model in the
+    The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
     Example:
@@ -41,32 +44,32 @@ class QuernstoneRerank(BaseNodePostprocessor):
     """
 
     model_config = ConfigDict(
-        # The base class ignores what it does not know: a misspelt setting would be lost.
+        # The base class ignores unknown settings, such as misspelled ones.
         extra="forbid",
         arbitrary_types_allowed=True,
         validate_assignment=True,
-        hide_input_in_errors=True,  # it may be a key, in the wrong place
+        hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
     model: str = Field(
         default="Qwen/Qwen3-Reranker-0.6B",
-        description="Hub id, local folder, or `tiny`, which ships with quernstone.",
+        description="Hub id, local folder, or the bundled `tiny`.",
     )
-    top_n: int = Field(default=2, description="How many nodes to keep at most.", ge=1)
+    top_n: int = Field(default=2, description="Maximum number of nodes to keep.", ge=1)
     keep_retrieval_score: bool = Field(
         default=False,
-        description="Keep the score before reranking as `retrieval_score` in the metadata.",
+        description="Keep the retrieval score as `retrieval_score` in the metadata.",
     )
     metadata_mode: MetadataMode = Field(
         default=MetadataMode.EMBED, description="Which metadata the model reads with the text."
     )
     instruction: str | None = Field(
         default=None,
-        description="What makes a node relevant, in one English sentence; None is the model's own.",
+        description="Definition of relevance in one English sentence; None is the model's own.",
     )
     template: RerankTemplate = Field(
         default="card",
-        description="`card` is the prompt of the model card, `eval` that of the published tables.",
+        description="`card` is the prompt of the model card, `eval` that of the published results.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of the checkpoint on the hub."
@@ -74,35 +77,39 @@ class QuernstoneRerank(BaseNodePostprocessor):
     dtype: Dtype = Field(
         default="auto",
         description=(
-            "`auto` is bfloat16 where the hardware has it, else float32; `int8` and `fp8` round."
+            "`auto` is bfloat16 where the hardware supports it, else float32; `int8` and `fp8` "
+            "quantize."
         ),
     )
     max_length: int = Field(
-        default=8192, description="Tokens of one query with one node, the prompt included.", ge=1
+        default=8192,
+        description="Maximum tokens per pair of a query and a node, including the prompt.",
+        ge=1,
     )
     truncate: bool = Field(
-        default=True, description="Cut longer nodes; False raises `InputTooLongError`."
+        default=True, description="Truncate longer nodes; False raises `InputTooLongError`."
     )
-    engine: EngineName = Field(default="auto", description="What runs the model.")
-    device: str = Field(default="auto", description="Torch device, for example `cuda:1` or `cpu`.")
+    engine: EngineName = Field(default="auto", description="Engine that runs the model.")
+    device: str = Field(default="auto", description="Torch device, such as `cuda:1` or `cpu`.")
     max_batch_tokens: int | None = Field(
         default=None,
-        description="Tokens that are computed at once; None is chosen from the free memory.",
+        description="Tokens per batch; None chooses by the free memory.",
         ge=1,
     )
     deterministic: bool = Field(
         default=False,
-        description="Equal scores to the last bit, whatever is computed beside them; slower.",
+        description="Compute bit-identical scores regardless of the batch; slower.",
     )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
-        description="For sentence-transformers or vLLM: arguments of its constructor; with "
-        "`remote`: the server. They may hold a key, so neither `to_dict` nor `repr` shows them.",
+        description="Constructor arguments of sentence-transformers or vLLM; for `remote`, the "
+        "server. Hidden from `to_dict` and `repr` because they may hold a key.",
         repr=False,
         exclude=True,
     )
     prefix_sharing: bool = Field(
-        default=True, description="Compute what the nodes of one query have in common only once."
+        default=True,
+        description="Compute the common start of all prompts with the same query only once.",
     )
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
@@ -120,10 +127,10 @@ class QuernstoneRerank(BaseNodePostprocessor):
             if texts:
                 reranker = self._core.get(self._settings())
                 ranking = reranker.rerank(query.query_str, texts, top_n=self.top_n)
-                kept += self._kept(nodes, ranking)
+                kept += self._best(nodes, ranking)
         return kept
 
-    @dispatcher.span  # the base class marks only the method above
+    @dispatcher.span  # the base class only decorates the synchronous method
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
@@ -132,7 +139,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
             if texts:
                 reranker = await self._core.aget(self._settings())
                 ranking = await reranker.arerank(query.query_str, texts, top_n=self.top_n)
-                kept += self._kept(nodes, ranking)
+                kept += self._best(nodes, ranking)
         return kept
 
     def _texts(self, nodes: list[NodeWithScore]) -> list[str]:
@@ -146,7 +153,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
     def _reported(
         self, nodes: list[NodeWithScore], query: QueryBundle
     ) -> Iterator[list[NodeWithScore]]:
-        """Tell events and callbacks of a call; yields the list that collects its result."""
+        """Report a call to events and callbacks; yields the list that collects its result."""
         kept: list[NodeWithScore] = []
         start = ReRankStartEvent(query=query, nodes=nodes, top_n=self.top_n, model_name=self.model)
         dispatcher.event(start)
@@ -161,7 +168,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
             event.on_end(payload={EventPayload.NODES: kept})
         dispatcher.event(ReRankEndEvent(nodes=kept))
 
-    def _kept(
+    def _best(
         self, nodes: list[NodeWithScore], ranking: Sequence[RankedDocument]
     ) -> list[NodeWithScore]:
         return [
@@ -172,7 +179,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
     def _node(self, scored: NodeWithScore) -> BaseNode:
         if not self.keep_retrieval_score:
             return scored.node
-        # A copy, that keeps the score out of the sight of models.
+        # Exclude the score from the text that models read.
         node, key = scored.node, "retrieval_score"
         return node.model_copy(
             update={
@@ -183,21 +190,8 @@ class QuernstoneRerank(BaseNodePostprocessor):
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "instruction": self.instruction,
-            "template": self.template,
-            "revision": self.revision,
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-            "truncate": self.truncate,
-            "engine": self.engine,
-            "device": self.device,
-            "max_batch_tokens": self.max_batch_tokens,
-            "deterministic": self.deterministic,
-            "prefix_sharing": self.prefix_sharing,
-            "engine_options": self.engine_options,
-        }
+        """Return the arguments of `Reranker`: fields by the same names."""
+        return {name: getattr(self, name) for name in _ARGUMENTS}
 
 
 def _query(query_bundle: QueryBundle | None) -> QueryBundle:

@@ -1,6 +1,6 @@
-"""A contract suite for rerankers of LlamaIndex: inherit, name your class, run pytest.
+"""Contract tests that any LlamaIndex reranker can inherit.
 
-LlamaIndex ships none. This one is for any package:
+Install them with `pip install "llama-index-quernstone[testing]"`:
 
     from llama_index.postprocessor.quernstone.testing import RerankTests
 
@@ -11,8 +11,8 @@ LlamaIndex ships none. This one is for any package:
         @property
         def rerank_params(self): return {"model": "my-model"}
 
-What a reranker cannot do is left out by overriding the property that says so, never the test.
-Needs pytest and pytest-asyncio (`asyncio_mode = "auto"`). For readable failures, call
+If a reranker lacks a capability, override the property that describes it, never the test.
+Set pytest's `asyncio_mode = "auto"`, and for readable failures call
 `pytest.register_assert_rewrite("llama_index.postprocessor.quernstone.testing")` in `conftest.py`.
 """
 
@@ -39,45 +39,45 @@ from quernstone.testing import QUERY, TEXTS, different_calls
 
 
 class RerankTests:
-    """What a reranking `BaseNodePostprocessor` owes to those who call it."""
+    """Tests of a `BaseNodePostprocessor` that reranks."""
 
     @property
     @abstractmethod
     def rerank_class(self) -> type[BaseNodePostprocessor]:
-        """The class to test."""
+        """Class under test."""
 
     @property
     def rerank_params(self) -> dict[str, Any]:
-        """Arguments to construct it with, `top_n` aside."""
+        """Arguments of its constructor except `top_n`."""
         return {}
 
     @property
     def takes_empty_text(self) -> bool:
-        """Whether an empty query and an empty node are scored; False: they are ValueErrors."""
+        """True if empty queries and nodes are scored; False if they raise ValueError."""
         return True
 
     @property
     def keeps_retrieval_score(self) -> bool:
-        """Whether there is a setting `keep_retrieval_score`."""
+        """True if the class has the setting `keep_retrieval_score`."""
         return True
 
     @property
     def tolerance(self) -> float:
-        """By how much a score may depend on what else is computed at the same time."""
+        """Maximum change of a score by other inputs in the same batch."""
         return 0.02
 
     @property
     def relevance_example(self) -> tuple[str, str, str] | None:
-        """A query, a relevant and an irrelevant text; None for a model that is not trained."""
+        """A query, a relevant and an irrelevant text; None if the model is untrained."""
         return None
 
     def make(self, **params: Any) -> BaseNodePostprocessor:
-        """Construct the reranker, with every result kept unless `top_n` is given."""
+        """Construct the reranker; it keeps every result unless `top_n` is passed."""
         return self.rerank_class(**{**self.rerank_params, "top_n": 1000, **params})
 
     @pytest.fixture
     def nodes(self) -> list[NodeWithScore]:
-        """Retrieved nodes."""
+        """Create retrieved nodes."""
         return [
             NodeWithScore(
                 node=TextNode(id_=f"id-{number}", text=text, metadata={"number": number}),
@@ -88,7 +88,7 @@ class RerankTests:
 
     @pytest.fixture
     def events(self) -> Iterator[list[BaseEvent]]:
-        """The instrumentation events of the test, as they come."""
+        """Collect the instrumentation events of the test in order."""
         seen: list[BaseEvent] = []
 
         class Recorder(BaseEventHandler):
@@ -141,7 +141,7 @@ class RerankTests:
         assert [n.node_id for n in best] == [n.node_id for n in every][:top_n]
 
     @pytest.mark.parametrize("top_n", [-1, "many", 1.5])
-    def test_senseless_top_n_is_refused(self, top_n: Any) -> None:
+    def test_invalid_top_n_is_rejected(self, top_n: Any) -> None:
         with pytest.raises(ValueError, match="top_n"):
             self.make(top_n=top_n)
 
@@ -184,14 +184,14 @@ class RerankTests:
         assert keys == sorted(keys)
         assert keys[-1][0] - keys[0][0] <= self.tolerance
 
-    def test_score_does_not_depend_on_the_company(self, nodes: list[NodeWithScore]) -> None:
+    def test_score_does_not_depend_on_other_inputs(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
         for result in rerank.postprocess_nodes(nodes, query_str=QUERY):
             original = nodes[result.node.metadata["number"]]
             [alone] = rerank.postprocess_nodes([original], query_str=QUERY)
             assert alone.score == pytest.approx(result.score, abs=self.tolerance)
 
-    def test_wrong_types_are_refused(self, nodes: list[NodeWithScore]) -> None:
+    def test_wrong_types_are_rejected(self, nodes: list[NodeWithScore]) -> None:
         wrong: Any = TEXTS[0]
         not_retrieved: Any = nodes[0].node
         for given in ([wrong], [not_retrieved]):
@@ -200,7 +200,7 @@ class RerankTests:
         with pytest.raises((TypeError, ValueError, AttributeError)):
             self.make().postprocess_nodes(nodes, wrong)
 
-    def test_unknown_setting_is_refused(self) -> None:
+    def test_unknown_setting_is_rejected(self) -> None:
         with pytest.raises((TypeError, ValueError), match="no_such_setting"):
             self.make(no_such_setting=1)
 
@@ -272,7 +272,7 @@ class RerankTests:
             assert len(end.payload["nodes"]) == len(nodes)
 
     def assert_same(self, results: list[NodeWithScore], expected: list[NodeWithScore]) -> None:
-        """Equal nodes with about equal scores; near ties may swap."""
+        """Assert equal nodes with nearly equal scores; near ties may swap."""
         found = {result.node_id: result.get_score() for result in results}
         wanted = {result.node_id: result.get_score() for result in expected}
         assert found == pytest.approx(wanted, abs=self.tolerance)
