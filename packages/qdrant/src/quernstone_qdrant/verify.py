@@ -1,4 +1,4 @@
-"""Proves that a collection is what it says: every payload, a sample of the vectors, some anew."""
+"""Verify a collection: check every payload and a sample of the vectors, and embed some again."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
 
-_MOST_PROBLEMS = 20
+_MAX_PROBLEMS = 20
 _LENGTH_TOLERANCE = 0.01
-"""Of a unit vector: float16 storage rounds each number to three digits."""
-_LEAST_COSINE = 0.99
-"""Of a stored vector and the same text embedded anew: bfloat16 against float32 gives 0.999."""
-_EVERY = 1000
+"""Tolerance for the length of a unit vector: float16 storage rounds each number to three digits."""
+_MIN_COSINE = 0.99
+"""Minimum cosine between a stored vector and the text embedded again; bfloat16 against float32
+gives 0.999."""
+_PROGRESS_INTERVAL = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was checked, and what is wrong."""
+    """The result of a verification."""
 
     collection: str
     points: int
-    """Read, one by one: the key, the id, the hash and every field of the payload."""
+    """Points read. For each, the key, the id, the hash and every payload field are checked."""
     foreign: int
-    """Of these, points that no loader wrote; they are not checked any further."""
+    """Points that no loader wrote; they are counted but not checked."""
     vectors: int
-    """Of the sample: their names, sizes, lengths, and that they are finite."""
+    """Sampled points whose vectors were checked: names, sizes, lengths, and finite numbers."""
     embedded: int
-    """Of the sample: embedded anew and compared."""
+    """Sampled points whose text was embedded again and compared with the stored vector."""
     least_cosine: float | None
-    """Of what was embedded anew with what is stored."""
+    """Lowest cosine between a stored vector and its text embedded again; None if none was."""
     failures: int
     problems: tuple[str, ...] = field(default=())
-    """The first of the failures, for people."""
+    """Descriptions of the first failures."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if there are no failures."""
         return not self.failures
 
 
@@ -61,60 +62,67 @@ def verify(
     patience: float = 300.0,
     progress: Callable[[int], None] | None = None,
 ) -> Verification:
-    """Check a collection against what its metadata and its points say of themselves.
+    """Check a collection against its own metadata, hashes and vectors.
 
-    Every payload is read, in bounded memory. For a sample the vectors are read, too, and some of
-    these texts are embedded again.
+    Reads every payload, in bounded memory. For a random sample it also checks the vectors, and
+    embeds some of the texts again to compare.
 
     Args:
         target: The collection.
-        embedder: Of the model that made the collection; None: nothing is embedded anew.
-        sample: How many points, chosen at random, to read with their vectors.
-        anew: How many of these to embed.
-        seed: Of the choice.
+        embedder: An embedder with the collection's model; None: do not embed anything.
+        sample: Number of points to read with their vectors.
+        anew: Number of sampled points whose text is embedded again.
+        seed: Seed of the random sample.
         patience: See `QdrantLoader`.
-        progress: Called every thousand points with the number so far.
+        progress: Called after every thousand points with the number of points read so far.
 
     Raises:
-        CollectionError: Nothing is recorded about the model that made it.
-        ProvenanceError: The embedder is of another model.
-        TargetError: It cannot be read.
+        CollectionError: The collection does not record the model that it was created with.
+        ProvenanceError: The embedder has another model.
+        TargetError: The collection cannot be read.
     """
     state = target.state()
     if embedder is None:
-        made = Provenance.read(state)
-        if made is None:
-            raise CollectionError(target.collection, "nothing is recorded about what made it")
+        provenance = Provenance.read(state)
+        if provenance is None:
+            raise CollectionError(
+                target.collection,
+                "nothing is recorded about the model that created it: only a collection created "
+                "by `QdrantLoader` or `quern load` can be verified",
+            )
     else:
-        wanted = Provenance.of(embedder, target.collection)
-        made = check_provenance(state, target.collection, wanted)
-    check = _Check(made)
-    store = PointStore(target, made.settings, Retry(patience))
-    chosen: list[StoredPoint] = []
-    dice = random.Random(seed)
+        expected = Provenance.of(embedder, target.collection)
+        provenance = check_provenance(state, target.collection, expected)
+    check = _Check(provenance)
+    store = PointStore(target, provenance.settings, Retry(patience))
+    sampled: list[StoredPoint] = []
+    rng = random.Random(seed)
     points = 0
     for point in store.scroll(None):
         points += 1
-        own = check.payload(point)
-        if own:  # reservoir sampling: each point is in the sample with the same chance
-            place = len(chosen) if len(chosen) < sample else dice.randrange(check.own)
-            if place < sample:
-                chosen[place : place + 1] = [point]
-        if progress is not None and points % _EVERY == 0:
+        if check.payload(point):
+            # Reservoir sampling: each point of the loader is chosen with the same probability.
+            i = len(sampled) if len(sampled) < sample else rng.randrange(check.own)
+            if i < sample:
+                sampled[i : i + 1] = [point]
+        if progress is not None and points % _PROGRESS_INTERVAL == 0:
             progress(points)
     counted = target.count()
     if counted != points:
-        check.fail(f"{points:,} points were read, but the target counts {counted:,}")
-    dice.shuffle(chosen)
-    vectors = {point.id: _with_vectors(target, point.id) for point in chosen}
-    good = [p for p in chosen if check.vectors(p.id, vectors[p.id])]
+        check.fail(
+            f"{points:,} points were read, but the target counts {counted:,}: if a load is "
+            "running, verify again after it"
+        )
+    rng.shuffle(sampled)
+    vectors = {point.id: _vectors_of(target, point.id) for point in sampled}
+    valid = [point for point in sampled if check.vectors(point.id, vectors[point.id])]
     if embedder is not None:
-        check.anew(embedder, good[:anew], vectors)
+        check.embed_again(embedder, valid[:anew], vectors)
     return Verification(
         collection=target.collection,
         points=points,
         foreign=points - check.own,
-        vectors=len(chosen),
+        vectors=len(sampled),
         embedded=check.embedded,
         least_cosine=check.least_cosine,
         failures=check.failures,
@@ -122,41 +130,41 @@ def verify(
     )
 
 
-def _with_vectors(target: Target, point: str) -> Mapping[str, Float32Array]:
+def _vectors_of(target: Target, point: str) -> Mapping[str, Float32Array]:
     found = next(target.scroll([OWN_KEY], with_vectors=True, batch=1, start=point), None)
     return found.vectors if found is not None and found.id == point else {}
 
 
 class _Check:
-    def __init__(self, made: Provenance) -> None:
-        self._made = made
-        self._layout: Layout = layout_of(made.settings.layout)
+    def __init__(self, provenance: Provenance) -> None:
+        self._provenance = provenance
+        self._layout: Layout = layout_of(provenance.settings.layout)
         self.own = self.failures = self.embedded = 0
         self.least_cosine: float | None = None
         self.problems: list[str] = []
 
     def fail(self, problem: str) -> None:
         self.failures += 1
-        if len(self.problems) < _MOST_PROBLEMS:
+        if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(problem)
 
     def payload(self, point: StoredPoint) -> bool:
-        """Whether a loader wrote the point. What is wrong with it is noted."""
+        """Check a payload; return True if a loader wrote the point."""
         own = point.payload.get(OWN_KEY)
         if not isinstance(own, dict):
             return False
         self.own += 1
         key, number = own.get("key"), own.get("chunk")
         if not isinstance(key, str) or not isinstance(number, int):
-            self.fail(f"point {point.id}: its field `{OWN_KEY}` is damaged")
+            self.fail(f"point {point.id}: its payload field `{OWN_KEY}` is damaged")
             return True
         name = f"point {point.id} (record {key!r}, chunk {number})"
-        if point.id != point_id(self._made.namespace, key, number):
-            self.fail(f"{name}: its id is not that of its record and chunk")
+        if point.id != point_id(self._provenance.namespace, key, number):
+            self.fail(f"{name}: its id does not match its record and chunk")
         content = self._layout.read(point.payload)
         hashed = content_hash(
             self._layout,
-            self._made.fingerprint,
+            self._provenance.fingerprint,
             key,
             number,
             content.text,
@@ -164,58 +172,62 @@ class _Check:
             str(own.get("source", "")),
         )
         if hashed != own.get("hash"):
-            self.fail(f"{name}: its text, metadata or source is not what was loaded")
+            self.fail(f"{name}: its text, metadata or source differs from what was loaded")
         else:
-            self._copies(name, point, own, content.text, content.metadata)
+            self._check_copies(name, point, own, content.text, content.metadata)
         return True
 
-    def _copies(
+    def _check_copies(
         self, name: str, point: StoredPoint, own: dict[str, Any], text: str, metadata: Any
     ) -> None:
-        """Compare what the frameworks read with what was hashed: the layout repeats itself."""
+        """Compare the fields that frameworks read, which are copies, with the hashed content."""
         plain = {field: own[field] for field in own if field != "metadata"}
         expected = self._layout.payload(
             point=point.id, key=own["key"], text=text, metadata=metadata, own=plain
         )
-        wrong = [field for field in expected if point.payload.get(field) != expected[field]]
-        if wrong:
-            self.fail(f"{name}: {', '.join(f'`{field}`' for field in wrong)} was changed")
+        changed = [field for field in expected if point.payload.get(field) != expected[field]]
+        if changed:
+            fields = ", ".join(f"`{field}`" for field in changed)
+            self.fail(f"{name}: {fields} changed since the load")
 
     def vectors(self, point: str, vectors: Mapping[str, Float32Array]) -> bool:
-        """Whether the vectors of a point are as the settings say."""
+        """Check the vectors of a point against the settings; return True if all are valid."""
         before = self.failures
-        for name, wanted in self._made.settings.vectors(self._made.dimensions).items():
+        for name, expected in self._provenance.settings.vectors(
+            self._provenance.dimensions
+        ).items():
             label = f"point {point}: its vector" + (f" `{name}`" if name else "")
             vector = vectors.get(name)
             if vector is None:
                 self.fail(f"{label} is missing")
-            elif vector.shape != (wanted.size,):
-                self.fail(f"{label} has {vector.size} numbers instead of {wanted.size}")
+            elif vector.shape != (expected.size,):
+                self.fail(f"{label} has {vector.size} numbers instead of {expected.size}")
             elif not np.isfinite(vector).all():
-                self.fail(f"{label} is not finite")
-            elif wanted.distance == "Cosine":
+                self.fail(f"{label} contains NaN or infinity")
+            elif expected.distance == "Cosine":
                 length = float(np.linalg.norm(vector))
                 if abs(length - 1) > _LENGTH_TOLERANCE:
                     self.fail(f"{label} has length {length:.3f} instead of 1")
         return self.failures == before
 
-    def anew(
+    def embed_again(
         self,
         embedder: TextEmbedder,
         points: list[StoredPoint],
         vectors: Mapping[str, Mapping[str, Float32Array]],
     ) -> None:
-        """Embed texts again and compare."""
+        """Embed texts again and compare the result with the stored vectors."""
         if not points:
             return
-        settings = self._made.settings
+        settings = self._provenance.settings
         texts = [self._layout.read(point.payload).text for point in points]
         for point, vector in zip(points, embedder.embed_documents(texts), strict=True):
             cosine = settings.cosine(vector, vectors[point.id][settings.vector])
             self.embedded += 1
             self.least_cosine = min(cosine, self.least_cosine or 1.0)
-            if cosine < _LEAST_COSINE:
+            if cosine < _MIN_COSINE:
                 self.fail(
-                    f"point {point.id}: its text embedded anew is at a cosine of {cosine:.3f} "
-                    "to its vector: another model made it, or the text was changed"
+                    f"point {point.id}: its text embedded again has a cosine of {cosine:.3f} to "
+                    f"the stored vector (at least {_MIN_COSINE} expected): another model computed "
+                    "the vector, or the text was changed"
                 )
