@@ -150,7 +150,7 @@ def our_reranker(models):
 
 
 def reranker(servers, renders, dialect="vllm", **settings):
-    options = RemoteOptions(endpoint=servers["rerank"].url, dialect=dialect, template=renders)
+    options = RemoteOptions(endpoint=servers["rerank"].url, dialect=dialect, rendered_by=renders)
     return Reranker("served", engine="remote", engine_options=options, **settings)
 
 

@@ -54,7 +54,7 @@ def test_the_number_of_inputs_can_be_set(serve, connect):
 
 def test_a_request_keeps_to_its_bytes_and_a_longer_text_goes_alone(serve, connect):
     stub = serve()
-    backend = connect(stub, max_request_bytes=1000)
+    backend = connect(stub, request_bytes=1000)
     texts = ["a" * 400, "b" * 400, "c" * 400, "d" * 5000, "\n" * 400, "é" * 400, "e"]
     assert backend.submit(inputs(texts)).result(10).tolist() == [vector(text) for text in texts]
     sent = sorted("".join(text[0] for text in one.body["input"]) for one in stub.received[1:])
@@ -213,7 +213,7 @@ def test_a_reranker_ranks_by_what_the_server_scores(serve):
     stub = serve("vllm")
     documents = [f"document {n}" for n in range(30)]
     with Reranker(
-        MODEL, engine="remote", engine_options=options(stub, template="server")
+        MODEL, engine="remote", engine_options=options(stub, rendered_by="server")
     ) as reranker:
         ranked = reranker.rerank("q", documents, top_n=5)
     wanted = [score(f"{DEFAULT_INSTRUCTION}|q", document) for document in documents]

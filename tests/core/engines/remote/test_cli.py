@@ -107,7 +107,7 @@ def test_search_with_one_model_here_and_one_on_a_server(quern, serve, tmp_path):
         (["--dialect", "tei"], "give its address as --endpoint URL"),
         (["--endpoint", "http://h", "--engine", "torch"], "--engine torch does not"),
         (["--endpoint", "h:80"], "not the address of a server"),
-        (["--endpoint", f"https://u:{KEY}@h/?x=1"], "has a part behind"),
+        (["--endpoint", f"https://u:{KEY}@h/?x=1"], "has a query or a fragment"),
         (["--endpoint", "http://h", "--dialect", "grpc"], "unknown dialect 'grpc'"),
         (["--endpoint", "http://h", "--device", "cuda"], "the server decides it"),
     ],

@@ -48,7 +48,7 @@ def test_queries_are_rendered_and_documents_are_not(dialect, serve, connect):
 
 @pytest.mark.parametrize("dialect", SERVER_TEMPLATE)
 def test_scores_belong_to_their_pairs_when_the_server_renders(dialect, serve, connect):
-    backend = connect(serve(dialect), "rerank", template="server")
+    backend = connect(serve(dialect), "rerank", rendered_by="server")
     documents = [f"document {number}" for number in range(70)]
     rows = backend.submit(pairs("q", documents)).result(10)
     query = f"{DEFAULT_INSTRUCTION}|q" if dialect in SENDS_INSTRUCTION else "q"
@@ -59,7 +59,7 @@ def test_scores_belong_to_their_pairs_when_the_server_renders(dialect, serve, co
 @pytest.mark.parametrize("dialect", CLIENT_TEMPLATE)
 @pytest.mark.parametrize("template", ["card", "eval"])
 def test_scores_belong_to_their_pairs_when_we_render(dialect, template, serve, connect):
-    backend = connect(serve(dialect), "rerank", template="client")
+    backend = connect(serve(dialect), "rerank", rendered_by="client")
     items = pairs("q", [f"document {number}" for number in range(70)], "Find it", template)
     rows = backend.submit(items).result(10)
     assert rows[:, 0] == pytest.approx([score(*halves(item)) for item in items], abs=1e-7)
@@ -67,7 +67,7 @@ def test_scores_belong_to_their_pairs_when_we_render(dialect, template, serve, c
 
 @pytest.mark.parametrize("dialect", SENDS_INSTRUCTION)
 def test_an_instruction_is_sent(dialect, serve, connect):
-    backend = connect(serve(dialect), "rerank", template="server")
+    backend = connect(serve(dialect), "rerank", rendered_by="server")
     rows = backend.submit(pairs("q", ["d"], "Find it")).result(10)
     assert rows[0, 0] == pytest.approx(score("Find it|q", "d"))
 
@@ -75,7 +75,7 @@ def test_an_instruction_is_sent(dialect, serve, connect):
 @pytest.mark.parametrize("dialect", [d for d in SERVER_TEMPLATE if d not in SENDS_INSTRUCTION])
 def test_an_instruction_is_never_dropped(dialect, serve, connect):
     stub = serve(dialect)
-    backend = connect(stub, "rerank", template="server")
+    backend = connect(stub, "rerank", rendered_by="server")
     asked = len(stub.received)
     with pytest.raises(ConfigError, match=f"the dialect {dialect} has no field for an instr"):
         backend.submit(pairs("q", ["d"], "Find it")).result(10)
@@ -84,12 +84,12 @@ def test_an_instruction_is_never_dropped(dialect, serve, connect):
 
 @pytest.mark.parametrize("dialect", [*CLIENT_TEMPLATE, "jina"])
 def test_pairs_of_several_queries_come_back_in_order(dialect, serve, connect):
-    template = "server" if dialect == "jina" else "client"
-    backend = connect(serve(dialect), "rerank", template=template)
+    renderer = "server" if dialect == "jina" else "client"
+    backend = connect(serve(dialect), "rerank", rendered_by=renderer)
     items = [TextInput(f"d{n}", DEFAULT_INSTRUCTION, f"q{n % 7}") for n in range(100)]
     rows = backend.submit(items).result(10)
     wanted = [
-        score(item.query, item.text) if template == "server" else score(*halves(item))
+        score(item.query, item.text) if renderer == "server" else score(*halves(item))
         for item in items
     ]
     assert rows[:, 0] == pytest.approx(wanted, abs=1e-7)
@@ -97,7 +97,7 @@ def test_pairs_of_several_queries_come_back_in_order(dialect, serve, connect):
 
 def test_vllm_gets_several_queries_in_one_request(serve, connect):
     stub = serve("vllm")
-    backend = connect(stub, "rerank", template="server")
+    backend = connect(stub, "rerank", rendered_by="server")
     items = [TextInput(f"d{n}", "Find", f"q{n}") for n in range(32)]
     rows = backend.submit(items).result(10)
     last = stub.received[-1]
@@ -109,7 +109,7 @@ def test_vllm_gets_several_queries_in_one_request(serve, connect):
 
 def test_sglang_scores_next_tokens_of_one_query_at_a_time(serve, connect):
     stub = serve("sglang")
-    backend = connect(stub, "rerank", template="client")
+    backend = connect(stub, "rerank", rendered_by="client")
     asked = len(stub.received)
     backend.submit([TextInput("d", "i", f"q{n}") for n in range(3)]).result(10)
     assert [request.path for request in stub.received[asked:]] == ["/v1/score"] * 3
@@ -134,7 +134,7 @@ def test_vllm_is_asked_for_base64_and_told_where_to_cut(serve, connect):
 
 def test_vllm_classifies_what_we_render(serve, connect):
     stub = serve("vllm")
-    backend = connect(stub, "rerank", template="client")
+    backend = connect(stub, "rerank", rendered_by="client")
     backend.submit(pairs("q", ["d"])).result(10)
     assert stub.received[-1].path == "/classify"
     assert set(stub.received[-1].body) == {"model", "input"}
@@ -188,11 +188,16 @@ def test_the_endpoint_may_end_in_v1_and_may_have_a_prefix(endpoint, path, serve,
     [
         ("cohere", "embed", {}, "the dialect cohere has no embeddings"),
         ("openai", "rerank", {}, "has no reranking; use one of vllm, tei, infinity, sglang"),
-        ("vllm", "rerank", {}, r"say who renders.*`template=\"client\"`.* or `template=\"server\""),
-        ("tei", "rerank", {}, r"say who renders the prompt; use `template=\"server\"`"),
-        ("infinity", "rerank", {"template": "client"}, "'client' is not possible; use .*server"),
-        ("infinity", "embed", {"truncate": False}, "cuts long texts without a word"),
-        ("jina", "rerank", {"template": "server", "truncate": False}, "`truncate=False` cannot"),
+        (
+            "vllm",
+            "rerank",
+            {},
+            r"say who renders.*`rendered_by=\"client\"`.* or .*\"server\"",
+        ),
+        ("tei", "rerank", {}, r"say who renders the prompt; use `rendered_by=\"server\"`"),
+        ("infinity", "rerank", {"rendered_by": "client"}, "'client' is not possible; use .*server"),
+        ("infinity", "embed", {"truncate": False}, "cut long texts without an error"),
+        ("jina", "rerank", {"rendered_by": "server", "truncate": False}, "`truncate=False` is not"),
     ],
 )
 def test_what_a_dialect_cannot_do_is_said_at_the_start(
@@ -205,7 +210,7 @@ def test_what_a_dialect_cannot_do_is_said_at_the_start(
 
 
 def test_a_server_that_renders_has_one_template(serve, connect):
-    backend = connect(serve("vllm"), "rerank", template="server")
+    backend = connect(serve("vllm"), "rerank", rendered_by="server")
     with pytest.raises(ConfigError, match=r"'eval' needs .*client"):
         backend.submit(pairs("q", ["d"], template="eval")).result(10)
 

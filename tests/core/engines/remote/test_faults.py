@@ -60,9 +60,9 @@ def test_a_passing_fault_is_tried_again(fault, serve, connect):
         (Fault(503, body={"message": "loading"}), "answered 503 Service Unavailable: loading"),
         (Fault(reset=True), "failed: "),
         (Fault(cut=20), "failed: peer closed connection without sending complete message"),
-        (Fault(wait=1.0), r"gave no answer within 0\.\d s"),
-        (Fault(drip=0.05), r"gave no answer within 0\.\d s"),
-        (Fault(body=b'{"data": ['), "is not JSON, or only its beginning"),
+        (Fault(wait=1.0), r"did not answer within 0\.\d s"),
+        (Fault(drip=0.05), r"did not answer within 0\.\d s"),
+        (Fault(body=b'{"data": ['), "answered with invalid or incomplete JSON"),
     ],
     ids=lambda value: str(value)[6:60],
 )
@@ -73,7 +73,7 @@ def test_a_lasting_fault_is_one_error_after_all_attempts(fault, message, serve, 
     with pytest.raises(RemoteUnavailableError, match=message) as caught:
         submit(backend).result(10)
     assert caught.value.url == f"{stub.url}/v1/embeddings"
-    assert "given up after 3 attempts" in str(caught.value)
+    assert "gave up after 3 attempts" in str(caught.value)
     assert caught.value.status == (fault.status if fault.status != 200 or fault.body else None)
     assert len(stub.received) == 4
 
@@ -133,7 +133,7 @@ def test_a_wait_beyond_the_deadline_is_not_waited(serve, connect):
     stub = serve()
     backend = connect(stub, deadline=5)
     stub.fail_next(Fault(503, {"Retry-After": "30"}))
-    with pytest.raises(RemoteUnavailableError, match=r"to wait 30.0 s more would break the dead"):
+    with pytest.raises(RemoteUnavailableError, match=r"next retry \(in 30.0 s\) would exceed"):
         submit(backend).result(20)  # less than the server asks to wait
     assert len(stub.received) == 2  # the probe, one attempt
 
@@ -142,7 +142,7 @@ def test_the_deadline_ends_the_attempts(serve, connect):
     stub = serve()
     backend = connect(stub, timeout=0.4, deadline=1.0, max_retries=100)
     stub.rule = lambda path, body: Fault(wait=5)
-    with pytest.raises(RemoteUnavailableError, match="gave no answer"):
+    with pytest.raises(RemoteUnavailableError, match="did not answer"):
         submit(backend).result(10)
     assert 2 <= len(stub.received) - 1 <= 4
 
@@ -258,7 +258,7 @@ def with_numbers(numbers, place=1):
         (lambda a: "hello", "there is no `data`", None),
         (with_numbers([1.0] * 7), "input 11: .* sent 7 numbers for it and 8", 11),
         (with_numbers([]), "input 11: .* sent 0 numbers for it and 8", 11),
-        (with_numbers(["x"] * 8), "input 11: .* sent something that is no number", 11),
+        (with_numbers(["x"] * 8), "input 11: .* sent something that is not a number", 11),
         (with_numbers([[1.0] * 8] * 3), "input 11: .* sent a table where a row", 11),
         (with_numbers("AAAA"), "not base64 of 32-bit floats", None),
         (with_numbers("!!!!"), "not base64 of 32-bit floats", None),
@@ -303,22 +303,22 @@ def test_an_embedding_of_no_numbers_is_an_error_of_the_start(serve, connect):
 @pytest.mark.parametrize("raw", [3.2, -0.5])
 def test_a_raw_score_is_no_probability(raw, serve, connect):
     stub = serve("jina")
-    backend = connect(stub, "rerank", template="server")
+    backend = connect(stub, "rerank", rendered_by="server")
     stub.fail_next(Fault(body={"results": [{"index": 0, "relevance_score": raw}]}))
-    with pytest.raises(RemoteAnswerError, match=f"input 4: .*the score {raw}, which is no prob"):
+    with pytest.raises(RemoteAnswerError, match=f"input 4: .*the score {raw}, which is not a prob"):
         backend.submit([TextInput("d", DEFAULT_INSTRUCTION, "q")], 4).result(10)
 
 
 def test_a_model_with_more_classes_is_no_qwen3_reranker(serve, connect):
     stub = serve("vllm")
     stub.fail_next(Fault(body={"data": [{"index": 0, "probs": [0.2, 0.8]}]}))
-    with pytest.raises(RemoteAnswerError, match="`probs` are not of one class"):
-        connect(stub, "rerank", template="client")
+    with pytest.raises(RemoteAnswerError, match="`probs` have more or less than"):
+        connect(stub, "rerank", rendered_by="client")
 
 
 def test_ranked_results_with_one_twice_are_refused(serve, connect):
     stub = serve("tei")
-    backend = connect(stub, "rerank", template="server")
+    backend = connect(stub, "rerank", rendered_by="server")
     stub.fail_next(Fault(change=lambda ranks: [ranks[0], ranks[0], *ranks[2:]]))
     pairs = [TextInput(text, DEFAULT_INSTRUCTION, "q") for text in TEXTS]
     with pytest.raises(RemoteAnswerError, match="and none for input"):

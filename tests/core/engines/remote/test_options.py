@@ -1,5 +1,5 @@
 import pickle
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from pydantic import SecretStr
@@ -37,7 +37,7 @@ def test_nothing_secret_is_shown(show):
 
 
 def test_a_pickle_brings_the_key_along_for_another_process():
-    made = options(api_key=SECRET, dialect="vllm", template="client")
+    made = options(api_key=SECRET, dialect="vllm", rendered_by="client")
     copy = pickle.loads(pickle.dumps(made))
     assert copy == made
     assert copy.api_key.get_secret_value() == SECRET
@@ -59,9 +59,12 @@ def test_a_mapping_becomes_options():
         ({"endpoint": "http://"}, "not the address of a server"),
         ({"endpoint": "http://gpu box"}, "not the address of a server"),
         ({"endpoint": "http://gpu\x00box"}, "not the address of a server"),
-        ({"endpoint": "http://h/?key=1"}, "has a part behind"),
+        ({"endpoint": "http://h/?key=1"}, "has a query or a fragment"),
         ({"endpoint": "http://h", "dialect": "grpc"}, "unknown dialect 'grpc'; use openai, vllm"),
-        ({"endpoint": "http://h", "template": "both"}, "unknown template 'both'; use client, ser"),
+        (
+            {"endpoint": "http://h", "rendered_by": "both"},
+            "unknown rendered_by 'both'; use client",
+        ),
         ({"endpoint": "http://h", "timeout": 0}, "`timeout` is 0; it must be a number"),
         ({"endpoint": "http://h", "timeout": "5"}, "`timeout` is '5'"),
         ({"endpoint": "http://h", "max_inputs": 1.5}, "`max_inputs` is 1.5"),
@@ -97,3 +100,21 @@ def test_a_refusal_does_not_quote_what_is_secret(values):
 
 def test_white_space_around_a_key_is_a_slip():
     assert options(api_key=f" {SECRET}\n").api_key.get_secret_value() == SECRET
+
+
+def test_the_old_names_of_options_still_work_and_warn():
+    renamed = {"rendered_by": "client", "request_bytes": 9}
+    with pytest.warns(DeprecationWarning, match="`template` of `RemoteOptions` is deprecated"):
+        old = options(template="client", max_request_bytes=9)
+    assert old == options(**renamed)
+    with pytest.warns(DeprecationWarning, match="use `request_bytes`"):
+        assert RemoteOptions.of({"endpoint": "http://h", "max_request_bytes": 9}).request_bytes == 9
+    with pytest.warns(DeprecationWarning, match="use `re"):
+        assert (old.template, old.max_request_bytes) == ("client", 9)
+    with pytest.warns(DeprecationWarning, match="use `rendered_by`"):
+        assert replace(options(rendered_by="server"), template="client").rendered_by == "client"
+
+
+def test_options_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        options().timeout = 5

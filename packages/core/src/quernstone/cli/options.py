@@ -170,7 +170,7 @@ def engine_settings(
         return {"engine": engine}
     if engine not in ("auto", "remote"):
         raise ConfigError(f"--endpoint runs the model on a server, and --engine {engine} does not")
-    values = {"endpoint": endpoint, "dialect": dialect, "template": rendered_by}
+    values = {"endpoint": endpoint, "dialect": dialect, "rendered_by": rendered_by}
     options = {name: value for name, value in values.items() if value is not None}
     return {"engine": "remote", "engine_options": options}
 

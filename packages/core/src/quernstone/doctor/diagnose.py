@@ -153,7 +153,7 @@ def _looks_at(options: object) -> str:
 
 
 def _task_of_server(options: RemoteOptions, model: str) -> Task:
-    return "rerank" if options.template is not None or "rerank" in model.lower() else "embed"
+    return "rerank" if options.rendered_by is not None or "rerank" in model.lower() else "embed"
 
 
 def _environment(subject: Any) -> dict[str, str]:

@@ -39,7 +39,7 @@ class _Mistake:
 _CORRECT = _Mistake("works correctly", "")
 _TOKENIZER_FIX = "take tokenizer.json from the newest revision of the checkpoint"
 _POOLING_FIX = "pool the last token (see the fix of `pooling` in docs/doctor.md)"
-_TEMPLATE_FIX = 'give the server the template of the model card, or use `template="client"`'
+_TEMPLATE_FIX = 'give the server the template of the model card, or use `rendered_by="client"`'
 
 
 def compare_embeddings(subject: EmbeddingSubject) -> Outcome:

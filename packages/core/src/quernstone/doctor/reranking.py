@@ -30,7 +30,7 @@ _OUR_TEMPLATE = "Quernstone renders the template"
 _TEMPLATE_FIX = (
     "write the template with `python -m quernstone.engines.remote.template > "
     "qwen3_reranker.jinja` and start vLLM with `--chat-template qwen3_reranker.jinja`, or let "
-    'Quernstone render it: `RemoteOptions(template="client")`, `--template client` here'
+    'Quernstone render it: `RemoteOptions(rendered_by="client")`, `--template client` here'
 )
 
 # Differences of log-odds. Rounding gave below 1e-5 in float32 and up to 0.1 in bfloat16; another
@@ -79,7 +79,7 @@ def _template(subject: RerankingSubject) -> Outcome:
     if subject.own_prompts:
         return skipped(_OWN)
     options = subject.server.options if subject.server else None
-    if options is not None and options.template == "client":
+    if options is not None and options.rendered_by == "client":
         return ok(_OUR_TEMPLATE)
     joint = _joint(subject)
     if joint is not None:
@@ -120,11 +120,11 @@ def _both_sides(subject: RerankingSubject) -> Outcome:
     options = subject.server.options if subject.server else None
     if options is None:
         return skipped(_OUR_TEMPLATE if not subject.own_prompts else _OWN)
-    if options.template == "client":
+    if options.rendered_by == "client":
         return skipped(_OUR_TEMPLATE)
     pairs = list(zip(QUERIES[:4], DOCUMENTS[:4], strict=True))
     pairs += list(zip(QUERIES[:4], DOCUMENTS[4:], strict=True))
-    ours = replace(options, template="client", max_retries=0)
+    ours = replace(options, rendered_by="client", max_retries=0)
     try:
         with Reranker(subject.user.model, engine="remote", engine_options=ours) as here:
             rendered = np.array([here.score([pair])[0] for pair in pairs], dtype=np.float32)

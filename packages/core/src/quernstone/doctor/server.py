@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from quernstone.engines.remote.answers import ShapeError, read_embeddings
 from quernstone.engines.remote.backend import find_key
-from quernstone.engines.remote.dialects import ShapeError, read_embeddings
 from quernstone.engines.remote.options import DialectName, RemoteOptions
 from quernstone.engines.remote.transport import Transport
 from quernstone.errors import RemoteError, RemoteRequestError, RemoteUnavailableError

@@ -20,6 +20,7 @@ import torch
 
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.tokens import Tokenization
+from quernstone.engines.padding import whole_ids
 from quernstone.engines.placement import choose_dtype
 from quernstone.errors import ConfigError, EngineError, ModelLoadError, NonFiniteError
 from quernstone.types import Dtype, Encoded, EngineConfig, EngineInfo, Float32Array
@@ -121,7 +122,7 @@ class VllmEngine:
         if precise and self.info.dtype != "float32":
             detail = f'and vLLM computes in {self.info.dtype} only; use `dtype="float32"`'
             raise NonFiniteError(0, detail)
-        prompts = [{"prompt_token_ids": _whole(sequence)} for sequence in batch]
+        prompts = [{"prompt_token_ids": whole_ids(sequence).tolist()} for sequence in batch]
         task = "classify" if self._reranks else "embed"
         try:
             outputs = self._llm.encode(prompts, self._pooling, pooling_task=task, use_tqdm=False)
@@ -170,11 +171,6 @@ def _report_death(core: Any) -> None:
         core.outputs_queue.put(EngineDeadError())
 
     threading.Thread(target=watch, name="quernstone-vllm-watch", daemon=True).start()
-
-
-def _whole(sequence: Encoded) -> list[int]:
-    ids: list[int] = sequence.ids.tolist()
-    return ids if sequence.prefix is None else sequence.prefix.ids.tolist() + ids
 
 
 def _check_reranker(checkpoint: Checkpoint) -> None:

@@ -1,5 +1,5 @@
-"""Models behind a server: text goes out over HTTP, numbers come back.
+"""Models on a server, over HTTP.
 
-`options` is what a user says, `dialects` what a server understands, `transport` how a request
-gets there, and `backend` puts results where they belong.
+`options` holds the user's settings, `dialects` builds requests, `answers` reads their results,
+`transport` sends them with retries, and `backend` assigns results to inputs.
 """

@@ -1,4 +1,4 @@
-"""Inputs to requests, answers to rows: no result is ever attached to another input."""
+"""The remote engine: send inputs in requests, and check that every result belongs to its input."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import numpy as np
 import orjson
 
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
+from quernstone.engines.remote.answers import Found, ShapeError
 from quernstone.engines.remote.dialects import (
-    Found,
     Limits,
     Request,
     ServerFacts,
-    ShapeError,
     choose_dialect,
     render_halves,
     render_text,
@@ -37,8 +36,7 @@ from quernstone.errors import (
 )
 from quernstone.types import EngineConfig, EngineInfo, Float32Array, Input, TextInput
 
-# Statuses with which servers refuse an input; also a request that is too large as a whole, which
-# is why it is then tried in halves.
+# Statuses for a refused input, or for a request that is too large. The request is then split.
 _REFUSES_INPUT = {400, 413, 422}
 
 _PROBE = {
@@ -46,7 +44,7 @@ _PROBE = {
     "rerank": TextInput("A hand mill.", DEFAULT_INSTRUCTION, "quern"),
 }
 
-# The two numbers of "too long", in the words of vLLM, OpenAI, TEI and SGLang.
+# Messages of vLLM, OpenAI, TEI and SGLang about texts that are too long.
 _TOO_LONG = tuple(
     map(
         re.compile,
@@ -61,16 +59,16 @@ _TOO_LONG = tuple(
 
 
 class RemoteBackend:
-    """One model on one server. See `Backend`; used from any number of threads and event loops."""
+    """One model on one server, see `Backend`. Safe for any number of threads and event loops."""
 
     def __init__(self, config: EngineConfig) -> None:
-        """Connect, and compute one short input to learn the width of the rows.
+        """Connect, and request one short input to learn the width of the rows.
 
         Args:
-            config: `model` is the name that the server knows, `options` are `RemoteOptions`.
+            config: `model` is the name of the model on the server, `options` are `RemoteOptions`.
 
         Raises:
-            ConfigError: The dialect cannot do this task, or the server does not have the model.
+            ConfigError: The dialect does not support the task, or the server lacks the model.
             RemoteError: The server cannot be used.
         """
         options = config.options
@@ -78,7 +76,7 @@ class RemoteBackend:
             raise ConfigError("the remote engine needs `engine_options`, with at least `endpoint`")
         self._task, self._model, self._options = config.task, config.model, options
         self._dialect = choose_dialect(
-            options.dialect, config.task, options.template, truncate=config.truncate
+            options.dialect, config.task, options.rendered_by, truncate=config.truncate
         )
         self._limits = Limits(max_length=config.max_length, truncate=config.truncate)
         self._max_inputs = options.max_inputs or self._dialect.max_inputs
@@ -88,7 +86,7 @@ class RemoteBackend:
         connecting = self._transport.start(self._connect())
         try:
             facts = connecting.result()
-        except BaseException:  # also Ctrl-C, after which nobody waits for the server
+        except BaseException:  # also Ctrl-C, after which no result is needed
             connecting.cancel()
             self._transport.close()
             raise
@@ -118,10 +116,10 @@ class RemoteBackend:
         self._transport.close()
 
     async def _connect(self) -> ServerFacts:
-        """Ask the server about itself, where it can be asked, and compute the probe."""
+        """Request the facts about the server, if it has any, and the probe."""
         facts = ServerFacts()
         if self._dialect.facts_path is not None:
-            # a gateway in front of the server may not know this path
+            # A gateway may not forward this path.
             with suppress(RemoteRequestError, ShapeError):
                 answer = await self._transport.get(self._dialect.facts_path)
                 facts = self._dialect.facts(answer, self._model)
@@ -154,13 +152,13 @@ class RemoteBackend:
                 fits = (self._lengths.fit(texts[place], offset + place) for place in places)
                 for place, item in zip(places, await asyncio.gather(*fits), strict=True):
                     texts[place] = item
-            for some, found in await self._ask(texts, places, offset):
-                rows[some] = found
+            for part, found in await self._ask(texts, places, offset):
+                rows[part] = found
 
         tasks = [asyncio.ensure_future(fill(places)) for places in plan]
         try:
             await asyncio.gather(*tasks)
-        except BaseException:  # also a cancellation: nobody waits for the others any more
+        except BaseException:  # also a cancellation: the other results are not needed
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,7 +168,7 @@ class RemoteBackend:
     async def _ask(
         self, texts: Sequence[TextInput], places: Sequence[int], offset: int
     ) -> list[tuple[Sequence[int], Float32Array]]:
-        """Send one request; in halves if it is refused, down to the input that is at fault."""
+        """Send one request. If it is refused, split it until the faulty input is found."""
         request = self._request([texts[place] for place in places])
         try:
             answer = await self._transport.post(request.path, request.body)
@@ -188,10 +186,10 @@ class RemoteBackend:
     def _rows(
         self, found: Found, places: Sequence[int], offset: int, request: Request
     ) -> Float32Array:
-        """Rows in the order of the request, after every check.
+        """Check the results, and return them in the order of the request.
 
         Raises:
-            RemoteAnswerError: Not one result for each input, or one of the wrong kind.
+            RemoteAnswerError: There is not one result per input, or a result has the wrong type.
             NonFiniteError: A number is NaN or infinite.
         """
         url = self._url(request)
@@ -210,7 +208,7 @@ class RemoteBackend:
                     place, f"says {url}; start the server with bfloat16 or float32"
                 )
             if self._task == "rerank" and not 0.0 <= row[0] <= 1.0:
-                reason = f"sent the score {row[0]:g}, which is no probability but a raw one"
+                reason = f"sent the score {row[0]:g}, which is not a probability"
                 raise RemoteAnswerError(reason, url, 200, place)
             rows[index] = row
         return rows
@@ -218,24 +216,24 @@ class RemoteBackend:
     def _request(self, items: Sequence[TextInput]) -> Request:
         if self._task == "embed":
             return self._dialect.embed(self._model, list(map(render_text, items)), self._limits)
-        if self._options.template == "client":
+        if self._options.rendered_by == "client":
             heads, bodies = zip(*map(render_halves, items), strict=True)
             return self._dialect.rerank_rendered(self._model, heads, bodies)
         if items[0].template != "card":
             raise ConfigError(
-                f'the template {items[0].template!r} needs `RemoteOptions(template="client")`: '
-                "a server renders the one that it was started with"
+                f'the template {items[0].template!r} needs `RemoteOptions(rendered_by="client")`: '
+                "a server renders only the template that it was started with"
             )
         return self._dialect.rerank_raw(self._model, items, self._limits)
 
     def _plan(self, texts: Sequence[TextInput]) -> Iterator[Sequence[int]]:
-        """Places of the inputs of each request, those of one query together."""
+        """Yield the indices of the inputs of each request. Queries are mixed only if allowed."""
         groups: dict[object, list[int]] = {}
         for place, item in enumerate(texts):
             query = None if self._dialect.mixes_queries else item.query
             groups.setdefault((query, item.instruction, item.template), []).append(place)
         for places in groups.values():
-            # even parts: 65 inputs are 33 and 32, not 64 and one that travels alone
+            # Split evenly: 65 inputs become 33 and 32, not 64 and 1.
             parts = -(-len(places) // self._max_inputs)
             size = -(-len(places) // parts)
             yield from self._by_bytes(texts, places, size)
@@ -246,10 +244,10 @@ class RemoteBackend:
         start, total = 0, 0
         for end, place in enumerate(places):
             item = texts[place]
-            # every input may bring its query: that of a mixed or rendered request does
+            # Count the query for every input: mixed and rendered requests repeat it.
             length = len(orjson.dumps((item.text, item.query, item.instruction)))
             if end > start and (
-                end - start == size or total + length > self._options.max_request_bytes
+                end - start == size or total + length > self._options.request_bytes
             ):
                 yield places[start:end]
                 start, total = end, 0
@@ -261,10 +259,10 @@ class RemoteBackend:
 
 
 def find_key(options: RemoteOptions) -> str:
-    """The key to send, from the options or the environment; empty for none.
+    """Return the key from the options or the environment, or an empty string.
 
     Raises:
-        ConfigError: The environment's is no key.
+        ConfigError: The environment variable is not a valid key.
     """
     if options.api_key or options.basic_auth:
         return options.api_key.get_secret_value() if options.api_key else ""
@@ -281,13 +279,13 @@ def _read(request: Request, answer: Any, url: Any) -> Found:
 
 
 def _numbers(value: Any, url: str, place: int) -> Float32Array:
-    """A row; JSON's `null`, which some servers write for NaN, becomes NaN."""
+    """Convert a row. `null`, which some servers write for NaN, becomes NaN."""
     try:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as that
+        with np.errstate(over="ignore"):  # overflows become infinite, which is refused later
             row = np.atleast_1d(np.asarray(value, dtype=np.float32))
     except (TypeError, ValueError, OverflowError):
-        # numpy's error would quote the answer, which may repeat what we sent
-        raise RemoteAnswerError("sent something that is no number", url, 200, place) from None
+        # NumPy's error would quote the answer, which may contain our input.
+        raise RemoteAnswerError("sent something that is not a number", url, 200, place) from None
     if row.ndim != 1:
         raise RemoteAnswerError("sent a table where a row is expected", url, 200, place)
     return row
@@ -304,7 +302,7 @@ def _wrong_indices(indices: Sequence[int], count: int) -> str:
 
 
 def _input_error(error: RemoteRequestError, index: int) -> InputError:
-    """What the server says of one input that it refuses."""
+    """Convert the error for a request with one input."""
     for pattern in _TOO_LONG:
         match = pattern.search(error.reason)
         if match:

@@ -1,9 +1,8 @@
-"""Limits in tokens, kept with the server's own tokenizer where it lends that (vLLM does).
+"""Apply `max_length` with the server's own tokenizer, if it has an API for that, like vLLM.
 
-A server counts tokens against its own limit and not against our `max_length`; and of a reranker's
-prompt it would cut the end, which holds the question. So documents are cut here, before they are
-sent, to the token at which the other engines cut them. Short texts, whose bytes are fewer than
-the tokens allowed, cost no request.
+A server checks its own limit instead of our `max_length`, and would cut the end of a reranker's
+prompt, which contains the question. So documents are cut before they are sent, at the same token
+as by the other engines. Texts with fewer bytes than `max_length` need no request.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from quernstone.engines.remote.transport import Transport
 from quernstone.errors import InputTooLongError, RemoteAnswerError, RemoteRequestError
 from quernstone.types import TextInput
 
-# A bound on the tokens of a prompt's fixed parts; the `card` template has 66.
+# An upper bound for the tokens of a template, of which `card` has 66.
 _FIXED_TOKENS = 80
 
-# Text beyond this many characters per allowed token is not sent at first, as in `Tokenization`.
+# At first, send at most this many characters per allowed token, as in `Tokenization`.
 _CHARS_PER_TOKEN = 12
 
 _FRAMES_KEPT = 1024
 
 
 class Lengths:
-    """Cuts or refuses inputs that are longer than `max_length`."""
+    """The length limit of one model."""
 
     def __init__(
         self, transport: Transport, model: str, max_length: int, *, truncate: bool
     ) -> None:
-        """Nothing is asked yet.
+        """Prepare, without a request.
 
         Args:
-            transport: To the server.
-            model: Name of the model.
-            max_length: Tokens per input, prompt included.
-            truncate: Cut what is longer; False makes it an error.
+            transport: The connection to the server.
+            model: The name of the model.
+            max_length: Tokens per input, including the prompt.
+            truncate: Cut longer inputs; if false, raise an error.
         """
         self._transport, self._model = transport, model
         self._max_length, self._truncate = max_length, truncate
@@ -47,10 +46,10 @@ class Lengths:
         self._frames: dict[tuple[str | None, str | None, str], int] = {}
 
     async def fit(self, item: TextInput, index: int) -> TextInput:
-        """The input, or one with a shorter document.
+        """Return the input, with a shorter document if necessary.
 
         Raises:
-            InputTooLongError: It is too long and must not be cut, or what is never cut is.
+            InputTooLongError: The input is too long and `truncate` is False, or the query is.
         """
         texts = (item.text, item.query or "", item.instruction or "")
         if sum(len(text.encode()) for text in texts) + _FIXED_TOKENS <= self._max_length:
@@ -61,38 +60,38 @@ class Lengths:
                 return item
             return await self._cut(item, index)
         except RemoteRequestError as error:
-            if error.status == 404:  # a gateway hides the tokenizer: the server's limit remains
+            if error.status == 404:  # a gateway hides the tokenizer; leave it to the server
                 return item
             raise
 
     async def _check(self, item: TextInput, index: int) -> None:
-        """Refuse a text to embed. The server cuts such texts itself if it shall."""
+        """Check a text to embed, unless the server may cut it."""
         if self._truncate:
             return
         tokens = len(await self._ids(render_text(item)))
-        if tokens >= self._max_length:  # the last token is appended to them
+        if tokens >= self._max_length:  # one more token is appended
             raise InputTooLongError(index, tokens, self._max_length - 1)
 
     async def _cut(self, pair: TextInput, index: int) -> TextInput:
         frame = await self._frame(pair)
-        room = self._max_length - frame
-        if room <= 0:
+        limit = self._max_length - frame
+        if limit <= 0:
             what = "the query with its instruction and template"
             raise InputTooLongError(index, frame, self._max_length, what)
         body = rerank_body(pair.text)
-        ids = await self._ids(body, enough=room if self._truncate else None)
-        if len(ids) <= room:
+        ids = await self._ids(body, enough=limit if self._truncate else None)
+        if len(ids) <= limit:
             return pair
         if not self._truncate:
-            raise InputTooLongError(index, len(ids), room)
-        text: str = await self._ask("/detokenize", {"tokens": ids[:room]}, "prompt", str)
-        # a cut inside of a character leaves a part that is none
+            raise InputTooLongError(index, len(ids), limit)
+        text: str = await self._ask("/detokenize", {"tokens": ids[:limit]}, "prompt", str)
+        # A cut within a character leaves a replacement character.
         return replace(pair, text=text.removeprefix(rerank_body("")).rstrip("\ufffd"))
 
     async def _frame(self, pair: TextInput) -> int:
-        """Tokens of a prompt without its document, which all documents of a query share."""
+        """Count the tokens of a prompt without its document, once per query."""
         key = (pair.query, pair.instruction, pair.template)
-        async with self._counting:  # the documents of one query arrive together
+        async with self._counting:  # documents of one query arrive concurrently
             if key not in self._frames:
                 if len(self._frames) >= _FRAMES_KEPT:
                     self._frames.clear()
@@ -101,11 +100,11 @@ class Lengths:
             return self._frames[key]
 
     async def _ids(self, text: str, enough: int | None = None) -> list[int]:
-        """Token ids of a text, or of a beginning that has more than `enough`."""
+        """Return the token ids of a text, or of its beginning if that has more than `enough`."""
         if enough is not None and len(text) > (enough + 1) * _CHARS_PER_TOKEN:
-            some = await self._ids(text[: (enough + 1) * _CHARS_PER_TOKEN])
-            if len(some) > enough:
-                return some
+            start = await self._ids(text[: (enough + 1) * _CHARS_PER_TOKEN])
+            if len(start) > enough:
+                return start
         body = {"prompt": text, "add_special_tokens": False}
         ids: list[int] = await self._ask("/tokenize", body, "tokens", list)
         return ids

@@ -1,8 +1,9 @@
-"""What a user says of a server. Nothing here connects to it."""
+"""The options of the remote engine. Nothing here connects to a server."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,19 +14,54 @@ from pydantic import SecretStr
 from quernstone.errors import ConfigError
 
 DialectName = Literal["openai", "vllm", "tei", "infinity", "sglang", "cohere", "jina"]
-TemplateSide = Literal["client", "server"]
+RenderedBy = Literal["client", "server"]
 
 KEY_VARIABLE = "QUERN_API_KEY"
-"""The environment variable of the key. `OPENAI_API_KEY` is not read: the endpoint is any server
-that speaks the dialect, and somebody else's key is none of its business."""
+"""The environment variable of the key. `OPENAI_API_KEY` is not used: the endpoint can be any server
+that speaks the dialect, and must not receive a key for another one."""
+
+_RENAMED = {"template": "rendered_by", "max_request_bytes": "request_bytes"}
+"""Deprecated names of options, kept for one version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteOptions:
-    """A server, how to talk to it, and how patient to be.
+class _Fields:
+    """The fields of `RemoteOptions`, which checks them."""
 
-    Equal options share one connection pool. Credentials never show in the representation; they
-    are part of a pickle, because another process needs them.
+    endpoint: str
+    """Address of the server, with or without `/v1`. A user and a password in it are moved to
+    `basic_auth`."""
+    dialect: DialectName = "openai"
+    """The API of the server. `openai` suffices for embeddings; a server's own dialect also reads
+    its limits."""
+    rendered_by: RenderedBy | None = None
+    """Who renders a reranker's prompt: with `client` we send the rendered text to a server that
+    adds nothing, with `server` we send query, document and instruction separately. Required for
+    reranking, because rendering twice or never gives wrong scores without an error."""
+    api_key: SecretStr | None = None
+    """Sent as a bearer token. The default is the environment variable `QUERN_API_KEY`, if set."""
+    basic_auth: SecretStr | None = None
+    """`user:password`, sent instead of a key."""
+    timeout: float = 60.0
+    """Seconds for one attempt, from connecting to the last byte of the answer."""
+    deadline: float = 300.0
+    """Seconds for one request, including retries and the waits between them."""
+    max_retries: int = 4
+    """Attempts after the first one."""
+    max_concurrency: int = 8
+    """Maximum number of concurrent requests and connections."""
+    max_inputs: int | None = None
+    """Maximum number of texts or pairs in a request. The default is the server's own limit if it
+    is known, else 64."""
+    request_bytes: int = 1_000_000
+    """Maximum bytes of text in a request, as JSON. A longer text is sent alone."""
+
+
+class RemoteOptions(_Fields):
+    """A server, how to talk to it, and when to give up.
+
+    Equal options share one connection pool. Credentials are hidden in the representation, but
+    pickled, because other processes need them.
 
     Example:
         >>> from quernstone import RemoteOptions
@@ -33,64 +69,78 @@ class RemoteOptions:
         'https://gpu-box:8000'
     """
 
-    endpoint: str
-    """Address of the server, with or without `/v1`. A user and a password in it are moved to
-    `basic_auth`."""
-    dialect: DialectName = "openai"
-    """What the server speaks. Every server here speaks `openai` for embeddings; its own dialect
-    knows more of its limits."""
-    template: TemplateSide | None = None
-    """Who renders a reranker's prompt: `client` sends the rendered text to a server that adds
-    nothing, `server` sends query, document and instruction apart. Needed for reranking, where
-    rendering twice or never gives wrong scores without an error."""
-    api_key: SecretStr | None = None
-    """Sent as a bearer token. None: the environment variable `QUERN_API_KEY`, if it is set."""
-    basic_auth: SecretStr | None = None
-    """`user:password`, sent instead of a key."""
-    timeout: float = 60.0
-    """Seconds for one attempt, from connecting to the last byte of the answer."""
-    deadline: float = 300.0
-    """Seconds for one request with all its attempts and waits."""
-    max_retries: int = 4
-    """Attempts after the first one."""
-    max_concurrency: int = 8
-    """Requests under way at once, and connections."""
-    max_inputs: int | None = None
-    """Texts or pairs in a request. None: 64, or what the server allows if that is known."""
-    max_request_bytes: int = 1_000_000
-    """Bytes of text in a request, as JSON. A text that is longer goes alone."""
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        """Check everything.
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        dialect: DialectName = "openai",
+        rendered_by: RenderedBy | None = None,
+        api_key: SecretStr | None = None,
+        basic_auth: SecretStr | None = None,
+        timeout: float = 60.0,
+        deadline: float = 300.0,
+        max_retries: int = 4,
+        max_concurrency: int = 8,
+        max_inputs: int | None = None,
+        request_bytes: int = 1_000_000,
+        template: RenderedBy | None = None,
+        max_request_bytes: int | None = None,
+    ) -> None:
+        """Check and normalize the options.
+
+        `template` and `max_request_bytes` are deprecated names of `rendered_by` and
+        `request_bytes`.
 
         Raises:
-            ConfigError: Not the address of a server, an unknown dialect, a number out of range.
+            ConfigError: The endpoint is not the address of a server, the dialect is unknown, or a
+                number is out of range.
         """
-        for name in ("api_key", "basic_auth"):
-            self._set(name, _secret(name, getattr(self, name)))
-        self._read_endpoint()
+        if template is not None:
+            _warn_renamed("template")
+            rendered_by = template
+        if max_request_bytes is not None:
+            _warn_renamed("max_request_bytes")
+            request_bytes = max_request_bytes
+        endpoint, auth_of_endpoint = _split_credentials(endpoint)
+        if auth_of_endpoint and basic_auth:
+            raise ConfigError("a password is given twice, in `endpoint` and in `basic_auth`")
+        super().__init__(
+            endpoint=endpoint,
+            dialect=dialect,
+            rendered_by=rendered_by,
+            api_key=_secret("api_key", api_key),
+            basic_auth=auth_of_endpoint or _secret("basic_auth", basic_auth),
+            timeout=timeout,
+            deadline=deadline,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+            max_inputs=max_inputs,
+            request_bytes=request_bytes,
+        )
         if self.api_key and self.basic_auth:
             raise ConfigError("both a key and a user with a password are given; use one of them")
-        _check_choice("dialect", self.dialect, get_args(DialectName))
-        if self.template is not None:
-            _check_choice("template", self.template, get_args(TemplateSide))
+        _check_choice("dialect", dialect, get_args(DialectName))
+        if rendered_by is not None:
+            _check_choice("rendered_by", rendered_by, get_args(RenderedBy))
         for name in ("timeout", "deadline"):
             _check_number(name, getattr(self, name), (int, float), above=0)
-        for name in ("max_concurrency", "max_request_bytes"):
+        for name in ("max_concurrency", "request_bytes"):
             _check_number(name, getattr(self, name), (int,), above=0)
-        _check_number("max_retries", self.max_retries, (int,), above=-1)
-        if self.max_inputs is not None:
-            _check_number("max_inputs", self.max_inputs, (int,), above=0)
+        _check_number("max_retries", max_retries, (int,), above=-1)
+        if max_inputs is not None:
+            _check_number("max_inputs", max_inputs, (int,), above=0)
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> RemoteOptions:
-        """Make options of a mapping, such as `{"endpoint": ..., "dialect": ...}`.
+        """Create options from a mapping, such as `{"endpoint": ..., "dialect": ...}`.
 
         Raises:
-            ConfigError: There is no endpoint, or an option of another name; or see the class.
+            ConfigError: The endpoint is missing, an option is unknown, or see the class.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        unknown = [str(name) for name in values if name not in known]
+        unknown = [str(name) for name in values if name not in (*known, *_RENAMED)]
         if unknown:
             raise ConfigError(
                 f"the remote engine has no option {', '.join(unknown)}; it has {', '.join(known)}"
@@ -100,26 +150,39 @@ class RemoteOptions:
                 'the remote engine needs the address of a server: `engine_options={"endpoint": '
                 '"http://localhost:8000", "dialect": "vllm"}`'
             )
-        checked: Any = values  # by `__post_init__`
-        return cls(**checked)
+        arguments: Any = values  # checked by `__init__`
+        return cls(**arguments)
 
-    def _read_endpoint(self) -> None:
-        """Clean `endpoint` and take the credentials out of it."""
-        parts = _split(self.endpoint)
-        if parts.username or parts.password:
-            if self.basic_auth:
-                raise ConfigError("a password is given twice, in `endpoint` and in `basic_auth`")
-            pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-            self._set("basic_auth", SecretStr(pair))
-        host = parts.netloc.rpartition("@")[2]
-        self._set("endpoint", urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")))
+    @property
+    def template(self) -> RenderedBy | None:
+        """Deprecated name of `rendered_by`."""
+        _warn_renamed("template")
+        return self.rendered_by
 
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+    @property
+    def max_request_bytes(self) -> int:
+        """Deprecated name of `request_bytes`."""
+        _warn_renamed("max_request_bytes")
+        return self.request_bytes
+
+
+def _warn_renamed(old: str) -> None:
+    msg = f"the option `{old}` of `RemoteOptions` is deprecated; use `{_RENAMED[old]}`"
+    warnings.warn(msg, DeprecationWarning, stacklevel=3)
+
+
+def _split_credentials(endpoint: str) -> tuple[str, SecretStr | None]:
+    """Return a normalized address without credentials, and the credentials."""
+    parts = _split(endpoint)
+    host = parts.netloc.rpartition("@")[2]
+    address = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+    if not (parts.username or parts.password):
+        return address, None
+    return address, SecretStr(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
 
 
 def _split(endpoint: object) -> SplitResult:
-    """Parse an address. No message here quotes it: it may hold a password."""
+    """Parse an address. Error messages do not quote it, because it may contain a password."""
     if not isinstance(endpoint, str):
         raise ConfigError(f"`endpoint` is {type(endpoint).__name__}, expected an address")
     try:
@@ -135,7 +198,7 @@ def _split(endpoint: object) -> SplitResult:
         )
     if parts.query or parts.fragment:
         raise ConfigError(
-            "`endpoint` has a part behind `?` or `#`; give the address alone, and a key as "
+            "`endpoint` has a query or a fragment; give the address alone, and a key as "
             f"`api_key` or in {KEY_VARIABLE}"
         )
     return parts
@@ -151,14 +214,14 @@ def _secret(name: str, value: object) -> SecretStr | None:
 
 
 def read_key(text: str, where: str) -> SecretStr:
-    """Check that a key can travel in a header. A library's message about a bad one would quote it.
+    """Check that a key can be sent in a header, without quoting it as a library's error would.
 
     Raises:
-        ConfigError: It is empty, or not of visible ASCII characters.
+        ConfigError: The key is empty, or has characters other than visible ASCII.
     """
     key = text.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where} is empty, or has characters that no key has")
+        raise ConfigError(f"{where} is empty, or has characters other than visible ASCII")
     return SecretStr(key)
 
 

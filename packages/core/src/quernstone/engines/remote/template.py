@@ -2,9 +2,9 @@
 
     python -m quernstone.engines.remote.template > qwen3_reranker.jinja
 
-It is generated from `quernstone.encoding.prompts`, so it cannot differ from what the other engines
-compute. vLLM calls the variable of the instruction `instruction`, SGLang `instruct`; both put the
-query into the first message and the document into the second.
+It is generated from `quernstone.encoding.prompts`, so it always matches the other engines. vLLM
+calls the variable of the instruction `instruction`, SGLang `instruct`; both put the query into the
+first message and the document into the second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _QUERY, _DOCUMENT, _INSTRUCTION = "\x01", "\x02", "\x03"
 
 
 def chat_template() -> str:
-    """The `card` template in Jinja, as one expression: Jinja would eat a final line break."""
+    """Return the `card` template as one Jinja expression, because Jinja strips a final newline."""
     variables = {
         _QUERY: 'messages[0]["content"]',
         _DOCUMENT: 'messages[1]["content"]',
@@ -31,9 +31,9 @@ def chat_template() -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string in Jinja, which reads the escapes of JSON.
+    """Quote a string for Jinja, with the escapes of JSON.
 
-    In single quotes: SGLang looks for `"yes" or "no"` in a template to know the model by it.
+    In single quotes, because SGLang identifies the model by `"yes" or "no"` in the template.
     """
     escaped = orjson.dumps(text).decode()[1:-1]
     return "'" + escaped.replace('\\"', '"').replace("'", "\\'") + "'"

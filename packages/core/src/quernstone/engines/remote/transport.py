@@ -1,11 +1,10 @@
-"""Requests to one server: a connection pool on an event loop of its own, and patience.
+"""Requests to one server: a connection pool with its own event loop, and retries.
 
-Synchronous and asynchronous callers share this one implementation: coroutines run on the loop's
-thread, and their futures are waited for or awaited.
+Coroutines run on the loop's thread; synchronous callers wait for their futures, and asynchronous
+callers await them.
 
-The retries are a loop of our own and not `stamina` or `tenacity`: what the server asks to wait is
-weighed against the deadline before anybody sleeps, and the last attempt gets only the time that
-is left.
+The retries do not use `stamina` or `tenacity`, because `Retry-After` is compared with the deadline
+before waiting, and the last attempt gets only the remaining time.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ logger = logging.getLogger("quernstone.remote")
 
 T = TypeVar("T")
 
-# 500 is among them: servers answer it to a crashed worker as well as to a request they dislike.
-_AGAIN = {408, 429, 500, 502, 503, 504}
+# Servers send 500 for a crashed worker, but also for a request that they cannot process.
+_RETRIED = {408, 429, 500, 502, 503, 504}
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 8.0
 _LONGEST_ASKED_WAIT = 60.0
@@ -50,7 +49,7 @@ _MESSAGE_CHARS = 500
 
 
 class _TryAgainError(Exception):
-    """One attempt failed in a way that another may not."""
+    """One attempt failed, and another may succeed."""
 
     def __init__(self, reason: str, status: int | None = None, wait: float | None = None) -> None:
         super().__init__(reason, status, wait)
@@ -58,14 +57,14 @@ class _TryAgainError(Exception):
 
 
 class Transport:
-    """Sends JSON to one server and gives back JSON. Used from any number of threads."""
+    """Sends JSON to one server and receives JSON. Safe for any number of threads."""
 
     def __init__(self, options: RemoteOptions, api_key: str = "") -> None:
-        """Start the loop's thread. Nothing is sent yet.
+        """Start the loop's thread, without a request.
 
         Args:
-            options: The server, and how patient to be.
-            api_key: Sent as a bearer token, if it is not empty.
+            options: The server, timeouts and retries.
+            api_key: Sent as a bearer token, unless empty.
         """
         self._options = options
         self._authorization, self._secrets = _credentials(options, api_key)
@@ -87,11 +86,11 @@ class Transport:
         with self._lock:
             if self._closing:
                 work.close()
-                raise ClosedError("the connection to the server was closed; make a new one")
+                raise ClosedError("the connection to the server was closed; create a new one")
             return asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
 
     def close(self) -> None:
-        """Finish what was started, close the connections, end the thread."""
+        """Finish running requests, close the connections, end the thread."""
         with self._lock:
             if not self._closing:
                 self._closing = True
@@ -100,21 +99,21 @@ class Transport:
             self._thread.join()
 
     def url(self, path: str) -> str:
-        """The address of a path; `/v1` is not repeated if the endpoint ends in it."""
+        """Return the address of a path, without repeating a `/v1` at the end of the endpoint."""
         endpoint = self._options.endpoint
         if endpoint.endswith("/v1") and path.startswith("/v1/"):
             path = path.removeprefix("/v1")
         return endpoint + path
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Send one request, again where that can help.
+        """Send one request, with retries where they can help.
 
         Returns:
             The answer's JSON.
 
         Raises:
-            RemoteUnavailableError: Not reached, overloaded or broken in every attempt.
-            RemoteRequestError: Refused; another attempt would not help.
+            RemoteUnavailableError: Every attempt found it unreachable, overloaded or broken.
+            RemoteRequestError: The server refused the request; retrying would not help.
         """
         return await self._send("POST", self.url(path), orjson.dumps(body))
 
@@ -128,7 +127,7 @@ class Transport:
         except BaseException as error:
             if ready.done():
                 raise
-            ready.set_exception(error)  # for the thread that waits for it
+            ready.set_exception(error)  # for `__init__`, which waits for it
 
     async def _main(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
         self._stop = asyncio.Event()
@@ -171,7 +170,7 @@ class Transport:
         while True:
             attempt += 1
             async with self._slots:
-                # to wait for others of ours is not the server's fault: the clock starts here
+                # The deadline starts here, to exclude the wait for our own other requests.
                 end = end or time.monotonic() + options.deadline
                 try:
                     return await self._attempt(method, url, body, end - time.monotonic())
@@ -179,11 +178,11 @@ class Transport:
                     fault = error
             wait = _backoff(attempt) if fault.wait is None else fault.wait
             if attempt > options.max_retries:
-                why = f"given up after {attempt} attempt{'s' * (attempt > 1)}"
+                why = f"gave up after {attempt} attempt{'s' * (attempt > 1)}"
             elif time.monotonic() + wait >= end:
-                why = f"given up: to wait {wait:.1f} s more would break the deadline"
+                why = f"gave up: the next retry (in {wait:.1f} s) would exceed `deadline`"
             else:
-                logger.info("%s %s; again in %.1f s", url, fault.reason, wait)
+                logger.info("%s %s; retrying in %.1f s", url, fault.reason, wait)
                 await asyncio.sleep(wait)
                 continue
             raise RemoteUnavailableError(
@@ -193,11 +192,11 @@ class Transport:
     async def _attempt(self, method: str, url: str, body: bytes | None, left: float) -> Any:
         limit = min(self._options.timeout, left)
         try:
-            # httpx counts seconds between bytes; a body that drips would never be late
+            # The timeouts of httpx are per read, so a slow body would never exceed them.
             sending = self._client.request(method, url, content=body)
             response = await asyncio.wait_for(sending, limit)
         except asyncio.TimeoutError as error:
-            raise _TryAgainError(f"gave no answer within {limit:.1f} s") from error
+            raise _TryAgainError(f"did not answer within {limit:.1f} s") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
             detail = str(error) or type(error).__name__
             raise _TryAgainError(self._clean(f"failed: {detail}")) from error
@@ -207,10 +206,10 @@ class Transport:
         if response.is_success:
             return self._json(response)
         status = response.status_code
-        # cleaned before it is cut: half of a key is too much
+        # Remove credentials before shortening, which could leave half of a key.
         message = " ".join(self._clean(_message(response)).split())[:_MESSAGE_CHARS]
         reason = f"answered {status} {self._clean(response.reason_phrase)}: {message}".rstrip(": ")
-        if status in _AGAIN:
+        if status in _RETRIED:
             raise _TryAgainError(reason, status, _asked_wait(response))
         if status in (401, 403):
             reason += f"; give a key as `api_key` or in {KEY_VARIABLE}"
@@ -226,21 +225,21 @@ class Transport:
         except orjson.JSONDecodeError:
             pass
         try:
-            return json.loads(response.content)  # which reads the NaN of Python's own servers
+            return json.loads(response.content)  # unlike orjson, accepts Python's NaN
         except ValueError as error:
             start = self._clean(response.text)[:80]
-            reason = f"answered what is not JSON, or only its beginning: {start!r}"
+            reason = f"answered with invalid or incomplete JSON: {start!r}"
             raise _TryAgainError(reason, response.status_code) from error
 
     def _clean(self, text: str) -> str:
-        """Remove credentials that the server or a library repeats."""
+        """Remove credentials that the server or a library quotes."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
 
 def _credentials(options: RemoteOptions, api_key: str) -> tuple[str, list[str]]:
-    """The header that identifies us, and what of it must never be shown."""
+    """Return the `Authorization` header, and the strings to hide in messages."""
     if not options.basic_auth:
         return (f"Bearer {api_key}", [api_key]) if api_key else ("", [])
     pair = options.basic_auth.get_secret_value()
@@ -251,18 +250,18 @@ def _credentials(options: RemoteOptions, api_key: str) -> tuple[str, list[str]]:
 
 @lru_cache(maxsize=1)
 def _trusted() -> ssl.SSLContext:
-    """The certificates to trust, which take longer to read than a short request takes."""
+    """Read the trusted certificates once, which takes longer than a short request."""
     return httpx.create_ssl_context()
 
 
 def _backoff(attempt: int) -> float:
-    """Seconds before the next attempt: doubling, capped, and at random in the upper half."""
+    """Return the seconds to the next attempt: exponential, capped, with jitter."""
     full: float = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1))
     return full * random.uniform(0.5, 1.0)
 
 
 def _asked_wait(response: httpx.Response) -> float | None:
-    """Seconds of a `Retry-After` header, which has a number or a date (RFC 9110, 10.2.3)."""
+    """Parse `Retry-After`, which contains seconds or a date (RFC 9110, 10.2.3)."""
     asked = response.headers.get("Retry-After", "").strip()
     if not asked:
         return None
@@ -282,12 +281,12 @@ def _asked_wait(response: httpx.Response) -> float | None:
 
 
 def _message(response: httpx.Response) -> str:
-    """The server's own words, wherever it puts them."""
+    """Extract the server's error message."""
     try:
         found = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         found = response.text
-    for name in ("error", "message", "detail"):  # `error` may hold a `message` in turn
+    for name in ("error", "message", "detail"):  # `error` may contain a `message`
         if isinstance(found, dict) and found.get(name):
             found = found[name]
     if isinstance(found, list) and all(isinstance(each, dict) and "msg" in each for each in found):
