@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine, and with which budget of a batch."""
+"""Measure how fast a model runs on this machine, and find the best batch budget."""
 
 from quernstone.bench.measurement import measure
 from quernstone.bench.report import Budget, Comparison, Floor, Latency, Rate, Report, Workload

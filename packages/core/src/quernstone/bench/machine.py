@@ -1,4 +1,4 @@
-"""The machine: what it is, and how much memory is in use."""
+"""Describe the machine, and measure peak memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quernstone.types import EngineInfo
 
 
 def describe(info: EngineInfo) -> dict[str, str]:
-    """Engine, device, processor, threads and versions, for people to read."""
+    """Return engine, device, processor, threads and versions as readable text."""
     found = {
         "engine": info.engine,
         "device": describe_device(info),
@@ -29,7 +29,7 @@ def describe(info: EngineInfo) -> dict[str, str]:
 
 
 def reset_peak_memory(info: EngineInfo) -> None:
-    """Forget the peak of a CUDA device. That of a process cannot be forgotten."""
+    """Reset the peak of a CUDA device. The peak of a process cannot be reset."""
     if info.device.startswith("cuda"):
         import torch  # noqa: PLC0415 - loaded already, by the engine
 
@@ -37,9 +37,9 @@ def reset_peak_memory(info: EngineInfo) -> None:
 
 
 def peak_memory(info: EngineInfo) -> int | None:
-    """Bytes at the peak: allocated on a CUDA device, else resident in this process.
+    """Return the peak in bytes: allocated on a CUDA device, else resident in this process.
 
-    None where nobody knows: vLLM computes in processes of its own, and Windows has no `getrusage`.
+    `None` where it is unknown: vLLM computes in other processes, and Windows lacks `getrusage`.
     """
     if info.engine == "vllm":
         return None
@@ -56,7 +56,7 @@ def peak_memory(info: EngineInfo) -> int | None:
 
 
 def _processor() -> str:
-    """The processor's name; `platform` knows it on some systems, and Linux in a file."""
+    """Return the processor's name, from `/proc/cpuinfo` on Linux, else from `platform`."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""The floor: what a model's matrix products take at this machine's own rate."""
+"""The floor: the time of a model's matrix products at the best rate of this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.linear import Linear
 
 _ROWS = (512, 1024, 2048, 4096, 8192)
-"""Tokens in one product: more use the cores better, fewer stay in their caches."""
+"""Tokens per product: large ones use the cores better, small ones fit the caches."""
 _RUNS = 3
 _LONG = 0.25
-"""Seconds after which products are not made larger: their kernels are busy."""
+"""Stop enlarging products that take this many seconds: larger ones are not faster per token."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -25,19 +25,19 @@ Product = Callable[[Tensor], Tensor]
 def matrix_seconds(
     config: ModelConfig, *, tokens: int, sequences: int, device: str, dtype: str
 ) -> float:
-    """Time of the matrix products that no engine can do without, measured here and now.
+    """Measure the time of the matrix products that every engine has to compute.
 
-    The products of one layer are run with random numbers, as torch multiplies and as our engine
-    does, for several numbers of tokens at once, and the best rate counts. In the last layer all
-    tokens need keys and values, and the rest is needed for one token of each sequence. What is not
-    counted: attention, norms, the embedding table, everything around the model.
+    The products of one layer run on random numbers, with torch's linear and with ours, at several
+    sizes; the best rate counts. The last layer computes keys and values of all tokens, and the
+    rest for one token per sequence. Attention, norms, the embedding table and all work outside
+    the model are left out.
 
     Args:
-        config: Of the model.
-        tokens: How many are computed; what sequences share counts once.
-        sequences: How many.
+        config: The model's configuration.
+        tokens: Number of tokens; a shared prefix counts once.
+        sequences: Number of sequences.
         device: As `EngineInfo.device` names it.
-        dtype: A floating-point one, as `EngineInfo.dtype` names it.
+        dtype: A floating-point type, as `EngineInfo.dtype` names it.
 
     Returns:
         Seconds.
@@ -51,7 +51,7 @@ def matrix_seconds(
 
 
 def layer_shapes(config: ModelConfig, *, joint: bool) -> list[tuple[int, int]]:
-    """(outputs, inputs) of the matrices of one layer, gate and up as one if they are joint."""
+    """Return the (outputs, inputs) of each matrix of a layer; `joint` merges gate and up."""
     query = config.num_attention_heads * config.head_dim
     keys = 2 * config.num_key_value_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -64,7 +64,7 @@ def layer_shapes(config: ModelConfig, *, joint: bool) -> list[tuple[int, int]]:
 
 
 def product_seconds(products: Sequence[Product], inputs: Sequence[Tensor]) -> float:
-    """Time of these products, one after another."""
+    """Return the seconds that the products take, run one after another."""
     device = inputs[0].device
     with torch.inference_mode():
         _wait_for(device)
@@ -78,7 +78,7 @@ def product_seconds(products: Sequence[Product], inputs: Sequence[Tensor]) -> fl
 def _seconds_per_token(
     shapes: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype
 ) -> float:
-    """Of the products with matrices of these (outputs, inputs), one after another."""
+    """Return the best seconds per token for products with matrices of these shapes."""
     with torch.inference_mode():
         weights = [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
         whole = [torch.randn(max(_ROWS), shape[1], device=device, dtype=dtype) for shape in shapes]
@@ -90,7 +90,7 @@ def _seconds_per_token(
         for products in ways:
             for rows in _ROWS:
                 inputs = [x[:rows] for x in whole]
-                product_seconds(products, inputs)  # the first time is for the kernels
+                product_seconds(products, inputs)  # warm up: the first call compiles kernels
                 fastest = min(product_seconds(products, inputs) for _ in range(_RUNS))
                 best = min(best, fastest / rows)
                 if fastest > _LONG:

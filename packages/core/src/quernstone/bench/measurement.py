@@ -1,4 +1,4 @@
-"""Measure a model: budgets of a batch, latencies, the floor, other engines."""
+"""Measure a model: batch budgets, latencies, the floor, other engines."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from quernstone.types import Dtype, EngineInfo, EngineName, Task
 
 _SMALLEST = 512
 _WORSE = 2
-"""So many budgets in succession that are not better than the best one end the search."""
+"""Stop after this many budgets in a row that are not better than the best one."""
 _RUNS = (3, 50)
-"""Runs of a workload, at least and at most; in between as many as `seconds` allow."""
+"""Minimum and maximum runs of a workload; `seconds` decides in between."""
 _FIRST_INPUTS = 4
 _MOST_INPUTS = 100_000
 _CALLERS = 4
 _CALLS = 8
-"""Calls at least; 20 documents take a large model on a small machine many seconds."""
+"""Minimum number of calls: 20 documents take a large model on a small machine many seconds."""
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -71,23 +71,24 @@ def measure(
 
     Args:
         model: As for `Embedder` and `Reranker`.
-        task: None: found out from the checkpoint.
-        engine: As for `Embedder`; not `remote`.
+        task: `None` reads it from the checkpoint.
+        engine: As for `Embedder`, but not `remote`.
         device: As for `Embedder`.
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
         engine_options: As for `Embedder`.
-        texts: To embed, or to rerank; repeated with a number if there are few. None: words of
-            several languages at random, in realistic lengths.
-        seconds: For one measurement. A slow model takes longer: three runs are the least, and a
-            run has two batches of the engine's own budget at least.
-        compare: Engines to run the same inputs on, one after another, each in its own setting.
+        texts: Texts to embed or rerank; repeated with a number appended if there are too few.
+            `None` generates random words in several languages, in realistic lengths.
+        seconds: Target duration of one measurement. A slow model takes longer, because a
+            measurement has at least three runs, each of at least two full batches.
+        compare: Engines to run the same inputs on, one after another, each with its own settings.
         progress: Show a progress bar on standard error.
-        announce: Gets one sentence on what will be done and how long it takes, before it is done.
+        announce: Called before the measurement with a sentence that says what will run and for
+            how long.
 
     Raises:
-        ConfigError: Settings that can never work, or no texts.
-        InputError: A text is not a string, or no Unicode text.
+        ConfigError: The settings can never work, or `texts` is empty.
+        InputError: A text is not a string, or not valid Unicode.
         MissingExtraError: The packages of an engine are not installed.
         ModelLoadError: As for `Embedder`.
         EngineError: The model failed.
@@ -98,9 +99,13 @@ def measure(
         check_list("texts", texts)
         check_texts(texts)
         if not any(texts):
-            raise ConfigError("there are no texts to measure with")
+            raise ConfigError(
+                "`texts` is empty or holds only empty strings: pass at least one text"
+            )
     if engine == "remote":
-        raise ConfigError("a benchmark is of this machine; the engine `remote` runs on another")
+        raise ConfigError(
+            "a benchmark measures this machine, but the engine `remote` runs on another one"
+        )
     checkpoint = resolve(model, task or "embed", revision)
     chosen = task or checkpoint.likely_task
     own = choose_engine(engine, checkpoint, chosen)
@@ -125,7 +130,7 @@ def measure(
                 advance(1)
         floor, no_floor = _floor(checkpoint, info, workload, best)
         environment = describe(info)
-    # a resolved device and dtype, so that the others run where and as the first one did
+    # Pass the resolved device and dtype, so that the other engines use the same ones.
     where |= {"device": info.device, "dtype": info.dtype if info.dtype in _DTYPES else "auto"}
     comparisons = []
     with progress_bar("comparing", len(compare), show=progress and bool(compare)) as advance:
@@ -151,11 +156,11 @@ def measure(
 def _check_compared(
     compare: Sequence[EngineName], own: str, checkpoint: Checkpoint, task: Task
 ) -> None:
-    """Refuse other engines before anything is measured.
+    """Refuse engines that cannot be compared, before anything is measured.
 
     Raises:
-        ConfigError: One is unknown, is a server's, or is the one to compare with.
-        MissingExtraError: The packages of one are not installed.
+        ConfigError: An engine is unknown, is `remote`, or is the measured engine itself.
+        MissingExtraError: The packages of an engine are not installed.
     """
     for name in compare:
         check_engine(name)
@@ -175,9 +180,9 @@ def _opened(
     options: EngineOptions,
     **where: Any,
 ) -> Iterator[Subject[Any]]:
-    """A loaded model, which is freed when the block ends."""
+    """Load a model, and free it when the block ends."""
     if engine == "vllm" and task == "embed" and (options is None or isinstance(options, Mapping)):
-        # its cache would know the texts from the run before
+        # The prefix cache would still hold the texts of the previous run.
         options = {"enable_prefix_caching": False, **(options or {})}
     settings = {"engine": engine, "engine_options": options, **where}
     user = Embedder(model, **settings) if task == "embed" else Reranker(model, **settings)
@@ -191,17 +196,17 @@ def _opened(
         try:
             yield subject
         finally:
-            subject.worker.set_budget(budget)  # somebody else may use the same model
+            subject.worker.set_budget(budget)  # the model may be shared with other users
     gc.collect()
 
 
 def _workload(subject: Subject[Any], seconds: float) -> tuple[Workload, float]:
-    """What a run computes, and about how long it takes.
+    """Return the workload of a run and an estimate of its duration in seconds.
 
-    A third of `seconds`, but at least two batches of the engine's own budget.
+    A run takes about a third of `seconds`, but has at least two batches of the default budget.
     """
     inputs = _FIRST_INPUTS
-    subject.prepare(inputs)()  # a first run is slower
+    subject.prepare(inputs)()  # the first run is slower
     while (elapsed := _timed(subject.prepare(inputs))) < seconds / 8 and inputs < _MOST_INPUTS:
         inputs *= 2
     rate, least = inputs / elapsed, 2 * subject.user.info.max_batch_tokens
@@ -215,7 +220,7 @@ def _workload(subject: Subject[Any], seconds: float) -> tuple[Workload, float]:
 
 
 def _budgets(subject: Subject[Any], workload: Workload) -> list[int]:
-    """Budgets to try: doubling as long as the workload makes two batches, and the engine's own."""
+    """Return the budgets to try: powers of two that leave two batches, and the default budget."""
     most = workload.planned // 2
     doubling = takewhile(lambda budget: budget <= most, (_SMALLEST << n for n in count()))
     return sorted({*doubling, subject.user.info.max_batch_tokens})
@@ -245,7 +250,7 @@ def _sweep(
     seconds: float,
     advance: Callable[[int], None],
 ) -> Iterator[Budget]:
-    """Try budgets from the smallest on, until they got worse, or there is no more memory."""
+    """Try budgets in ascending order until the rate drops or memory runs out."""
     default = subject.user.info.max_batch_tokens
     best, worse, full = 0.0, 0, False
     for budget in budgets:
@@ -281,7 +286,7 @@ def _compared(
 
 
 def _rate(subject: Subject[Any], workload: Workload, seconds: float) -> Rate:
-    """Run the workload several times, behind a warm-up of about one batch."""
+    """Run the workload several times, after a warm-up of about one batch."""
     budget = subject.user.info.max_batch_tokens
     batch = math.ceil(workload.inputs * budget / workload.planned)
     subject.prepare(min(batch, workload.inputs))()
@@ -327,11 +332,11 @@ def _latency(subject: Subject[Any], callers: int, seconds: float) -> Latency:
 def _floor(
     checkpoint: Checkpoint, info: EngineInfo, workload: Workload, best: Budget
 ) -> tuple[Floor | None, str]:
-    """The floor, or why there is none."""
+    """Return the floor, or the reason why it cannot be measured."""
     if info.engine != "torch":
-        return None, f"which matrices the {info.engine} engine computes is not known here"
+        return None, f"the matrix products of the {info.engine} engine are not known"
     if info.dtype not in _DTYPES:
-        return None, f"the rate of {info.dtype} matrices is not measured"
+        return None, f"the rate of {info.dtype} matrix products is not measured"
     from quernstone.bench.matrices import matrix_seconds  # noqa: PLC0415 - imports torch
 
     seconds = matrix_seconds(
@@ -345,7 +350,7 @@ def _floor(
 
 
 def _shuffled(texts: Sequence[str]) -> list[str]:
-    """In an order that hides what the file is sorted by; equal in every run."""
+    """Shuffle the texts, in the same order in every run: files are often sorted by length."""
     found = [text for text in texts if text]
     random.Random(0).shuffle(found)
     return found

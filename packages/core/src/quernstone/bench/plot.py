@@ -1,4 +1,4 @@
-"""A picture of the rates over the budgets."""
+"""Plot rates against budgets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quernstone.bench.report import Rate, Report
 
 
 def plot_budgets(path: Path, report: Report) -> None:
-    """Draw the rate at each `max_batch_tokens`, and those of other engines as lines across.
+    """Plot the rate at each `max_batch_tokens`, with a horizontal line per compared engine.
 
     Raises:
         OSError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""What was measured."""
+"""The results of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 from quernstone.types import Task
 
 NOISY = 0.2
-"""A spread above this says that other programs ran, or that the processor changed its clock."""
+"""A larger spread suggests that other programs ran or that the clock rate changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What one run computes: the same inputs for every budget and every engine."""
+    """The inputs of one run, equal for every budget and every engine."""
 
     inputs: int
-    """Texts; for a reranker pairs of a query and a document, a hundred for each query."""
+    """Number of texts, or of query-document pairs for a reranker (100 per query)."""
     tokens: int | None
-    """Of all inputs, prompts included; None where the engine's library has its own tokenizer."""
+    """Tokens of all inputs with their prompts; `None` if the engine's library tokenizes."""
     planned: int
-    """Tokens as batches are planned by them: what inputs share counts once. An estimate where
-    `tokens` is None."""
+    """Tokens as counted for batches, where a shared prefix counts once. An estimate if `tokens`
+    is `None`."""
     median: int | None
-    """Tokens of the input in the middle."""
+    """Tokens of the median input."""
     p95: int | None
     """Tokens of the input at the 95th percentile."""
     truncated: int
-    """Inputs that were cut to the model's longest; 0 where `tokens` is None."""
+    """Inputs that were truncated to the model's maximum length; 0 if `tokens` is `None`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How fast the workload was computed."""
+    """The speed at which a workload was computed."""
 
     inputs_per_second: float
     tokens_per_second: float | None
@@ -41,7 +41,7 @@ class Rate:
     """Median of the runs."""
     runs: int
     spread: float
-    """Slowest less fastest run, as a part of the median."""
+    """Slowest minus fastest run, divided by the median."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,14 @@ class Budget(Rate):
 
     max_batch_tokens: int
     peak_memory: int | None
-    """Bytes: allocated on a CUDA device, else resident in this process, up to this budget."""
+    """Peak bytes up to this budget: allocated on a CUDA device, else resident in this process."""
     out_of_memory: bool
-    """Whether batches did not fit and were halved, so that the budget was not what ran."""
+    """True if batches did not fit and were halved, so that smaller batches ran than planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Calls by some callers at once, each with one call at a time. Times in milliseconds."""
+    """Latency of concurrent callers, each with one call in flight. Times in milliseconds."""
 
     callers: int
     calls: int
@@ -69,12 +69,12 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
-    """The matrix products alone, at the rate that this machine has for them."""
+    """The matrix products alone, at the best rate of this machine."""
 
     seconds: float
-    """For one run of the workload."""
+    """Seconds for one run of the workload."""
     share: float
-    """Of the time at the best budget."""
+    """The floor divided by the time at the best budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Comparison(Rate):
     engine: str
     dtype: str
     ratio: float
-    """How many times as long as at the best budget it takes."""
+    """Time relative to ours at the best budget: 2.0 takes twice as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,38 +94,38 @@ class Report:
     model: str
     task: Task
     environment: Mapping[str, str]
-    """What runs where: engine, device, dtype, attention kernel, processor, versions."""
+    """Engine, device, dtype, attention kernel, processor, versions."""
     workload: Workload
     default: int
-    """The budget that the engine chooses by itself."""
+    """The budget that the engine chooses by default."""
     budgets: tuple[Budget, ...]
-    """In the order of `max_batch_tokens`."""
+    """Results in ascending order of `max_batch_tokens`."""
     request: str
-    """What a call of the latencies is."""
+    """Description of the call whose latency was measured."""
     latencies: tuple[Latency, ...]
     floor: Floor | None
     no_floor: str
-    """Why there is no floor; empty if there is one."""
+    """The reason why `floor` is `None`; empty otherwise."""
     comparisons: tuple[Comparison, ...]
 
     @property
     def best(self) -> Budget:
-        """The budget of the highest rate, among those that fitted into memory."""
+        """The budget with the highest rate among those that fit into memory."""
         return best_of(self.budgets)
 
     @property
     def spread(self) -> float:
-        """The largest one of all budgets and comparisons."""
+        """The largest spread of all budgets and comparisons."""
         rates: tuple[Rate, ...] = (*self.budgets, *self.comparisons)
         return max(rate.spread for rate in rates)
 
     @property
     def noisy(self) -> bool:
-        """Whether equal runs differed by more than 20 %, so that small differences say nothing."""
+        """True if equal runs differed by more than 20 %, so that small differences mean nothing."""
         return self.spread > NOISY
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON types."""
+        """Return the report as JSON types."""
         return {
             **asdict(self),
             "environment": dict(self.environment),
@@ -136,6 +136,6 @@ class Report:
 
 
 def best_of(budgets: Sequence[Budget]) -> Budget:
-    """The budget of the highest rate, among those that fitted into memory."""
+    """Return the budget with the highest rate among those that fit into memory."""
     fitting = [budget for budget in budgets if not budget.out_of_memory]
     return max(fitting or budgets, key=lambda budget: budget.inputs_per_second)

@@ -1,4 +1,4 @@
-"""What is measured: an embedder or a reranker, and the inputs that it gets."""
+"""The measured model, an embedder or a reranker, with its inputs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from quernstone.types import Encoded, EncodedBatch, Input
 User = TypeVar("User", Embedder, Reranker)
 
 DOCUMENTS = 100
-"""Documents of each query in a run of a reranker."""
+"""Documents per query in a reranking run."""
 _FEW_DOCUMENTS = 20
-"""Documents of the query whose latency is measured."""
+"""Documents per query when latency is measured."""
 
 
 class Subject(ABC, Generic[User]):
     """A loaded model, and the inputs to run it on."""
 
     unit: str
-    """What the inputs are."""
+    """Name of the inputs, in the plural."""
     request: str
-    """What a call of `ask` is."""
+    """Description of one call of `ask`."""
     step: int
-    """A workload has a multiple of so many inputs."""
+    """The number of inputs of a workload is a multiple of this."""
 
     def __init__(self, user: User, texts: Sequence[str] | None) -> None:
         self.user: User = user
@@ -42,7 +42,7 @@ class Subject(ABC, Generic[User]):
 
     @abstractmethod
     def prepare(self, inputs: int) -> Callable[[], object]:
-        """Make that many inputs, and return what computes them."""
+        """Generate `inputs` inputs and return a function that computes them."""
 
     @abstractmethod
     def ask(self) -> object:
@@ -50,15 +50,15 @@ class Subject(ABC, Generic[User]):
 
     @abstractmethod
     def encoded(self, inputs: int) -> EncodedBatch:
-        """What the engine gets for so many inputs."""
+        """Return `inputs` inputs as the engine receives them."""
 
     @property
     def worker(self) -> Worker:
-        """The thread with the engine."""
-        return cast("Worker", self.user._session._backend)  # `measure` takes no servers
+        """The worker that runs the engine."""
+        return cast("Worker", self.user._session._backend)  # `measure` refuses servers
 
     def workload(self, inputs: int) -> Workload:
-        """Count the tokens of so many inputs."""
+        """Count the tokens of `inputs` inputs."""
         batch = self.encoded(inputs)
         lengths: list[int] = []
         if isinstance(batch.sequences[0], Encoded):
@@ -77,7 +77,7 @@ class Subject(ABC, Generic[User]):
             if len(self._passages) < count:
                 self._passages = passages(count)
             return self._passages[:count]
-        # equal texts would be computed once
+        # Number the repetitions: equal texts would be computed once.
         numbered = (f"{text} {again}" for again in itertools.count(1) for text in self._given)
         return list(itertools.islice(itertools.chain(self._given, numbered), count))
 
@@ -104,9 +104,9 @@ class EmbeddingSubject(Subject[Embedder]):
 
 
 class RerankingSubject(Subject[Reranker]):
-    """A reranker: a hundred documents of each query for the rates, twenty for the latencies.
+    """A reranker: 100 documents per query for the rates, 20 for the latencies.
 
-    Every query is a new one, or its prefix would be known from the last run.
+    Queries never repeat, because the prefix of a repeated query would be cached.
     """
 
     unit = "documents"
@@ -137,6 +137,6 @@ class RerankingSubject(Subject[Reranker]):
 
 
 def _planned(sequences: Sequence[Input]) -> int:
-    """Tokens that sequences cost, as `take_batch` counts them: a prefix once."""
+    """Count tokens as `take_batch` does: each prefix once."""
     prefixes = {sequence.prefix for sequence in sequences}
     return sum(map(len, sequences)) + sum(len(prefix) for prefix in prefixes if prefix is not None)

@@ -1,4 +1,4 @@
-"""Texts to measure with: words of several languages, in the lengths that passages have."""
+"""Generate texts to measure with: words in several languages, in realistic lengths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 _MEDIAN, _P95 = 76, 507
-"""Tokens of docstrings and passages of documentation, the mix of `docs/performance.md`."""
+"""Token counts of docstrings and documentation passages, the mix of `docs/performance.md`."""
 _LONGEST = 1200
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -18,7 +18,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class _Language:
     words: tuple[str, ...]
     tokens_per_word: float
-    """By Qwen3's tokenizer, with spaces and full stops."""
+    """Measured with Qwen3's tokenizer, including spaces and full stops."""
     space: str = " "
     stop: str = "."
 
@@ -81,11 +81,11 @@ _LANGUAGES = (
 
 
 def passages(count: int, seed: int = 0) -> list[str]:
-    """Texts whose lengths spread as those of passages do. Equal for equal arguments.
+    """Return `count` texts whose lengths are distributed like passages. Deterministic.
 
-    Of Qwen3's tokens they have a median of about 76 and a 95th percentile of about 507, and so has
-    every long enough piece of the list: lengths follow a log-normal distribution, taken at evenly
-    spread quantiles instead of at random ones.
+    The median is about 76 Qwen3 tokens and the 95th percentile about 507, also within any long
+    enough part of the list: lengths are log-normal, taken at evenly spread quantiles instead of
+    random ones.
     """
     lengths = NormalDist(math.log(_MEDIAN), math.log(_P95 / _MEDIAN) / NormalDist().inv_cdf(0.95))
     chance = random.Random(seed)
@@ -98,7 +98,7 @@ def passages(count: int, seed: int = 0) -> list[str]:
 
 
 def query(number: int) -> str:
-    """A short query that no other number has. All are of the same length in tokens."""
+    """Return a short query, unique for its number. All queries have the same number of tokens."""
     return f"How was grain ground in a mill beside the river in winter {number:06d}"
 
 
