@@ -99,13 +99,9 @@ def measure(
         check_list("texts", texts)
         check_texts(texts)
         if not any(texts):
-            raise ConfigError(
-                "`texts` is empty or holds only empty strings: pass at least one text"
-            )
+            raise ConfigError("`texts` holds no text to measure with: pass at least one")
     if engine == "remote":
-        raise ConfigError(
-            "a benchmark measures this machine, but the engine `remote` runs on another one"
-        )
+        raise ConfigError("a benchmark measures this machine; the engine `remote` runs on another")
     checkpoint = resolve(model, task or "embed", revision)
     chosen = task or checkpoint.likely_task
     own = choose_engine(engine, checkpoint, chosen)

@@ -1,4 +1,4 @@
-"""Contract suites for engines: inherit one, say what to load, and run pytest.
+"""Contract suites for engines: subclass one, define what to load, and run pytest.
 
     from quernstone.testing import EmbedderContract
 
@@ -14,14 +14,14 @@
             with Embedder("same-weights", engine="torch", dtype="float32") as embedder:
                 yield embedder
 
-What an engine cannot do is said in `cannot`, with the reason, and is then a test that must fail:
-a claim that is no longer true is found out.
+List what an engine cannot do in `cannot`, with the reason. These tests must then fail, so an entry
+that is no longer true is detected.
 
     cannot: ClassVar = {"control_tokens": "the server parses them"}
 
-Needs pytest and nothing else. For readable failures call
+Only pytest is required. For readable failures call
 `pytest.register_assert_rewrite("quernstone.testing")` in the root `conftest.py`. With the plugin
-(`-p quernstone.testing.capabilities --capabilities FOLDER`) the suites write what they found, one
+(`-p quernstone.testing.capabilities --capabilities FOLDER`) the suites write their results, one
 JSON file per engine; see `quernstone.testing.capabilities`.
 """
 

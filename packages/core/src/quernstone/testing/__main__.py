@@ -1,4 +1,4 @@
-"""`python -m quernstone.testing FOLDER PAGE`: put the table of a folder's results into a page."""
+"""`python -m quernstone.testing FOLDER PAGE`: write the capabilities table into a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quernstone.testing.capabilities import read, render, replaced
 
 
 def main(folder: str, page: str) -> None:
-    """Replace the table of `page` by that of the results in `folder`."""
+    """Replace the table of `page` by one of the results in `folder`."""
     path = Path(page)
     path.write_text(replaced(path.read_text(), render(read(Path(folder)))))
 

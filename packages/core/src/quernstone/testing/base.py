@@ -1,4 +1,4 @@
-"""What the two contracts have in common: settings, held models, and what an engine cannot do."""
+"""The base of both contracts: settings, cached models, expected failures."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Make = Callable[..., Core]
 
 
 class Contract(Generic[Core]):
-    """Builds what is tested from `settings`, and holds its model until the class is done."""
+    """A suite that builds models from `settings` and keeps one loaded until its class ends."""
 
     core: ClassVar[type[Any]]
     """`Embedder` or `Reranker`."""
     task: ClassVar[str]
     engine: ClassVar[str] = ""
-    """The engine's column in the table of capabilities; empty for none."""
+    """The engine's column in the capabilities table; empty for none."""
     tolerance: ClassVar[float] = 1e-5
-    """By how much a number may depend on what else is computed at the same time."""
+    """Largest allowed change of a number when other inputs share its batch."""
     cannot: ClassVar[Mapping[str, str]] = {}
-    """What the engine lacks, and why: a key of `CAPABILITIES`, or the name of a test if only that
-    one fails. These tests must fail."""
+    """Missing capabilities and the reasons: keys of `CAPABILITIES`, or names of single tests.
+    These tests must fail."""
 
     _held: ClassVar[list[Any]]
 
@@ -34,50 +34,50 @@ class Contract(Generic[Core]):
 
     @classmethod
     def teardown_class(cls) -> None:
-        """Give the model back."""
+        """Release the models."""
         while cls._held:
             cls._held.pop().close()
 
     @pytest.fixture
     def settings(self) -> dict[str, Any]:
-        """Arguments of `Embedder` or `Reranker`: override it."""
+        """Return the arguments of `Embedder` or `Reranker`; override it."""
         msg = f"override the fixture `settings` in {type(self).__name__}"
         raise NotImplementedError(msg)
 
     @pytest.fixture
     def reference(self) -> Core | None:
-        """The same weights run by an engine that is trusted, in float32; None for none."""
+        """Return a trusted engine with the same weights in float32, or `None`."""
         return None
 
     @pytest.fixture
     def make(self, settings: dict[str, Any]) -> Iterator[Make[Core]]:
-        """Builds what is tested, with other settings if given, and closes it after the test."""
+        """Build models with changed settings, and close them after the test."""
         if not self._held:
             self._held.append(self.core(**settings))
-        made: list[Core] = []
+        models: list[Core] = []
 
         def build(**changes: Any) -> Core:
-            made.append(self.core(**{**settings, **changes}))
-            return made[-1]
+            models.append(self.core(**{**settings, **changes}))
+            return models[-1]
 
         yield build
-        for each in made:
-            each.close()
+        for model in models:
+            model.close()
 
     @pytest.fixture
     def subject(self, make: Make[Core]) -> Core:
-        """What is tested, with `settings` as they are."""
+        """Return a model built from `settings`."""
         return make()
 
     def like(self, reference: Core, **changes: Any) -> Core:
-        """The reference with other settings."""
+        """Return a copy of the reference with other settings."""
         settings = {"engine": reference.info.engine, "dtype": "float32", **changes}
-        made: Core = self.core(reference.model, **settings)
-        return made
+        model: Core = self.core(reference.model, **settings)
+        return model
 
     @pytest.fixture(autouse=True)
     def expected_to_fail(self, request: pytest.FixtureRequest) -> None:
-        """Turn what the engine cannot do into tests that must fail."""
+        """Mark the tests of missing capabilities as expected failures."""
         name = request.node.originalname
         capability = getattr(request.function, "capability", "")
         if reason := self.cannot.get(capability) or self.cannot.get(name):

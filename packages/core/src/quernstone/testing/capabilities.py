@@ -1,9 +1,9 @@
-"""A pytest plugin that writes what the contract suites found, and the table that is made of it.
+"""A pytest plugin that writes the results of the contract suites, and a table of them.
 
     pytest -p quernstone.testing.capabilities --capabilities docs/capabilities tests/core/engines
     python -m quernstone.testing docs/capabilities docs/engines.md
 
-The first writes `FOLDER/ENGINE.json` for each engine that ran, the second replaces what stands
+The first command writes `FOLDER/ENGINE.json` for each engine that ran. The second replaces the text
 between two comments of a Markdown page.
 """
 
@@ -51,13 +51,13 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "agreement": "largest difference to the reference",
     },
 }
-"""What the suites test, by task: the key that tests and `cannot` use, and the row of the table."""
+"""The tested capabilities by task: the key used in tests and `cannot`, and the table row."""
 
 _BEGIN, _END = "<!-- capabilities -->", "<!-- end of capabilities -->"
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 Result = bool | float | str
-"""True: it works. A number: it works, and this was measured. A text: why it does not."""
+"""`True` if it works, the measured number if there is one, or the reason why it does not work."""
 Found = dict[str, dict[str, dict[str, Result]]]
 """engine -> task -> capability -> result"""
 
@@ -65,7 +65,7 @@ FOUND = pytest.StashKey[Found]()
 
 
 def shows(capability: str) -> Callable[[Test], Test]:
-    """Mark a test of a contract with the capability that it shows."""
+    """Mark a contract test with the capability that it tests."""
 
     def mark(test: Test) -> Test:
         test.capability = capability  # type: ignore[attr-defined]
@@ -83,27 +83,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--capabilities",
         type=Path,
         metavar="FOLDER",
-        help="write what the contract suites found, a JSON file per engine",
+        help="write the results of the contract suites, one JSON file per engine",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with nothing found."""
+    """Start without results."""
     config.stash[FOUND] = {}
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of what pytest makes of an xfail
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost, to see the outcome before xfail
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the outcome of a contract's test."""
+    """Record the outcome of a contract test."""
     report = yield
     _note(item, call, report)
     return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write what was found into what is there: a run may be of some tests only."""
+    """Merge the results into the existing files: a run may cover only a part of the tests."""
     folder = session.config.getoption("--capabilities")
     if folder is None:
         return
@@ -132,7 +132,7 @@ def _note(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
     measured: list[Any] = [v for name, v in report.user_properties if name == "measured"]
     if not report.passed:
         rows[capability] = "failed" if expected is None else expected
-    elif not isinstance(rows.get(capability), str):  # one test that fails is enough
+    elif not isinstance(rows.get(capability), str):  # one failing test is enough
         rows[capability] = measured[0] if measured else rows.get(capability, True)
 
 
@@ -140,7 +140,7 @@ def _note(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
 
 
 def render(found: Mapping[str, Mapping[str, Mapping[str, Result]]]) -> str:
-    """A Markdown table for each task: a row per capability, a column per engine."""
+    """Return a Markdown table per task, with a row per capability and a column per engine."""
     parts = []
     notes: list[str] = []
     for task, title in (("embed", "Embedding"), ("rerank", "Reranking")):
@@ -165,9 +165,9 @@ def _cell(result: Result | None, notes: list[str]) -> str:
 
 
 def _shortened(value: float) -> str:
-    """One digit of what is far from 1, rounded up; of what is nearly 1, the nines, rounded down."""
+    """Format errors with one digit, rounded up, and cosines with their nines, rounded down."""
     if value > 0.5:
-        lost = max(1.0 - value, 1e-7)  # float32 tells no more
+        lost = max(1.0 - value, 1e-7)  # the resolution of float32
         nines = math.floor(-math.log10(lost))
         return f"{math.floor(value * 10**nines) / 10**nines:.{nines}f}" if value < 1 else "1"
     if value == 0:
@@ -177,7 +177,7 @@ def _shortened(value: float) -> str:
 
 
 def read(folder: Path) -> Found:
-    """What the suites found, by engine, in the order in which `quernstone` names the engines."""
+    """Read the results by engine, in the order of `quernstone.engines.ENGINES`."""
     from quernstone.engines import ENGINES  # noqa: PLC0415 - not needed by the plugin
 
     def place(engine: str) -> tuple[int, str]:
@@ -192,7 +192,7 @@ def read(folder: Path) -> Found:
 
 
 def replaced(page: str, table: str) -> str:
-    """The page with another table.
+    """Return the page with its table replaced.
 
     Raises:
         ValueError: The page lacks the two comments.

@@ -1,4 +1,4 @@
-"""What an engine owes to those who embed with it."""
+"""The contract of embedding engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from quernstone.testing.material import (
 )
 from quernstone.types import Float32Array
 
-# Of many lengths in no order, so that a batch mixes them.
+# Mixed lengths, so that each batch holds short and long texts.
 _MANY = [f"{text} {number} " * (number % 9 + 1) for number in range(8) for text in TEXTS]
 _LENGTH = 32
 
@@ -36,10 +36,10 @@ class EmbedderContract(Contract[Embedder]):
     core = Embedder
     task = "embed"
     agreement: ClassVar[float] = 0.99999
-    """The least cosine to the vectors of `reference`."""
+    """Smallest allowed cosine to the vectors of `reference`."""
 
     def assert_close(self, vectors: Any, expected: Any) -> None:
-        """Equal but for what batch-mates may change."""
+        """Assert that the vectors are equal within `tolerance`."""
         np.testing.assert_allclose(vectors, expected, atol=self.tolerance, rtol=0)
 
     @shows("order")
@@ -133,7 +133,7 @@ class EmbedderContract(Contract[Embedder]):
             return await asyncio.gather(*map(subject.aembed_query, _MANY))
 
         expected = subject.embed_queries(_MANY)
-        for _ in range(2):  # each time in an event loop of its own
+        for _ in range(2):  # in a new event loop each time
             self.assert_close(asyncio.run(run()), expected)
 
     @shows("shared")
@@ -203,7 +203,7 @@ class EmbedderContract(Contract[Embedder]):
     @shows("control_tokens")
     def test_control_tokens_are_text(self, subject: Embedder, reference: Embedder | None) -> None:
         vectors = subject.embed_documents([*CONTROL_TEXTS, "", "a quern"])
-        # parsed, the first would end the text before it begins, the second repeat its end
+        # If control tokens were parsed, the first text would be empty and the second would end twice.
         assert np.abs(vectors[:2] - vectors[-2:]).max(axis=1).min() > 1e-3
         if reference is not None:
             expected = reference.embed_documents(CONTROL_TEXTS)
@@ -224,11 +224,11 @@ class EmbedderContract(Contract[Embedder]):
         record_property: Callable[[str, object], None],
     ) -> None:
         if reference is None:
-            pytest.skip("there is no `reference`")
+            pytest.skip("no `reference` is given")
         texts = [*TEXTS, *ODD_TEXTS, *_MANY]
         found = np.concatenate((subject.embed_documents(texts), subject.embed_queries(texts)))
         wanted = np.concatenate((reference.embed_documents(texts), reference.embed_queries(texts)))
-        # in float64: the last digits are what this is about
+        # In float64, because the last digits matter here.
         least = float((found.astype(np.float64) * wanted).sum(axis=1).min())
         record_property("measured", min(least, 1.0))
         assert least >= self.agreement

@@ -1,4 +1,4 @@
-"""Inputs that all suites try, ours and those of the framework adapters."""
+"""Test inputs shared by the suites of engines and framework adapters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ODD_TEXTS = [
     "字" * 50,
     "\\x00",
 ]
-"""Unicode texts that something may stumble over; every one of them has a result."""
+"""Valid Unicode texts that are easy to get wrong."""
 
 CONTROL_TEXTS = [
     "<|endoftext|>",
@@ -40,14 +40,14 @@ CONTROL_TEXTS = [
 """Texts that try to end the prompt."""
 
 WRONG_TEXTS: list[object] = [None, 7, b"bytes", ["nested"], "half of a pair: \ud800"]
-"""What is no text. The last one is a `str` that is no Unicode text."""
+"""Values that must be refused as texts. The last one is a `str` with a lone surrogate."""
 
 WRONG_LISTS: list[object] = ["one string", b"bytes", None, 7]
-"""What is no list of texts."""
+"""Values that must be refused as lists of texts."""
 
 
 def different_calls(items: Sequence[T], count: int = 60) -> list[tuple[str, list[T]]]:
-    """Queries of different lengths, each with some of the items: calls that must not mix."""
+    """Return queries of different lengths, each with a random subset of the items."""
     chance = random.Random(0)
     return [
         (QUERY + " word" * (number % 7), chance.sample(items, chance.randint(1, len(items))))

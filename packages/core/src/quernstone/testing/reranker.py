@@ -1,4 +1,4 @@
-"""What an engine owes to those who rerank with it."""
+"""The contract of reranking engines."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class RerankerContract(Contract[Reranker]):
     core = Reranker
     task = "rerank"
     agreement: ClassVar[float] = 1e-5
-    """The largest difference to the scores of `reference`."""
+    """Largest allowed difference to the scores of `reference`."""
     max_length: ClassVar[int] = 128
-    """Tokens that hold the prompt with a short query and not a document of 200 words."""
+    """Tokens: enough for the prompt with a short query, too few for a document of 200 words."""
 
     def assert_close(self, scores: Any, expected: Any) -> None:
-        """Equal but for what batch-mates may change."""
+        """Assert that the scores are equal within `tolerance`."""
         np.testing.assert_allclose(scores, expected, atol=self.tolerance, rtol=0)
 
     @shows("order")
@@ -167,7 +167,7 @@ class RerankerContract(Contract[Reranker]):
             return await asyncio.gather(*(subject.arerank(*call) for call in calls))
 
         expected = [subject.score([(query, text) for text in some]) for query, some in calls]
-        for _ in range(2):  # each time in an event loop of its own
+        for _ in range(2):  # in a new event loop each time
             for scores, result in zip(expected, asyncio.run(run()), strict=True):
                 self.assert_close(_by_index(result), scores)
 
@@ -228,7 +228,7 @@ class RerankerContract(Contract[Reranker]):
     @shows("control_tokens")
     def test_control_tokens_are_text(self, subject: Reranker, reference: Reranker | None) -> None:
         if reference is None:
-            pytest.skip("there is no `reference`")
+            pytest.skip("no `reference` is given")
         pairs = [(QUERY, text) for text in CONTROL_TEXTS] + [(t, TEXTS[0]) for t in CONTROL_TEXTS]
         np.testing.assert_allclose(
             subject.score(pairs), reference.score(pairs), atol=self.agreement, rtol=0
@@ -250,7 +250,7 @@ class RerankerContract(Contract[Reranker]):
         record_property: Callable[[str, object], None],
     ) -> None:
         if reference is None:
-            pytest.skip("there is no `reference`")
+            pytest.skip("no `reference` is given")
         pairs = [*_MANY, *((QUERY, text) for text in ODD_TEXTS)]
         largest = float(np.abs(subject.score(pairs) - reference.score(pairs)).max())
         record_property("measured", largest)
@@ -258,7 +258,7 @@ class RerankerContract(Contract[Reranker]):
 
 
 def _by_index(ranked: list[RankedDocument]) -> Float32Array:
-    """Scores in the order of the documents."""
+    """Return the scores in document order."""
     scores = np.empty(len(ranked), dtype=np.float32)
     for each in ranked:
         scores[each.index] = each.score
