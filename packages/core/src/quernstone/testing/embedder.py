@@ -203,7 +203,7 @@ class EmbedderContract(Contract[Embedder]):
     @shows("control_tokens")
     def test_control_tokens_are_text(self, subject: Embedder, reference: Embedder | None) -> None:
         vectors = subject.embed_documents([*CONTROL_TEXTS, "", "a quern"])
-        # If control tokens were parsed, the first text would be empty and the second would end twice.
+        # Parsed as control tokens, the first text would be empty and the second would end twice.
         assert np.abs(vectors[:2] - vectors[-2:]).max(axis=1).min() > 1e-3
         if reference is not None:
             expected = reference.embed_documents(CONTROL_TEXTS)
