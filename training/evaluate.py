@@ -18,7 +18,8 @@ from common import HELDOUT, TINY
 from embedding import DIMENSIONS
 from model import load
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
+from quernstone.encoding.tokens import TokenEncoder
 from reranker import Frames, score
 from teacher import Teacher
 
@@ -48,10 +49,12 @@ def ndcg(ranking: list[list[int]]) -> float:
 def embed(folder: Path, queries: list[str], documents: list[str]) -> tuple[Tensor, Tensor]:
     """Vectors (not normalised) of the queries and the documents."""
     model = load(folder)
-    tokenization = Tokenization(folder, model.config.vocab_size)
+    tokenizer = Tokenizer(folder, model.config.vocab_size)
     batches = (
-        tokenization.encode_queries(queries, DEFAULT_INSTRUCTION, max_length=QUERY_TOKENS),
-        tokenization.encode_documents(documents, max_length=DOCUMENT_TOKENS),
+        TokenEncoder(tokenizer, max_length=QUERY_TOKENS).encode_queries(
+            queries, DEFAULT_INSTRUCTION
+        ),
+        TokenEncoder(tokenizer, max_length=DOCUMENT_TOKENS).encode_documents(documents),
     )
     first, second = (
         model.last([sequence.ids.tolist() for sequence in batch.sequences])[0] for batch in batches
@@ -71,7 +74,7 @@ def rerank(
 ) -> list[dict[int, float]]:
     """P(yes) of every query's candidates."""
     model = load(folder)
-    frames = Frames(Tokenization(folder, model.config.vocab_size))
+    frames = Frames(Tokenizer(folder, model.config.vocab_size))
     opening = frames.opening(DEFAULT_INSTRUCTION)
     heads, bodies = frames.queries(queries), frames.plain(documents, DOCUMENT_TOKENS)
     scores: list[dict[int, float]] = []

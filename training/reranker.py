@@ -30,7 +30,8 @@ from quernstone.encoding.prompts import (
     RERANK_SUFFIXES,
     rerank_head,
 )
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
+from quernstone.encoding.tokens import TokenEncoder
 
 LAYERS = 5
 MATCHING_LAYER = 1  # a new layer, put between those of the embedding model
@@ -69,16 +70,17 @@ class Mined:
 
 @torch.inference_mode()
 def mine(
-    tokenization: Tokenization, model: TinyQwen3, pairs: list[dict[str, str]], teacher: Tensor
+    tokenizer: Tokenizer, model: TinyQwen3, pairs: list[dict[str, str]], teacher: Tensor
 ) -> Mined:
     """Embed all pairs with the tiny embedding model and search each block for what it confuses."""
-    frame = tokenization.encode_queries([""], DEFAULT_INSTRUCTION, max_length=64).sequences[0]
+    queries = TokenEncoder(tokenizer, max_length=64).encode_queries([""], DEFAULT_INSTRUCTION)
+    frame = queries.sequences[0]
     vectors = []
     with torch.autocast("cpu", torch.bfloat16):
         prefix = model.read([frame.ids[:-1].tolist()])
         for name, before in (("query", prefix), ("document", None)):
             texts = [row[name][:800] for row in pairs]
-            batch = tokenization.encode_documents(texts, max_length=96)
+            batch = TokenEncoder(tokenizer, max_length=96).encode_documents(texts)
             rows = [sequence.ids.tolist() for sequence in batch.sequences]
             parts = [model.last(rows[i : i + 4096], before)[0] for i in range(0, len(rows), 4096)]
             vectors.append(torch.cat(parts))
@@ -201,17 +203,15 @@ def targets(vectors: Tensor, sign: float) -> Tensor:
 class Frames:
     """Token ids of the template's parts."""
 
-    def __init__(self, tokenization: Tokenization) -> None:
-        self.tokenization = tokenization
-        self.suffix: list[int] = tokenization.encode_frame(RERANK_SUFFIXES["card"]).tolist()
-        self.system: list[int] = tokenization.encode_frame(RERANK_PREFIX).tolist()
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.suffix: list[int] = tokenizer.frame_ids(RERANK_SUFFIXES["card"]).tolist()
+        self.system: list[int] = tokenizer.frame_ids(RERANK_PREFIX).tolist()
 
     def plain(self, texts: Sequence[str], most: int = 2048) -> list[list[int]]:
         """Ids of users' texts, nothing appended."""
-        return [
-            s.ids[:-1].tolist()
-            for s in self.tokenization.encode_documents(texts, max_length=most).sequences
-        ]
+        batch = TokenEncoder(self.tokenizer, max_length=most).encode_documents(texts)
+        return [sequence.ids[:-1].tolist() for sequence in batch.sequences]
 
     def opening(self, instruction: str) -> list[int]:
         """The template up to the query, which all queries share."""
@@ -240,7 +240,7 @@ def score(
     """
     prefix = model.read(queries, model.read([opening]))
     hidden, below = model.last([row + frames.suffix for row in documents], prefix, owners)
-    yes, no = (frames.tokenization.token_id(word) for word in ("yes", "no"))
+    yes, no = (frames.tokenizer.token_id(word) for word in ("yes", "no"))
     difference = model.embed_tokens.weight[yes] - model.embed_tokens.weight[no]
     return (hidden.float() * difference).sum(dim=-1), prefix.below.float(), below
 
@@ -313,9 +313,9 @@ def main() -> None:
         export(model, pieces, TINY / "reranker")
         return
 
-    tokenization = Tokenization(TINY / "embedding", model.config.vocab_size)
-    separate_answers(model, tokenization.token_id("yes"), tokenization.token_id("no"))
-    frames = Frames(tokenization)
+    tokenizer = Tokenizer(TINY / "embedding", model.config.vocab_size)
+    separate_answers(model, tokenizer.token_id("yes"), tokenizer.token_id("no"))
+    frames = Frames(tokenizer)
     pairs = list(read_jsonl(arguments.work / "pairs.jsonl"))
     chosen: list[int] = []
     for source, count in BLOCKS.items():
@@ -323,7 +323,7 @@ def main() -> None:
     pairs = [pairs[i] for i in chosen]
     teacher = torch.load(arguments.work / "teacher.pt")[:, chosen]
     if not (folder / "mined.pt").exists():
-        found = mine(tokenization, embedding, pairs, teacher)
+        found = mine(tokenizer, embedding, pairs, teacher)
         parts = [found.near, found.blocks, found.queries, found.documents]
         torch.save(parts, folder / "mined.pt")
         print("mined", flush=True)

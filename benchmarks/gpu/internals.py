@@ -24,7 +24,7 @@ def run_tokens(embedder: Embedder, sequences: Sequence[Encoded]) -> object:
 
 def recorded_graphs(user: Embedder | Reranker) -> list[int] | None:
     """Return the sizes of the CUDA graphs recorded so far; None where none are used."""
-    worker: Any = user._session._backend
+    worker: Any = user._session.backend
     graphs = worker._engine._graphs
     return None if graphs is None else sorted(graphs._graphs)
 

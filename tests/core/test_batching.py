@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quernstone.batching import pack, take_batch, work_order
+from quernstone.batching import Queue, pack, take_batch
 from quernstone.types import Encoded, Prefix
 
 
@@ -31,31 +31,43 @@ def test_pack_groups_equal_prefixes_behind_sequences_without():
 
 
 def of_lengths(*lengths, prefix=None):
-    return [encoded(*[0] * length, prefix=prefix) for length in lengths]
+    return [encoded(*[n] * length, prefix=prefix) for n, length in enumerate(lengths)]
 
 
-def test_work_order_is_longest_first_and_keeps_the_order_of_equals():
-    assert list(work_order(of_lengths(2, 5, 2, 9))) == [3, 1, 0, 2]
+def order_of(sequences):
+    return Queue(sequences).take(len(sequences))
 
 
-def test_work_order_keeps_sequences_of_one_prefix_together():
+def test_a_queue_is_longest_first_and_keeps_the_order_of_equals():
+    assert order_of(of_lengths(2, 5, 2, 9)) == [3, 1, 0, 2]
+
+
+def test_a_queue_keeps_sequences_of_one_prefix_together():
     one, two = (Prefix(np.array([n], dtype=np.int32)) for n in (1, 2))
     sequences = [*of_lengths(3, prefix=one), *of_lengths(9, prefix=two), *of_lengths(7, prefix=one)]
-    assert list(work_order(sequences)) == [2, 0, 1]
+    assert order_of(sequences) == [2, 0, 1]
+
+
+def test_equal_sequences_are_queued_once():
+    one, again, other = (Prefix(np.array(ids, dtype=np.int32)) for ids in ([7], [7], [8]))
+    queue = Queue([encoded(1, prefix=p) for p in (one, None, again, other, None)])
+    assert queue.firsts == [0, 1, 0, 3, 1]
+    assert queue.take(len(queue)) == [1, 0, 3]
 
 
 def take_all(jobs, budget):
-    queues = [work_order(job) for job in jobs]
+    queues = [Queue(job) for job in jobs]
     batches = []
-    while any(queues):
-        batches.append(take_batch(jobs, queues, max_batch_tokens=budget))
+    while any(map(len, queues)):
+        batches.append(take_batch(queues, max_batch_tokens=budget))
     return batches
 
 
 PREFIXES = [None, *(Prefix(np.full(n, n, dtype=np.int32)) for n in (3, 20))]
 SEQUENCE = st.builds(
-    lambda length, prefix: encoded(*[0] * length, prefix=prefix),
+    lambda length, first, prefix: encoded(first, *[0] * (length - 1), prefix=prefix),
     st.integers(1, 50),
+    st.integers(0, 9),
     st.sampled_from(PREFIXES),
 )
 
@@ -64,7 +76,8 @@ SEQUENCE = st.builds(
 def test_every_sequence_is_taken_once_and_the_budget_holds(jobs, budget):
     batches = take_all(jobs, budget)
     taken = [item for batch in batches for item in batch]
-    assert sorted(taken) == [(j, p) for j, job in enumerate(jobs) for p in range(len(job))]
+    firsts = [sorted(set(Queue(job).firsts)) for job in jobs]
+    assert sorted(taken) == [(j, place) for j, places in enumerate(firsts) for place in places]
     for batch in batches:
         sequences = [jobs[job][place] for job, place in batch]
         prefixes = {sequence.prefix for sequence in sequences} - {None}
@@ -74,20 +87,20 @@ def test_every_sequence_is_taken_once_and_the_budget_holds(jobs, budget):
 
 def test_a_single_query_shares_the_next_batch_with_a_large_job():
     jobs = [of_lengths(*[10] * 100), of_lengths(3)]
-    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=40)
+    batch = take_batch([Queue(job) for job in jobs], max_batch_tokens=40)
     assert (1, 0) in batch
     assert [job for job, _ in batch].count(0) == 3
 
 
 def test_what_small_jobs_leave_goes_to_one_large_job():
     jobs = [of_lengths(*[10] * 10), of_lengths(10), of_lengths(*[10] * 10)]
-    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=90)
+    batch = take_batch([Queue(job) for job in jobs], max_batch_tokens=90)
     assert [[job for job, _ in batch].count(n) for n in range(3)] == [8, 1, 0]
 
 
 def test_many_small_jobs_leave_half_to_a_large_one():
     jobs = [of_lengths(*[10] * 10), *[of_lengths(4)] * 20]
-    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=80)
+    batch = take_batch([Queue(job) for job in jobs], max_batch_tokens=80)
     counts = [[job for job, _ in batch].count(n) for n in range(21)]
     assert counts == [4, *[1] * 10, *[0] * 10]
 
@@ -95,5 +108,5 @@ def test_many_small_jobs_leave_half_to_a_large_one():
 def test_a_prefix_counts_once_when_a_job_is_finished():
     prefix = Prefix(np.arange(20, dtype=np.int32))
     jobs = [of_lengths(*[10] * 10), of_lengths(5, 5, prefix=prefix)]
-    batch = take_batch(jobs, [work_order(job) for job in jobs], max_batch_tokens=60)
+    batch = take_batch([Queue(job) for job in jobs], max_batch_tokens=60)
     assert [[job for job, _ in batch].count(n) for n in range(2)] == [3, 2]

@@ -20,7 +20,7 @@ from quernstone import (
 )
 from quernstone.engines.torch.engine import TorchEngine
 from quernstone.errors import EngineMemoryError as EngineMemory
-from quernstone.runtime import session
+from quernstone.runtime import windows
 
 TEXTS = ["", "a", "the quick brown fox", "import numpy as np", "汉字 and more " * 40, "a"]
 
@@ -169,7 +169,7 @@ def test_max_length_is_at_most_what_the_model_was_made_for(folder):
 
 
 def test_stream_reads_a_bounded_number_ahead_and_keeps_order(embedder, monkeypatch):
-    monkeypatch.setattr(session, "_WINDOW_INPUTS", 4)
+    monkeypatch.setattr(windows, "_WINDOW_INPUTS", 4)
     read = []
 
     def endless():
@@ -186,7 +186,7 @@ def test_stream_reads_a_bounded_number_ahead_and_keeps_order(embedder, monkeypat
 
 
 def test_an_error_in_a_stream_has_the_index_from_its_start(embedder, monkeypatch):
-    monkeypatch.setattr(session, "_WINDOW_INPUTS", 4)
+    monkeypatch.setattr(windows, "_WINDOW_INPUTS", 4)
     stream = embedder.stream(iter(["a"] * 9 + [None]))
     got = [next(stream) for _ in range(4)]  # windows before the faulty one come out
     with pytest.raises(InputError, match="input 9"):
@@ -207,7 +207,7 @@ async def test_async_twins_give_the_same(embedder):
 
 
 async def test_astream_takes_both_kinds_of_iterators(embedder, monkeypatch):
-    monkeypatch.setattr(session, "_WINDOW_INPUTS", 2)
+    monkeypatch.setattr(windows, "_WINDOW_INPUTS", 2)
 
     async def texts():
         for text in TEXTS:
@@ -244,7 +244,7 @@ async def test_concurrent_queries_share_batches(embedder, monkeypatch):
 async def test_callers_that_are_ready_come_first(embedder, monkeypatch):
     """The worker is not woken by one caller while others of the same loop only have to be run."""
     events = []
-    submit = type(embedder._session._backend).submit
+    submit = type(embedder._session.backend).submit
 
     def recording(self, *args):
         events.append("submitted")
@@ -254,7 +254,7 @@ async def test_callers_that_are_ready_come_first(embedder, monkeypatch):
         events.append("ready")
         return await embedder.aembed_query(query)
 
-    monkeypatch.setattr(type(embedder._session._backend), "submit", recording)
+    monkeypatch.setattr(type(embedder._session.backend), "submit", recording)
     await asyncio.gather(*(call(f"query {n}") for n in range(5)))
     assert events == ["ready"] * 5 + ["submitted"] * 5
 
@@ -346,8 +346,8 @@ def test_equal_configurations_share_a_model_and_close_apart(folder):
     one = Embedder(folder, dtype="float32", max_batch_tokens=77)
     two = Embedder(folder, dtype="float32", max_batch_tokens=77, dimensions=32, instruction="x")
     other = Embedder(folder, dtype="float32", max_batch_tokens=78)
-    assert one._session._backend is two._session._backend
-    assert one._session._backend is not other._session._backend
+    assert one._session.backend is two._session.backend
+    assert one._session.backend is not other._session.backend
     one.close()
     one.close()  # closing twice is fine
     with pytest.raises(ClosedError, match="after `close"):
@@ -359,7 +359,7 @@ def test_equal_configurations_share_a_model_and_close_apart(folder):
 
 def test_a_forgotten_embedder_gives_its_model_back(folder):
     forgotten = Embedder(folder, dtype="float32", max_batch_tokens=79)
-    held = forgotten._session._backend
+    held = forgotten._session.backend
     del forgotten
     held._thread.join(10)
     assert not held._thread.is_alive()

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quernstone import ConfigError, InputError, InputTooLongError, NonFiniteError, Reranker
-from quernstone.encoding.tokens import DocumentCache, Tokenization
+from quernstone.encoding.cache import DocumentCache
+from quernstone.encoding.tokenizer import Tokenizer
+from quernstone.encoding.tokens import TokenEncoder
 from quernstone.engines.torch import engine as torch_engine
 from quernstone.engines.torch.engine import TorchEngine
 from quernstone.qwen3 import Qwen3
@@ -201,18 +203,18 @@ def test_a_thousand_queries_compute_each_prefix_once_and_keep_few(folder, prefix
 def tokenised(monkeypatch):
     """Every text that is tokenised."""
     seen = []
-    ids = Tokenization._ids
+    ids = Tokenizer.ids
 
     def recording(self, texts):
         seen.extend(texts)
         return ids(self, texts)
 
-    monkeypatch.setattr(Tokenization, "_ids", recording)
+    monkeypatch.setattr(Tokenizer, "ids", recording)
     return seen
 
 
 def test_shared_documents_are_tokenised_once(reranker, tokenised, monkeypatch):
-    monkeypatch.setattr("quernstone.runtime.session._WINDOW_INPUTS", 16)
+    monkeypatch.setattr("quernstone.runtime.windows._WINDOW_INPUTS", 16)
     documents = [f"document {n}" for n in range(20)]
     reranker.rerank_many([f"query {n}" for n in range(20)], documents)
     bodies = [text for text in tokenised if text.startswith(" ")]
@@ -221,7 +223,7 @@ def test_shared_documents_are_tokenised_once(reranker, tokenised, monkeypatch):
 
 def test_pairs_are_made_while_they_are_computed(reranker, monkeypatch):
     """Two windows ahead and no more: a list of documents is read when its turn comes."""
-    monkeypatch.setattr("quernstone.runtime.session._WINDOW_INPUTS", 4)
+    monkeypatch.setattr("quernstone.runtime.windows._WINDOW_INPUTS", 4)
     read = []
 
     class Documents(list):
@@ -255,13 +257,13 @@ TEXTS = st.lists(
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_cached_documents_give_the_ids_of_each_pair_alone(reranker, pairs, repeats):
-    encoder = reranker._session.encoder
+    encoder = TokenEncoder(reranker._session.tokenizer, max_length=150)
     cache = DocumentCache(max_tokens=200)
     documents = [document for _, document in pairs]
-    many = [(query, document) for query, _ in pairs for document in documents]
+    many = [(query, document, "Find") for query, _ in pairs for document in documents]
     for _ in range(repeats):
-        got = encoder.encode_pairs(many, "Find", "card", max_length=150, cache=cache)
-        alone = [encoder.encode_pairs([one], "Find", "card", max_length=150) for one in many]
+        got = encoder.encode_pairs(many, "card", cache=cache)
+        alone = [encoder.encode_pairs([one], "card") for one in many]
         assert got.truncated == [n for n, one in enumerate(alone) if one.truncated]
         for sequence, one in zip(got.sequences, alone, strict=True):
             assert sequence.prefix == one.sequences[0].prefix
@@ -270,9 +272,9 @@ def test_cached_documents_give_the_ids_of_each_pair_alone(reranker, pairs, repea
 
 
 def test_a_full_cache_keeps_what_it_has(reranker):
-    encoder = reranker._session.encoder
+    encoder = TokenEncoder(reranker._session.tokenizer, max_length=150)
     cache = DocumentCache(max_tokens=150)
-    pairs = [("q", f"document {n}") for n in range(5)]
-    encoder.encode_pairs(pairs, "Find", "card", max_length=150, cache=cache)
-    known = [cache.get(document) is not None for _, document in pairs]
+    pairs = [("q", f"document {n}", "Find") for n in range(5)]
+    encoder.encode_pairs(pairs, "card", cache=cache)
+    known = [document in cache for _, document, _ in pairs]
     assert known == [True, True, False, False, False]

@@ -46,7 +46,7 @@ class TestEmbedder(EmbedderContract):
 
     def test_vllm_does_not_normalise(self, subject):
         # so that `dimensions` is cut first and normalised last
-        rows = subject._session.run_all(TEXTS, subject._encode_documents)
+        rows = subject._session.run_all(TEXTS, subject._session.encoder.encode_documents)
         assert np.linalg.norm(rows, axis=1).min() > 2
 
 

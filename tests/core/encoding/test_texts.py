@@ -10,16 +10,16 @@ ENCODER = TextEncoder()
 
 
 def test_documents_have_no_instruction_and_queries_have_one():
-    documents = ENCODER.encode_documents(["a", ""], max_length=9)
+    documents = ENCODER.encode_documents(["a", ""])
     assert documents.sequences == [TextInput("a"), TextInput("")]
-    queries = ENCODER.encode_queries(["a"], "Find it", max_length=9)
+    queries = ENCODER.encode_queries(["a"], "Find it")
     assert queries.sequences == [TextInput("a", "Find it")]
-    assert ENCODER.encode_queries(["a"], "", max_length=9).sequences[0].instruction == ""
+    assert ENCODER.encode_queries(["a"], "").sequences[0].instruction == ""
     assert documents.truncated == queries.truncated == []
 
 
 def test_pairs_keep_their_parts():
-    pairs = ENCODER.encode_pairs([("q", "d"), ("", "e")], "Judge", "eval", max_length=9)
+    pairs = ENCODER.encode_pairs([("q", "d", "Judge"), ("", "e", "Judge")], "eval")
     assert pairs.sequences == [
         TextInput("d", "Judge", "q", "eval"),
         TextInput("e", "Judge", "", "eval"),
@@ -31,10 +31,10 @@ def test_pairs_keep_their_parts():
 )
 def test_bad_texts_are_named_by_index(bad, reason):
     for encode in (
-        lambda: ENCODER.encode_documents(["a", bad], max_length=9, offset=10),
-        lambda: ENCODER.encode_queries(["a", bad], "", max_length=9, offset=10),
-        lambda: ENCODER.encode_pairs([("a", "a"), (bad, "a")], "", "card", max_length=9, offset=10),
-        lambda: ENCODER.encode_pairs([("a", "a"), ("a", bad)], "", "card", max_length=9, offset=10),
+        lambda: ENCODER.encode_documents(["a", bad], offset=10),
+        lambda: ENCODER.encode_queries(["a", bad], "", offset=10),
+        lambda: ENCODER.encode_pairs([("a", "a", ""), (bad, "a", "")], "card", offset=10),
+        lambda: ENCODER.encode_pairs([("a", "a", ""), ("a", bad, "")], "card", offset=10),
     ):
         with pytest.raises(InputError, match=reason) as caught:
             encode()

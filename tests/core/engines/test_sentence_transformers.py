@@ -230,8 +230,8 @@ def test_options_reach_the_library(minilm):
         np.testing.assert_allclose(
             one.embed_query("a mill"), other.embed_documents(["the fox a mill"])[0], atol=1e-6
         )
-        assert one._session._backend is same._session._backend
-        assert one._session._backend is not other._session._backend
+        assert one._session.backend is same._session.backend
+        assert one._session.backend is not other._session.backend
         assert one.fingerprint == same.fingerprint != other.fingerprint
     with embedder_of(
         minilm(), engine_options={"model_kwargs": {"attn_implementation": "eager"}}

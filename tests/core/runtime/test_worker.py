@@ -14,7 +14,7 @@ from quernstone import (
     InputTooLongError,
     NonFiniteError,
 )
-from quernstone.runtime import worker
+from quernstone.runtime import sharing
 from quernstone.runtime.worker import Worker
 from quernstone.types import Encoded, EngineConfig, EngineInfo, TextInput
 
@@ -305,15 +305,15 @@ def loading(loaded):
 
 def test_equal_configurations_share_one_worker_until_the_last_is_released():
     loaded = []
-    one, two = (worker.acquire(config("a"), loading(loaded)) for _ in range(2))
-    other = worker.acquire(config("b"), loading(loaded))
+    one, two = (sharing.acquire(config("a"), loading(loaded)) for _ in range(2))
+    other = sharing.acquire(config("b"), loading(loaded))
     assert one is two
     assert other is not one
     assert len(loaded) == 2
-    worker.release(config("a"))
+    sharing.release(config("a"))
     assert one.submit(sequences((3, 1))).result(5).tolist() == [[3, 1]]
-    worker.release(config("a"))
-    worker.release(config("b"))
+    sharing.release(config("a"))
+    sharing.release(config("b"))
     assert [engine.closed for engine in loaded] == [True, True]
 
 
@@ -325,7 +325,7 @@ def test_concurrent_users_load_once():
         return loading(loaded)()
 
     threads = [
-        threading.Thread(target=worker.acquire, args=(config("c"), slowly)) for _ in range(6)
+        threading.Thread(target=sharing.acquire, args=(config("c"), slowly)) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -333,7 +333,7 @@ def test_concurrent_users_load_once():
         thread.join()
     assert len(loaded) == 1
     for _ in threads:
-        worker.release(config("c"))
+        sharing.release(config("c"))
     assert loaded[0].closed
 
 
@@ -343,5 +343,5 @@ def test_a_failed_load_leaves_nothing_behind():
 
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
-            worker.acquire(config("d"), lambda: Worker(load))
-    assert config("d") not in worker._shared
+            sharing.acquire(config("d"), lambda: Worker(load))
+    assert config("d") not in sharing._shared

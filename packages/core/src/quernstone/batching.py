@@ -1,11 +1,11 @@
-"""Which sequences share a batch, and how they are laid out in it: end to end, no padding."""
+"""Which sequences share a batch, and their layout in it: end to end, without padding."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 
@@ -21,37 +21,39 @@ class PackedBatch:
     position_ids: TokenArray
     """Position of each token in its own sequence, its prefix included. Shape: (tokens,)"""
     cu_seqlens: list[int]
-    """Where each sequence starts, and the end of the last one. Length: sequences + 1."""
+    """The start of each sequence, and the end of the last one. Length: sequences + 1."""
     max_seqlen: int
     """Tokens of the longest sequence, without its prefix."""
     groups: list[tuple[Prefix, int, int]]
     """Runs of sequences with a common prefix: the prefix, the first sequence, one past the last.
 
-    They lie behind all sequences without a prefix.
+    They follow all sequences without a prefix.
     """
     order: list[int]
     """Row `i` of this batch is sequence `order[i]` of what was packed."""
 
 
 def pack(sequences: Sequence[Encoded]) -> PackedBatch:
-    """Lay sequences end to end, those with a common prefix side by side, longest first.
+    """Lay sequences end to end, grouped by prefix, longest first.
 
-    Sequences of similar length become neighbours, which lets attention handle them together.
+    Sequences of similar length become neighbours, so attention can process them together.
     """
-    order = list(work_order(sequences))
-    lengths = [len(sequences[i]) for i in order]
-    starts = [len(sequences[i].prefix or ()) for i in order]
+    numbers = _prefix_numbers(sequences)
+    order = _working_order(numbers, [len(sequence.ids) for sequence in sequences])
+    ids = [sequences[place].ids for place in order]
+    lengths = list(map(len, ids))
+    starts = [0] * len(order)
     groups: list[tuple[Prefix, int, int]] = []
-    for row, i in enumerate(order):
-        prefix = sequences[i].prefix
-        if prefix is None:
-            continue
-        if groups and groups[-1][0] == prefix:
-            groups[-1] = (groups[-1][0], groups[-1][1], row + 1)
-        else:
-            groups.append((prefix, row, row + 1))
+    end = 0
+    for _, places in groupby(order, numbers.__getitem__):
+        group = list(places)
+        first, end = end, end + len(group)
+        prefix = sequences[group[0]].prefix
+        if prefix is not None:
+            starts[first:end] = [len(prefix.ids)] * len(group)
+            groups.append((prefix, first, end))
     return PackedBatch(
-        input_ids=np.concatenate([sequences[i].ids for i in order]),
+        input_ids=np.concatenate(ids),
         position_ids=np.concatenate(
             [np.arange(s, s + n, dtype=np.int32) for s, n in zip(starts, lengths, strict=True)]
         ),
@@ -62,86 +64,124 @@ def pack(sequences: Sequence[Encoded]) -> PackedBatch:
     )
 
 
-def work_order(sequences: Sequence[Input]) -> deque[int]:
-    """Positions in the order in which a job is worked off: by prefix, then longest first.
+class Queue:
+    """The sequences of one job that are still to be computed, in working order.
 
-    Sequences of one prefix stay together, so that it is computed once and can then be forgotten.
-    Longest first, because the largest batches then come at the start of a job and not at its end,
-    and with them any lack of memory.
+    Sequences of one prefix stay together, so it is computed once and can then be evicted. The
+    longest come first: the largest batches, and with them a lack of memory, then come at the start
+    of a job and not at its end.
     """
-    places = _prefix_places(sequences)
-    return deque(
-        sorted(
-            range(len(sequences)),
-            key=lambda i: (places[sequences[i].prefix], -len(sequences[i]), i),
-        )
-    )
+
+    def __init__(self, sequences: Sequence[Input]) -> None:
+        """Queue the first one of each set of equal sequences."""
+        numbers = _prefix_numbers(sequences)
+        seen: dict[Hashable, int] = {}
+        self.firsts: list[int] = [
+            seen.setdefault((number, sequence.key), place)
+            for place, (number, sequence) in enumerate(zip(numbers, sequences, strict=True))
+        ]
+        """For each sequence the position of the first one that equals it."""
+        self._lengths = [len(sequence) for sequence in sequences]
+        self._prefixes = [sequence.prefix for sequence in sequences]
+        firsts = set(self.firsts)
+        order = _working_order(numbers, self._lengths)
+        self._places = deque([place for place in order if place in firsts])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def take(self, count: int) -> list[int]:
+        """Remove the next `count` sequences and return their positions."""
+        return [self._places.popleft() for _ in range(count)]
+
+    def fitting(self, room: int, known: Set[Prefix | None]) -> tuple[int, int, set[Prefix | None]]:
+        """Count the next sequences that fit into `room` tokens.
+
+        Returns:
+            Their number, their tokens, and `known` with the prefixes that they add. A prefix costs
+            its tokens unless it is known.
+        """
+        count = used = 0
+        prefixes = set(known)
+        last: Prefix | None = None
+        for place in self._places:
+            tokens, prefix = self._lengths[place], self._prefixes[place]
+            is_new = prefix is not last and prefix not in prefixes  # neighbours mostly share one
+            if is_new and prefix is not None:
+                tokens += len(prefix.ids)
+            if used + tokens > room:
+                break
+            if is_new:
+                prefixes.add(prefix)
+            count, used, last = count + 1, used + tokens, prefix
+        return count, used, prefixes
 
 
-def take_batch(
-    jobs: Sequence[Sequence[Input]], queues: Sequence[deque[int]], *, max_batch_tokens: int
-) -> list[tuple[int, int]]:
-    """Take the next batch from several waiting jobs, removing it from their queues.
+def take_batch(queues: Sequence[Queue], *, max_batch_tokens: int) -> list[tuple[int, int]]:
+    """Take the next batch from the queues of several jobs.
 
     Jobs that can be finished come first, as long as they fill at most half of the budget: a single
-    query does not wait for a hundred thousand documents, nor these for a thousand queries. What is
-    left goes to one large job and not to all of them, because neighbours in one job's order are
-    about equally long, and batches of equal lengths are computed faster. The next one has its turn
-    when the caller passes the jobs that gave something behind the others. A sequence is never
-    split: one that alone exceeds the budget makes a batch of its own.
+    query does not wait for a hundred thousand documents, nor these for a thousand queries. The rest
+    of the budget goes to one large job and not to all of them, because neighbours in one queue are
+    about equally long, and batches of equal lengths are computed faster. A sequence is never split:
+    one that exceeds the budget becomes a batch of its own.
 
     Args:
-        jobs: The sequences of each job.
-        queues: Positions still to be done, per job, those first whose turn it is.
-        max_batch_tokens: Budget of the batch. A prefix counts once, with its first sequence.
+        queues: The next job to be served comes first.
+        max_batch_tokens: Budget of the batch. A prefix counts once.
 
     Returns:
-        (job, position) pairs; empty only when all queues are.
+        (queue, position) pairs, grouped by queue; empty only when all queues are.
     """
-    batch: list[tuple[int, int]] = []
-    prefixes: set[Prefix] = set()
-    used = 0
-    for most, whole in ((max_batch_tokens // 2, True), (max_batch_tokens, False)):
-        for job, queue in enumerate(queues):
-            alone = not (whole or batch)
-            count, tokens = _fitting(jobs[job], queue, prefixes, room=most - used, alone=alone)
-            if whole and count < len(queue):
-                continue
-            taken = [queue.popleft() for _ in range(count)]
-            batch += [(job, place) for place in taken]
-            prefixes.update(p for place in taken if (p := jobs[job][place].prefix) is not None)
-            used += tokens
-    return batch
+    batch = _Draft()
+    for job, queue in enumerate(queues):
+        batch.finish(job, queue, max_batch_tokens // 2)
+    for job, queue in enumerate(queues):
+        batch.fill(job, queue, max_batch_tokens)
+    return batch.items
 
 
-def _fitting(
-    sequences: Sequence[Input],
-    places: Iterable[int],
-    prefixes: Set[Prefix],
-    *,
-    room: int,
-    alone: bool,
-) -> tuple[int, int]:
-    """How many of the first `places` fit into `room` tokens, and the tokens that they take.
+class _Draft:
+    """A batch that is being filled."""
 
-    Those of `prefixes` take none. With `alone` the first one fits in any case.
-    """
-    known = set(prefixes)
-    count = used = 0
-    for place in places:
-        tokens, prefix = len(sequences[place]), sequences[place].prefix
-        if prefix is not None and prefix not in known:
-            tokens += len(prefix)
-            known.add(prefix)
-        if used + tokens > room and (count or not alone):
-            break
-        count, used = count + 1, used + tokens
-    return count, used
+    def __init__(self) -> None:
+        self.items: list[tuple[int, int]] = []
+        self._tokens = 0
+        self._prefixes: set[Prefix | None] = {None}
+
+    def finish(self, job: int, queue: Queue, budget: int) -> None:
+        """Take everything from a queue, or nothing if that exceeds the budget."""
+        count, tokens, prefixes = queue.fitting(budget - self._tokens, self._prefixes)
+        if count == len(queue):
+            self._take(job, queue.take(count), tokens, prefixes)
+
+    def fill(self, job: int, queue: Queue, budget: int) -> None:
+        """Take what fits from a queue, and at least one sequence if the batch is empty."""
+        count, tokens, prefixes = queue.fitting(budget - self._tokens, self._prefixes)
+        if not (count or self.items) and len(queue):
+            count, tokens = 1, budget
+        self._take(job, queue.take(count), tokens, prefixes)
+
+    def _take(self, job: int, places: list[int], tokens: int, prefixes: set[Prefix | None]) -> None:
+        self.items += [(job, place) for place in places]
+        self._tokens += tokens
+        self._prefixes = prefixes
 
 
-def _prefix_places(sequences: Sequence[Input]) -> dict[Prefix | None, int]:
-    """A number for each prefix, in order of first use; sequences without one come first."""
-    places: dict[Prefix | None, int] = {None: 0}
+def _prefix_numbers(sequences: Sequence[Input]) -> list[int]:
+    """Number the prefix of each sequence in order of first use; 0 stands for none."""
+    numbers: dict[Prefix | None, int] = {None: 0}
+    found = []
+    last, number = None, 0
     for sequence in sequences:
-        places.setdefault(sequence.prefix, len(places))
-    return places
+        prefix = sequence.prefix
+        if prefix is not last:  # sequences of one call share a `Prefix` object
+            last, number = prefix, numbers.setdefault(prefix, len(numbers))
+        found.append(number)
+    return found
+
+
+def _working_order(prefix_numbers: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Sort positions by prefix, then longest first; equals keep their order."""
+    order: list[int] = np.lexsort((-np.asarray(lengths), np.asarray(prefix_numbers))).tolist()
+    return order

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
+from quernstone.encoding.checks import check_instruction, check_list
+from quernstone.encoding.encoder import Encode
 from quernstone.encoding.prompts import query_frame
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
-from quernstone.runtime.session import Encode, ModelUser, Session, check_instruction, check_list
-from quernstone.types import Dtype, EncodedBatch, EngineName, Float32Array
+from quernstone.model import Model
+from quernstone.runtime.session import Session
+from quernstone.types import Dtype, EngineName, Float32Array
 
 MIN_DIMENSIONS = 32
 """The smallest size that Qwen3-Embedding was trained for (model card, "MRL Support")."""
 
 
-class Embedder(ModelUser):
+class Embedder(Model):
     """A Qwen3 embedding model.
 
     Thread-safe, and usable from any number of event loops: concurrent callers share batches, and
@@ -131,7 +135,8 @@ class Embedder(ModelUser):
         """
         check_list("texts", texts)
         title = "embedding documents" if progress else ""
-        return self._finish(self._session.run_all(texts, self._encode_documents, progress=title))
+        encode = self._session.encoder.encode_documents
+        return self._finish(self._session.run_all(texts, encode, progress=title))
 
     def embed_queries(
         self, texts: Sequence[str], instruction: str | None = None, *, progress: bool = False
@@ -139,7 +144,7 @@ class Embedder(ModelUser):
         """Embed queries, each behind the instruction. See `embed_documents`."""
         check_list("texts", texts)
         title = "embedding queries" if progress else ""
-        encode = self._encode_queries(instruction)
+        encode = self._query_encoder(instruction)
         return self._finish(self._session.run_all(texts, encode, progress=title))
 
     def embed_query(self, text: str, instruction: str | None = None) -> Float32Array:
@@ -159,20 +164,22 @@ class Embedder(ModelUser):
             InputError: As in `embed_documents`; the index counts from the iterator's start.
         """
         title = "embedding documents" if progress else ""
-        for rows in self._session.run(texts, self._encode_documents, progress=title):
+        encode = self._session.encoder.encode_documents
+        for rows in self._session.run(texts, encode, progress=title):
             yield from self._finish(rows)
 
     async def aembed_documents(self, texts: Sequence[str]) -> Float32Array:
         """Like `embed_documents`, without blocking the event loop."""
         check_list("texts", texts)
-        return self._finish(await self._session.arun_all(texts, self._encode_documents))
+        encode = self._session.encoder.encode_documents
+        return self._finish(await self._session.arun_all(texts, encode))
 
     async def aembed_queries(
         self, texts: Sequence[str], instruction: str | None = None
     ) -> Float32Array:
         """Like `embed_queries`, without blocking the event loop."""
         check_list("texts", texts)
-        encode = self._encode_queries(instruction)
+        encode = self._query_encoder(instruction)
         return self._finish(await self._session.arun_all(texts, encode))
 
     async def aembed_query(self, text: str, instruction: str | None = None) -> Float32Array:
@@ -187,7 +194,8 @@ class Embedder(ModelUser):
 
         A plain iterable is read on the event loop, so it should not wait for anything.
         """
-        async for rows in self._session.arun(texts, self._encode_documents):
+        encode = self._session.encoder.encode_documents
+        async for rows in self._session.arun(texts, encode):
             for vector in self._finish(rows):
                 yield vector
 
@@ -198,26 +206,9 @@ class Embedder(ModelUser):
             f"device={info.device!r}, dtype={info.dtype!r})"
         )
 
-    def _encode_documents(self, texts: Sequence[str], offset: int) -> EncodedBatch:
-        session = self._session
-        return session.encoder.encode_documents(
-            texts, max_length=session.max_length, truncate=session.truncate, offset=offset
-        )
-
-    def _encode_queries(self, instruction: str | None) -> Encode[str]:
-        session = self._session
+    def _query_encoder(self, instruction: str | None) -> Encode[str]:
         chosen = self._instruction if instruction is None else check_instruction(instruction)
-
-        def encode(texts: Sequence[str], offset: int) -> EncodedBatch:
-            return session.encoder.encode_queries(
-                texts,
-                chosen,
-                max_length=session.max_length,
-                truncate=session.truncate,
-                offset=offset,
-            )
-
-        return encode
+        return partial(self._session.encoder.encode_queries, instruction=chosen)
 
     def _finish(self, rows: Float32Array) -> Float32Array:
         """Cut to `dimensions`, then normalise: in this order, or the vectors are not unit."""

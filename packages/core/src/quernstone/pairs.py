@@ -1,4 +1,4 @@
-"""The pairs of many queries: made while they are read, and found again when one is at fault."""
+"""Pairs of queries and documents: created while they are read, found again after an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import cast
 
 import numpy as np
 
-from quernstone.encoding.tokens import check_texts
 from quernstone.errors import (
     EngineError,
     EngineMemoryError,
@@ -20,7 +19,6 @@ from quernstone.errors import (
     QuernstoneError,
     RemoteError,
 )
-from quernstone.runtime.session import check_list
 from quernstone.types import Float32Array
 
 InstructedPair = tuple[str, str, str]
@@ -36,7 +34,7 @@ class QueryPairs:
         documents: Sequence[str] | Sequence[Sequence[str]],
         instructions: Sequence[str],
     ) -> None:
-        """Check the lists, but not the documents in them.
+        """Match the lists; texts are not checked.
 
         Args:
             queries: Any number.
@@ -44,10 +42,9 @@ class QueryPairs:
             instructions: One for each query.
 
         Raises:
-            InputError: Not such lists, or a query is no text; the index is a query's, or that of
-                the entry of `documents` at fault.
+            InputError: `documents` does not match `queries`; the index is that of the entry of
+                `documents` at fault, or of the query without a list.
         """
-        check_texts(queries, what="query")
         self._queries = queries
         self._documents = _lists(queries, documents)
         self._instructions = instructions
@@ -63,12 +60,12 @@ class QueryPairs:
                 yield query, document, instruction
 
     def by_query(self, scores: Float32Array) -> list[Float32Array]:
-        """Part the scores of all pairs into those of each query."""
+        """Split the scores of all pairs into those of each query."""
         return np.split(scores, self._ends)[:-1]
 
     @contextmanager
     def naming_documents(self) -> Iterator[None]:
-        """Let errors name a query and its document, where inside they count pairs."""
+        """Make errors raised inside name a query and its document instead of a pair."""
         try:
             yield
         except (InputError, EngineError) as error:
@@ -83,8 +80,7 @@ class QueryPairs:
 def _lists(
     queries: Sequence[str], documents: Sequence[str] | Sequence[Sequence[str]]
 ) -> Sequence[Sequence[str]]:
-    """The documents of each query."""
-    check_list("documents", documents)
+    """Return the documents of each query."""
     lists = [entry for entry in documents if _is_list(entry)]
     if not lists:
         return [cast("Sequence[str]", documents)] * len(queries)
@@ -106,7 +102,7 @@ def _is_list(entry: object) -> bool:
 
 
 def _of_document(error: QuernstoneError, query: int, document: int) -> QuernstoneError:
-    """The same error with a query's index, and the document in its text."""
+    """Return the error with the index of a query, naming the document in its text."""
     where = f"document {document}"
     match error:
         case InputTooLongError(what="the text"):

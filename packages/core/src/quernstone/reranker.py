@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from quernstone.encoding.checks import check_instruction, check_list, check_positive, check_texts
+from quernstone.encoding.encoder import Encode
 from quernstone.encoding.prompts import RERANK_INSTRUCTIONS, render_pair
-from quernstone.encoding.tokens import DocumentCache
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError, InputError
+from quernstone.model import Model
 from quernstone.pairs import InstructedPair, QueryPairs
-from quernstone.runtime.session import (
-    Encode,
-    ModelUser,
-    Session,
-    check_instruction,
-    check_list,
-    check_positive,
-)
-from quernstone.types import (
-    Dtype,
-    EncodedBatch,
-    EngineName,
-    Float32Array,
-    RankedDocument,
-    RerankTemplate,
-)
+from quernstone.runtime.session import Session
+from quernstone.types import Dtype, EngineName, Float32Array, RankedDocument, RerankTemplate
 
 Pair = tuple[str, str]
 
 
-class Reranker(ModelUser):
+class Reranker(Model):
     """A Qwen3 reranker: the probability that a document meets what a query asks for.
 
     All documents of one query share the key/value states of everything up to the document, which
@@ -100,7 +87,6 @@ class Reranker(ModelUser):
             msg = f"unknown template {template!r}; use {' or '.join(RERANK_INSTRUCTIONS)}"
             raise ConfigError(msg)
         self._template: RerankTemplate = template
-        self._prefix_sharing = prefix_sharing
         self._session = Session(
             model,
             "rerank",
@@ -113,6 +99,7 @@ class Reranker(ModelUser):
             deterministic=deterministic,
             revision=revision,
             engine_options=engine_options,
+            share_prefix=prefix_sharing,
         )
         default = "" if self._session.own_prompts else RERANK_INSTRUCTIONS[template]
         try:
@@ -162,8 +149,8 @@ class Reranker(ModelUser):
             InputError: A document is not a string, is no Unicode text, or a pair is too long.
             EngineError: The model failed; the error names the document.
         """
-        pairs = _pairs_of(query, documents, top_n)
-        return _ranked(self.score(pairs, instruction, progress=progress), top_n)
+        pairs = self._pairs_of(query, documents, top_n, instruction)
+        return _ranked(self._scores(pairs, progress=progress), top_n)
 
     def rerank_many(
         self,
@@ -197,10 +184,9 @@ class Reranker(ModelUser):
             EngineError: The model failed; the error names the query and the document.
         """
         pairs = self._pairs_of_many(queries, documents, top_n, instruction)
-        title = "reranking" if progress else ""
         with pairs.naming_documents():
-            windows = list(self._session.run(pairs, self._encode_many(), progress=title))
-        return _ranked_many(pairs, windows, top_n)
+            scores = self._scores(pairs, progress=progress)
+        return [_ranked(own, top_n) for own in pairs.by_query(scores)]
 
     def score(
         self, pairs: Sequence[Pair], instruction: str | None = None, *, progress: bool = False
@@ -216,9 +202,7 @@ class Reranker(ModelUser):
             InputError: An entry is not a pair of strings, is no Unicode text, or is too long.
             EngineError: The model failed; the error names the pair.
         """
-        _check_pairs(pairs)
-        title = "reranking" if progress else ""
-        return _scores(self._session.run_all(pairs, self._encode(instruction), progress=title))
+        return self._scores(self._instructed(pairs, instruction), progress=progress)
 
     async def arerank(
         self,
@@ -228,8 +212,8 @@ class Reranker(ModelUser):
         instruction: str | None = None,
     ) -> list[RankedDocument]:
         """Like `rerank`, without blocking the event loop."""
-        pairs = _pairs_of(query, documents, top_n)
-        return _ranked(await self.ascore(pairs, instruction), top_n)
+        pairs = self._pairs_of(query, documents, top_n, instruction)
+        return _ranked(await self._ascores(pairs), top_n)
 
     async def arerank_many(
         self,
@@ -241,13 +225,12 @@ class Reranker(ModelUser):
         """Like `rerank_many`, without blocking the event loop."""
         pairs = self._pairs_of_many(queries, documents, top_n, instruction)
         with pairs.naming_documents():
-            windows = [rows async for rows in self._session.arun(pairs, self._encode_many())]
-        return _ranked_many(pairs, windows, top_n)
+            scores = await self._ascores(pairs)
+        return [_ranked(own, top_n) for own in pairs.by_query(scores)]
 
     async def ascore(self, pairs: Sequence[Pair], instruction: str | None = None) -> Float32Array:
         """Like `score`, without blocking the event loop."""
-        _check_pairs(pairs)
-        return _scores(await self._session.arun_all(pairs, self._encode(instruction)))
+        return await self._ascores(self._instructed(pairs, instruction))
 
     def __repr__(self) -> str:
         info = self.info
@@ -256,39 +239,33 @@ class Reranker(ModelUser):
             f"device={info.device!r}, dtype={info.dtype!r})"
         )
 
-    def _encode(self, instruction: str | None) -> Encode[Pair]:
-        chosen = self._instruction if instruction is None else self._usable(instruction)
-        return partial(self._encode_pairs, instruction=chosen)
+    def _scores(self, pairs: Iterable[InstructedPair], *, progress: bool) -> Float32Array:
+        title = "reranking" if progress else ""
+        return _probabilities(self._session.run_all(pairs, self._pair_encoder(), progress=title))
 
-    def _encode_many(self) -> Encode[InstructedPair]:
-        cache = DocumentCache()
+    async def _ascores(self, pairs: Iterable[InstructedPair]) -> Float32Array:
+        return _probabilities(await self._session.arun_all(pairs, self._pair_encoder()))
 
-        def encode(rows: Sequence[InstructedPair], offset: int) -> EncodedBatch:
-            pairs = [(query, document) for query, document, _ in rows]
-            instructions = [instruction for _, _, instruction in rows]
-            return self._encode_pairs(pairs, offset, instruction=instructions, cache=cache)
+    def _pair_encoder(self) -> Encode[InstructedPair]:
+        return self._session.encoder.pair_encoder(self._template)
 
-        return encode
+    def _pairs_of(
+        self, query: str, documents: Sequence[str], top_n: int | None, instruction: str | None
+    ) -> list[InstructedPair]:
+        check_list("documents", documents)
+        if top_n is not None:
+            check_positive("top_n", top_n)
+        chosen = self._chosen(instruction)
+        return [(query, document, chosen) for document in documents]
 
-    def _encode_pairs(
-        self,
-        pairs: Sequence[Pair],
-        offset: int,
-        *,
-        instruction: str | Sequence[str],
-        cache: DocumentCache | None = None,
-    ) -> EncodedBatch:
-        session = self._session
-        return session.encoder.encode_pairs(
-            pairs,
-            instruction,
-            self._template,
-            max_length=session.max_length,
-            truncate=session.truncate,
-            share_prefix=self._prefix_sharing,
-            offset=offset,
-            cache=cache,
-        )
+    def _instructed(self, pairs: Sequence[Pair], instruction: str | None) -> list[InstructedPair]:
+        check_list("pairs", pairs)
+        for index, pair in enumerate(pairs):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                reason = f"{type(pair).__name__} is not a (query, document) pair"
+                raise InputError(index, reason)
+        chosen = self._chosen(instruction)
+        return [(query, document, chosen) for query, document in pairs]
 
     def _pairs_of_many(
         self,
@@ -300,7 +277,10 @@ class Reranker(ModelUser):
         if top_n is not None:
             check_positive("top_n", top_n)
         check_list("queries", queries)
-        return QueryPairs(queries, documents, self._one_each(instruction, len(queries)))
+        instructions = self._one_each(instruction, len(queries))
+        check_texts(queries, what="query")
+        check_list("documents", documents)
+        return QueryPairs(queries, documents, instructions)
 
     def _one_each(self, instruction: str | Sequence[str] | None, queries: int) -> Sequence[str]:
         if instruction is None:
@@ -315,6 +295,9 @@ class Reranker(ModelUser):
             raise ConfigError(msg)
         return [self._usable(each) for each in instruction]
 
+    def _chosen(self, instruction: str | None) -> str:
+        return self._instruction if instruction is None else self._usable(instruction)
+
     def _usable(self, instruction: str) -> str:
         """An instruction that the model can read; cross-encoders that are no Qwen3 read none."""
         check_instruction(instruction)
@@ -327,22 +310,7 @@ class Reranker(ModelUser):
         return instruction
 
 
-def _pairs_of(query: str, documents: Sequence[str], top_n: int | None) -> list[Pair]:
-    check_list("documents", documents)
-    if top_n is not None:
-        check_positive("top_n", top_n)
-    return [(query, document) for document in documents]
-
-
-def _check_pairs(pairs: Sequence[Pair]) -> None:
-    check_list("pairs", pairs)
-    for index, pair in enumerate(pairs):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            reason = f"{type(pair).__name__} is not a (query, document) pair"
-            raise InputError(index, reason)
-
-
-def _scores(rows: Float32Array) -> Float32Array:
+def _probabilities(rows: Float32Array) -> Float32Array:
     """P(yes): softmax over [no, yes], of which the second; an engine may have done it itself.
 
     Shape: (pairs, 2) or (pairs, 1) -> (pairs,)
@@ -352,14 +320,6 @@ def _scores(rows: Float32Array) -> Float32Array:
     margin = rows[:, 0].astype(np.float64) - rows[:, 1]
     scores: Float32Array = (1.0 / (1.0 + np.exp(np.minimum(margin, 700.0)))).astype(np.float32)
     return scores
-
-
-def _ranked_many(
-    pairs: QueryPairs, windows: Sequence[Float32Array], top_n: int | None
-) -> list[list[RankedDocument]]:
-    scores = [_scores(rows) for rows in windows]
-    joined = np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
-    return [_ranked(own, top_n) for own in pairs.by_query(joined)]
 
 
 def _ranked(scores: Float32Array, top_n: int | None) -> list[RankedDocument]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from quernstone.encoding.tokens import DocumentCache
 
 Task = Literal["embed", "rerank"]
 EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "vllm", "remote"]
@@ -36,15 +33,18 @@ class RankedDocument:
 
 
 class Prefix:
-    """Token ids that several sequences begin with. Equal ids are equal prefixes.
-
-    It may itself begin with a prefix, its `parent`, that it shares with other prefixes: of the
-    queries of a reranker the instruction.
-    """
+    """Token ids that several sequences begin with. Prefixes of equal ids are equal."""
 
     __slots__ = ("_key", "ids", "parent")
 
     def __init__(self, ids: TokenArray, parent: Prefix | None = None) -> None:
+        """Hold the ids of a prefix.
+
+        Args:
+            ids: Shape: (tokens,)
+            parent: A prefix of this prefix that it shares with others: for a reranker's query,
+                the instruction.
+        """
         self.ids = ids
         self.parent = parent
         self._key = ids.tobytes()
@@ -61,17 +61,17 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One sequence, ready for an engine that takes token ids."""
+    """One sequence, ready for an engine that runs token ids."""
 
     ids: TokenArray
-    """Tokens after the shared prefix, the last one being the pooled token. Shape: (tokens,)"""
+    """Tokens after the shared prefix; the last one is the pooled token. Shape: (tokens,)"""
     prefix: Prefix | None = None
     """Tokens before `ids`, shared with other sequences; None when nothing is shared."""
 
     @property
     def key(self) -> Hashable:
-        """Equal for sequences that have the same result."""
-        return self.prefix, self.ids.tobytes()
+        """Equal for sequences that have the same result, among those of one prefix."""
+        return self.ids.tobytes()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +79,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class TextInput:
-    """One input of an engine that takes text, not yet rendered.
+    """One input of an engine that tokenizes, not yet rendered.
 
     For an embedding `text` is a document or a query, for reranking the document of a pair.
     """
@@ -92,10 +92,8 @@ class TextInput:
     template: RerankTemplate = "card"
     """How a pair of a Qwen3 reranker is rendered."""
 
-    @property
-    def prefix(self) -> None:
-        """Nothing: what texts share is known to engines that take token ids only."""
-        return None
+    prefix: ClassVar[None] = None
+    """Only token ids have shared prefixes."""
 
     @property
     def key(self) -> Hashable:
@@ -103,12 +101,12 @@ class TextInput:
         return self
 
     def __len__(self) -> int:
-        """About how many tokens this is, to plan batches by: a quarter of its UTF-8 bytes."""
+        """Estimate the number of tokens, to plan batches: a quarter of the UTF-8 bytes."""
         return (len(self.text.encode()) + len((self.query or "").encode())) // 4 + 1
 
 
 Input = Encoded | TextInput
-"""What a session submits: token ids, or text if the engine has a tokenizer of its own."""
+"""One input of a backend: token ids, or text if the engine has a tokenizer of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,49 +258,3 @@ class Usage:
     recomputed: int = 0
     """Results that overflowed a 16-bit dtype and were computed again, slowly, in float32; of all
     that this process asked of the loaded model."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """What an encoder returns for a list of inputs."""
-
-    sequences: Sequence[Input]
-    truncated: list[int] = field(default_factory=list)
-    """Positions of the inputs that were cut."""
-
-
-class Encoder(Protocol):
-    """Checks inputs and makes what a backend takes of them. See `Tokenization`, `TextEncoder`."""
-
-    def encode_documents(
-        self, texts: Sequence[str], *, max_length: int, truncate: bool = True, offset: int = 0
-    ) -> EncodedBatch:
-        """Encode texts to embed as they are."""
-        ...
-
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        instruction: str,
-        *,
-        max_length: int,
-        truncate: bool = True,
-        offset: int = 0,
-    ) -> EncodedBatch:
-        """Encode queries with their instruction."""
-        ...
-
-    def encode_pairs(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        instruction: str | Sequence[str],
-        template: RerankTemplate,
-        *,
-        max_length: int,
-        truncate: bool = True,
-        share_prefix: bool = True,
-        offset: int = 0,
-        cache: DocumentCache | None = None,
-    ) -> EncodedBatch:
-        """Encode (query, document) pairs to rerank, with one instruction or one for each."""
-        ...

@@ -11,7 +11,7 @@ from tests.support import gpu_stand_ins
 
 from quernstone import Embedder, Reranker
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.torch.engine import TorchEngine
 from quernstone.engines.torch.graphs import _SEQUENCES, _TOKENS, filled_up, fitting
 from quernstone.types import Encoded, EngineConfig, Prefix
@@ -68,8 +68,8 @@ def load(task="embed", dtype="float32", max_batch_tokens=None):
         device="cpu",
         max_batch_tokens=max_batch_tokens,
     )
-    tokenization = Tokenization(checkpoint.folder, checkpoint.vocab_size)
-    return TorchEngine(config, checkpoint, tokenization)
+    tokenizer = Tokenizer(checkpoint.folder, checkpoint.vocab_size)
+    return TorchEngine(config, checkpoint, tokenizer)
 
 
 @pytest.fixture(scope="module", params=["embed", "rerank"])

@@ -30,13 +30,12 @@ from quernstone.bench.report import (
 from quernstone.bench.subject import EmbeddingSubject, RerankingSubject, Subject
 from quernstone.checkpoints.checkpoint import Checkpoint, resolve
 from quernstone.embedder import Embedder
-from quernstone.encoding.tokens import check_texts
+from quernstone.encoding.checks import check_list, check_texts
 from quernstone.engines import ENGINES, check_engine, choose_engine
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
 from quernstone.progress import progress_bar
 from quernstone.reranker import Reranker
-from quernstone.runtime.session import check_list
 from quernstone.types import Dtype, EngineInfo, EngineName, Task
 
 _SMALLEST = 512

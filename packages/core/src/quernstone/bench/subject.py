@@ -12,9 +12,11 @@ import numpy as np
 from quernstone.bench.report import Workload
 from quernstone.bench.texts import passages, query
 from quernstone.embedder import Embedder
+from quernstone.encoding.encoder import EncodedBatch
+from quernstone.model import session_of
 from quernstone.reranker import Reranker
 from quernstone.runtime.worker import Worker
-from quernstone.types import Encoded, EncodedBatch, Input
+from quernstone.types import Encoded, Input
 
 User = TypeVar("User", Embedder, Reranker)
 
@@ -55,7 +57,7 @@ class Subject(ABC, Generic[User]):
     @property
     def worker(self) -> Worker:
         """The worker that runs the engine."""
-        return cast("Worker", self.user._session._backend)  # `measure` refuses servers
+        return cast("Worker", session_of(self.user).backend)  # `measure` refuses servers
 
     def workload(self, inputs: int) -> Workload:
         """Count the tokens of `inputs` inputs."""
@@ -100,7 +102,7 @@ class EmbeddingSubject(Subject[Embedder]):
 
     def encoded(self, inputs: int) -> EncodedBatch:
         """See `Subject.encoded`."""
-        return self.user._encode_documents(self._texts(inputs), 0)
+        return session_of(self.user).encoder.encode_documents(self._texts(inputs))
 
 
 class RerankingSubject(Subject[Reranker]):
@@ -128,7 +130,8 @@ class RerankingSubject(Subject[Reranker]):
 
     def encoded(self, inputs: int) -> EncodedBatch:
         """See `Subject.encoded`."""
-        return self.user._encode(None)(self._pairs(inputs), 0)
+        encode = session_of(self.user).encoder.pair_encoder(self.user.template)
+        return encode([(*pair, self.user.instruction) for pair in self._pairs(inputs)])
 
     def _pairs(self, inputs: int) -> list[tuple[str, str]]:
         texts = self._texts(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+import tokenizers
 
 from quernstone.doctor.mistakes import compare_embeddings
 from quernstone.doctor.published import compare_with_published, published_for
@@ -22,7 +22,7 @@ from quernstone.doctor.subject import (
 from quernstone.doctor.texts import DOCUMENTS, OTHER_INSTRUCTION, OVERFLOWING, QUERIES
 from quernstone.embedder import MIN_DIMENSIONS
 from quernstone.encoding.prompts import ENDOFTEXT
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import NonFiniteError
 from quernstone.types import Float32Array, TokenArray
 
@@ -78,23 +78,19 @@ def _finite(subject: EmbeddingSubject) -> Outcome:
 
 
 def _last_token(subject: EmbeddingSubject) -> Outcome:
-    tokenization = subject.tokenization
-    if tokenization is not None:
+    tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=64)
+    if tokenizer is not None and encoder is not None:
         long = "grain " * 400
         batches = [
-            tokenization.encode_documents([*DOCUMENTS, long, ""], max_length=64),
-            tokenization.encode_queries(
-                [*QUERIES, long, ""], subject.user.instruction, max_length=64
-            ),
+            encoder.encode_documents([*DOCUMENTS, long, ""]),
+            encoder.encode_queries([*QUERIES, long, ""], subject.user.instruction),
         ]
         ids = [each for batch in batches for each in token_ids(batch)]
-        wrong = sum(
-            each[-1] != tokenization.eos_id or tokenization.eos_id in each[:-1] for each in ids
-        )
+        wrong = sum(each[-1] != tokenizer.eos_id or tokenizer.eos_id in each[:-1] for each in ids)
         if wrong:
             return fail(f"{wrong} of {len(ids)} sequences do not end as they must", _RIGHT_ENDING)
         return ok(
-            f"{len(ids)} sequences, cut ones too: {_ONCE} (token {tokenization.eos_id}, appended "
+            f"{len(ids)} sequences, cut ones too: {_ONCE} (token {tokenizer.eos_id}, appended "
             "by Quernstone)"
         )
     if subject.own_prompts:
@@ -124,7 +120,7 @@ def _tokenizer_file(subject: EmbeddingSubject) -> Outcome:
     if subject.own_prompts or not subject.checkpoint.is_qwen3:
         return skipped(_OWN if subject.own_prompts else "the model is no Qwen3-Embedding")
     path = subject.checkpoint.folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tail = tokenizer.encode("quern").tokens[-2:]
     if tail[-1] == ENDOFTEXT and tail[0] != ENDOFTEXT:
         return ok(f"tokenizer.json appends `{ENDOFTEXT}`, so servers that trust it do, too")
@@ -173,11 +169,11 @@ def _query_prompt(subject: EmbeddingSubject) -> Outcome:
 
 
 def _documents_bare(subject: EmbeddingSubject) -> Outcome:
-    tokenization = subject.tokenization
-    if tokenization is not None:
-        encoded = token_ids(tokenization.encode_documents(DOCUMENTS, max_length=512))
+    tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=512)
+    if tokenizer is not None and encoder is not None:
+        encoded = token_ids(encoder.encode_documents(DOCUMENTS))
         for document, ids in zip(DOCUMENTS, encoded, strict=True):
-            if not np.array_equal(ids[:-1], tokenization.encode_frame(document)):
+            if not np.array_equal(ids[:-1], tokenizer.frame_ids(document)):
                 return fail(f"{document!r} has other tokens than its text", "please report this")
         return ok(f"the tokens of {len(DOCUMENTS)} documents are those of their texts")
     if subject.own_prompts:
@@ -293,11 +289,11 @@ def _normalised(subject: EmbeddingSubject) -> Outcome:
 
 
 def _control_tokens(subject: EmbeddingSubject) -> Outcome:
-    tokenization = subject.tokenization
-    if tokenization is not None:
+    tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=512)
+    if tokenizer is not None and encoder is not None:
         text = f"a {ENDOFTEXT} and a {IM_END} in a text"
-        (ids,) = token_ids(tokenization.encode_documents([text], max_length=512))
-        return no_control_tokens(tokenization, ids[:-1])
+        (ids,) = token_ids(encoder.encode_documents([text]))
+        return no_control_tokens(tokenizer, ids[:-1])
     if subject.own_prompts:
         return skipped(_OWN)
     if subject.ending == "endoftext":
@@ -347,9 +343,9 @@ def not_finite(subject: Subject[Any], error: NonFiniteError, text: str) -> Outco
     return fail(f"{error}: {text[:80]!r}", fix)
 
 
-def no_control_tokens(tokenization: Tokenization, ids: TokenArray) -> Outcome:
+def no_control_tokens(tokenizer: Tokenizer, ids: TokenArray) -> Outcome:
     """Whether the ids of a user's text are free of the tokens that only a prompt may hold."""
-    found = [token for token in (ENDOFTEXT, IM_END) if tokenization.token_id(token) in ids]
+    found = [token for token in (ENDOFTEXT, IM_END) if tokenizer.token_id(token) in ids]
     if found:
         return fail(f"a text's `{found[0]}` becomes a control token", "please report this")
     return ok(f"`{ENDOFTEXT}` and `{IM_END}` in a text are read as ordinary characters")

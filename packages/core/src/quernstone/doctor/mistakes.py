@@ -84,7 +84,7 @@ def _embedding_mistakes(
     reference: Reference, frame: str
 ) -> dict[_Mistake, Callable[[str], Float32Array]]:
     """Map each mistake to a function that computes a text's vector with it."""
-    end, other = ([reference.tokenization.token_id(token)] for token in (ENDOFTEXT, IM_END))
+    end, other = ([reference.tokenizer.token_id(token)] for token in (ENDOFTEXT, IM_END))
 
     def last(tail: Sequence[int], head: str = "") -> Callable[[str], Float32Array]:
         def vector(text: str) -> Float32Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines import load_engine
 from quernstone.errors import ConfigError
 from quernstone.types import Encoded, EngineConfig, Float32Array, Task, TokenArray
@@ -24,11 +24,11 @@ class Reference:
         self.checkpoint = resolve(name, task)
         if not self.checkpoint.is_qwen3:
             raise ConfigError(f"the reference `{name}` is not a Qwen3 model")
-        self.tokenization = Tokenization(self.checkpoint.folder, self.checkpoint.vocab_size)
+        self.tokenizer = Tokenizer(self.checkpoint.folder, self.checkpoint.vocab_size)
         config = EngineConfig(
             task=task, model=str(self.checkpoint.folder), engine="torch", dtype="float32"
         )
-        self._engine = load_engine(config, self.checkpoint, self.tokenization)
+        self._engine = load_engine(config, self.checkpoint, self.tokenizer)
 
     def run(self, sequences: Sequence[TokenArray]) -> Float32Array:
         """Return the engine's rows, neither cut nor normalized."""
@@ -40,7 +40,7 @@ class Reference:
 
     def plain(self, text: str) -> TokenArray:
         """Tokenize a text: control tokens are parsed, nothing is appended."""
-        return self.tokenization.encode_frame(text)
+        return self.tokenizer.frame_ids(text)
 
     def close(self) -> None:
         """Free the model."""

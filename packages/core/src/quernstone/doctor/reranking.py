@@ -65,14 +65,13 @@ def _finite(subject: RerankingSubject) -> Outcome:
 
 
 def _template(subject: RerankingSubject) -> Outcome:
-    tokenization = subject.tokenization
-    if tokenization is not None:
-        pairs = list(zip(QUERIES, DOCUMENTS, strict=True))
-        encoded = tokenization.encode_pairs(
-            pairs, subject.user.instruction, subject.user.template, max_length=2048
-        )
-        for (query, document), ids in zip(pairs, token_ids(encoded), strict=True):
-            expected = tokenization.encode_frame(subject.user.format_pair(query, document))
+    tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=2048)
+    if tokenizer is not None and encoder is not None:
+        instruction = subject.user.instruction
+        pairs = [(query, text, instruction) for query, text in zip(QUERIES, DOCUMENTS, strict=True)]
+        encoded = encoder.encode_pairs(pairs, subject.user.template)
+        for (query, document, _), ids in zip(pairs, token_ids(encoded), strict=True):
+            expected = tokenizer.frame_ids(subject.user.format_pair(query, document))
             if not np.array_equal(ids, expected):
                 return fail(f"the pair {query!r} has other tokens than its prompt", "report this")
         return ok(f"{len(pairs)} prompts, token by token the template `{subject.user.template}`")
@@ -144,14 +143,14 @@ def _both_sides(subject: RerankingSubject) -> Outcome:
 
 
 def _yes_no(subject: RerankingSubject) -> Outcome:
-    tokenization = subject.tokenization
-    if tokenization is None:
+    tokenizer = subject.tokenizer
+    if tokenizer is None:
         if subject.own_prompts:
             return skipped(_OWN)
         return skipped("the server scores; `tells apart` shows whether yes and no are swapped")
-    ids = {word: tokenization.token_id(word) for word in ("no", "yes")}
+    ids = {word: tokenizer.token_id(word) for word in ("no", "yes")}
     told = ", ".join(f"{word} {number}" for word, number in ids.items())
-    official = tokenization.eos_id == _OFFICIAL_VOCABULARY
+    official = tokenizer.eos_id == _OFFICIAL_VOCABULARY
     if official and ids != _OFFICIAL_IDS:
         return fail(f"{told}; Qwen3 has no 2152, yes 9693", "use the checkpoint's tokenizer.json")
     return ok(f"one token each: {told}")
@@ -241,21 +240,20 @@ def _alone_or_together(subject: RerankingSubject) -> Outcome:
 def _control_tokens(subject: RerankingSubject) -> Outcome:
     if subject.own_prompts:
         return skipped(_OWN)
-    tokenization = subject.tokenization
-    if tokenization is None:
+    tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=2048)
+    if tokenizer is None or encoder is None:
         return warn(
             f"a server that reads the template's control tokens reads `{IM_END}` in a document as "
             "one, too, which then ends the prompt early",
             f"remove `{IM_END}` and `{ENDOFTEXT}` from texts that strangers write",
         )
     text = f"a {ENDOFTEXT} and a {IM_END} in a text"
-    batch = tokenization.encode_pairs(
-        [("query", text)], subject.user.instruction, subject.user.template, max_length=2048
-    )
+    pairs = [("query", text, subject.user.instruction)]
+    batch = encoder.encode_pairs(pairs, subject.user.template)
     # the prompt's own control tokens are in front of and behind what users write
     frame = RERANK_PREFIX, RERANK_SUFFIXES[subject.user.template]
-    start, end = (len(tokenization.encode_frame(part)) for part in frame)
-    return no_control_tokens(tokenization, token_ids(batch)[0][start:-end])
+    start, end = (len(tokenizer.frame_ids(part)) for part in frame)
+    return no_control_tokens(tokenizer, token_ids(batch)[0][start:-end])
 
 
 def _published(subject: RerankingSubject) -> Outcome:

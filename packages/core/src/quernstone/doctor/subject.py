@@ -14,13 +14,16 @@ from quernstone.doctor.reference import Reference
 from quernstone.doctor.report import Outcome
 from quernstone.doctor.server import Server
 from quernstone.embedder import Embedder
+from quernstone.encoding.encoder import EncodedBatch
 from quernstone.encoding.prompts import ENDOFTEXT
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
+from quernstone.encoding.tokens import TokenEncoder
 from quernstone.engines.padding import whole_ids
 from quernstone.errors import InputError
+from quernstone.model import session_of
 from quernstone.reranker import Reranker
 from quernstone.runtime.session import Session
-from quernstone.types import Encoded, EncodedBatch, Float32Array, TokenArray
+from quernstone.types import Encoded, Float32Array, TokenArray
 
 User = TypeVar("User", Embedder, Reranker)
 Examined = TypeVar("Examined", "EmbeddingSubject", "RerankingSubject")
@@ -57,13 +60,18 @@ class Subject(Generic[User]):
 
     @property
     def _session(self) -> Session:
-        return self.user._session
+        return session_of(self.user)
 
     @property
-    def tokenization(self) -> Tokenization | None:
-        """Our tokenization, when it makes what the engine runs; None if the engine tokenises."""
-        encoder = self._session.encoder
-        return encoder if isinstance(encoder, Tokenization) else None
+    def tokenizer(self) -> Tokenizer | None:
+        """The checkpoint's tokenizer; None if the engine tokenizes."""
+        return self._session.tokenizer
+
+    def encoder(self, max_length: int) -> TokenEncoder | None:
+        """Return our encoder with another limit; None if the engine tokenizes."""
+        if self.tokenizer is None:
+            return None
+        return TokenEncoder(self.tokenizer, max_length=max_length)
 
     @property
     def own_prompts(self) -> bool:
@@ -108,7 +116,7 @@ class EmbeddingSubject(Subject[Embedder]):
         """Unit vectors of token ids, as they are; None where the engine takes none."""
         if self.server is not None:
             rows = self.server.embed_ids(self.user.model, sequences)
-        elif self.tokenization is not None:
+        elif self.tokenizer is not None:
             encoded = [Encoded(np.array(ids, dtype=np.int32)) for ids in sequences]
             rows = self._session.run_encoded(encoded)
         else:
@@ -171,7 +179,7 @@ class RerankingSubject(Subject[Reranker]):
 
 
 def token_ids(batch: EncodedBatch) -> list[TokenArray]:
-    """The whole sequences that our tokenization made."""
+    """Return the complete token ids of encoded inputs."""
     return [whole_ids(each) for each in cast("Sequence[Encoded]", batch.sequences)]
 
 

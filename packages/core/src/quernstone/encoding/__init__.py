@@ -1,1 +1,1 @@
-"""Turn texts into the inputs of an engine: prompts, token ids, limits, shared prefixes."""
+"""Texts to engine inputs: prompts, token ids, limits, shared prefixes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quernstone.checkpoints.checkpoint import Checkpoint, stored_pooling
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
 from quernstone.types import Backend, Engine, EngineConfig, EngineName, Task
 
@@ -100,7 +100,7 @@ def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
 
 
 def load_engine(
-    config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization | None
+    config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer | None
 ) -> Engine[Any]:
     """Load the model that `config` describes.
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.prompts import query_frame
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.options import Options
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
@@ -61,7 +61,7 @@ class SentenceTransformersEngine:
     """Runs a `SentenceTransformer` or a `CrossEncoder`."""
 
     def __init__(
-        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization | None
+        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer | None
     ) -> None:
         device = choose_device(config.device)
         self._reranks = config.task == "rerank"

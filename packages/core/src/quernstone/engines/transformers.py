@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from quernstone.checkpoints.checkpoint import Checkpoint
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ModelLoadError
@@ -27,7 +27,7 @@ class TransformersEngine:
     """Runs any decoder that transformers can load and that pools its last token."""
 
     def __init__(
-        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization
+        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer
     ) -> None:
         device = choose_device(config.device)
         dtype = choose_dtype(config.dtype, device)

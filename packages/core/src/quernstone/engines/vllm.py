@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from quernstone.checkpoints.checkpoint import Checkpoint
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.padding import whole_ids
 from quernstone.engines.placement import choose_dtype
 from quernstone.errors import ConfigError, EngineError, ModelLoadError, NonFiniteError
@@ -74,7 +74,7 @@ class VllmEngine:
         self,
         config: EngineConfig,
         checkpoint: Checkpoint,
-        tokenization: Tokenization,  # noqa: ARG002 - vLLM finds the ids of `no` and `yes` itself
+        tokenization: Tokenizer,  # noqa: ARG002 - vLLM finds the ids of `no` and `yes` itself
     ) -> None:
         self._reranks = config.task == "rerank"
         if self._reranks:

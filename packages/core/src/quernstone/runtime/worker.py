@@ -1,15 +1,14 @@
-"""The one thread that owns an engine, and the batches that concurrent callers share.
+"""The thread that owns an engine, and the batches that concurrent callers share.
 
-Callers submit jobs and get futures. Between two batches the worker looks at all jobs that wait
-and takes the next batch from all of them (`batching.take_batch`). Where the device computes by
-itself, the next batch is taken and launched before the rows of the last one are waited for.
+Callers submit jobs and get futures. Between two batches the worker takes the next one from all
+waiting jobs (`batching.take_batch`). If the device computes on its own, the worker launches the
+next batch before it waits for the rows of the last one.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from quernstone.batching import take_batch, work_order
+from quernstone.batching import Queue, take_batch
 from quernstone.errors import (
     ClosedError,
     EngineError,
@@ -27,9 +26,7 @@ from quernstone.errors import (
     QuernstoneError,
 )
 from quernstone.types import (
-    Backend,
     Engine,
-    EngineConfig,
     EngineInfo,
     Float32Array,
     Input,
@@ -40,10 +37,10 @@ from quernstone.types import (
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Sequences of one call, and the rows that come back for them.
+    """Sequences of one call, and the rows computed for them.
 
-    Equal sequences are computed once: what shares a batch changes the last bits of a result, and
-    nobody expects the same text to rank above itself.
+    Equal sequences are computed once: the other sequences of a batch change the last bits of a
+    result, and a text must not rank above a copy of itself.
     """
 
     sequences: Sequence[Input]
@@ -52,52 +49,47 @@ class Job:
     rows: Float32Array
     """Shape: (len(sequences), engine.width)"""
     future: Future[Float32Array] = field(default_factory=Future)
-    firsts: list[int] = field(init=False)
-    """For each sequence the position of the first one that equals it."""
-    queue: deque[int] = field(init=False)
+    queue: Queue = field(init=False)
     left: int = field(init=False)
+    """Sequences whose rows are missing."""
 
     def __post_init__(self) -> None:
-        seen: dict[Hashable, int] = {}
-        self.firsts = [seen.setdefault(s.key, place) for place, s in enumerate(self.sequences)]
-        order = work_order(self.sequences)
-        self.queue = deque(place for place in order if self.firsts[place] == place)
-        self.left = len(seen)
+        self.queue = Queue(self.sequences)
+        self.left = len(self.queue)
 
-    def finish(self) -> None:
-        """Hand the rows over, unless the caller has cancelled."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(self.rows[self.firsts])
+    def deliver(self, places: list[int], rows: Float32Array) -> None:
+        """Store rows, and complete the future when they were the last ones missing."""
+        self.rows[places] = rows
+        self.left -= len(places)
+        if not self.left and self.future.set_running_or_notify_cancel():
+            self.future.set_result(self.rows[self.queue.firsts])
 
     def fail(self, error: Exception) -> None:
-        """Hand an error over, unless the job is done: cancelled, or failed by another batch."""
+        """Set an error, unless the job is done: cancelled, or failed by another batch."""
         if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
 Items = list[tuple[Job, int]]
-"""What a batch consists of: jobs, and positions among their sequences."""
+"""The contents of a batch: jobs, and positions among their sequences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A batch that the device computes meanwhile."""
+    """A batch that the device is computing."""
 
     items: Items
     wait: Pending
 
 
 class Worker:
-    """Runs the jobs of any number of threads and event loops on one engine.
-
-    Whether that takes token ids or texts makes no difference here.
-    """
+    """Runs the jobs of any number of threads and event loops on one engine."""
 
     def __init__(self, load: Callable[[], Engine[Any]]) -> None:
         """Load the engine on the worker's own thread, and wait for it.
 
         Raises:
-            QuernstoneError: Whatever `load` raises.
+            QuernstoneError: Any error of `load`.
         """
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
@@ -127,13 +119,13 @@ class Worker:
             return job.future
         with self._changed:
             if self._closing:
-                raise ClosedError("the model was closed; make a new one")
+                raise ClosedError("the model was closed; create a new embedder or reranker")
             self._arrived.append(job)
             self._changed.notify()
         return job.future
 
     def set_budget(self, max_batch_tokens: int) -> None:
-        """Plan the batches to come by another budget: to try several on one loaded model."""
+        """Change the budget of later batches, to try several with one loaded model."""
         self.info = self._engine.info = replace(self.info, max_batch_tokens=max_batch_tokens)
 
     def close(self) -> None:
@@ -147,7 +139,7 @@ class Worker:
     def _main(self, load: Callable[[], Engine[Any]], loaded: Future[Engine[Any]]) -> None:
         try:
             engine = load()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that called Worker()
             loaded.set_exception(error)
             return
         loaded.set_result(engine)
@@ -157,13 +149,13 @@ class Worker:
             while self._collect(waiting, launched):
                 launched = self._run_next(engine, waiting, launched)
                 waiting[:] = [job for job in waiting if job.left and not job.future.done()]
-        except BaseException as error:  # noqa: BLE001 - the callers get it: nobody may wait for ever
-            self._give_up(waiting, _engine_error(error, engine.info.engine))
+        except BaseException as error:  # noqa: BLE001 - passed to the callers, who wait for it
+            self._abort(waiting, _engine_error(error, engine.info.engine))
         finally:
             engine.close()
 
-    def _give_up(self, waiting: list[Job], error: QuernstoneError) -> None:
-        """Tell all callers that the thread ends, and take no more of them."""
+    def _abort(self, waiting: list[Job], error: QuernstoneError) -> None:
+        """Fail all jobs because the thread ends, and accept no more."""
         with self._changed:
             self._closing = True
             jobs = [*waiting, *self._arrived]
@@ -186,42 +178,43 @@ class Worker:
         """Run the next batch, or launch it and finish the one launched before.
 
         Returns:
-            What is still computed.
+            The batch that is still being computed.
         """
         taken = take_batch(
-            [job.sequences for job in waiting],
-            [job.queue for job in waiting],
-            max_batch_tokens=engine.info.max_batch_tokens,
+            [job.queue for job in waiting], max_batch_tokens=engine.info.max_batch_tokens
         )
         items = [(waiting[job], place) for job, place in taken]
-        # those that gave something wait for the others to have their turn
-        waiting.sort(key={job for job, _ in items}.__contains__)
+        served = {job for job, _ in items}
+        # Round-robin: a job in this batch waits until the others have had their turn.
+        waiting[:] = [job for job in waiting if job not in served] + [
+            job for job in waiting if job in served
+        ]
         launch = _launcher(engine)
         if launch is None:
             self._run(engine, items)
             return None
-        items = _wanted(items)
+        items = _without_done(items)
         following: Launched | None = None
-        failed: Pending | None = None
+        failure: Exception | None = None
         if items:
             try:
                 following = Launched(items, launch(_sequences(items)))
-            except Exception as error:  # noqa: BLE001 - raised again below, in its turn
-                failed = partial(_raise, error)
+            except Exception as error:  # noqa: BLE001 - handled after the batch launched before
+                failure = error
         if launched is not None:
             self._finish(engine, launched.items, launched.wait)
-        if failed is not None:
-            self._finish(engine, items, failed)
+        if failure is not None:
+            self._handle(engine, items, failure)
         return following
 
     def _run(self, engine: Engine[Any], items: Items) -> None:
         """Run items as one batch, and wait for it."""
-        items = _wanted(items)
+        items = _without_done(items)
         if items:
             self._finish(engine, items, partial(engine.run, _sequences(items)))
 
     def _finish(self, engine: Engine[Any], items: Items, wait: Pending) -> None:
-        """Hand over the rows of a batch; on too little memory halve it, down to a single item."""
+        """Wait for the rows of a batch and deliver them."""
         try:
             rows = wait()
             if rows.shape != (len(items), engine.width):
@@ -230,62 +223,77 @@ class Worker:
                     f"{len(items)} inputs, expected ({len(items)}, {engine.width})"
                 )
                 raise EngineError(msg)
-            rows = self._recompute_non_finite(engine, items, rows)
-        except EngineMemoryError as error:
-            self.halved += 1
-            if len(items) == 1:
+            self._recompute_non_finite(engine, items, rows)
+        except Exception as error:  # noqa: BLE001 - passed to the callers; the worker must survive
+            self._handle(engine, items, error)
+            return
+        bad = set(_non_finite(rows))
+        for job, numbers in _by_job(items).items():
+            if job.future.done():
+                continue
+            wrong = [items[number][1] for number in numbers if number in bad]
+            if wrong:
+                job.fail(NonFiniteError(job.offset + wrong[0]))
+            else:
+                job.deliver([items[number][1] for number in numbers], rows[numbers])
+
+    def _handle(self, engine: Engine[Any], items: Items, error: Exception) -> None:
+        """Run the items of a failed batch again where that can help; otherwise fail their jobs."""
+        match error:
+            case EngineMemoryError():
+                self.halved += 1
+                if len(items) > 1:
+                    middle = len(items) // 2
+                    self._run(engine, items[:middle])
+                    self._run(engine, items[middle:])
+                    return
                 job, place = items[0]
                 tokens = len(job.sequences[place])
                 too_large = EngineMemoryError(job.offset + place, tokens, error.detail)
                 too_large.__cause__ = error
                 job.fail(too_large)
-                return
-            middle = len(items) // 2
-            self._run(engine, items[:middle])
-            self._run(engine, items[middle:])
-            return
-        except InputError as error:
-            job, place = items[error.index]
-            fault = error.at(job.offset + place)
-            fault.__cause__ = error
-            job.fail(fault)
-            self._run(engine, items)  # the others: `items` of a failed job are left out
-            return
-        except Exception as error:  # noqa: BLE001 - the callers get it; the worker must live on
-            for job in {job for job, _ in items}:
-                job.fail(_engine_error(error, engine.info.engine))
-            return
-        for (job, place), row in zip(items, rows, strict=True):
-            if job.future.done():
-                continue
-            if not np.isfinite(row).all():
-                job.fail(NonFiniteError(job.offset + place))
-                continue
-            job.rows[place] = row
-            job.left -= 1
-            if not job.left:
-                job.finish()
+            case InputError():
+                job, place = items[error.index]
+                fault = error.at(job.offset + place)
+                fault.__cause__ = error
+                job.fail(fault)
+                self._run(engine, items)  # without those of the failed job
+            case _:
+                for job in _by_job(items):
+                    job.fail(_engine_error(error, engine.info.engine))
 
-    def _recompute_non_finite(
-        self, engine: Engine[Any], items: Items, rows: Float32Array
-    ) -> Float32Array:
-        """Rows that overflowed the engine's dtype, once more in float32."""
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        for place in bad:  # one by one: they are rare, and float32 needs twice the memory
-            job, position = items[place]
+    def _recompute_non_finite(self, engine: Engine[Any], items: Items, rows: Float32Array) -> None:
+        """Replace rows that overflowed the engine's dtype by rows computed in float32."""
+        bad = _non_finite(rows)
+        for number in bad:  # one by one: they are rare, and float32 needs twice the memory
+            job, place = items[number]
             if job.future.done():
                 continue
             try:
-                rows[place] = engine.run([job.sequences[position]], precise=True)[0]
+                rows[number] = engine.run([job.sequences[place]], precise=True)[0]
             except NonFiniteError as error:  # the engine says why it cannot
-                job.fail(NonFiniteError(job.offset + position, error.detail))
+                job.fail(NonFiniteError(job.offset + place, error.detail))
         self.recomputed += len(bad)
-        return rows
 
 
-def _wanted(items: Items) -> Items:
-    """Without those of jobs that failed or were cancelled meanwhile: they need no more rows."""
-    return [(job, place) for job, place in items if not job.future.done()]
+def _by_job(items: Items) -> dict[Job, list[int]]:
+    """Return the numbers of each job's items."""
+    numbers: dict[Job, list[int]] = {}
+    for number, (job, _) in enumerate(items):
+        numbers.setdefault(job, []).append(number)
+    return numbers
+
+
+def _without_done(items: Items) -> Items:
+    """Drop the items of jobs that failed or were cancelled in the meantime."""
+    done = {job for job in _by_job(items) if job.future.done()}
+    return [item for item in items if item[0] not in done] if done else items
+
+
+def _non_finite(rows: Float32Array) -> list[int]:
+    """Return the numbers of the rows that hold NaN or infinity."""
+    numbers: list[int] = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+    return numbers
 
 
 def _sequences(items: Items) -> list[Input]:
@@ -293,65 +301,16 @@ def _sequences(items: Items) -> list[Input]:
 
 
 def _launcher(engine: Engine[Any]) -> Callable[[Sequence[Input]], Pending] | None:
-    """The `launch` of an engine that overlaps; None for all others."""
+    """Return the `launch` method of an engine that overlaps, None for all others."""
     if not getattr(engine, "overlaps", False):
         return None
     return cast("LaunchingEngine[Any]", engine).launch
 
 
-def _raise(error: Exception) -> Float32Array:
-    raise error
-
-
 def _engine_error(error: BaseException, engine: str) -> QuernstoneError:
-    """Libraries raise anything; callers get one type, with the origin as its cause."""
+    """Wrap an error of a library, so that callers get one type with the origin as its cause."""
     if isinstance(error, QuernstoneError):
         return error
     wrapped = EngineError(f"the {engine} engine failed: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
-
-
-# --------------------------------------------------------------- one backend per configuration
-
-
-@dataclass(slots=True)
-class _Shared:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    backend: Backend | None = None
-    users: int = 0
-
-
-_shared: dict[EngineConfig, _Shared] = {}
-# Reentrant: an embedder may be collected, and so released, while this thread is in `acquire`.
-_shared_lock = threading.RLock()
-
-
-def acquire(config: EngineConfig, start: Callable[[], Backend]) -> Backend:
-    """The process's backend for `config`, started if this is the first use.
-
-    Every `acquire` needs one `release`; the last one closes the backend.
-    """
-    with _shared_lock:
-        entry = _shared.setdefault(config, _Shared())
-        entry.users += 1
-    try:
-        with entry.lock:
-            if entry.backend is None:
-                entry.backend = start()
-            return entry.backend
-    except BaseException:
-        release(config)
-        raise
-
-
-def release(config: EngineConfig) -> None:
-    """Give back one `acquire` of `config`."""
-    with _shared_lock:
-        entry = _shared[config]
-        entry.users -= 1
-        if entry.users:
-            return
-        del _shared[config]
-    if entry.backend is not None:
-        entry.backend.close()

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
 
-from quernstone.runtime.session import ModelUser
+from quernstone.model import Model
 
-Core = TypeVar("Core", bound=ModelUser)
+Core = TypeVar("Core", bound=Model)
 Make = Callable[..., Core]
 
 

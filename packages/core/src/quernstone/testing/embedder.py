@@ -12,6 +12,7 @@ import pytest
 
 from quernstone.embedder import Embedder
 from quernstone.errors import ClosedError, ConfigError, InputError, InputTooLongError
+from quernstone.model import session_of
 from quernstone.testing.base import Contract, Make
 from quernstone.testing.capabilities import shows
 from quernstone.testing.material import (
@@ -139,7 +140,7 @@ class EmbedderContract(Contract[Embedder]):
     @shows("shared")
     def test_equal_settings_share_a_model(self, make: Make[Embedder]) -> None:
         one, two = make(), make(instruction="Find it", dimensions=32)
-        assert one._session._backend is two._session._backend
+        assert session_of(one).backend is session_of(two).backend
         one.close()
         assert two.embed_query(QUERY).shape == (32,)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quernstone.errors import ClosedError, ConfigError, InputError, InputTooLongError
+from quernstone.model import session_of
 from quernstone.reranker import Reranker
 from quernstone.testing.base import Contract, Make
 from quernstone.testing.capabilities import shows
@@ -174,7 +175,7 @@ class RerankerContract(Contract[Reranker]):
     @shows("shared")
     def test_equal_settings_share_a_model(self, make: Make[Reranker]) -> None:
         one, two = make(), make()
-        assert one._session._backend is two._session._backend
+        assert session_of(one).backend is session_of(two).backend
         one.close()
         assert two.score([(QUERY, TEXTS[0])]).shape == (1,)
 

@@ -20,7 +20,7 @@ from quernstone.types import TextInput
 # An upper bound for the tokens of a template, of which `card` has 66.
 _FIXED_TOKENS = 80
 
-# At first, send at most this many characters per allowed token, as in `Tokenization`.
+# At first, send at most this many characters per allowed token, as in `TokenEncoder`.
 _CHARS_PER_TOKEN = 12
 
 _FRAMES_KEPT = 1024

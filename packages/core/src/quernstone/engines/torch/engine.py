@@ -13,7 +13,7 @@ from torch import Tensor
 from quernstone.attention import AttentionMaker, choose_attention
 from quernstone.batching import PackedBatch, pack
 from quernstone.checkpoints.checkpoint import Checkpoint, ModelConfig
-from quernstone.encoding.tokens import Tokenization
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.engines.torch.graphs import Graphs, choose_recorder
 from quernstone.engines.torch.heap import Heap
@@ -50,7 +50,7 @@ class TorchEngine:
     """Runs Qwen3 checkpoints with `quernstone.qwen3`."""
 
     def __init__(
-        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenization
+        self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer
     ) -> None:
         device = choose_device(config.device)
         if device.type == "cuda":

@@ -1,0 +1,79 @@
+"""The common part of embedders and rerankers."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TypeVar
+
+from quernstone.runtime.session import Session
+from quernstone.types import EngineInfo, Usage
+
+User = TypeVar("User", bound="Model")
+
+
+class Model:
+    """The common base of `Embedder` and `Reranker`."""
+
+    _session: Session
+    _instruction: str
+
+    @property
+    def model(self) -> str:
+        """The name of the model, as it was passed."""
+        return self._session.model
+
+    @property
+    def revision(self) -> str:
+        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files.
+
+        With `engine="remote"` the revision that was passed, else the server's, which may be empty.
+        """
+        return self._session.revision
+
+    @property
+    def digest(self) -> str:
+        """A digest of the model's files, equal for a hub snapshot and a copy of its files.
+
+        Empty with `engine="remote"`: a server does not show its files.
+        """
+        return self._session.digest
+
+    @property
+    def instruction(self) -> str:
+        """The default instruction, for calls without one."""
+        return self._instruction
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per input, prompt included."""
+        return self._session.max_length
+
+    @property
+    def info(self) -> EngineInfo:
+        """Engine, device, dtype, attention kernel and batch budget."""
+        return self._session.info
+
+    @property
+    def usage(self) -> Usage:
+        """Inputs, tokens and cut inputs so far; `Usage` says what some engines cannot count."""
+        return self._session.usage()
+
+    def close(self) -> None:
+        """Release the model. It is unloaded when nothing else in the process uses it."""
+        self._session.close()
+
+    def __enter__(self: User) -> User:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def session_of(model: Model) -> Session:
+    """Return the session of an embedder or a reranker, for Quernstone's own tools."""
+    return model._session

@@ -1,0 +1,51 @@
+"""One backend per configuration: sessions of equal `EngineConfig` share it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from quernstone.types import Backend, EngineConfig
+
+
+@dataclass(slots=True)
+class _Shared:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    backend: Backend | None = None
+    users: int = 0
+
+
+_shared: dict[EngineConfig, _Shared] = {}
+# Reentrant: garbage collection may release an embedder while this thread is in `acquire`.
+_shared_lock = threading.RLock()
+
+
+def acquire(config: EngineConfig, start: Callable[[], Backend]) -> Backend:
+    """Return the process's backend for `config`, starting it on first use.
+
+    Every `acquire` needs one `release`; the last one closes the backend.
+    """
+    with _shared_lock:
+        entry = _shared.setdefault(config, _Shared())
+        entry.users += 1
+    try:
+        with entry.lock:
+            if entry.backend is None:
+                entry.backend = start()
+            return entry.backend
+    except BaseException:
+        release(config)
+        raise
+
+
+def release(config: EngineConfig) -> None:
+    """Undo one `acquire` of `config`."""
+    with _shared_lock:
+        entry = _shared[config]
+        entry.users -= 1
+        if entry.users:
+            return
+        del _shared[config]
+    if entry.backend is not None:
+        entry.backend.close()
