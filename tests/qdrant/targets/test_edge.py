@@ -183,7 +183,7 @@ def test_filters_tell_points_apart(both):
 
 def test_a_condition_that_edge_lacks_is_refused_by_name(both):
     where = models.Filter(must=[models.SliceCondition(slice=models.Slice(index=0, total=2))])
-    with pytest.raises(ConfigError, match="does not have 'slice'"):
+    with pytest.raises(ConfigError, match="does not support 'slice'"):
         list(both[1].scroll([], where=where))
 
 

@@ -1,14 +1,14 @@
-"""A collection in Qdrant Edge: Qdrant's own engine, with its HNSW and quantisation, in a folder.
+"""A collection in Qdrant Edge: Qdrant's engine, with HNSW and quantisation, in a local folder.
 
-A folder holds any number of collections, each in a folder of its own:
+A folder holds any number of collections, each in a subfolder:
 
-    <collection>/collection.json    what Edge has no place for: settings and metadata
+    <collection>/collection.json    settings and metadata, which Edge cannot store
     <collection>/shard/             Edge's files: a write-ahead log and segments
 
-Edge writes every update to its log before it returns, so a process that is killed loses nothing
-that `upsert` returned for: opening the shard replays the log. To be safe from a power failure, too,
-files are synced every five seconds, at the end of a load and when it is closed: the same promise
-as a server's. What is lost within these seconds, the next load finds missing.
+Edge writes every update to its log before it returns, so killing the process loses no update for
+which `upsert` returned: opening the shard replays the log. Against power failures, files are synced
+every five seconds, at the end of a load and when the target is closed, as a server does. The next
+load restores points lost in between.
 """
 
 from __future__ import annotations
@@ -62,26 +62,26 @@ if TYPE_CHECKING:
 _DESCRIPTION = "collection.json"
 _SHARD = "shard"
 _SYNC_SECONDS = 5.0
-"""A server's default (`flush_interval_sec`)."""
+"""Default of a server (`flush_interval_sec`)."""
 _WRITERS = 2
-"""One that writes while the loader reads back what is there."""
+"""One thread writes while the loader reads stored payloads."""
 _LOCK_SECONDS = 5.0
-"""A process that was killed a moment ago may not have let go of its files yet."""
+"""How long to wait for a lock: a process that was just killed may still hold its files."""
 _OPTIMISER = Path(__file__).with_name("edge_optimise.py")
 
 
 class EdgeTarget:
     """One collection in a folder of Qdrant Edge. See `Target`.
 
-    Only one process at a time can have a collection open.
+    Only one process at a time can open a collection.
 
     Args:
-        path: Folder of the collections, created when missing.
+        path: Folder of the collections, created if missing.
         collection: Name of the collection.
 
     Raises:
-        ConfigError: The collection has no name.
-        MissingExtraError: `qdrant-edge-py` is not installed (when the module is imported).
+        ConfigError: The collection's name is empty.
+        MissingExtraError: `qdrant-edge-py` is not installed (raised when the module is imported).
 
     Example:
         >>> import tempfile
@@ -96,7 +96,7 @@ class EdgeTarget:
 
     def __init__(self, path: str | Path, collection: str) -> None:
         if not collection:
-            raise ConfigError("the collection's name is empty")
+            raise ConfigError("the collection's name is empty; pass a name as `collection`")
         self.path, self.collection = Path(path), collection
         self.kind: TargetKind = "edge"
         self.writers = _WRITERS
@@ -129,7 +129,7 @@ class EdgeTarget:
     ) -> None:
         """See `Target.create`."""
         if self.exists():
-            raise CollectionError(self.collection, "it exists")
+            raise CollectionError(self.collection, "it exists already; load into it, or delete it")
         shard = self._home / _SHARD
         with self._failures("creating the collection"):
             if shard.exists():
@@ -137,7 +137,7 @@ class EdgeTarget:
             shard.mkdir(parents=True)
             self._opened = edge.EdgeShard.create(str(shard), shard_config(settings, dimensions))
             self._opened.flush()
-        # The description comes last: without it there is no collection.
+        # Write the description last: the collection exists once it is written.
         self._describe(
             {"settings": settings.to_json(), "dimensions": dimensions, "metadata": dict(metadata)}
         )
@@ -145,9 +145,9 @@ class EdgeTarget:
     def create_indexes(self, settings: CollectionSettings) -> None:
         """See `Target.create_indexes`."""
         with self._failures("reading the indexes"):
-            there = self._shard().info().payload_schema
+            existing = self._shard().info().payload_schema
         for name, schema in field_schemas(settings).items():
-            if name not in there:
+            if name not in existing:
                 with self._failures(f"creating the index of {name}"):
                     self._shard().update(edge.UpdateOperation.create_field_index(name, schema))
 
@@ -161,7 +161,7 @@ class EdgeTarget:
         if not ids:
             return {}
         with self._failures(f"reading {len(ids)} points"):
-            found = self._shard().retrieve(list(ids), _wanted(fields), False)
+            found = self._shard().retrieve(list(ids), _selector(fields), False)
         return {str(point.id): point.payload or {} for point in found}
 
     def upsert(
@@ -201,7 +201,7 @@ class EdgeTarget:
                         offset=offset,
                         limit=batch,
                         filter=condition,
-                        with_payload=True if fields is None else _wanted(fields),
+                        with_payload=True if fields is None else _selector(fields),
                         with_vector=with_vectors,
                     )
                 )
@@ -222,12 +222,14 @@ class EdgeTarget:
         return [] if settings.shards is None else ["shards"]
 
     def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:  # noqa: ARG002
-        """See `Target.deferred_index`. Only `wait_for_index` indexes."""
+        """See `Target.deferred_index`. Edge indexes only in `wait_for_index`."""
         return nullcontext()
 
     def wait_for_index(self, timeout: float) -> None:
-        """See `Target.wait_for_index`. Until it has run, new points are searched one by one."""
-        self.close()  # one process at a time; see `edge_optimise.py` for why it is another one
+        """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
+        # Close first: only one process can open the shard. `edge_optimise.py` explains why
+        # indexing runs in a process of its own.
+        self.close()
         command = [sys.executable, str(_OPTIMISER), str(self._home / _SHARD), str(os.getpid())]
         try:
             done = subprocess.run(
@@ -240,13 +242,12 @@ class EdgeTarget:
         except subprocess.TimeoutExpired as late:
             raise TargetError(
                 f"collection {self.collection!r} is not indexed after {timeout:g} s; its points "
-                "are all there, and the next load goes on"
+                "are stored, and the next load continues indexing"
             ) from late
         if done.returncode != 0:
-            why = done.stderr.strip().splitlines()
-            raise CollectionError(
-                self.collection, f"it cannot be indexed: {why[-1] if why else done.returncode}"
-            )
+            lines = done.stderr.strip().splitlines()
+            why = lines[-1] if lines else f"its process ended with status {done.returncode}"
+            raise CollectionError(self.collection, f"indexing failed: {why}")
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""
@@ -263,7 +264,7 @@ class EdgeTarget:
         ]
 
     def close(self) -> None:
-        """See `Target.close`. What is used afterwards is opened again."""
+        """See `Target.close`. Using the target again reopens the files."""
         if self._opened is not None:
             shard, self._opened = self._opened, None
             with self._failures("closing the files"):
@@ -273,7 +274,7 @@ class EdgeTarget:
     def _shard(self) -> edge.EdgeShard:
         with self._opening:
             if self._opened is None:
-                self._description()  # or there is no such collection
+                self._description()  # raises if the collection does not exist
                 self._opened = _load(self._home / _SHARD)
             return self._opened
 
@@ -284,9 +285,9 @@ class EdgeTarget:
             self._synced = now
 
     def _remove_unfinished(self, shard: Path) -> None:
-        """Remove what a process left that was killed while it made the collection."""
+        """Remove the shard of a process that was killed while creating the collection."""
         if (shard / "edge_config.json").exists():
-            _load(shard).close()  # fails where another process is at work
+            _load(shard).close()  # raises if another process has the shard open
         shutil.rmtree(shard)
 
     def _description(self) -> dict[str, Any]:
@@ -299,7 +300,7 @@ class EdgeTarget:
         return description
 
     def _describe(self, description: Mapping[str, Any]) -> None:
-        """Replace the description, so that a crash leaves the old one or the new one."""
+        """Replace the description atomically: a crash leaves either the old one or the new one."""
         new, final = self._home / f"{_DESCRIPTION}.new", self._home / _DESCRIPTION
         with self._failures("writing the description"):
             with new.open("wb") as file:
@@ -311,17 +312,17 @@ class EdgeTarget:
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
-        """Turn what Edge raises into a `TargetError` that says what was being done."""
+        """Convert exceptions of Edge to a `TargetError` that names the operation."""
         try:
             yield
         except QuernstoneError:
             raise
-        # Edge has no errors of its own: whatever goes wrong in the engine is a bare `Exception`.
+        # Edge raises a bare `Exception` for every failure of the engine.
         except Exception as error:
             if _is_locked(error):
                 raise TargetError(
                     f"collection {self.collection!r} in {str(self.path)!r} is in use by another "
-                    "process; Edge lets one at a time open it"
+                    "process; Edge allows one process at a time: end the other one first"
                 ) from error
             raise TargetError(
                 f"Qdrant Edge failed at {doing} (collection {self.collection!r}): {error}"
@@ -333,7 +334,7 @@ def _load(shard: Path) -> edge.EdgeShard:
     while True:
         try:
             return edge.EdgeShard.load(str(shard))
-        except Exception as error:  # noqa: PERF203 - a bare one is all that Edge raises
+        except Exception as error:  # noqa: PERF203 - Edge raises only bare exceptions
             if not _is_locked(error) or time.monotonic() > deadline:
                 raise
             time.sleep(_LOCK_SECONDS / 50)
@@ -344,17 +345,17 @@ def _is_locked(error: Exception) -> bool:
 
 
 def edge_collections(path: str | Path) -> list[str]:
-    """Names of the collections in a folder, in order; none where there is no such folder."""
+    """Return the sorted names of the collections in a folder, which may be missing."""
     found = Path(path).glob(f"*/{_DESCRIPTION}")
     return sorted(unquote(description.parent.name) for description in found)
 
 
 def _folder_name(collection: str) -> str:
-    """A name that every file system takes, and that does not lead out of the folder."""
+    """Return a name that is valid on every file system and cannot leave the parent folder."""
     return quote(collection, safe="").replace(".", "%2E")
 
 
-def _wanted(fields: Sequence[str]) -> Any:
+def _selector(fields: Sequence[str]) -> Any:
     return edge.PayloadSelector.Include(list(fields)) if fields else False
 
 
@@ -363,12 +364,12 @@ def _dense(stored: Any) -> dict[str, Any]:
     return {
         name: np.asarray(vector, dtype=np.float32)
         for name, vector in named.items()
-        if isinstance(vector, list)  # a sparse one is made anew whenever a point is written
+        if isinstance(vector, list)  # skip sparse vectors: every write recomputes them
     }
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename in a folder outlast a power failure. Windows cannot, and need not."""
+    """Sync a folder, so that a rename survives a power failure. Not needed on Windows."""
     if os.name == "posix":
         folder = os.open(path, os.O_RDONLY)
         try:

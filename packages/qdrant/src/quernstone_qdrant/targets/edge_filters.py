@@ -1,7 +1,7 @@
-"""Qdrant's filters, in the words of Qdrant Edge.
+"""Translate Qdrant's filters to those of Qdrant Edge.
 
-The JSON form is what is translated: it names every kind of condition, so one that is new is refused
-by its name instead of being passed over.
+Filters are translated from their JSON form, which names every kind of condition. An unknown
+condition is therefore rejected by name, never ignored.
 """
 
 from __future__ import annotations
@@ -22,71 +22,71 @@ def edge_filter(where: Filter | None) -> edge.Filter | None:
     """Translate a filter.
 
     Raises:
-        ConfigError: It holds a condition that Edge does not have; the error names it.
+        ConfigError: Edge does not support a condition of the filter; the error names it.
     """
     if where is None:
         return None
     return _filter(where.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def _filter(stated: Mapping[str, Any]) -> edge.Filter:
-    _refuse_unknown(stated, (*_CLAUSES, "min_should"), "a filter's clause")
+def _filter(source: Mapping[str, Any]) -> edge.Filter:
+    _reject_unknown(source, (*_CLAUSES, "min_should"), "a clause of a filter")
     clauses: dict[str, Any] = {
-        name: _conditions(stated[name]) for name in _CLAUSES if name in stated
+        name: _conditions(source[name]) for name in _CLAUSES if name in source
     }
-    if "min_should" in stated:
-        least = stated["min_should"]
+    if "min_should" in source:
+        least = source["min_should"]
         clauses["min_should"] = edge.MinShould(_conditions(least["conditions"]), least["min_count"])
     return edge.Filter(**clauses)
 
 
-def _conditions(stated: Any) -> list[Any]:
-    return [_condition(one) for one in (stated if isinstance(stated, list) else [stated])]
+def _conditions(source: Any) -> list[Any]:
+    return [_condition(item) for item in (source if isinstance(source, list) else [source])]
 
 
-def _condition(stated: Mapping[str, Any]) -> Any:
-    if "key" in stated:
-        return _field_condition(stated)
-    for name, make in _CONDITIONS.items():
-        if name in stated:
-            return make(stated[name])
-    return _filter(stated)  # an empty one, too, or one that is unknown
+def _condition(source: Mapping[str, Any]) -> Any:
+    if "key" in source:
+        return _field_condition(source)
+    for name, translate in _CONDITIONS.items():
+        if name in source:
+            return translate(source[name])
+    return _filter(source)  # a nested filter, which also rejects unknown conditions
 
 
-def _field_condition(stated: Mapping[str, Any]) -> edge.FieldCondition:
-    tests = {name: test for name, test in stated.items() if name != "key"}
-    _refuse_unknown(tests, _TESTS, "a condition on a field")
-    made = {name: _TESTS[name](test) for name, test in tests.items()}
-    return edge.FieldCondition(stated["key"], **made)
+def _field_condition(source: Mapping[str, Any]) -> edge.FieldCondition:
+    tests = {name: test for name, test in source.items() if name != "key"}
+    _reject_unknown(tests, _TESTS, "a condition on a field")
+    translated = {name: _TESTS[name](test) for name, test in tests.items()}
+    return edge.FieldCondition(source["key"], **translated)
 
 
-def _match(stated: Mapping[str, Any]) -> Any:
-    _refuse_unknown(stated, _MATCHES, "a match")
-    [(name, value)] = stated.items()
+def _match(source: Mapping[str, Any]) -> Any:
+    _reject_unknown(source, _MATCHES, "a match")
+    [(name, value)] = source.items()
     if isinstance(value, bool):
-        # Edge 0.9 reads a Python bool as the integer 0 or 1, which matches no stored bool; numpy's
-        # is not an integer.
+        # Edge 0.9 reads a Python bool as the integer 0 or 1, which never matches a stored bool.
+        # `np.bool_` is not an int, so it is read correctly.
         value = np.bool_(value)
     return _MATCHES[name](value)
 
 
-def _range(stated: Mapping[str, Any]) -> Any:
-    dates = any(isinstance(bound, str) for bound in stated.values())
-    return edge.RangeDateTime(**stated) if dates else edge.RangeFloat(**stated)
+def _range(source: Mapping[str, Any]) -> Any:
+    dates = any(isinstance(bound, str) for bound in source.values())
+    return edge.RangeDateTime(**source) if dates else edge.RangeFloat(**source)
 
 
-def _geo(stated: Mapping[str, Any]) -> edge.GeoPoint:
-    return edge.GeoPoint(stated["lon"], stated["lat"])
+def _geo(source: Mapping[str, Any]) -> edge.GeoPoint:
+    return edge.GeoPoint(source["lon"], source["lat"])
 
 
-def _ring(stated: Mapping[str, Any]) -> list[edge.GeoPoint]:
-    return [_geo(point) for point in stated["points"]]
+def _ring(source: Mapping[str, Any]) -> list[edge.GeoPoint]:
+    return [_geo(point) for point in source["points"]]
 
 
-def _refuse_unknown(stated: Mapping[str, Any], known: Any, what: str) -> None:
-    for name in stated:
+def _reject_unknown(source: Mapping[str, Any], known: Any, role: str) -> None:
+    for name in source:
         if name not in known:
-            raise ConfigError(f"Qdrant Edge does not have {name!r} as {what}; use a server")
+            raise ConfigError(f"Qdrant Edge does not support {name!r} as {role}; use a server")
 
 
 _CONDITIONS: Mapping[str, Callable[[Any], Any]] = {

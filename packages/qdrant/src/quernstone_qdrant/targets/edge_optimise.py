@@ -1,7 +1,7 @@
-"""Builds the index of one shard. `EdgeTarget` runs this file as a process of its own.
+"""Build the index of one shard. `EdgeTarget` runs this file in a separate process.
 
-Edge's `optimize` holds Python's lock from its start to its end, which may be minutes: in the
-process of the caller no other thread could run, no progress be shown, and no Ctrl-C be heard.
+Edge's `optimize` holds the GIL until it returns, possibly for minutes. In the caller's process it
+would block every other thread, the progress display and Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import sys
 from qdrant_edge import EdgeShard
 
 _PR_SET_PDEATHSIG = 1
-"""Of `prctl(2)`."""
+"""Option of `prctl(2)`."""
 
 
 def main(shard: str, parent: int) -> None:
-    """Index what is not indexed.
+    """Index all points that are not indexed yet.
 
     Args:
         shard: Folder of the shard.
-        parent: Id of the process that waits. Without it nobody would know why the shard is in use,
-            so this process ends when that one does, where the system (Linux) can do it.
+        parent: Id of the waiting process. On Linux, this process ends with it: otherwise the shard
+            would stay locked for no visible reason.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

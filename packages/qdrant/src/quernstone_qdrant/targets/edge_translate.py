@@ -1,4 +1,4 @@
-"""Our settings and requests, in the words of Qdrant Edge."""
+"""Translate settings, points and searches to the types of Qdrant Edge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest
 from quernstone_qdrant.targets.edge_filters import edge_filter
 
 _M, _EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000
-"""Qdrant's own defaults for the graph, which Edge wants to be told in full."""
+"""Qdrant's defaults for the HNSW graph. Edge requires every value."""
 _DATATYPES = {
     "float32": edge.VectorStorageDatatype.Float32,
     "float16": edge.VectorStorageDatatype.Float16,
@@ -46,7 +46,7 @@ _SCHEMAS: dict[FieldType, edge.PayloadSchemaType] = {
 
 
 def shard_config(settings: CollectionSettings, dimensions: int) -> edge.EdgeConfig:
-    """What a new shard is told."""
+    """Return the configuration of a new shard."""
     vectors = {
         name: _vector_params(vector, settings)
         for name, vector in settings.vectors(dimensions).items()
@@ -58,7 +58,7 @@ def shard_config(settings: CollectionSettings, dimensions: int) -> edge.EdgeConf
 
 
 def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
-    """The payload indexes by path of the field."""
+    """Return the schemas of the payload indexes by field path."""
     schemas: dict[str, Any] = {name: _SCHEMAS[kind] for name, kind in settings.fields().items()}
     for name in settings.key_fields():
         schemas[name] = edge.KeywordIndexParams(memory=edge.Memory.Cold)
@@ -68,7 +68,7 @@ def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
 
 
 def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
-    """The vectors of one point of a batch."""
+    """Return the vectors of the point at index `place` of a batch."""
     return {
         name: rows[place] if isinstance(rows, np.ndarray) else _sparse(encode_document(rows[place]))
         for name, rows in vectors.items()
@@ -76,10 +76,10 @@ def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
 
 
 def query_request(request: SearchRequest) -> edge.QueryRequest:
-    """A whole search.
+    """Translate a search.
 
     Raises:
-        ConfigError: Edge does not have a condition of the filter.
+        ConfigError: Edge does not support a condition of the filter.
     """
     where = edge_filter(request.where)
     common: dict[str, Any] = {
@@ -90,12 +90,12 @@ def query_request(request: SearchRequest) -> edge.QueryRequest:
     dense = _dense(request, where)
     if request.bm25 is None:
         return edge.QueryRequest(**common, **dense)
-    legs = [edge.Prefetch(limit=request.depth, **dense)]
-    words = _words(request.bm25)
-    if words is not None:
-        legs.append(edge.Prefetch(limit=request.depth, query=words, filter=where))
+    prefetches = [edge.Prefetch(limit=request.depth, **dense)]
+    bm25 = _bm25_query(request.bm25)
+    if bm25 is not None:
+        prefetches.append(edge.Prefetch(limit=request.depth, query=bm25, filter=where))
     fusion: Any = edge.Fusion.Rrf(request.rrf_k)
-    return edge.QueryRequest(**common, prefetches=legs, query=fusion, filter=where)
+    return edge.QueryRequest(**common, prefetches=prefetches, query=fusion, filter=where)
 
 
 def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge.EdgeVectorParams:
@@ -114,7 +114,7 @@ def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge
 
 
 def _text_index(language: str) -> edge.TextIndexParams:
-    """A text index with scores."""
+    """Return the parameters of a text index with scores."""
     stemmer = getattr(edge.SnowballLanguage, language, None)
     return edge.TextIndexParams(
         scoring=True,
@@ -124,14 +124,14 @@ def _text_index(language: str) -> edge.TextIndexParams:
 
 
 def _quantization(kind: Quantization | None) -> Any:
-    """Quantised vectors are always in RAM: they are what is searched."""
+    """Return the quantisation. Quantised vectors stay in RAM, because every search reads them."""
     if kind is None:
         return None
     if kind == "scalar":
         return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, memory=edge.Memory.Pinned)
     if kind == "binary":
         return edge.BinaryQuantizationConfig(
-            # a query with 8 bits per number finds much more, and costs no memory (docs/scaling.md)
+            # 8-bit queries improve recall a lot and cost no memory (docs/scaling.md).
             query_encoding=edge.BinaryQuantizationQueryEncoding.Scalar8Bits,
             memory=edge.Memory.Pinned,
         )
@@ -139,7 +139,7 @@ def _quantization(kind: Quantization | None) -> Any:
 
 
 def _dense(request: SearchRequest, where: edge.Filter | None) -> dict[str, Any]:
-    """The dense search, without its limit: one stage, or two."""
+    """Return the arguments of the dense search, in one or two stages, without its limit."""
     stage: dict[str, Any] = {
         "query": edge.Query.Nearest(request.vector.tolist(), using=request.using),
         "filter": where,
@@ -152,7 +152,7 @@ def _dense(request: SearchRequest, where: edge.Filter | None) -> dict[str, Any]:
                     request.prefix.vector.tolist(), using=request.prefix.using
                 ),
                 filter=where,
-                # the second stage sees the full vectors, so the first need not
+                # The second stage rescores with full vectors, so the first need not.
                 params=_params(rescore=False),
             )
         ]
@@ -166,8 +166,8 @@ def _params(*, rescore: bool, oversampling: float | None = None) -> edge.SearchP
     return edge.SearchParams(quantization=how)
 
 
-def _words(stage: Bm25Stage) -> Any:
-    """The query of the BM25 stage; None when it has only stop words."""
+def _bm25_query(stage: Bm25Stage) -> Any:
+    """Return the query of the BM25 stage; None if the text has only stop words."""
     if not stage.sparse:
         return edge.TextQuery(stage.using, stage.query.text)
     vector = encode_query(stage.query)

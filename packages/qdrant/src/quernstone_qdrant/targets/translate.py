@@ -1,7 +1,7 @@
-"""Our settings and requests, in the words of `qdrant_client`.
+"""Translate settings, points and searches to the types of `qdrant_client`.
 
-A server from 1.19 on is told where to keep things by `memory`; older ones know only `on_disk` and
-`always_ram`, which newer ones call deprecated.
+Servers from 1.19 on take the option `memory`; older ones know only `on_disk` and `always_ram`,
+which newer ones deprecate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TURBO_BITS = {
 
 
 def knows_memory(version: str) -> bool:
-    """Whether a server of this version takes `memory`; an unreadable version does not."""
+    """Return True if a server of this version takes `memory`; False if it is unreadable."""
     parts = version.split(".")[:2]
     return all(part.isdecimal() for part in parts) and tuple(map(int, parts)) >= _MEMORY_SINCE
 
@@ -47,12 +47,12 @@ def knows_memory(version: str) -> bool:
 def vectors_config(
     settings: CollectionSettings, dimensions: int, *, memory: bool
 ) -> models.VectorParams | dict[str, models.VectorParams]:
-    """The dense vectors of a new collection.
+    """Return the dense vectors of a new collection.
 
     Args:
-        settings: Of the collection.
-        dimensions: Of the embeddings.
-        memory: Whether the server takes `memory`.
+        settings: Settings of the collection.
+        dimensions: Size of the embeddings.
+        memory: True if the server takes `memory`.
     """
     named = {
         name: _vector_params(vector, memory=memory)
@@ -62,27 +62,27 @@ def vectors_config(
 
 
 def sparse_config(settings: CollectionSettings) -> dict[str, models.SparseVectorParams] | None:
-    """The sparse vector of a new collection, if it has one."""
+    """Return the sparse vector of a new collection, if it has one."""
     if settings.bm25 != "sparse":
         return None
     return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)}
 
 
 def graph_config(settings: CollectionSettings) -> models.HnswConfigDiff | None:
-    """What differs from the server's default graph."""
+    """Return the HNSW settings that differ from the server's defaults."""
     if settings.m is None and settings.ef_construct is None:
         return None
     return models.HnswConfigDiff(m=settings.m, ef_construct=settings.ef_construct)
 
 
 def key_index(*, memory: bool) -> models.KeywordIndexParams:
-    """An index that is asked only when a document is deleted: on disk."""
+    """Return the index of a key field. It stays on disk: only deleting a document reads it."""
     where: dict[str, Any] = {"memory": models.Memory.COLD} if memory else {"on_disk": True}
     return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, **where)
 
 
 def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIndexParams:
-    """A text index with scores; the embedded client knows no stemmer and no stop words."""
+    """Return a text index with scores. The embedded client has neither stemmer nor stop words."""
     if embedded:
         return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True)
     stemmer = None
@@ -99,10 +99,10 @@ def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIn
 
 
 def batch_rows(rows: Rows) -> list[Any]:
-    """One vector of each point, as a server is sent it."""
+    """Convert one vector per point to the form sent to a server."""
     if isinstance(rows, np.ndarray):
-        # Through orjson the numbers keep float32's shortest digits: `tolist()` would send the 17
-        # digits of a double, nearly twice the bytes.
+        # orjson writes the shortest digits of each float32; `tolist()` would send the 17 digits of
+        # a double, nearly twice the bytes.
         packed = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
         numbers: list[Any] = orjson.loads(packed)
         return numbers
@@ -112,10 +112,10 @@ def batch_rows(rows: Rows) -> list[Any]:
 def embedded_points(
     ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
 ) -> list[models.PointStruct]:
-    """A batch as the embedded client takes it fastest.
+    """Convert a batch to the form that the embedded client stores fastest.
 
-    The points are made without pydantic, which would look at every number twice: the client itself
-    refuses wrong ids, vectors and payloads before it stores the first point.
+    The points skip pydantic's validation of every number: the client itself rejects invalid ids,
+    vectors and payloads before it stores the first point.
     """
     columns: dict[str, list[Any]] = {
         name: rows.tolist()
@@ -134,7 +134,7 @@ def embedded_points(
 
 
 def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]:
-    """Arguments of `QdrantClient.query_points`, apart from the collection."""
+    """Return the arguments of `QdrantClient.query_points` without the collection's name."""
     common = {
         "limit": request.limit,
         "query_filter": request.where,
@@ -144,21 +144,21 @@ def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]
     dense = _dense(request)
     if request.bm25 is None:
         del dense["filter"]
-        params = dense.pop("params", None)  # the embedded client warns of what it does not need
+        params = dense.pop("params", None)  # the embedded client warns about unused parameters
         return {**common, **dense, "search_params": None if embedded else params}
-    legs = [models.Prefetch(**dense, limit=request.depth)]
-    words = _words(request.bm25, embedded=embedded)
-    if words is not None:
-        legs.append(
+    prefetches = [models.Prefetch(**dense, limit=request.depth)]
+    bm25 = _bm25_query(request.bm25, embedded=embedded)
+    if bm25 is not None:
+        prefetches.append(
             models.Prefetch(
-                query=words,
+                query=bm25,
                 using=request.bm25.using,
                 limit=request.depth,
                 filter=request.where,
             )
         )
     fusion = models.RrfQuery(rrf=models.Rrf(k=request.rrf_k))
-    return {**common, "prefetch": legs, "query": fusion}
+    return {**common, "prefetch": prefetches, "query": fusion}
 
 
 def _vector_params(vector: VectorSettings, *, memory: bool) -> models.VectorParams:
@@ -176,7 +176,7 @@ def _vector_params(vector: VectorSettings, *, memory: bool) -> models.VectorPara
 
 
 def _quantization(kind: Quantization | None, *, memory: bool) -> models.QuantizationConfig | None:
-    """Quantised vectors are always in RAM: they are what is searched."""
+    """Return the quantisation. Quantised vectors stay in RAM, because every search reads them."""
     where: dict[str, Any] = {"memory": models.Memory.PINNED} if memory else {"always_ram": True}
     if kind is None:
         return None
@@ -185,7 +185,7 @@ def _quantization(kind: Quantization | None, *, memory: bool) -> models.Quantiza
             scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, **where)
         )
     if kind == "binary":
-        # a query with 8 bits per number finds much more, and costs no memory (docs/scaling.md)
+        # 8-bit queries improve recall a lot and cost no memory (docs/scaling.md).
         query = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
         return models.BinaryQuantization(
             binary=models.BinaryQuantizationConfig(query_encoding=query, **where)
@@ -196,7 +196,7 @@ def _quantization(kind: Quantization | None, *, memory: bool) -> models.Quantiza
 
 
 def _dense(request: SearchRequest) -> dict[str, Any]:
-    """The dense search, without its limit: one stage, or two."""
+    """Return the arguments of the dense search, in one or two stages, without its limit."""
     stage: dict[str, Any] = {
         "query": request.vector.tolist(),
         "using": request.using or None,
@@ -208,7 +208,7 @@ def _dense(request: SearchRequest) -> dict[str, Any]:
             using=request.prefix.using,
             limit=request.prefix.limit,
             filter=request.where,
-            # the second stage sees the full vectors, so the first need not
+            # The second stage rescores with full vectors, so the first need not.
             params=_params(rescore=False),
         )
     elif request.oversampling is not None:
@@ -221,8 +221,8 @@ def _params(*, rescore: bool, oversampling: float | None = None) -> models.Searc
     return models.SearchParams(quantization=how)
 
 
-def _words(stage: Bm25Stage, *, embedded: bool) -> Any:
-    """The query of the BM25 stage; None when it has only stop words."""
+def _bm25_query(stage: Bm25Stage, *, embedded: bool) -> Any:
+    """Return the query of the BM25 stage; None if the text has only stop words."""
     if not stage.sparse:
         return models.TextQuery(text=stage.query.text)
     if not embedded:
@@ -236,5 +236,5 @@ def _sparse(vector: SparseVector) -> models.SparseVector:
 
 
 def _document(text: Bm25Text) -> models.Document:
-    # a mapping: the client cannot send a `Bm25Config` by gRPC
+    # Options are a mapping, because the client cannot send a `Bm25Config` over gRPC.
     return models.Document(text=text.text, model=MODEL, options={"language": text.language})
