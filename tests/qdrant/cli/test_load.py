@@ -260,7 +260,7 @@ def test_process(quern, docs):
     )
     assert (bad.returncode, bad.stdout) == (1, b"")
     assert b"Traceback" not in bad.stderr
-    assert b"c.jsonl, row 1: no column `nope` for the text; it has `text`" in bad.stderr
+    assert b"c.jsonl, row 1: no column `nope` for the text; the columns are `text`" in bad.stderr
     search = subprocess.run(
         [*MAIN, "search", "mills", "-c", "docs", "--json"],
         capture_output=True,

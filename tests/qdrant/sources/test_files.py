@@ -84,11 +84,11 @@ def test_bad_lines_of_jsonl_are_named_and_passed_over(tmp_path):
     path = tmp_path / "rows.jsonl"
     assert list(records) == ["rows.jsonl#1", "rows.jsonl#8"]
     assert [error.split(": ")[0] for error in errors] == [f"{path}, row {n}" for n in range(2, 8)]
-    assert "row 2: not JSON: " in errors[0]
-    assert errors[1].endswith("row 3: not a JSON object but a list")
-    assert errors[2].endswith("row 4: no field `text`; it has `title`")
+    assert "row 2: is not valid JSON: " in errors[0]
+    assert errors[1].endswith("row 3: is not a JSON object but list")
+    assert errors[2].endswith("row 4: no field `text`; the fields are `title`")
     assert errors[3].endswith("row 5: `text` is null, not a string")
-    assert "row 6: not JSON: " in errors[4]
+    assert "row 6: is not valid JSON: " in errors[4]
 
 
 def test_ids_of_rows(tmp_path):
@@ -97,8 +97,12 @@ def test_ids_of_rows(tmp_path):
     )
     records, errors = read(tmp_path, id_field="id")
     assert records == {"7": ("a", {"source": "rows.jsonl", "row": 1})}
-    assert errors[0].endswith("row 2: `id` is None, not a string or number")
-    assert errors[1].endswith("row 3: `id` is '', not a string or number")
+    assert errors[0].endswith(
+        "row 2: the id in `id` is None; it must be a non-empty string or an integer"
+    )
+    assert errors[1].endswith(
+        "row 3: the id in `id` is ''; it must be a non-empty string or an integer"
+    )
 
 
 def test_csv(tmp_path):
@@ -119,10 +123,10 @@ def test_a_long_csv_field(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("text,n\na,1,2\nb,2\n", "row 1: 3 values for 2 columns"),
-        ("title,n\na,1\n", "no text column: none of `text`, `content`, `page_content`, `body`, "),
-        ('text\n"open', "row 1: not CSV: unexpected end of data"),
-        (b"text\n\xff\xfe\n", "row 1: not UTF-8 (invalid start byte)"),
+        ("text,n\na,1,2\nb,2\n", "row 1: has 3 values for 2 columns"),
+        ("title,n\na,1\n", "no text column (`text`, `content`, `page_content`, `body`, "),
+        ('text\n"open', "row 1: is not valid CSV: unexpected end of data"),
+        (b"text\n\xff\xfe\n", "row 1: is not valid UTF-8 (invalid start byte)"),
     ],
 )
 def test_bad_csv(tmp_path, content, error):
@@ -245,13 +249,13 @@ def test_parquet_whose_damage_only_its_checksums_show(tmp_path):
 
 def test_a_column_that_is_missing_is_named_with_those_that_are_there(tmp_path):
     pq.write_table(pa.table({"title": ["a"], "n": [1]}), tmp_path / "t.parquet")
-    assert "among `title`, `n`; name it with `text_field`" in read(tmp_path)[1][0]
+    assert "the columns are `title`, `n`: choose one with `text_field`" in read(tmp_path)[1][0]
     assert (
-        "no column `abc` for the text; it has `title`, `n`"
+        "no column `abc` for the text; the columns are `title`, `n`"
         in read(tmp_path, text_field="abc")[1][0]
     )
     assert (
-        "no column `abc` for the ids; it has `title`, `n`"
+        "no column `abc` for the ids; the columns are `title`, `n`"
         in read(tmp_path, text_field="title", id_field="abc")[1][0]
     )
     assert read(tmp_path, text_field="title")[0]["t.parquet#1"][0] == "a"
@@ -263,11 +267,12 @@ def test_files_that_cannot_be_read(tmp_path):
     records, errors = read(tmp_path)
     assert list(records) == ["c.txt"]
     assert errors == [
-        f"{tmp_path / 'a.txt'}: not UTF-8: unexpected end of data at byte 3",
+        f"{tmp_path / 'a.txt'}: is not valid UTF-8 (unexpected end of data at byte 3); "
+        "convert the file",
         f"{tmp_path / 'b.txt'}: cannot be opened: No such file or directory",
     ]
     assert read(tmp_path / "d.bin")[1][0].startswith(
-        f"{tmp_path / 'd.bin'}: unknown kind of file; known are .txt, .rst, .md"
+        f"{tmp_path / 'd.bin'}: unknown file type '.bin'; supported are .txt, .rst, .md"
     )
     assert "cannot be opened" in read(tmp_path / "nowhere.txt")[1][0]
 

@@ -1,4 +1,4 @@
-"""Files and folders as a stream of records, in bounded memory."""
+"""Read files and folders as a stream of records, in bounded memory."""
 
 from quernstone_qdrant.sources.files import SUFFIXES, count_records, read_paths
 

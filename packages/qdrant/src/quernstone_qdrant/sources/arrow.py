@@ -1,4 +1,4 @@
-"""Tables in memory, or behind a reader: rows as mappings, a few at a time."""
+"""Iterate the rows of Arrow tables, data sets and readers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ _ROWS = 512
 
 
 def as_rows(records: Any) -> Iterable[object]:
-    """Make an iterable of rows of what is iterated otherwise, or not at all.
+    """Iterate the rows of a table-like object, as mappings; return other iterables unchanged.
 
     Args:
-        records: `pyarrow.Table`, `RecordBatch`, `RecordBatchReader`, `dataset.Dataset` or
-            `dataset.Scanner`; a data set of `datasets`, also a streamed one; anything that hands
-            over an Arrow stream, such as a data frame of pandas or Polars. Everything else is
-            returned as it is.
+        records: A `pyarrow.Table`, `RecordBatch`, `RecordBatchReader`, `dataset.Dataset` or
+            `dataset.Scanner`; a data set of `datasets`, streamed or not; or an object that exports
+            an Arrow stream, such as a pandas or Polars data frame.
 
     Raises:
-        ConfigError: A single record or a path instead of many records.
+        ConfigError: `records` is a single record or a path.
     """
     if isinstance(records, (str, bytes, Mapping, PathLike)):
         raise ConfigError(
-            f"`records` is a {type(records).__name__}; pass an iterable of records, or "
+            f"`records` has type {type(records).__name__}; pass an iterable of records, or "
             "`read_paths(...)` for files and folders"
         )
     if isinstance(records, ds.Dataset):

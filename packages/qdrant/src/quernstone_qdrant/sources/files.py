@@ -1,4 +1,4 @@
-"""Walks files and folders, and gives each file to the reader of its kind."""
+"""Walk files and folders, and read each file according to its suffix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TABLES = {
 }
 _COUNTED_BYTES = 1 << 30
 SUFFIXES = (*_TEXTS, *_TABLES)
-"""Endings of the files that can be read. In a folder, others are passed over."""
+"""Suffixes of the files that can be read. Other files in a folder are skipped."""
 
 
 def read_paths(
@@ -40,22 +40,22 @@ def read_paths(
     text_field: str | None = None,
     id_field: str | None = None,
 ) -> Iterator[Record | SourceError]:
-    """Read files, and folders with everything below them, in a fixed order.
+    """Read files and folders, including subfolders, in a fixed order.
 
-    A text or Markdown file is one record whose key is its path relative to the given folder; a
-    file that is given by itself is named by its path as given, or an absolute path's last part. A
-    row of a JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, else the
-    file's key and the row's number. The `source` of all records of a folder is the folder's name;
-    of a file that is given by itself, its key. Names that begin with a dot are passed over.
+    A text or Markdown file is one record. Its key is its path relative to the folder in `paths`;
+    for a file in `paths`, it is the path as given (the last part of an absolute one). A row of a
+    JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, or else the file's
+    key and the row's number. The `source` of a record is the name of the folder in `paths`, or the
+    key of the file in `paths`. Files and folders whose names begin with a dot are skipped.
 
     Args:
         paths: One path or several.
-        text_field: The column that holds the text; None: the first of `text`, `content`,
-            `page_content`, `body` and `document` that a file has.
-        id_field: The column that holds the ids, which must be unique over all files.
+        text_field: Column of the text; None: the first of `text`, `content`, `page_content`,
+            `body` and `document` that a file has.
+        id_field: Column of the ids, which must be unique across all files.
 
     Yields:
-        Records, and a `SourceError` in the place of each row or file that cannot be read.
+        Records, and a `SourceError` in place of each row or file that cannot be read.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -70,7 +70,7 @@ def read_paths(
                 yield SourceError(
                     str(path),
                     f"has the same key, `{source}`, as {origin[source]}; "
-                    "load their common folder instead, or each into a collection of its own",
+                    "load their common parent folder, or load them into separate collections",
                 )
                 continue
             label = root.resolve().name if root.is_dir() else source
@@ -78,11 +78,10 @@ def read_paths(
 
 
 def count_records(paths: Iterable[str | os.PathLike[str]]) -> int | None:
-    """Count the records that `read_paths` will find, without reading them.
+    """Estimate the number of records that `read_paths` will yield, without reading them.
 
-    None when nobody can know, because one is a pipe, or when it takes too long, because JSONL and
-    CSV files hold more than a gigabyte. Their lines are counted, so a CSV file with line breaks in
-    quotes counts too many.
+    JSONL and CSV files are counted by lines, so quoted line breaks in CSV count too many. Returns
+    None if a path is a pipe, or if these files together exceed a gigabyte.
     """
     total = lines = 0
     for root in map(Path, paths):
@@ -104,12 +103,12 @@ def count_records(paths: Iterable[str | os.PathLike[str]]) -> int | None:
                         return None
                     total += count_lines(path)
             except OSError:
-                continue  # the load will name it
+                continue  # the load reports unreadable files
     return total
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | SourceError]]:
-    """Yield (key, path) of every file to read."""
+    """Yield (key, path) for each file to read."""
     if root.is_dir():
         yield from _walk_folder(root, root)
     else:
@@ -146,10 +145,13 @@ def _read(
             yield from _TABLES[suffix](path, reader)
         else:
             known = ", ".join(SUFFIXES)
-            yield SourceError(str(path), f"unknown kind of file; known are {known}")
+            yield SourceError(str(path), f"unknown file type {suffix!r}; supported are {known}")
     except SourceError as error:
         yield error
     except UnicodeDecodeError as error:
-        yield SourceError(str(path), f"not UTF-8: {error.reason} at byte {error.start}")
+        yield SourceError(
+            str(path),
+            f"is not valid UTF-8 ({error.reason} at byte {error.start}); convert the file",
+        )
     except OSError as error:
         yield SourceError(str(path), f"cannot be opened: {error.strerror or error}")

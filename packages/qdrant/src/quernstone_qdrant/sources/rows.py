@@ -1,4 +1,4 @@
-"""What JSONL, CSV and Parquet have in common: rows with a text column and perhaps an id column."""
+"""Convert rows of JSONL, CSV and Parquet files to records."""
 
 from __future__ import annotations
 
@@ -6,46 +6,48 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from quernstone.types import TEXT_FIELDS
 from quernstone_qdrant.documents.json_values import to_json
-from quernstone_qdrant.documents.records import TEXT_FIELDS, Record, metadata_fields
+from quernstone_qdrant.documents.records import Record, metadata_fields
 from quernstone_qdrant.errors import SourceError
 
 
 @dataclass(slots=True)
 class RowReader:
-    """Turns the rows of one file into records."""
+    """A converter of the rows of one file to records."""
 
     source: str
-    """Path of the file relative to its root: the start of every key."""
+    """Key of the file, with which the keys of its rows begin."""
     path: str
     """Path of the file, for error messages."""
     text_field: str | None = None
-    """None: the first of `TEXT_FIELDS` that the file has."""
+    """Column of the text; None: the first of `TEXT_FIELDS` that the file has."""
     id_field: str | None = None
-    """None: keys are made of the path and the row's number."""
+    """Column of the ids; None: a row's key is the file's key and the row's number."""
     label: str = ""
     """`Record.source` of every row."""
     _chosen: str | None = field(default=None, init=False)
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """Choose the text column of a file whose columns are known.
+        """Choose the text column of a file with a header or schema.
 
         Raises:
-            SourceError: The text or the id column is not there.
+            SourceError: The text column or the id column is missing.
         """
         columns = list(columns)
         self._chosen = self._choose(columns)
         if self.id_field is not None and self.id_field not in columns:
             raise SourceError(
-                self.path, f"no column `{self.id_field}` for the ids; it has {_listed(columns)}"
+                self.path,
+                f"no column `{self.id_field}` for the ids; the columns are {_listed(columns)}",
             )
 
     def record(self, row: Mapping[str, Any], number: int) -> Record | SourceError:
-        """Make a record of one row, or say what is wrong with it.
+        """Convert one row to a record, or return the error.
 
         Args:
             row: Values by column.
-            number: Of the row in the file, from 1.
+            number: Number of the row in the file, from 1.
         """
         try:
             name = self._chosen or self._choose(row)
@@ -53,17 +55,22 @@ class RowReader:
             return SourceError(self.path, error.reason, number)
         self._chosen = name
         if name not in row:
-            return SourceError(self.path, f"no field `{name}`; it has {_listed(row)}", number)
+            return SourceError(
+                self.path, f"no field `{name}`; the fields are {_listed(row)}", number
+            )
         text = row[name]
         if not isinstance(text, str):
-            what = "null" if text is None else type(text).__name__
-            return SourceError(self.path, f"`{name}` is {what}, not a string", number)
+            found = "null" if text is None else type(text).__name__
+            return SourceError(self.path, f"`{name}` is {found}, not a string", number)
         key = f"{self.source}#{number}"
         if self.id_field is not None:
             value = row.get(self.id_field)
             if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
                 return SourceError(
-                    self.path, f"`{self.id_field}` is {value!r}, not a string or number", number
+                    self.path,
+                    f"the id in `{self.id_field}` is {value!r}; it must be a non-empty string or "
+                    "an integer",
+                    number,
                 )
             key = str(value)
         fields = metadata_fields(row, without=(name, self.id_field))
@@ -78,17 +85,18 @@ class RowReader:
             if self.text_field in columns:
                 return self.text_field
             raise SourceError(
-                self.path, f"no column `{self.text_field}` for the text; it has {_listed(columns)}"
+                self.path,
+                f"no column `{self.text_field}` for the text; the columns are {_listed(columns)}",
             )
         for name in TEXT_FIELDS:
             if name in columns:
                 return name
         raise SourceError(
             self.path,
-            f"no text column: none of {_listed(TEXT_FIELDS)} is among {_listed(columns)}; "
-            "name it with `text_field` (`--text-field`)",
+            f"no text column ({_listed(TEXT_FIELDS)}); the columns are {_listed(columns)}: "
+            "choose one with `text_field` (`--text-field`)",
         )
 
 
 def _listed(names: Iterable[object]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "no columns"
+    return ", ".join(f"`{name}`" for name in names) or "none"

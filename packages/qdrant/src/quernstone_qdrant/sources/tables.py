@@ -1,7 +1,7 @@
-"""Readers of JSONL, CSV and Parquet.
+"""Readers of JSONL, CSV and Parquet files.
 
-Each yields records, and a `SourceError` in the place of a row that is none: an exception would
-end the generator, and the caller decides whether the load goes on.
+Each reader yields records, and a `SourceError` in place of an invalid row. Raising it would end the
+generator; the caller decides whether the load continues.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
-    """Read one JSON object per line. Blank lines are passed over; rows are numbered by line.
+    """Read one JSON object per line, skipping blank lines. Rows are numbered by line.
 
-    Lines of a dead-letter file become the records that they were.
+    Lines of a dead-letter file yield the original records.
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -37,7 +37,7 @@ def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                reason = f"not JSON: {error.msg} at column {error.colno}"
+                reason = f"is not valid JSON: {error.msg} at column {error.colno}"
                 yield SourceError(reader.path, reason, number)
                 continue
             if isinstance(row, dict) and MARK in row:
@@ -46,16 +46,17 @@ def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
                 yield reader.record(row, number)
             else:
                 found = type(row).__name__
-                yield SourceError(reader.path, f"not a JSON object but a {found}", number)
+                yield SourceError(reader.path, f"is not a JSON object but {found}", number)
 
 
 def read_csv(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
     """Read a CSV file with a header. Rows are numbered from 1 after the header.
 
     Raises:
-        SourceError: The file is not UTF-8, not CSV, or lacks a column.
+        SourceError: The file is not valid UTF-8 or CSV, or a column is missing.
     """
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KiB is one long page
+    # The default limit of 128 KiB is too short for long texts.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True)
         number = 0
@@ -71,26 +72,28 @@ def read_csv(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
                 if len(values) == len(header):
                     yield reader.record(dict(zip(header, values, strict=True)), number)
                 else:
-                    reason = f"{len(values)} values for {len(header)} columns"
+                    reason = f"has {len(values)} values for {len(header)} columns"
                     yield SourceError(reader.path, reason, number)
         except csv.Error as error:
-            raise SourceError(reader.path, f"not CSV: {error}", number + 1) from error
+            raise SourceError(reader.path, f"is not valid CSV: {error}", number + 1) from error
         except UnicodeDecodeError as error:
-            raise SourceError(reader.path, f"not UTF-8 ({error.reason})", number + 1) from error
+            raise SourceError(
+                reader.path, f"is not valid UTF-8 ({error.reason}); convert the file", number + 1
+            ) from error
 
 
 def read_parquet(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
-    """Read a Parquet file, a few hundred rows at a time. Rows are numbered from 1.
+    """Read a Parquet file in small batches. Rows are numbered from 1.
 
-    Pages are checked against their checksums where the file has them. Where it has none, damage
-    that decompresses to other valid text cannot be seen.
+    Page checksums are verified if the file has them; without them, damage that decompresses to
+    valid text is not detected.
 
     Raises:
-        SourceError: The file is damaged, or lacks a column.
+        SourceError: The file is damaged, or a column is missing.
     """
     number = 0
     try:
-        # Without pre-buffering pages are read as they are needed, not whole row groups.
+        # Without pre-buffering, pages are read on demand instead of whole row groups.
         with pq.ParquetFile(
             path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
         ) as file:
@@ -106,16 +109,16 @@ def read_parquet(path: Path, reader: RowReader) -> Iterator[Record | SourceError
 
 
 def count_lines(path: Path) -> int:
-    """Count the lines of a file that are not empty."""
+    """Count the lines of a file that are not blank."""
     with path.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
 
 
 def count_parquet(path: Path) -> int:
-    """Count the rows of a Parquet file, which its end says.
+    """Return the number of rows that a Parquet file's footer records.
 
     Raises:
-        OSError: It cannot be read, or is damaged.
+        OSError: The file cannot be read, or is damaged.
     """
     try:
         return int(pq.ParquetFile(path).metadata.num_rows)
