@@ -288,7 +288,7 @@ def test_hybrid_search_needs_words(load):
 
 
 def test_a_prefetch_of_less_than_is_fetched_is_refused(load):
-    with pytest.raises(ConfigError, match="`prefetch` is 4, fewer than the 5 to be fetched"):
+    with pytest.raises(ConfigError, match="`prefetch` is 4; it must be at least 5"):
         load().search("mill", limit=5, prefetch=4)
 
 

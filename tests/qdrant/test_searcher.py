@@ -80,5 +80,5 @@ def test_limits_that_cannot_work(client, collection, embedder):
     searcher = QdrantSearcher(client, collection, embedder)
     with pytest.raises(ConfigError, match="`limit` is 0"):
         searcher.search("grain", limit=0)
-    with pytest.raises(ConfigError, match="`candidates` is 2, fewer than `limit`, 3"):
+    with pytest.raises(ConfigError, match="`candidates` is 2; it must be at least `limit`, 3"):
         searcher.search("grain", limit=3, candidates=2)

@@ -1,13 +1,12 @@
-"""The same load on many machines: Ray Data reads, splits, embeds on every accelerator, and writes.
+"""Load a Ray dataset on many machines: read, split, embed on every accelerator, and write.
 
     dataset -> read, split, look up -> embed (a pool of actors) -> write -> the driver counts
 
-A row between the stages is a group of whole documents. Everything that a `QdrantLoader` relies on
-is in the points: their ids, made of the document's key, and the hash of their content. So a task
-that Ray runs again, because its machine is gone, does the same writes again, and a load that is
-started again goes on where the first one stopped.
+Each row between the stages is a group of whole documents. As for `QdrantLoader`, ids and hashes in
+the points are the only state. So a task that Ray retries after losing a machine repeats the same
+writes, and a restarted load continues where the first one stopped.
 
-Importing this module needs the extra `ray`.
+This module requires the extra `ray`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from qdrant_client import QdrantClient
 from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.layouts import LayoutName, layout_of
-from quernstone_qdrant.documents.points import Point, make_point
+from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
@@ -50,17 +49,16 @@ OpenEmbedder: TypeAlias = "Callable[[], TextEmbedder]"
 
 _COLUMN = "batches"
 _TASK_CPUS = 0.5
-"""Of reading and writing tasks, which wait for Qdrant half of the time."""
+"""CPUs per reading or writing task, which waits for Qdrant half of the time."""
 _BATCH_CHARS = 256_000
-"""About 64,000 tokens, as many as an accelerator computes at once."""
+"""About 64,000 tokens, as many as an accelerator computes in one call."""
 _STORES: dict[str, PointStore] = {}
-"""Of this process, by `_Plan.token`: Ray runs many tasks in one process, and a connection is not
-made for each."""
+"""Open stores of this process, by `_Plan.token`, so that its tasks share one connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What every worker must know. It is pickled."""
+    """The settings that every worker needs. It is pickled."""
 
     token: str
     connect: Connect
@@ -76,37 +74,35 @@ class _Plan:
 
 
 class RayLoader:
-    """Writes a Ray dataset into one collection. See `QdrantLoader` for what a load means.
+    """A loader that writes a Ray dataset into a collection; see `QdrantLoader` for how loads work.
 
-    It takes functions instead of a client and an embedder, because every worker makes its own.
-    They must pickle: use `functools.partial`.
+    It takes functions instead of a client and an embedder, because each worker creates its own.
+    They must be picklable: use `functools.partial`.
 
     Args:
-        connect: Makes a client of a server that all workers reach. (A folder has one opener.)
-        collection: Created when missing.
-        open_embedder: Makes the embedder of one worker.
-        workers: Actors that embed.
-        gpus: Accelerators for each of them, which may be a fraction; 0: they use the CPU.
-        cpus: Cores for each of them.
-        preset: See `QdrantLoader`; so are all that follow, except `documents`.
+        connect: Returns a client of a server that all workers can reach (not an embedded one).
+        collection: Name of the collection, which is created if it does not exist.
+        open_embedder: Returns the embedder of a worker.
+        workers: Number of actors that embed.
+        gpus: Accelerators per actor, possibly a fraction; 0: the actors use the CPU.
+        cpus: CPU cores per actor.
+        preset: See `QdrantLoader` for this and all later arguments except `documents`.
         layout: Shape of the payload.
-        hybrid: Whether there is BM25.
-        chunk_size: Most characters per chunk.
-        chunk_overlap: Most characters that a chunk repeats of the one before.
-        documents: Rows of the dataset that go through the stages together. What is lost with a
-            machine is a few times this for each of its workers.
-        batch_size: Chunks per look-up and embedding call.
-        request_bytes: About how large a write may become.
-        patience: Seconds for which a request is repeated that fails in passing.
-        defer_index: Whether the server builds its index only when a load has ended.
-        index_timeout: Wait so many seconds, at the end of a load, until all is indexed.
-        skip_errors: Leave out what cannot be embedded, count it, and go on. Otherwise the load
-            stops; what other workers have in hand may still be written.
-        on_error: Called, in this process, with each error that is left out.
-        progress: Called, in this process, with the report so far after each group of documents.
+        hybrid: Add BM25 for hybrid search.
+        chunk_size: Maximum number of characters per chunk.
+        chunk_overlap: Maximum number of characters that a chunk repeats from the previous one.
+        documents: Rows per group. A lost machine costs a few groups for each of its workers.
+        batch_size: Maximum number of chunks per lookup and embedding call.
+        request_bytes: Approximate size limit of a write.
+        patience: Seconds in which to retry a request that fails temporarily.
+        defer_index: Whether the server builds its index only after the load.
+        index_timeout: Seconds to wait after the load until all points are indexed.
+        skip_errors: Skip and count errors; otherwise the first one stops the load.
+        on_error: Called on the driver with each error that is skipped.
+        progress: Called on the driver with the report so far after each group of documents.
 
     Raises:
-        ConfigError: A size that can never work, or workers that would reserve every core.
+        ConfigError: An argument is out of range.
 
     Example:
         >>> from functools import partial
@@ -147,15 +143,12 @@ class RayLoader:
         on_error: Callable[[QuernstoneError], None] | None = None,
         progress: Callable[[LoadReport], None] | None = None,
     ) -> None:
-        for name, value in (
-            ("workers", workers),
-            ("documents", documents),
-            ("batch_size", batch_size),
-            ("request_bytes", request_bytes),
-        ):
+        sizes = {"workers": workers, "documents": documents, "batch_size": batch_size}
+        sizes["request_bytes"] = request_bytes
+        for name, value in sizes.items():
             if value < 1:
                 raise ConfigError(f"`{name}` is {value}; it must be at least 1")
-        Chunker(chunk_size, chunk_overlap)  # an error in here is better than one on a worker
+        Chunker(chunk_size, chunk_overlap)  # validates the sizes before any worker starts
         self._connect, self._collection = connect, collection
         self._open_embedder = open_embedder
         self._workers, self._gpus, self._cpus = workers, gpus, cpus
@@ -164,26 +157,26 @@ class RayLoader:
         self._documents, self._batch_size = documents, batch_size
         self._request_bytes, self._patience = request_bytes, patience
         self._defer_index, self._index_timeout = defer_index, index_timeout
-        self._skip_errors = skip_errors
-        self._on_error, self._progress = on_error, progress
+        self._skip_errors, self._on_error, self._progress = skip_errors, on_error, progress
 
     def load(self, dataset: Dataset) -> LoadReport:
-        """Load a dataset. Ray is started when it does not run.
+        """Load a dataset, starting Ray if it is not running.
 
         Args:
-            dataset: Its rows are what `to_record` takes: a text column, perhaps an id, and
-                metadata. Keys must be unique in the whole dataset: no worker sees the rows of all
-                others, so a second document of a key is not noticed, and overwrites the first.
+            dataset: Its rows are mappings that `to_record` accepts: a text, optionally an id, and
+                metadata. Ids must be unique in the whole dataset: each worker sees only its own
+                rows, so of two documents with one id, the second silently overwrites the first.
 
         Returns:
-            The figures of this call, without `retries`: the workers do not tell of them.
+            The report of this load. Its `retries` is always 0: workers do not report retries.
 
         Raises:
+            ConfigError: The workers would reserve every core of the cluster.
             RecordError: A row cannot be loaded, and `skip_errors` is off.
-            CollectionError: The collection cannot take these vectors.
-            ProvenanceError: The collection was made with another model.
+            CollectionError: The collection cannot store these vectors.
+            ProvenanceError: The collection was created with another model.
             EngineError: The model failed.
-            TargetError: Qdrant failed; what was confirmed before stays.
+            TargetError: Qdrant failed. Groups that it confirmed before remain stored.
         """
         if not ray.is_initialized():
             ray.init()
@@ -199,13 +192,13 @@ class RayLoader:
                     if isinstance(done, QuernstoneError):
                         raise done
                     report = done.added_to(report, time.monotonic() - started)
-                    self._tell(done, report)
+                    self._notify(done, report)
             if self._index_timeout is not None:
                 target.wait_for_index(self._index_timeout)
             target.close()
         return replace(report, seconds=time.monotonic() - started)
 
-    def _tell(self, done: _Done, report: LoadReport) -> None:
+    def _notify(self, done: _Done, report: LoadReport) -> None:
         for failure in done.failures:
             if not self._skip_errors:
                 raise failure
@@ -218,13 +211,13 @@ class RayLoader:
         cores = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
         if self._workers * self._cpus > cores - 2 * _TASK_CPUS:
             raise ConfigError(
-                f"{self._workers} workers with {self._cpus:g} cores each leave none of the "
+                f"{self._workers} workers with {self._cpus:g} cores each would leave none of the "
                 f"cluster's {cores:g} cores for reading and writing, and the load would wait "
-                "forever; lower `workers` or `cpus`, which may be a fraction"
+                "forever; lower `workers` or `cpus` (which may be a fraction)"
             )
 
     def _plan(self) -> _Plan:
-        """Make sure of the collection, on a worker: the driver may have no accelerator."""
+        """Prepare the collection, on a worker because the driver may not have an accelerator."""
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
         provenance, max_points = ray.get(
             prepare.remote(self._connect, self._collection, self._open_embedder, self._wish)
@@ -259,7 +252,7 @@ class RayLoader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Done:
-    """What became of one group of documents."""
+    """The result for one group of documents."""
 
     seen: int
     chunks: int
@@ -302,10 +295,10 @@ def _prepare(
     return provenance, max_points
 
 
-def _carrying(work: Callable[[], object]) -> pa.Table:
-    """The result of a stage, or the error that ended it, which the driver raises.
+def _result_or_error(work: Callable[[], object]) -> pa.Table:
+    """Pack the result of a stage, or its error, which the driver then raises.
 
-    Ray Data wraps what a stage raises in an error of its own, and the original is lost on the way.
+    Ray Data would wrap an error raised in the stage, and lose the original.
     """
     try:
         return _packed(work())
@@ -314,34 +307,34 @@ def _carrying(work: Callable[[], object]) -> pa.Table:
 
 
 def _read(rows: pa.Table, plan: _Plan) -> pa.Table:
-    """Split a group of documents, and look up what is stored of them."""
-    return _carrying(lambda: _looked_up(rows, plan))
+    """Split a group of documents into chunks, and look them up."""
+    return _result_or_error(lambda: _looked_up(rows, plan))
 
 
 def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
-    made = plan.provenance
-    layout = layout_of(made.settings.layout)
+    provenance = plan.provenance
+    layout = layout_of(provenance.settings.layout)
     reader = BatchReader(
         Chunker(plan.chunk_size, plan.chunk_overlap),
-        lambda chunk: make_point(made.namespace, made.fingerprint, chunk, layout),
+        lambda chunk: make_point(provenance.namespace, provenance.fingerprint, chunk, layout),
         size=plan.batch_size,
-        batch_chars=lambda: _BATCH_CHARS,  # how fast the model is, another machine knows
-        skip_errors=True,  # whether an error stops the load is the driver's business
+        batch_chars=lambda: _BATCH_CHARS,  # fixed: the speed of the model is not known here
+        skip_errors=True,  # the driver decides whether an error stops the load
     )
     batches = list(reader.batches(rows.to_pylist()))
     for batch in batches:
-        look_up(batch, _store(plan), made.namespace)
+        look_up(batch, _store(plan), provenance.namespace)
     return [_lightened(batch) for batch in batches]
 
 
 class _Embed:
-    """An actor with a model."""
+    """An actor that holds a model."""
 
     def __init__(self, plan: _Plan) -> None:
         self._embedder = plan.open_embedder()
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _carrying(lambda: self._embedded(_unpacked(row)))
+        return _result_or_error(lambda: self._embedded(_unpacked(row)))
 
     def _embedded(self, batches: list[Batch]) -> list[Batch]:
         for batch in batches:
@@ -350,8 +343,8 @@ class _Embed:
 
 
 def _write(row: pa.Table, plan: _Plan) -> pa.Table:
-    """Store a group of documents, each from its first chunk to its last."""
-    return _carrying(lambda: _written(_unpacked(row), plan))
+    """Write a group of documents in the order of their chunks."""
+    return _result_or_error(lambda: _written(_unpacked(row), plan))
 
 
 def _written(batches: list[Batch], plan: _Plan) -> _Done:
@@ -375,14 +368,12 @@ def _store(plan: _Plan) -> PointStore:
 
 
 def _lightened(batch: Batch) -> Batch:
-    """Without what the later stages do not need: every chunk knows its whole document."""
-    points = [_without_document(point) for point in batch.points]
+    """Drop what later stages do not need: each chunk refers to the text of its whole document."""
+    points = [
+        replace(p, chunk=replace(p.chunk, record=replace(p.chunk.record, text="")))
+        for p in batch.points
+    ]
     return replace(batch, points=points, previous=None, follower=None)
-
-
-def _without_document(point: Point) -> Point:
-    chunk = point.chunk
-    return replace(point, chunk=replace(chunk, record=replace(chunk.record, text="")))
 
 
 def _packed(value: object) -> pa.Table:
@@ -391,7 +382,7 @@ def _packed(value: object) -> pa.Table:
 
 
 def _unpacked(row: pa.Table) -> list[Batch]:
-    """Raises the error that an earlier stage hands on in the place of batches."""
+    """Unpack batches, or raise the error that an earlier stage packed instead."""
     value: list[Batch] | QuernstoneError = pickle.loads(row[_COLUMN][0].as_py())
     if isinstance(value, QuernstoneError):
         raise value
@@ -400,7 +391,7 @@ def _unpacked(row: pa.Table) -> list[Batch]:
 
 @contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Raise what a worker raised, instead of Ray's error about it."""
+    """Raise the original error of a worker instead of the `RayTaskError` around it."""
     try:
         yield
     except RayTaskError as error:

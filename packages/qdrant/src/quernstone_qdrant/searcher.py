@@ -1,4 +1,4 @@
-"""Searches a collection by meaning and by words, and reranks the best hits."""
+"""Search a collection by meaning and by words, and rerank the best hits."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from quernstone_qdrant.settings import BM25, PREFIX, unit_prefix
 from quernstone_qdrant.targets import FoundPoint, SearchRequest, Target, as_target
 from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage
 
-_PER_HIT = 4
-_FEWEST = 20
+_CANDIDATES_PER_HIT = 4
+_MIN_CANDIDATES = 20
 _PREFETCH_PER_HIT = 20
-_FEWEST_PREFETCHED = 200
+_MIN_PREFETCH = 200
 
 
 class QueryEmbedder(TextEmbedder, Protocol):
-    """What the searcher needs of an embedder; `quernstone.Embedder` has it."""
+    """The interface of an embedder for the searcher; implemented by `quernstone.Embedder`."""
 
     async def aembed_query(self, text: str, /, instruction: str | None = None) -> Float32Array:
         """Like `embed_query`, without blocking the event loop."""
@@ -35,7 +35,7 @@ class QueryEmbedder(TextEmbedder, Protocol):
 
 
 class TextReranker(Protocol):
-    """What the searcher needs of a reranker; `quernstone.Reranker` has it."""
+    """The interface of a reranker for the searcher; implemented by `quernstone.Reranker`."""
 
     def rerank(
         self,
@@ -44,7 +44,7 @@ class TextReranker(Protocol):
         top_n: int | None = None,
         instruction: str | None = None,
     ) -> list[RankedDocument]:
-        """Order documents, best first."""
+        """Return the documents ordered by relevance, best first."""
         ...
 
     async def arerank(
@@ -60,27 +60,27 @@ class TextReranker(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchHit:
-    """One chunk that was found."""
+    """A chunk found by a search."""
 
     id: str
-    """Of the point."""
+    """Id of the point."""
     key: str
-    """Of the document."""
+    """Key of the document."""
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
     score: float
-    """Cosine similarity of query and chunk, of their full vectors, -1 to 1."""
+    """Cosine similarity of the full vectors of query and chunk, from -1 to 1."""
     fused_score: float | None = None
-    """Hybrid: the sum of the reciprocal ranks by meaning and by words; else None."""
+    """Sum of the reciprocal ranks in the dense and BM25 results; None without hybrid search."""
     retrieval_rank: int
-    """Place before the reranking, from 1: in the order of `fused_score`, else of `score`."""
+    """Rank before reranking, from 1, by `fused_score` in hybrid search, else by `score`."""
     rerank_score: float | None = None
-    """P(yes), 0 to 1; None without a reranker."""
+    """Probability that the reranker answers yes, from 0 to 1; None without a reranker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
-    """A search whose query is not embedded yet."""
+    """A validated search whose query is not embedded yet."""
 
     query: str
     fetched: int
@@ -90,23 +90,24 @@ class _Search:
 
 
 class QdrantSearcher:
-    """Finds chunks in a collection that a `QdrantLoader` filled.
+    """A searcher for a collection that a `QdrantLoader` filled.
 
-    The collection says how it stores its points, so all presets and layouts are searched alike: a
-    pair in two stages, quantised vectors with their hits put in order by the full ones, and with
-    BM25 by both orders, fused by reciprocal ranks.
+    The collection records how it stores its points, so all presets and layouts are searched in the
+    same way. A collection with a vector pair is searched in two stages. Hits on quantised vectors
+    are rescored with the full vectors. With BM25, dense and BM25 results are combined by reciprocal
+    rank fusion.
 
     Args:
-        client: Of any kind, or a target.
-        collection: Must exist, and be made with the same model.
+        client: A Qdrant client (remote or embedded) or a target.
+        collection: An existing collection, created with the embedder's model.
         embedder: Usually a `quernstone.Embedder`.
-        reranker: Usually a `quernstone.Reranker`; None leaves the order as it was found.
-        allow_mismatch: Search with another model than the one that made the collection.
+        reranker: Usually a `quernstone.Reranker`; None keeps the order of the retrieval.
+        allow_mismatch: Search even if the collection was created with another model.
 
     Raises:
-        CollectionNotFoundError: The error names the collections that exist.
-        ProvenanceError: The collection was made with another model, revision or size of vectors.
-        CollectionError: Nothing is recorded about the model that made it.
+        CollectionNotFoundError: The collection does not exist; the error lists those that do.
+        ProvenanceError: The collection was created with another model, revision or vector size.
+        CollectionError: The collection does not record the model that it was created with.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class QdrantSearcher:
 
     @property
     def provenance(self) -> Provenance:
-        """What the collection records about its model."""
+        """The record of the model that the collection was created with."""
         return self._provenance
 
     def search(
@@ -146,27 +147,29 @@ class QdrantSearcher:
         prefetch: int | None = None,
         instruction: str | None = None,
     ) -> list[SearchHit]:
-        """Find the chunks that answer a query best.
+        """Return the chunks that best match a query.
 
         Args:
-            query: What is asked.
-            limit: Most hits to return.
-            hybrid: Whether to search by words, too; None: if the collection has BM25.
-            query_filter: Values that the metadata must have, such as `{"year": 1200}`, or Qdrant's
-                own filter on payload fields.
-            candidates: Hits that the reranker reads; None: four for each wanted one, at least 20.
-                Without a reranker it has no effect.
-            prefetch: Points that each stage before the last passes on: the short vectors of a pair,
-                quantised vectors, the two orders of a hybrid search. None: 20 for each hit that
-                is fetched, at least 200. The more, the nearer to an exact search, and the slower.
-            instruction: What the search is for; None: the embedder's and the reranker's own.
+            query: The text to search for.
+            limit: Maximum number of hits.
+            hybrid: Also search by words (BM25); None: if the collection has BM25.
+            query_filter: Required metadata values, such as `{"year": 1200}`, or a Qdrant filter on
+                payload fields.
+            candidates: Number of hits to rerank; None: four times `limit`, at least 20. Has no
+                effect without a reranker.
+            prefetch: Number of points that each earlier stage passes on: the short vectors of a
+                pair, quantised vectors, or the dense and BM25 parts of a hybrid search. None: 20
+                times the number of hits to fetch, at least 200. Larger values come closer to an
+                exact search, and are slower.
+            instruction: The search task, for the model; None: the default instructions of the
+                embedder and the reranker.
 
         Returns:
-            Best first: by `rerank_score` with a reranker, else by `fused_score` or `score`.
+            Hits, best first: by `rerank_score` with a reranker, else by `fused_score` or `score`.
 
         Raises:
-            ConfigError: `limit` is below 1, `candidates` below `limit`, or `prefetch` below what
-                is fetched; or `hybrid` without BM25 in the collection.
+            ConfigError: `limit` is below 1, `candidates` is below `limit`, `prefetch` is below the
+                number of hits to fetch, or `hybrid` is set and the collection has no BM25.
             TargetError: Qdrant failed.
         """
         search = self._plan(query, limit, hybrid, query_filter, candidates, prefetch)
@@ -188,10 +191,10 @@ class QdrantSearcher:
         prefetch: int | None = None,
         instruction: str | None = None,
     ) -> list[SearchHit]:
-        """Like `search`, without blocking the event loop; concurrent callers share batches.
+        """Like `search`, without blocking the event loop; concurrent calls share batches.
 
-        A server is asked on another thread. A target that belongs to one thread is asked on this
-        one, which must be the one that made it: there, the loop waits for the answer.
+        A server is queried on another thread. An embedded client can only be used from the thread
+        that created it, so it is queried on the calling thread, and does block the loop.
         """
         search = self._plan(query, limit, hybrid, query_filter, candidates, prefetch)
         vector = await self._embedder.aembed_query(query, instruction)
@@ -219,18 +222,22 @@ class QdrantSearcher:
         if limit < 1:
             raise ConfigError(f"`limit` is {limit}; it must be at least 1")
         if candidates is not None and candidates < limit:
-            raise ConfigError(f"`candidates` is {candidates}, fewer than `limit`, {limit}")
+            raise ConfigError(f"`candidates` is {candidates}; it must be at least `limit`, {limit}")
         fetched = limit
         if self._reranker is not None:
-            fetched = candidates or max(_PER_HIT * limit, _FEWEST)
+            fetched = candidates or max(_CANDIDATES_PER_HIT * limit, _MIN_CANDIDATES)
         if prefetch is None:
-            prefetch = max(_PREFETCH_PER_HIT * fetched, _FEWEST_PREFETCHED)
+            prefetch = max(_PREFETCH_PER_HIT * fetched, _MIN_PREFETCH)
         elif prefetch < fetched:
-            raise ConfigError(f"`prefetch` is {prefetch}, fewer than the {fetched} to be fetched")
-        has_words = self._settings.bm25 is not None
-        if hybrid and not has_words:
             raise ConfigError(
-                f"collection {self._target.collection!r} has no BM25; load it with `hybrid=True`"
+                f"`prefetch` is {prefetch}; it must be at least {fetched}, the number of "
+                "hits to fetch"
+            )
+        has_bm25 = self._settings.bm25 is not None
+        if hybrid and not has_bm25:
+            raise ConfigError(
+                f"collection {self._target.collection!r} has no BM25; load it with "
+                "`hybrid=True`, or search without `hybrid`"
             )
         if isinstance(query_filter, Mapping):
             query_filter = metadata_filter(query_filter, self._layout)
@@ -238,12 +245,12 @@ class QdrantSearcher:
             query=query,
             fetched=fetched,
             prefetch=prefetch,
-            hybrid=has_words if hybrid is None else hybrid,
+            hybrid=has_bm25 if hybrid is None else hybrid,
             where=query_filter,
         )
 
     def _request(self, search: _Search, vector: Float32Array) -> SearchRequest:
-        """What the target is asked for."""
+        """Build the request to the target."""
         settings = self._settings
         prefix = bm25 = oversampling = None
         if isinstance(settings.prefix, int):
