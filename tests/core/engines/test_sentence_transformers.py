@@ -203,11 +203,11 @@ def test_cross_encoders_give_their_sigmoid(cross_encoder):
 
 def test_cross_encoders_take_no_instruction_and_no_template(cross_encoder):
     for wrong in ({"instruction": "Find it"}, {"template": "eval"}):
-        with pytest.raises(ConfigError, match="takes no `instruction` and no `template`"):
+        with pytest.raises(ConfigError, match="leave out `instruction` and `template`"):
             reranker_of(cross_encoder(), **wrong)
     with (
         reranker_of(cross_encoder()) as reranker,
-        pytest.raises(ConfigError, match="takes no `instruction`"),
+        pytest.raises(ConfigError, match="leave out `instruction`"),
     ):
         reranker.score([("a", "b")], "Find it")
 

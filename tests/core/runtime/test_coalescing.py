@@ -13,7 +13,7 @@ from quernstone.runtime.coalescing import others_are_ready
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A busy machine must not end a wait early."""
-    monkeypatch.setattr(coalescing, "_LONGEST_SECONDS", 60)
+    monkeypatch.setattr(coalescing, "_MAX_SECONDS", 60)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def test_one_caller_waits_for_few_turns_only(released):
 
 
 async def test_callers_without_end_hold_nobody_up(released, monkeypatch):
-    monkeypatch.setattr(coalescing, "_LONGEST_SECONDS", 0.001)
+    monkeypatch.setattr(coalescing, "_MAX_SECONDS", 0.001)
     first = asyncio.create_task(call("first", released))
     others = []
     while not first.done():

@@ -52,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RemoteOptions":  # imported on use: pydantic takes a third of `import quernstone`
+    if name == "RemoteOptions":  # on use: pydantic takes a third of `import quernstone`
         from quernstone.engines.remote.options import RemoteOptions  # noqa: PLC0415
 
         return RemoteOptions

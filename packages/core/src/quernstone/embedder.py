@@ -17,13 +17,13 @@ from quernstone.runtime.session import Session
 from quernstone.types import Dtype, EngineName, Float32Array
 
 MIN_DIMENSIONS = 32
-"""The smallest size that Qwen3-Embedding was trained for (model card, "MRL Support")."""
+"""The smallest vector that Qwen3-Embedding was trained for (model card, "MRL Support")."""
 
 
 class Embedder(Model):
     """A Qwen3 embedding model.
 
-    Thread-safe, and usable from any number of event loops: concurrent callers share batches, and
+    Thread-safe and usable from any number of event loops. Concurrent callers share batches, and
     embedders of equal configuration share one loaded model.
 
     Example:
@@ -49,35 +49,34 @@ class Embedder(Model):
         revision: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
-        """Load a model, or join one that this process has loaded already.
+        """Load a model, or share one that this process has already loaded.
 
         Args:
             model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
-                `remote` the name that the server knows.
+                `remote` the server's name for it.
             engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
                 `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` is bfloat16 where the hardware computes in it, else float32. `int8`
-                rounds the weights, for CPUs with VNNI, and `fp8` for GPUs from compute capability
-                8.9 on, both with the engine `torch`: faster, less exact.
-            dimensions: Length of the vectors, 32 to the model's hidden size. None: uncut.
-            instruction: What queries are for; documents never get one. None: the model's own.
-                An empty string embeds queries bare, or with the prompt of a model that brings its
-                own.
-            max_length: Tokens per text, frame included; at most what the model was made for.
+            dtype: `auto` is bfloat16 where the hardware supports it, else float32. `int8` (CPUs
+                with VNNI) and `fp8` (GPUs of compute capability 8.9 or later) round the weights,
+                with the engine `torch` only: faster, less exact.
+            dimensions: Length of the vectors, 32 to the model's hidden size. None: full length.
+            instruction: The task of the queries; documents never get one. None: the model's own.
+                An empty string embeds queries without a prompt, or with the model's if it is not
+                a Qwen3 model.
+            max_length: Tokens per text, prompt included; at most the model's own limit.
             truncate: Cut longer texts and count them in `usage`; False makes them an error.
-            max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
+            max_batch_tokens: Tokens per forward pass. None: chosen by the free memory.
             deterministic: Compute each text in a batch of its own: its vector is then the same to
-                the last bit, whatever is asked with it, on one machine with one number of
-                threads. Slower; not with `vllm` and `remote`, which plan their own batches.
+                the last bit regardless of other texts, on one machine with one number of threads.
+                Slower; not for `vllm` and `remote`, which plan their own batches.
             revision: Branch, tag or commit of a hub id.
-            engine_options: Keyword arguments for sentence-transformers' or vLLM's own constructor;
-                with `remote` a `RemoteOptions`, or a mapping of its fields. Equal options share
-                a model.
+            engine_options: Keyword arguments for the constructor of sentence-transformers or
+                vLLM; with `remote` a `RemoteOptions`, or a mapping of its fields.
 
         Raises:
             ConfigError: A setting that can never work.
-            ModelLoadError: No model there, an incomplete one, or the wrong tokenizer.
+            ModelLoadError: The model is missing or incomplete, or has the wrong tokenizer.
             MissingExtraError: The engine's packages are not installed.
         """
         self._session = Session(
@@ -112,15 +111,15 @@ class Embedder(Model):
         return self._session.fingerprint(dimensions=self._dimensions, instruction=self._instruction)
 
     def format_query(self, text: str, instruction: str | None = None) -> str:
-        """The exact text that a query becomes, without the final `<|endoftext|>`.
+        """Return the prompt of a query, without the final `<|endoftext|>`.
 
-        Without an instruction a model that is no Qwen3 puts its own prompt in front, which is not
-        shown.
+        Without an instruction, a model other than Qwen3 prepends a prompt of its own, which is
+        not shown.
         """
         return query_frame(self._instruction if instruction is None else instruction) + text
 
     def embed_documents(self, texts: Sequence[str], *, progress: bool = False) -> Float32Array:
-        """Embed texts as they are.
+        """Embed texts without a prompt.
 
         Args:
             texts: Any number of strings; an empty string is a valid text.
@@ -130,7 +129,7 @@ class Embedder(Model):
             Unit vectors in input order. Shape: (len(texts), dimensions)
 
         Raises:
-            InputError: One text is not a string, is no Unicode text, or is too long.
+            InputError: A text is not a string, is not valid Unicode, or is too long.
             EngineError: The model failed; the error names the text.
         """
         check_list("texts", texts)
@@ -141,7 +140,7 @@ class Embedder(Model):
     def embed_queries(
         self, texts: Sequence[str], instruction: str | None = None, *, progress: bool = False
     ) -> Float32Array:
-        """Embed queries, each behind the instruction. See `embed_documents`."""
+        """Embed queries, each after the instruction. See `embed_documents`."""
         check_list("texts", texts)
         title = "embedding queries" if progress else ""
         encode = self._query_encoder(instruction)
@@ -155,7 +154,7 @@ class Embedder(Model):
     def stream(self, texts: Iterable[str], *, progress: bool = False) -> Iterator[Float32Array]:
         """Embed documents from an iterator of any length, in bounded memory.
 
-        Texts are read at most two windows (4,096 texts or about eight million characters) ahead.
+        Reads at most two windows (4,096 texts or about eight million characters) ahead.
 
         Yields:
             One unit vector per text, in order. Shape: (dimensions,)
@@ -190,9 +189,9 @@ class Embedder(Model):
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str]
     ) -> AsyncIterator[Float32Array]:
-        """Like `stream`, without blocking the event loop; takes asynchronous iterators, too.
+        """Like `stream`, without blocking the event loop; also accepts asynchronous iterators.
 
-        A plain iterable is read on the event loop, so it should not wait for anything.
+        A plain iterable is read on the event loop, so it should not block.
         """
         encode = self._session.encoder.encode_documents
         async for rows in self._session.arun(texts, encode):
@@ -211,7 +210,7 @@ class Embedder(Model):
         return partial(self._session.encoder.encode_queries, instruction=chosen)
 
     def _finish(self, rows: Float32Array) -> Float32Array:
-        """Cut to `dimensions`, then normalise: in this order, or the vectors are not unit."""
+        """Cut to `dimensions`, then normalize: in this order, or the vectors are not unit."""
         cut = rows[:, : self._dimensions]
         length = np.linalg.norm(cut, axis=1, keepdims=True)
         unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
@@ -221,11 +220,9 @@ class Embedder(Model):
 def _check_dimensions(dimensions: int | None, hidden_size: int) -> int:
     if dimensions is None:
         return hidden_size
-    whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
-    if not whole or not min(MIN_DIMENSIONS, hidden_size) <= dimensions <= hidden_size:
-        msg = (
-            f"`dimensions` is {dimensions!r}; this model gives "
-            f"{min(MIN_DIMENSIONS, hidden_size)} to {hidden_size}"
-        )
+    is_count = isinstance(dimensions, int) and not isinstance(dimensions, bool)
+    smallest = min(MIN_DIMENSIONS, hidden_size)
+    if not is_count or not smallest <= dimensions <= hidden_size:
+        msg = f"`dimensions` is {dimensions!r}; this model gives {smallest} to {hidden_size}"
         raise ConfigError(msg)
     return dimensions

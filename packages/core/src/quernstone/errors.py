@@ -3,27 +3,27 @@
     QuernstoneError
     |-- ConfigError (ValueError)         settings that can never work
     |-- MissingExtraError (ImportError)  an optional dependency is not installed
-    |-- InputError (ValueError)          one input is at fault; `.index` says which
+    |-- InputError (ValueError)          one input cannot be processed; `.index` says which
     |   `-- InputTooLongError            `.tokens` against `.limit`
-    |-- ModelLoadError (RuntimeError)    no model, a broken one, or the wrong tokenizer
+    |-- ModelLoadError (RuntimeError)    a missing or broken model, or the wrong tokenizer
     `-- EngineError (RuntimeError)       the model ran and failed
         |-- EngineMemoryError            out of memory; `.index` when one input alone does not fit
         |-- NonFiniteError               NaN or infinity, also in float32; `.index` says where
         |-- RemoteError                  a server failed; `.url`, `.status`, `.index`
-        |   |-- RemoteUnavailableError   not reached, or overloaded, after every retry
-        |   |-- RemoteRequestError       it refuses the request: key, address, model
+        |   |-- RemoteUnavailableError   unreachable or overloaded, after every retry
+        |   |-- RemoteRequestError       it rejects the request: key, address, model
         |   `-- RemoteAnswerError        its answer does not fit the request
         `-- ClosedError                  used after `close()`
 
-Each class also inherits the built-in that a caller would guess. All of them pickle: `args`
-equals the positional arguments of the constructor, and the text is made in `__str__`.
+Each class also inherits the built-in that a caller would expect. All of them pickle: `args`
+equals the positional arguments of the constructor, and `__str__` builds the message.
 """
 
 from __future__ import annotations
 
 
 class QuernstoneError(Exception):
-    """The root of the tree: catch this to catch everything of ours."""
+    """The base of all errors that Quernstone raises."""
 
 
 class ConfigError(QuernstoneError, ValueError):
@@ -52,7 +52,7 @@ class InputError(QuernstoneError, ValueError):
         self.index, self.reason = index, reason
 
     def at(self, index: int) -> InputError:
-        """The same error of another position: an engine counts in its batch, a caller in a list."""
+        """Return the error for another position: engines count in a batch, callers in a list."""
         return type(self)(index, *self.args[1:])
 
     def __str__(self) -> str:
@@ -80,18 +80,18 @@ class InputTooLongError(InputError):
 
 
 class ModelLoadError(QuernstoneError, RuntimeError):
-    """There is no model at the given place, or it is incomplete, or its parts do not match."""
+    """The model is missing or incomplete, or its parts do not match."""
 
 
 class EngineError(QuernstoneError, RuntimeError):
-    """The engine failed while it ran."""
+    """The engine failed while running."""
 
 
 class EngineMemoryError(EngineError):
     """The device is out of memory.
 
-    `.index` is the position of the one input that does not fit even alone; None inside an engine,
-    whose caller then halves the batch and tries again.
+    `.index` is the position of the input that does not fit even alone. It is None inside an
+    engine, whose caller then halves the batch and retries.
     """
 
     def __init__(self, index: int | None = None, tokens: int = 0, detail: str = "") -> None:
@@ -127,10 +127,10 @@ class ClosedError(EngineError):
 
 
 class RemoteError(EngineError):
-    """A server could not be used. No message holds a key, a password or a user's name.
+    """A server could not be used. No message holds a key, a password or a user name.
 
-    `.url` is the address asked, `.status` the HTTP status if there was an answer, `.index` the
-    position of the input at fault if one is known.
+    `.url` is the address, `.status` the HTTP status if there was an answer, `.index` the position
+    of the input that caused the error, if known.
     """
 
     def __init__(
@@ -145,12 +145,12 @@ class RemoteError(EngineError):
 
 
 class RemoteUnavailableError(RemoteError):
-    """The server was not reached, or had no time for us, in all attempts."""
+    """The server was unreachable or overloaded in all attempts."""
 
 
 class RemoteRequestError(RemoteError):
-    """The server refuses the request, and would refuse it again."""
+    """The server rejects the request, and would reject it again."""
 
 
 class RemoteAnswerError(RemoteError):
-    """The server's answer does not fit the request, so none of it is used."""
+    """The server's answer does not match the request, so none of it is used."""

@@ -1,4 +1,4 @@
-"""Loading on first use, for the objects of frameworks that are made, copied and pickled freely."""
+"""Loading on first use, for framework objects that are created, copied and pickled freely."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Core = TypeVar("Core")
 class Lazy(Generic[Core]):
     """The core object of one adapter, built on first use.
 
-    Until then the adapter is configuration only: cheap to construct, compare, copy and pickle. A
-    holder pickles and deep-copies empty, so weights are never serialised. Pydantic's shallow
-    `model_copy(update=...)` shares the holder between adapters of different settings, which is
-    why what is built is kept per settings.
+    Until then the adapter is only configuration: cheap to construct, compare, copy and pickle.
+    Pickles and deep copies are empty, so weights are never serialized. Pydantic's shallow
+    `model_copy(update=...)` shares a `Lazy` between adapters of different settings, so it keeps
+    one object per settings.
     """
 
     def __init__(self, build: Callable[..., Core]) -> None:
@@ -27,7 +27,7 @@ class Lazy(Generic[Core]):
         self._lock = threading.Lock()
 
     def get(self, settings: dict[str, Any]) -> Core:
-        """Return the object for `settings`, built once whatever the number of threads."""
+        """Return the object for `settings`, built once for all threads."""
         key = freeze(settings)
         with self._lock:
             if key not in self._built:
@@ -35,14 +35,14 @@ class Lazy(Generic[Core]):
             return self._built[key]
 
     async def aget(self, settings: dict[str, Any]) -> Core:
-        """`get` for coroutines: a model that is still to be loaded does not block the loop."""
+        """Like `get`, without blocking the event loop while a model loads."""
         built = self._built.get(freeze(settings))
         return built if built is not None else await asyncio.to_thread(self.get, settings)
 
     def __reduce__(self) -> tuple[type[Lazy[Core]], tuple[Callable[..., Core]]]:
         return type(self), (self._build,)
 
-    # Pydantic compares private attributes too; what is loaded makes no difference to equality.
+    # Pydantic also compares private attributes; loading a model must not affect equality.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lazy)
 
@@ -51,10 +51,10 @@ class Lazy(Generic[Core]):
 
 
 def freeze(value: object) -> Hashable:
-    """What two equal settings have in common: nested mappings and lists as something hashable.
+    """Return a hashable key that is equal for equal settings, nested ones included.
 
     Raises:
-        ConfigError: Something in it can be neither hashed nor taken apart.
+        ConfigError: A value is neither hashable nor a mapping or list.
     """
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
@@ -64,7 +64,7 @@ def freeze(value: object) -> Hashable:
     if isinstance(value, (list, tuple)):
         return ("list", *map(freeze, value))
     if isinstance(value, Hashable):
-        # True, 1 and 1.0 are equal and not the same setting
+        # True, 1 and 1.0 are equal, but different settings.
         return (type(value).__name__, value)
     msg = f"`engine_options` holds a {type(value).__name__}, which cannot be compared"
     raise ConfigError(msg)

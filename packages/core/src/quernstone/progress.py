@@ -13,17 +13,17 @@ def progress_bar(
     """Show a bar on standard error while the block runs.
 
     Args:
-        description: What is being done.
-        total: How many inputs there are, None when nobody knows.
-        show: False gives a function that does nothing.
+        description: Title of the bar.
+        total: Number of inputs, None if unknown.
+        show: False yields a function that does nothing.
 
     Yields:
-        What to call with the number of inputs finished since the last call.
+        A function to call with the number of inputs finished since the last call.
     """
     if not show:
         yield lambda _count: None
         return
-    # rich's progress module is slow to import and wanted rarely
+    # Imported on use: rich's progress module is slow to import and rarely needed.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,

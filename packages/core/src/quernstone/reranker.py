@@ -20,10 +20,10 @@ Pair = tuple[str, str]
 
 
 class Reranker(Model):
-    """A Qwen3 reranker: the probability that a document meets what a query asks for.
+    """A Qwen3 reranker: scores how likely a document meets what a query asks for.
 
-    All documents of one query share the key/value states of everything up to the document, which
-    are computed once. Thread-safe like `Embedder`, and shared in the process like it.
+    All documents of one query share the key/value states of everything before the document, which
+    are computed once. Thread-safe and shared within the process, like `Embedder`.
 
     Example:
         >>> from quernstone import Reranker
@@ -50,37 +50,36 @@ class Reranker(Model):
         revision: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
-        """Load a model, or join one that this process has loaded already.
+        """Load a model, or share one that this process has already loaded.
 
         Args:
             model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
-                `remote` the name that the server knows.
+                `remote` the server's name for it.
             engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
                 `auto`: `torch` for Qwen3, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` is bfloat16 where the hardware computes in it, else float32. `int8`
-                rounds the weights, for CPUs with VNNI, and `fp8` for GPUs from compute capability
-                8.9 on, both with the engine `torch`: faster, less exact.
-            instruction: What makes a document right. None: the template's own default.
-            template: `card` is the model card's text; `eval` is the official evaluation's, with
-                which the published tables were made.
-            max_length: Tokens per pair, template included; at most what the model was made for.
+            dtype: `auto` is bfloat16 where the hardware supports it, else float32. `int8` (CPUs
+                with VNNI) and `fp8` (GPUs of compute capability 8.9 or later) round the weights,
+                with the engine `torch` only: faster, less exact.
+            instruction: What a relevant document has to meet. None: the template's default.
+            template: `card` is the prompt of the model card; `eval` is that of the official
+                evaluation, which the published tables come from.
+            max_length: Tokens per pair, template included; at most the model's own limit.
             truncate: Cut documents of longer pairs and count them in `usage`; False makes them
                 an error. The query, the instruction and the template are never cut.
-            max_batch_tokens: Tokens per forward pass. None: chosen from the free memory.
+            max_batch_tokens: Tokens per forward pass. None: chosen by the free memory.
             deterministic: Compute each pair in a batch of its own: its score is then the same to
-                the last bit, whatever is asked with it, on one machine with one number of
-                threads. Slower; not with `vllm` and `remote`, which plan their own batches.
+                the last bit regardless of other pairs, on one machine with one number of threads.
+                Slower; not for `vllm` and `remote`, which plan their own batches.
             prefix_sharing: False computes every pair from its first token. Scores differ by
                 rounding only.
             revision: Branch, tag or commit of a hub id.
-            engine_options: Keyword arguments for sentence-transformers' or vLLM's own constructor;
-                with `remote` a `RemoteOptions`, or a mapping of its fields. Equal options share
-                a model.
+            engine_options: Keyword arguments for the constructor of sentence-transformers or
+                vLLM; with `remote` a `RemoteOptions`, or a mapping of its fields.
 
         Raises:
             ConfigError: A setting that can never work.
-            ModelLoadError: No model there, an incomplete one, or the wrong tokenizer.
+            ModelLoadError: The model is missing or incomplete, or has the wrong tokenizer.
             MissingExtraError: The engine's packages are not installed.
         """
         if template not in RERANK_INSTRUCTIONS:
@@ -119,7 +118,7 @@ class Reranker(Model):
         return self._session.fingerprint(template=self._template, instruction=self._instruction)
 
     def format_pair(self, query: str, document: str, instruction: str | None = None) -> str:
-        """The exact text that a pair becomes; cross-encoders that are no Qwen3 render their own."""
+        """Return the prompt of a pair. Cross-encoders other than Qwen3 render their own."""
         chosen = self._instruction if instruction is None else instruction
         return render_pair(query, document, chosen, self._template)
 
@@ -135,7 +134,7 @@ class Reranker(Model):
         """Order documents by how well they meet a query.
 
         Args:
-            query: What is asked.
+            query: The question or request.
             documents: The candidates.
             top_n: How many to return; None for all.
             instruction: Replaces the default for this call.
@@ -146,7 +145,7 @@ class Reranker(Model):
 
         Raises:
             ConfigError: `top_n` is less than 1.
-            InputError: A document is not a string, is no Unicode text, or a pair is too long.
+            InputError: A text is not a string, is not valid Unicode, or a pair is too long.
             EngineError: The model failed; the error names the document.
         """
         pairs = self._pairs_of(query, documents, top_n, instruction)
@@ -161,13 +160,13 @@ class Reranker(Model):
         *,
         progress: bool = False,
     ) -> list[list[RankedDocument]]:
-        """Order the documents of many queries: as `rerank` does for one, but faster.
+        """Order the documents of many queries: faster than one `rerank` for each.
 
-        Queries share batches and their instruction, and a document of several queries is tokenised
-        once. Pairs are made while they are computed, so their number is no matter of memory.
+        Queries share batches and the computed instruction, and a document of several queries is
+        tokenized once. Pairs are created while others are computed, so memory stays bounded.
 
         Args:
-            queries: What is asked.
+            queries: The questions or requests.
             documents: The candidates: one list of strings for all queries, or one list for each.
             top_n: How many to return for each query; None for all.
             instruction: Replaces the default for this call; one for all queries, or one for each.
@@ -178,9 +177,9 @@ class Reranker(Model):
 
         Raises:
             ConfigError: `top_n` is less than 1, or there are not as many instructions as queries.
-            InputError: A query or a document is not a string, is no Unicode text, or a pair is too
-                long; or `documents` mixes strings and lists. `.index` is the query's, and the
-                text names the document.
+            InputError: A text is not a string, is not valid Unicode, or a pair is too long; or
+                `documents` mixes strings and lists. `.index` is the query's, and the message
+                names the document.
             EngineError: The model failed; the error names the query and the document.
         """
         pairs = self._pairs_of_many(queries, documents, top_n, instruction)
@@ -191,15 +190,15 @@ class Reranker(Model):
     def score(
         self, pairs: Sequence[Pair], instruction: str | None = None, *, progress: bool = False
     ) -> Float32Array:
-        """P(yes) of (query, document) pairs.
+        """Compute P(yes) of (query, document) pairs.
 
-        Pairs of the same query share its computation, wherever they stand in the list.
+        Pairs of the same query share its computation, wherever they are in the list.
 
         Returns:
             Numbers from 0 to 1 in input order. Shape: (len(pairs),)
 
         Raises:
-            InputError: An entry is not a pair of strings, is no Unicode text, or is too long.
+            InputError: An entry is not a pair of strings, is not valid Unicode, or is too long.
             EngineError: The model failed; the error names the pair.
         """
         return self._scores(self._instructed(pairs, instruction), progress=progress)
@@ -283,10 +282,8 @@ class Reranker(Model):
         return QueryPairs(queries, documents, instructions)
 
     def _one_each(self, instruction: str | Sequence[str] | None, queries: int) -> Sequence[str]:
-        if instruction is None:
-            return [self._instruction] * queries
-        if isinstance(instruction, str):
-            return [self._usable(instruction)] * queries
+        if instruction is None or isinstance(instruction, str):
+            return [self._chosen(instruction)] * queries
         if len(instruction) != queries:
             msg = (
                 f"{len(instruction)} instructions for {queries} queries; give one string for all "
@@ -299,19 +296,19 @@ class Reranker(Model):
         return self._instruction if instruction is None else self._usable(instruction)
 
     def _usable(self, instruction: str) -> str:
-        """An instruction that the model can read; cross-encoders that are no Qwen3 read none."""
+        """Return the instruction, if the model can read one."""
         check_instruction(instruction)
         if self._session.own_prompts and (instruction or self._template != "card"):
             msg = (
-                f"`{self.model}` is no Qwen3-Reranker: it reads the query and the document alone, "
-                "so it takes no `instruction` and no `template`"
+                f"`{self.model}` is not a Qwen3-Reranker: it reads only the query and the "
+                "document, so leave out `instruction` and `template`"
             )
             raise ConfigError(msg)
         return instruction
 
 
 def _probabilities(rows: Float32Array) -> Float32Array:
-    """P(yes): softmax over [no, yes], of which the second; an engine may have done it itself.
+    """Return P(yes): the softmax over the logits [no, yes], or the engine's own probabilities.
 
     Shape: (pairs, 2) or (pairs, 1) -> (pairs,)
     """

@@ -1,4 +1,4 @@
-"""The values that pass between modules, and the contract of an engine."""
+"""Values that pass between modules, and the contracts of engines and backends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RankedDocument:
     """One document of a reranked list."""
 
     index: int
-    """Position of the document in the list that was passed in."""
+    """Position of the document in the caller's list."""
     score: float
     """P(yes): the probability, 0 to 1, that the document meets the request."""
 
@@ -111,26 +111,26 @@ Input = Encoded | TextInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """All that decides which engine is loaded. Equal configurations share one loaded model."""
+    """The settings of a loaded engine. Equal configurations share one loaded model."""
 
     task: Task
     model: str
-    """Local folder of the resolved checkpoint; for `remote`, the name that the server knows."""
+    """Local folder of the resolved checkpoint; for `remote`, the server's name for the model."""
     engine: Literal["torch", "transformers", "sentence-transformers", "vllm", "remote"]
     device: str = "auto"
     dtype: Dtype = "auto"
     max_batch_tokens: int | None = None
     options: Hashable = None
-    """`Options` for a library's constructor, `RemoteOptions` for a server, None without any."""
+    """`Options` for a library's constructor, `RemoteOptions` for a server, or None."""
     max_length: int | None = None
-    """Tokens per input, for engines that take text and so have to cut it; None for the others."""
+    """Tokens per input, for engines that tokenize and so have to cut; None for the others."""
     truncate: bool = True
-    """Whether an engine that takes text cuts longer inputs or raises `InputTooLongError`."""
+    """True if an engine that tokenizes cuts longer inputs; False if it raises an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What an engine turned out to be, for people to read."""
+    """A description of a running engine, for people to read."""
 
     engine: str
     device: str
@@ -139,23 +139,22 @@ class EngineInfo:
     """The attention kernel, for example `sdpa` or `torch-varlen`."""
     max_batch_tokens: int
     max_length: int | None = None
-    """Tokens of the longest input, where the engine knows better than the checkpoint's config."""
+    """Tokens of the longest input, if the engine's limit differs from the checkpoint's config."""
     revision: str = ""
-    """What the engine says of the model's version, where there is no local checkpoint."""
+    """The model's version as the engine reports it, if there is no local checkpoint."""
 
 
 Pending = Callable[[], Float32Array]
-"""Waits for the rows of a batch that was launched, and returns them or raises what `Engine.run`
-would."""
+"""Waits for a launched batch and returns its rows, or raises the errors of `Engine.run`."""
 
 BatchInput = TypeVar("BatchInput", bound=Encoded | TextInput, contravariant=True)
 
 
 class Engine(Protocol[BatchInput]):
-    """Runs batches on this machine, of token ids or of texts. Called from one thread only.
+    """Runs batches of token ids or of texts on this machine. Called from one thread only.
 
-    Engines of token ids are `Engine[Encoded]`: they get rendered prompts, cut to length. Engines
-    of texts are `Engine[TextInput]`: they render (`quernstone.encoding.prompts`) and cut.
+    An `Engine[Encoded]` gets rendered prompts as token ids, cut to length. An `Engine[TextInput]`
+    renders (`quernstone.encoding.prompts`) and cuts by itself.
     """
 
     info: EngineInfo
@@ -167,20 +166,20 @@ class Engine(Protocol[BatchInput]):
 
         Args:
             batch: At most `info.max_batch_tokens` tokens, unless it is one single input.
-            precise: Compute in float32 whatever the dtype of the weights. An engine that cannot
-                computes as always; the caller then reports what is not finite.
+            precise: Compute in float32 regardless of the weights' dtype. An engine that cannot do
+                so ignores it, and the caller reports the rows that are not finite.
 
         Returns:
             One row per input, in the order of `batch`. Shape: (len(batch), width).
-            `embed`: the embedding, neither cut nor normalised (a normalised one does no harm).
+            `embed`: the embedding, uncut; normalized or not.
             `rerank`: the logits of [no, yes] at the last token; or, with `width` 1, the score
             itself, 0 to 1.
 
         Raises:
-            EngineMemoryError: The batch does not fit; the caller may split it.
-            InputError: One input cannot be computed; `.index` is its place in `batch`. The
-                others are then run again without it.
-            NonFiniteError: With `precise`: the engine cannot compute in float32; `.detail` says so.
+            EngineMemoryError: The batch does not fit into memory; the caller may split it.
+            InputError: One input cannot be computed; `.index` is its position in `batch`. The
+                caller runs the others again.
+            NonFiniteError: With `precise`: the engine cannot compute in float32; see `.detail`.
         """
         ...
 
@@ -193,27 +192,27 @@ class LaunchingEngine(Engine[BatchInput], Protocol):
     """An engine whose device can compute while its thread prepares the next batch."""
 
     overlaps: bool
-    """Whether the device that was chosen can. If not, `launch` is not called."""
+    """True if the chosen device supports it. If not, `launch` is not called."""
 
     def launch(self, batch: Sequence[BatchInput]) -> Pending:
-        """Start what `run` does, without waiting for it.
+        """Start to run a batch, without waiting for it.
 
         Args:
-            batch: As in `run`. At most one other batch is launched before this one is waited for.
+            batch: As in `run`. At most one other batch is launched before the caller waits.
 
         Returns:
-            What waits for the rows; called once.
+            A function that waits for the rows; called once.
 
         Raises:
-            EngineMemoryError: As in `run`; like any other error it may come from waiting instead.
+            EngineMemoryError: As in `run`; this and other errors may also be raised by waiting.
         """
         ...
 
 
 class Backend(Protocol):
-    """What a session submits inputs to: a `Worker` with an engine, or a connection to a server.
+    """Computes the inputs of sessions: a `Worker` with an engine, or a connection to a server.
 
-    Used from any number of threads at once. Sessions of equal `EngineConfig` share one.
+    Thread-safe. Sessions of equal `EngineConfig` share one.
     """
 
     info: EngineInfo
@@ -224,11 +223,11 @@ class Backend(Protocol):
         """Start to compute inputs, without waiting for them.
 
         Args:
-            inputs: Any number, of the kind that this backend takes.
+            inputs: Any number, of the kind that this backend accepts.
             offset: Added to a position to give the index that an error names.
 
         Returns:
-            A future of one row each, in order, all finite. Shape: (len(inputs), width).
+            A future of one finite row per input, in order. Shape: (len(inputs), width).
             It can be cancelled, and fails with a `QuernstoneError`.
 
         Raises:
@@ -237,7 +236,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what was submitted, and free everything."""
+        """Finish the submitted inputs and free all resources."""
         ...
 
 
@@ -245,16 +244,16 @@ class Backend(Protocol):
 class Usage:
     """Running totals of an embedder or a reranker.
 
-    `tokens` and `truncated` are counted where this process makes the token ids. With engines that
-    take text (`remote`, and `sentence-transformers` for models other than Qwen3) they stay 0.
+    `tokens` and `truncated` stay 0 with engines that tokenize (`remote`, and
+    `sentence-transformers` for models other than Qwen3).
     """
 
     inputs: int = 0
     """Texts or pairs processed."""
     tokens: int = 0
-    """Tokens of all inputs, frames included, also of those that are computed once for several."""
+    """Tokens of all inputs, prompts and repeated inputs included."""
     truncated: int = 0
     """Inputs that were cut to `max_length`."""
     recomputed: int = 0
-    """Results that overflowed a 16-bit dtype and were computed again, slowly, in float32; of all
-    that this process asked of the loaded model."""
+    """Results that overflowed a 16-bit dtype and were computed again in float32, counted for all
+    users of the loaded model in this process."""

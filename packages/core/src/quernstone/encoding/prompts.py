@@ -1,7 +1,7 @@
 """The byte-exact texts that Qwen3-Embedding and Qwen3-Reranker were trained on.
 
-They exist once, here. Engines that take text get these strings; engines that take token ids get
-the ids of these strings. Sources: the model cards of Qwen/Qwen3-Embedding-0.6B and
+They are defined only here. Engines that tokenize get these strings; engines that run token ids
+get the ids of these strings. Sources: the model cards of Qwen/Qwen3-Embedding-0.6B and
 Qwen/Qwen3-Reranker-0.6B, and `evaluation/qwen3_reranker_model.py` of QwenLM/Qwen3-Embedding.
 """
 
@@ -13,13 +13,13 @@ DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that
 """The instruction of both model cards."""
 
 EVAL_INSTRUCTION = "Given the user query, retrieval the relevant passages"
-"""The default of the official reranker evaluation; the grammar is theirs."""
+"""The default of the official reranker evaluation, with its grammar."""
 
 ENDOFTEXT = "<|endoftext|>"
 """The token whose hidden state is the embedding. Not the tokenizer's own `eos_token`."""
 
 CONTROL_TOKENS = (ENDOFTEXT, "<|im_start|>", "<|im_end|>", "<think>", "</think>")
-"""The tokens that a frame may hold and a user's text may not."""
+"""Tokens that may occur in a frame, but not in a user's text."""
 
 RERANK_PREFIX = (
     "<|im_start|>system\n"
@@ -31,7 +31,7 @@ _RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 RERANK_SUFFIXES: dict[RerankTemplate, str] = {
     "card": _RERANK_SUFFIX,
-    # The evaluation script renders the chat template, which ends the user's turn, and then adds
+    # The evaluation script renders the chat template, which ends the user's turn, and appends
     # the suffix, which ends it again. The published tables come from this form.
     "eval": "<|im_end|>\n" + _RERANK_SUFFIX,
 }
@@ -43,36 +43,36 @@ RERANK_INSTRUCTIONS: dict[RerankTemplate, str] = {
 
 
 def query_frame(instruction: str) -> str:
-    """What stands in front of a query. No space follows `Query:`.
+    """Return the text before a query. No space follows `Query:`.
 
-    An empty instruction means a bare query, as in an evaluation without instructions.
+    With an empty instruction it is empty, as in evaluations without instructions.
     """
     return f"Instruct: {instruction}\nQuery:" if instruction else ""
 
 
 def rerank_stem(instruction: str, template: RerankTemplate) -> str:
-    """The user's turn up to the query, which all queries of one instruction share."""
+    """Return the user's turn up to the query, which all queries of one instruction share."""
     return f"<Instruct>: {instruction}{_RERANK_SEPARATORS[template]}<Query>:"
 
 
 def rerank_head(query: str, instruction: str, template: RerankTemplate) -> str:
-    """The user's turn up to the document, which all documents of one query share.
+    """Return the user's turn up to the document, which all documents of one query share.
 
-    It ends in `<Document>:` without the space that follows: no Qwen3 token joins the colon with
-    a space, so head and body can be tokenised apart and give the ids of the whole.
+    It ends in `<Document>:`, without the space that follows. No Qwen3 token joins the colon with
+    a space, so tokenizing head and body separately gives the same ids as tokenizing both at once.
     """
     separator = _RERANK_SEPARATORS[template]
     return f"{rerank_stem(instruction, template)} {query}{separator}<Document>:"
 
 
 def rerank_body(document: str) -> str:
-    """The part of the user's turn that differs between documents."""
+    """Return the part of the user's turn that differs between documents."""
     return f" {document}"
 
 
 def render_pair(
     query: str, document: str, instruction: str, template: RerankTemplate = "card"
 ) -> str:
-    """The whole text of one (query, document) pair."""
+    """Return the complete prompt of one (query, document) pair."""
     head = rerank_head(query, instruction, template)
     return RERANK_PREFIX + head + rerank_body(document) + RERANK_SUFFIXES[template]
