@@ -1,4 +1,4 @@
-"""A load by Ray into a server that all workers reach: the stub. Ray is in another process."""
+"""Load with Ray, in a separate process, into a stub server that all workers can reach."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def connect():
     return QdrantClient(url=url, check_compatibility=False, timeout=60)
 
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # else the tests' own memory counts against it
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # or Ray counts the tests' memory
 ray.init(
     num_cpus=2, object_store_memory=150 << 20, include_dashboard=False, log_to_driver=False
 )
@@ -69,10 +69,10 @@ def records(count=RECORDS):
 
 
 class Ray:
-    """A driver in a process of its own."""
+    """A driver in a separate process."""
 
     def __init__(self, stub, tmp_path, rows, loads=(False,)):
-        """`loads`: for each load whether it skips errors."""
+        """Start the driver; `loads` holds `skip_errors` for each load."""
         self.pids = tmp_path / "pids"
         self.pids.mkdir(exist_ok=True)
         path = tmp_path / "rows.jsonl"
@@ -105,7 +105,7 @@ def assert_same_points(stub, expected):
 
 @pytest.fixture(scope="module")
 def expected():
-    """What the plain loader makes of the records."""
+    """A stub server that a `QdrantLoader` filled with the records."""
     with running_stub() as stub, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
         client = connected(stub, timeout=60)
         report = QdrantLoader(client, "docs", embedder).load(records())
@@ -115,7 +115,7 @@ def expected():
 
 
 def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
-    """Without a cluster: the stages are another test's."""
+    """Runs without a cluster; other tests cover the stages."""
     import ray
 
     from quernstone_qdrant.ray import RayLoader
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_changes_nothing(tmp_path, expected):
             assert ray.process.poll() is None, ray.process.communicate()[1][-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        # the one that made the collection has ended, or is the first of the two: kill the last
+        # kill the newest worker: the first process may only have prepared the collection
         victim = max(ray.pids.iterdir(), key=lambda path: path.stat().st_mtime)
         os.kill(int(victim.name), signal.SIGKILL)
         written = len(stub.collections["docs"].points)

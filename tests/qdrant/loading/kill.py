@@ -1,10 +1,10 @@
-"""Loads records again and again, is killed at random moments, and compares what it ends with.
+"""Kill a repeated load at random moments, and compare the final collection.
 
     python tests/qdrant/loading/kill.py --target embedded --records 5000 --kills 30
 
-The processes that load are forked from a server that has imported torch already, so that a restart
-takes a fraction of a second; each is a process of its own, and SIGKILL ends it wherever it is.
-Prints one line of JSON; the exit code is 1 when the collections differ.
+The loading processes are forked from a server that has already imported torch, so a restart takes a
+fraction of a second. SIGKILL ends a process at an arbitrary point.
+Prints one line of JSON. The exit code is 1 if the collections differ.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from quernstone_qdrant.loading.pipeline import IN_FLIGHT
 BATCH_SIZE = 32
 COLLECTION = "docs"
 PAUSE = 0.02
-"""Seconds before each call of the embedder: on a fast machine, too, no run gets far."""
+"""Delay before each embedding call, so that no run gets far even on a fast machine."""
 TOLERANCE = 1e-5
-"""The same text has slightly other vectors in another batch: sums are rounded in another order."""
+"""Tolerance for vectors: another batch rounds the sums of a text in another order."""
 
 
 def records(count):
-    """Short texts of one chunk each."""
+    """Return short texts of one chunk each."""
     for n in range(count):
         text = f"Record {n} of the mill: it grinds {n * 7 % 1000} sacks a day."
         yield {"id": f"r{n}", "text": text, "year": 1200 + n % 800}
 
 
 def open_target(kind, folder):
-    """A target that outlives its process."""
+    """A collection that outlives its process."""
     if kind == "edge":
         from quernstone_qdrant import EdgeTarget
 
@@ -49,7 +49,7 @@ def open_target(kind, folder):
 
 
 def load(kind, folder, count, log, begun, done):
-    """One process: load everything that is not there yet."""
+    """Load everything that is not stored yet, in a process of its own."""
     import torch
 
     from quernstone import Embedder
@@ -60,7 +60,7 @@ def load(kind, folder, count, log, begun, done):
     class Logging(Embedder):
         def embed_documents(self, texts, **options):
             lines = "".join(f"{text}\n" for text in texts).encode()
-            os.write(out, lines)  # one write, before it is done: a kill loses no line
+            os.write(out, lines)  # a single write, so that a kill cannot cut a line
             time.sleep(PAUSE)
             return super().embed_documents(texts, **options)
 
@@ -75,7 +75,7 @@ def load(kind, folder, count, log, begun, done):
 
 
 def contents(kind, folder):
-    """Id: (payload, vector) of everything."""
+    """Return (payload, vector) of every point, by id."""
     target = open_target(kind, folder)
     fields = ["quernstone", "page_content", "metadata", "year", "doc_id", "_node_content"]
     points = {p.id: (p.payload, p.vectors[""]) for p in target.scroll(fields, with_vectors=True)}
@@ -127,7 +127,7 @@ def main():
         killed = 0
         while killed < arguments.kills:
             process, done, log = start("killed", killed)
-            # some way into its part of the work, and then at any moment
+            # kill after a random share of the work, plus a random pause
             enough = dice.uniform(0, 2.2 * share)
             while process.exitcode is None and (not log.exists() or log.stat().st_size < enough):
                 time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""A server that fails in every way: nothing is lost, nothing is doubled, nothing waits for ever."""
+"""A load survives every kind of server fault without losing or duplicating points or hanging."""
 
 import time
 
@@ -23,7 +23,7 @@ def stub():
 
 @pytest.fixture
 def undisturbed(make_embedder):
-    """Id: payload of the same records, loaded where nothing goes wrong."""
+    """Payloads by id of the same records, loaded without faults."""
     client = QdrantClient(":memory:")
     QdrantLoader(client, "docs", make_embedder(), **SETTINGS).load(RECORDS)
     points, _ = client.scroll("docs", limit=10_000, with_vectors=True)
@@ -51,7 +51,7 @@ def test_a_write_that_fails_once(stub, embedder, undisturbed, fault):
     assert report.retries == 2
     assert report.chunks == report.embedded == len(embedder.embedded) == len(undisturbed)
     assert (report.seen, report.skipped, report.failed, report.removed) == (40, 0, 0, 0)
-    # what was applied is found, and not sent again
+    # writes that were applied are detected, and not repeated
     again = 0 if fault in ("lost", "slow", "late", "acknowledged") else 2
     assert sum(points for *_, points in stub.writes()) == len(undisturbed) + 10 * again
 
@@ -108,7 +108,7 @@ def test_what_is_too_large_is_divided(stub, embedder, status):
     assert report.chunks == report.embedded == len(embedder.embedded)
     assert report.retries == 0
     refused = [size for _, _, size, _ in stub.writes() if size > 7_000]
-    assert 0 < len(refused) < 15  # the lesson is learnt, not repeated with every batch
+    assert 0 < len(refused) < 15  # the limit is remembered for later batches
 
 
 def test_one_point_that_is_too_large_is_named(stub, embedder):

@@ -1,4 +1,4 @@
-"""How large a load's batches are: as the embedder's speed allows."""
+"""The batch size of a load follows the speed of the embedder."""
 
 from types import SimpleNamespace
 
@@ -45,7 +45,7 @@ def test_there_are_limits(clock, seconds, chars):
 
 @pytest.fixture
 def calls(embedder, monkeypatch):
-    """How many characters the embedder was given at a time."""
+    """Number of characters in each call of the embedder."""
     found = []
     embed = embedder.embed_documents
 
@@ -57,7 +57,7 @@ def calls(embedder, monkeypatch):
     return found
 
 
-@pytest.mark.usefixtures("clock")  # which stands still: nothing takes any time
+@pytest.mark.usefixtures("clock")  # it stands still, so embedding takes no time
 def test_batches_grow_with_a_fast_embedder(client, embedder, calls):
     records = [{"id": str(n), "text": f"{n:08d}" * 1000} for n in range(400)]
     assert QdrantLoader(client, "docs", embedder, chunk_size=None).load(records).embedded == 400

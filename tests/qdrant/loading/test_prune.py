@@ -1,4 +1,4 @@
-"""Documents that are gone: which points go with them, and which must stay."""
+"""Pruning deletes the points of documents that no longer exist, and no others."""
 
 import uuid
 
@@ -139,7 +139,7 @@ def test_prune_without_loading(client, embedder):
     assert client.count("docs").count == 12
     with pytest.raises(SourceError):
         prune_missing(target, [*keep, SourceError("x", "gone")], **options)
-    with pytest.raises(ConfigError, match="there are no documents"):
+    with pytest.raises(ConfigError, match="no documents were found"):
         prune_missing(target, [], **options)
     other_keys = [Record(f"rows.jsonl#{n}", "", source="a") for n in range(4)]
     with pytest.raises(ConfigError, match=r"none of the first 4 documents .*`id_field`"):

@@ -48,7 +48,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """True if there are no failures."""
+        """True if nothing failed."""
         return not self.failures
 
 

@@ -98,7 +98,7 @@ def prune_missing(
 
     Raises:
         SourceError: A file cannot be read. Nothing is deleted.
-        ConfigError: There are no records, or the collection has none of the first few. Nothing is
+        ConfigError: `records` is empty, or the collection has none of its first few. Nothing is
             deleted: the folder may not be mounted, or the load used other keys.
         CollectionError: No loader created the collection.
         TargetError: The collection cannot be read or written.
@@ -122,7 +122,7 @@ def prune_missing(
                 first.append(point_id(provenance.namespace, record.key, 0))
         if not sources:
             raise ConfigError(
-                "there are no documents in these paths, so nothing was deleted; check the paths"
+                "no documents were found in these paths, so nothing was deleted; check the paths"
             )
         store = PointStore(target, provenance.settings, Retry(_PATIENCE))
         if not store.payloads(first):
