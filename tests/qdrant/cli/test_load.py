@@ -189,7 +189,7 @@ def test_another_layout_than_the_collections_is_refused(quern, docs):
 def test_searching_in_the_wrong_place(quern, docs):
     missing = quern("search", "mills", "-c", "docs")
     assert missing.exit_code == 2
-    assert "there is no Qdrant folder 'qdrant-data'; load documents" in missing.stderr
+    assert "the Qdrant folder 'qdrant-data' does not exist; load documents" in missing.stderr
     assert not os.path.exists("qdrant-data")
     quern("load", docs, "-c", "docs")
     done = quern("search", "mills", "-c", "dogs")

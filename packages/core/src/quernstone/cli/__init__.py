@@ -1,4 +1,4 @@
-"""The command `quern`. Thin: everything it does is a call of the library."""
+"""The command `quern`, a thin layer over the library."""
 
 from quernstone.cli.table import app
 
@@ -6,5 +6,5 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command line. The exit code is 0 done, 1 failed, 2 wrong usage."""
+    """Run the command line. Exits with 0 if it succeeded, 1 if it failed, 2 for wrong usage."""
     app(prog_name="quern")

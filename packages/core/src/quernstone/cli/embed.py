@@ -19,6 +19,7 @@ from quernstone.cli.options import (
     ModelOptions,
     TextField,
     on_terminal,
+    output_option,
 )
 from quernstone.errors import InputError
 
@@ -39,9 +40,7 @@ def embed(
     *,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", help="A .jsonl, .parquet or .npy file; - is JSONL on standard output."
-        ),
+        output_option(help="A .jsonl, .parquet or .npy file; - is JSONL on standard output."),
     ] = Path("-"),
     queries: Annotated[
         bool, typer.Option("--queries", help="Embed as queries, with the instruction.")

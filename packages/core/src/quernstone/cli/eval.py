@@ -20,11 +20,17 @@ from quernstone.cli.options import (
     RerankerOptions,
     RerankingModel,
     on_terminal,
+    output_option,
 )
 from quernstone.cli.table import new_app
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+    from quernstone import Embedder
+    from quernstone.evaluation.protocol import Protocol
+    from quernstone.evaluation.run import Outcome
     from quernstone.types import RerankTemplate
 
 app = new_app(
@@ -37,9 +43,7 @@ app = new_app(
 @expand_options
 def run(
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for this model's results.")
-    ],
+    output: Annotated[Path, output_option(help="Folder for this model's results.")],
     tasks: TaskOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
@@ -51,18 +55,13 @@ def run(
     is reported, and the next one is run.
     """
     with quiet_mteb():
-        from quernstone.evaluation.run import run as run_tasks
-
         selected = tasks.select()
         rules = tasks.rules(selected)
         with options.embedder(
             model, dimensions=dimensions, max_length=rules.max_length
         ) as embedder:
-            report = _Progress(len(selected))
-            outcomes = run_tasks(
-                embedder, selected, output, rules, on_task=report.task, progress=on_terminal()
-            )
-    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
+            outcomes = _run_tasks(embedder, selected, output, rules)
+    _finish(outcomes, output)
 
 
 @app.command()
@@ -76,9 +75,7 @@ def rerank(
             "scripts."
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for this reranker's results.")
-    ],
+    output: Annotated[Path, output_option(help="Folder for this reranker's results.")],
     tasks: TaskOptions,
     candidates: Annotated[int, typer.Option(min=1, help="Documents to rerank per query.")] = 100,
     # the former spellings of --candidates and --template
@@ -112,7 +109,6 @@ def rerank(
             default_template=cast("RerankTemplate", variant or rules.template),
             max_length=RERANK_MAX_LENGTH,
         ) as reranker:
-            report = _Progress(len(selected))
             outcomes = rerank_tasks(
                 reranker,
                 selected,
@@ -120,13 +116,13 @@ def rerank(
                 output,
                 rules,
                 top_k=top_k or candidates,
-                on_task=report.task,
+                on_task=_Progress(len(selected)).task,
                 progress=on_terminal(),
             )
     table = comparison(outcomes)
     (output / "reranked.md").write_text(table, encoding="utf-8")
     typer.echo(table, nl=False)
-    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
+    _finish(outcomes, output)
 
 
 @app.command()
@@ -147,9 +143,7 @@ def summary(
     ] = True,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Also write summary.md, summary.json and summary.png here."
-        ),
+        output_option(help="Also write summary.md, summary.json and summary.png here."),
     ] = None,
 ) -> None:
     """Summarise results: means over tasks and types, each task, missing tasks."""
@@ -184,9 +178,7 @@ def summary(
 @expand_options
 def mrl(
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for mrl.json and mrl.png.")
-    ],
+    output: Annotated[Path, output_option(help="Folder for mrl.json and mrl.png.")],
     dimensions: Annotated[
         str | None,
         typer.Option(
@@ -225,9 +217,7 @@ def compare_instructions(
     *,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", help="Folder for the table, and the folders `with` and `without`."
-        ),
+        output_option(help="Folder for the table, and the folders `with` and `without`."),
     ],
     tasks: TaskOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,
@@ -235,10 +225,9 @@ def compare_instructions(
     options: ModelOptions,
 ) -> None:
     """Run tasks with and without their instructions, and compare."""
-    failed = []
+    outcomes = []
     with quiet_mteb():
         from quernstone.evaluation.plots import bar_chart
-        from quernstone.evaluation.run import run as run_tasks
         from quernstone.evaluation.summary import summarise
         from quernstone.evaluation.tables import markdown
 
@@ -250,23 +239,23 @@ def compare_instructions(
             for name, bare in (("with", False), ("without", True)):
                 # select again: the random choices of a task depend on its earlier ones
                 selected = tasks.select()
-                report = _Progress(len(selected))
-                outcomes = run_tasks(
-                    embedder,
-                    selected,
-                    output / name,
-                    replace(rules, bare=bare),
-                    on_task=report.task,
-                    progress=on_terminal(),
-                )
-                failed += [one.task for one in outcomes if one.error]
+                outcomes += _run_tasks(embedder, selected, output / name, replace(rules, bare=bare))
                 found = summarise(output / name, rule="all")
                 summaries.append(replace(found, name=f"{name} instructions"))
         text = markdown(summaries)
         (output / "instructions.md").write_text(text, encoding="utf-8")
         bar_chart(output / "instructions.png", summaries, title=model)
     typer.echo(text, nl=False)
-    _finish(failed, 2 * len(selected), output)
+    _finish(outcomes, output)
+
+
+def _run_tasks(
+    embedder: Embedder, selected: list[AbsTask], output: Path, rules: Protocol
+) -> list[Outcome]:
+    from quernstone.evaluation.run import run as run_tasks
+
+    report = _Progress(len(selected)).task
+    return run_tasks(embedder, selected, output, rules, on_task=report, progress=on_terminal())
 
 
 class _Progress:
@@ -292,9 +281,11 @@ def _show_curve(task: str, scores: dict[int, float]) -> None:
     typer.echo(f"{task}  {line}")
 
 
-def _finish(failed: Sequence[str], total: int, output: Path) -> None:
+def _finish(outcomes: Sequence[Any], output: Path) -> None:
     """Print where the results are, and exit with code 1 if a task failed."""
-    typer.echo(f"{total - len(failed)} of {total} tasks done, results in {output}")
+    failed = [one.task for one in outcomes if one.error]
+    done, total = len(outcomes) - len(failed), len(outcomes)
+    typer.echo(f"{done} of {total} tasks done, results in {output}")
     if failed:
         typer.echo(f"failed: {', '.join(failed)}; run the command again to retry them", err=True)
         raise typer.Exit(1)

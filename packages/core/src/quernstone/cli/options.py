@@ -25,6 +25,7 @@ EMBEDDING_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 RERANKING_MODEL = "Qwen/Qwen3-Reranker-0.6B"
 
 model_option = partial(typer.Option, rich_help_panel="Model")
+output_option = partial(typer.Option, "--output", "-o")
 server_option = partial(typer.Option, rich_help_panel="Model on a server")
 
 _MODEL_HELP = "Hub id, local folder, or `tiny` (bundled, works offline)."

@@ -1,4 +1,4 @@
-"""Output of `embed` and `rerank`. A file appears under its name only when it is complete."""
+"""Output files of `embed` and `rerank`, which appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class VectorWriter(Protocol):
     """Writes rows and their vectors to an open file."""
 
     def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
-        """Write some rows. Shape of `vectors`: (len(rows), dimensions)."""
+        """Write rows. Shape of `vectors`: (len(rows), dimensions)."""
         ...
 
     def finish(self) -> None:
-        """Write what comes at the end of the file."""
+        """Complete the file after the last row."""
         ...
 
 
 class JsonlWriter:
-    """JSON Lines: each row as it came, with `embedding` added."""
+    """Writes JSON Lines: the fields of each row, with `embedding` added."""
 
     def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:  # noqa: ARG002
         self._file = file
@@ -47,7 +47,7 @@ class JsonlWriter:
 
 
 class NpyWriter:
-    """One float32 array of numpy's own format. Shape: (rows, dimensions)."""
+    """Writes one float32 array in numpy's format. Shape: (rows, dimensions)."""
 
     def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:  # noqa: ARG002
         self._file, self._dimensions, self._rows = file, dimensions, 0
@@ -59,12 +59,12 @@ class NpyWriter:
         self._rows += len(rows)
 
     def finish(self) -> None:
-        """Put the number of rows, which is known only now, into the header."""
+        """Write the header again, with the final number of rows."""
         end = self._file.tell()
         self._file.seek(0)
-        # numpy pads the header for a first axis of up to 21 digits, so that it can be rewritten
+        # numpy pads the header so that a longer number of rows does not change its length
         if self._header() != self._data:
-            raise RuntimeError("numpy's header changed its length")
+            raise RuntimeError("the length of the .npy header changed with the number of rows")
         self._file.seek(end)
 
     def _header(self) -> int:
@@ -76,7 +76,7 @@ class NpyWriter:
 
 
 class ParquetWriter:
-    """Columns `text` and `embedding` (a fixed-size list of float32), and the id when asked."""
+    """Writes Parquet: `text`, `embedding` (a fixed-size list of float32) and optionally an id."""
 
     def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:
         try:
@@ -119,10 +119,10 @@ _WRITERS: dict[str, Callable[[BinaryIO, int, str | None], VectorWriter]] = {
 
 
 def vector_writer(path: Path) -> Callable[[BinaryIO, int, str | None], VectorWriter]:
-    """The writer for a file name; `-` is JSON Lines.
+    """Return the writer for a file name; `-` is JSON Lines.
 
     Raises:
-        ConfigError: The ending is unknown, or the folder does not exist.
+        ConfigError: The extension is unknown, or the folder does not exist.
     """
     check_output(path)
     if str(path) == "-":
@@ -134,10 +134,10 @@ def vector_writer(path: Path) -> Callable[[BinaryIO, int, str | None], VectorWri
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place that cannot be written to, before a model is loaded for it.
+    """Check that a file can be created, before a model is loaded.
 
     Raises:
-        ConfigError: The folder does not exist, or the name is a folder's.
+        ConfigError: The folder does not exist, or the path is a folder.
     """
     if str(path) != "-" and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise ConfigError(f"--output {path}: not a file in a folder that exists")
@@ -145,10 +145,9 @@ def check_output(path: Path) -> None:
 
 @contextmanager
 def open_output(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written; `-` is standard output.
+    """Open a file for writing; `-` is standard output.
 
-    The file gets its name at the end of the block, and only when that did not fail, so nobody
-    ever takes half a file for a whole one.
+    The file is written under a temporary name, and renamed if the block succeeds.
     """
     if str(path) == "-":
         yield sys.stdout.buffer

@@ -17,6 +17,7 @@ from quernstone.cli.options import (
     RerankingModel,
     TextField,
     on_terminal,
+    output_option,
 )
 from quernstone.errors import InputError
 
@@ -48,9 +49,7 @@ def rerank(
         ),
     ],
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="A .jsonl file; - is standard output.")
-    ] = Path("-"),
+    output: Annotated[Path, output_option(help="A .jsonl file; - is standard output.")] = Path("-"),
     query: Annotated[
         str | None,
         typer.Option("--query", "-q", help="Rerank every line of INPUT for this query."),

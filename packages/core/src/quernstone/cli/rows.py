@@ -1,4 +1,4 @@
-"""Input of `embed` and `rerank`: JSON Lines, or plain lines, from a file or a pipe."""
+"""Input of `embed` and `rerank`: JSON Lines or plain lines, from a file or a pipe."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class Row:
     text: str
 
     def error(self, error: InputError) -> LineError:
-        """Say the line where a model's error counts inputs."""
+        """Convert a model's error about one input to an error about this line."""
         reason = str(error).removeprefix(f"input {error.index}").lstrip(": ")
         return LineError(self.source, self.line, reason)
 
 
 class RowInput:
-    """The rows of a file or of standard input, one by one.
+    """Reads rows from a file or standard input.
 
     Args:
         path: `-` is standard input.
-        layout: `jsonl`, `lines` (each line a text), or `auto`: by the file's ending, and on
-            standard input by the first character.
-        text_field: Name of the text in a JSON object; None: the first of `TEXT_FIELDS`.
-        id_field: Name of a field that every row must have.
+        layout: `jsonl`, `lines` (each line is a text), or `auto`: by the file extension, or by the
+            first character of standard input.
+        text_field: Field that holds the text. None: the first of `TEXT_FIELDS` that exists.
+        id_field: A field that every row must have.
 
     Raises:
-        ConfigError: There is no such format, or no such file.
+        ConfigError: The format is unknown, or the file does not exist.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RowInput:
         """Yield (line number, object). A plain line becomes `{"text": line}`.
 
         Raises:
-            LineError: A line is not UTF-8, not JSON, or no object.
+            LineError: A line is not UTF-8, not JSON, or not an object.
         """
         with self._open() as file:
             first = file.readline().removeprefix(_BOM)
@@ -97,7 +97,7 @@ class RowInput:
         """Yield the rows with their texts.
 
         Raises:
-            LineError: As in `rows`; or a row has no text, or no id when there should be one.
+            LineError: As in `rows`, or a row lacks a text or the id field.
         """
         for number, fields in self.rows():
             if self.id_field is not None and self.id_field not in fields:
@@ -105,10 +105,10 @@ class RowInput:
             yield Row(self.name, number, fields, self.text(number, fields))
 
     def text(self, number: int, row: dict[str, Any]) -> str:
-        """The text of one object, such as a row or a document in it.
+        """Return the text of a row, or of a document in a row.
 
         Raises:
-            LineError: There is none, or it is no string.
+            LineError: The object has no text, or the text is not a string.
         """
         name = self.text_field or next((field for field in TEXT_FIELDS if field in row), None)
         if name is None or name not in row:

@@ -1,13 +1,13 @@
-"""The table of commands, of which each is imported when it is wanted, and the exit codes.
+"""The table of commands, and their exit codes.
 
-Another distribution adds a command with an entry point in the group `quernstone.commands`, whose
-value is a function for Typer, or a `typer.Typer` with commands of its own:
+Another distribution adds a command with an entry point in the group `quernstone.commands`. Its
+value is a function for Typer, or a `typer.Typer` app with several commands:
 
     [project.entry-points."quernstone.commands"]
     load = "quernstone_qdrant.cli.load:load"
 
-`quern --help` imports the modules of all commands to show their first lines, so these modules
-import what is heavy inside their functions.
+A command is imported when it is run. `quern --help` imports all of them to show their first lines,
+so their modules import heavy packages inside functions.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ _OWN = {
 }
 _FAILED = 1
 _WRONG_USAGE = 2
-_PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell reports of `cat` when `head` has seen enough
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 class CommandImportError(QuernstoneError, ImportError):
-    """A command is declared by an installed distribution and cannot be imported."""
+    """A command of an installed distribution cannot be imported."""
 
 
 class CommandTable(TyperGroup):
-    """A group whose commands are found by name, here and in other distributions."""
+    """A group of the commands of this distribution and of others."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        """Names of all commands, sorted."""
+        """Return the names of all commands, sorted."""
         return sorted(_declared())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Import one command; None when nobody declares it."""
+        """Import a command. Return None if it does not exist."""
         found = _declared().get(cmd_name)
         if found is None:
             return None
@@ -68,10 +68,10 @@ class CommandTable(TyperGroup):
         return typer.main.get_command(single)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command and turn its errors into one line and an exit code."""
+        """Run a command, and turn an error into one line of text and an exit code."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe is noticed here and not while Python exits
+            sys.stdout.flush()  # so that a closed pipe raises here and not at exit
         except BrokenPipeError:
             _abandon_stdout()
             raise typer.Exit(_PIPE_CLOSED) from None
@@ -87,8 +87,8 @@ class CommandTable(TyperGroup):
 
 
 def new_app(**settings: Any) -> typer.Typer:
-    """A Typer app with the settings that all our commands share."""
-    # A bug should print a plain traceback, which one can copy into a report.
+    """Create a Typer app with the settings that all commands share."""
+    # Bugs print a plain traceback, which is easy to copy into a report.
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **settings)
 
 
@@ -110,12 +110,12 @@ def quern(
 ) -> None:
     """Qwen3 embeddings and reranking: files, pipes and Qdrant.
 
-    Exit codes: 0 done, 1 the data or the model failed, 2 wrong usage.
+    Exit codes: 0 success, 1 the data or the model failed, 2 wrong usage.
     """
 
 
 def _unwrapped(text: str) -> str:
-    """Join the lines of each paragraph: Typer would break help where the source code does."""
+    """Join the lines of each paragraph: Typer would keep the line breaks of the source code."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
@@ -127,7 +127,7 @@ def _declared() -> dict[str, EntryPoint]:
 
 
 def _broken(entry: EntryPoint, error: ImportError) -> Callable[[], None]:
-    """A command that says why it is not there: one broken distribution must not break all."""
+    """Return a command that reports the error, so that the other commands keep working."""
 
     def command() -> None:
         raise CommandImportError(f"`quern {entry.name}` ({entry.value}): {error}") from error
@@ -141,7 +141,7 @@ def _complain(message: str) -> None:
 
 
 def _abandon_stdout() -> None:
-    """Let what is still buffered go nowhere, or Python would complain while it exits."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Discard buffered output: flushing it to the closed pipe at exit would print an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

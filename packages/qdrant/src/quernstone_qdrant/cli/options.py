@@ -74,7 +74,7 @@ class CollectionOptions:
 
         where = self.where
         if not create and self.url is None and not Path(where).is_dir():
-            raise ConfigError(f"there is no Qdrant folder {where!r}; load documents into it first")
+            raise ConfigError(f"the Qdrant folder {where!r} does not exist; load documents first")
         target: Target
         if self.edge is not None:
             from quernstone_qdrant.targets.edge import EdgeTarget

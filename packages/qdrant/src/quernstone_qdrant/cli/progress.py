@@ -1,4 +1,4 @@
-"""What a load shows while it runs."""
+"""The progress bar of `quern load`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class LoadDisplay:
-    """A bar on standard error: rate, time left, and how full the stages are. Not in a pipe.
+    """Shows the rate, the time left and the queues of the stages, if standard error is a terminal.
 
     Args:
-        total: Records that will come; None when nobody knows: then there is no time left.
+        total: Number of records. None if unknown; the time left is then not shown.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -30,7 +30,7 @@ class LoadDisplay:
             self._progress = self._make()
 
     def show(self, loader: QdrantLoader) -> None:
-        """Show the load that this loader does."""
+        """Start showing the progress of a loader."""
         self._loader = loader
 
     def _make(self) -> Progress:
@@ -42,7 +42,7 @@ class LoadDisplay:
 
         class Figures(ProgressColumn):
             def render(self, task: Task) -> Text:
-                """Draw the newest figures, several times a second."""
+                """Draw the current figures (called several times a second)."""
                 if display._loader is None:
                     return Text("opening")
                 report, depths = display._loader.report, display._loader.depths
@@ -55,7 +55,7 @@ class LoadDisplay:
                 )
                 return Text(f"{figures(report)} [{queues}]")
 
-        # The console writes to the standard error of now: warnings appear above the line.
+        # Created now, so that it uses the current standard error: warnings appear above the bar.
         return Progress(
             BarColumn(bar_width=20),
             TimeRemainingColumn(),
@@ -86,7 +86,7 @@ class LoadDisplay:
 
 
 def figures(report: LoadReport) -> str:
-    """The figures in one line."""
+    """Format the figures of a report in one line."""
     rate = report.embedded / report.seconds if report.seconds else 0.0
     parts = [
         f"{report.seen:,} documents",
