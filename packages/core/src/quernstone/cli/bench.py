@@ -45,7 +45,7 @@ def bench(
         ),
     ] = None,
     *,
-    task: Annotated[str, typer.Option(help="auto, embed, rerank.")] = "auto",
+    task: Annotated[str, typer.Option(help="Task of the model: auto, embed, rerank.")] = "auto",
     texts: Annotated[
         Path | None,
         typer.Option(

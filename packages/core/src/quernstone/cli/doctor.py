@@ -45,7 +45,9 @@ def doctor(
         ),
     ] = None,
     *,
-    task: Annotated[str | None, typer.Option(help="embed, rerank. (default: detected)")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task of the model: embed, rerank. (default: detected)")
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -76,11 +78,7 @@ def doctor(
     if task not in (None, *_TASKS):
         raise ConfigError(f"--task {task}: use embed or rerank")
     rendered_by = rendered_by or template  # --template is the former spelling
-    server_options = {
-        "--model": served_model,
-        "--dialect": dialect,
-        "--rendered-by": rendered_by,
-    }
+    server_options = {"--model": served_model, "--dialect": dialect, "--rendered-by": rendered_by}
     if target is not None and target.startswith(("http://", "https://")):
         model, settings = _on_server(target, served_model, task, dialect, rendered_by)
     else:

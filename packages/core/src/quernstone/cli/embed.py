@@ -39,8 +39,7 @@ def embed(
     ],
     *,
     output: Annotated[
-        Path,
-        output_option(help="A .jsonl, .parquet or .npy file; - is JSONL on standard output."),
+        Path, output_option(help="A .jsonl, .parquet or .npy file; - is JSONL on standard output.")
     ] = Path("-"),
     queries: Annotated[
         bool, typer.Option("--queries", help="Embed as queries, with the instruction.")
@@ -49,7 +48,9 @@ def embed(
     id_field: Annotated[
         str | None, typer.Option(help="Copy this field into a column of the Parquet file.")
     ] = None,
-    input_format: Annotated[str, typer.Option(help="auto, jsonl, lines.")] = "auto",
+    input_format: Annotated[
+        str, typer.Option(help="Format of the input: auto, jsonl, lines.")
+    ] = "auto",
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
     instruction: Instruction = None,

@@ -142,8 +142,7 @@ def summary(
         bool, typer.Option(help="Add the scores that Qwen published for the benchmark.")
     ] = True,
     output: Annotated[
-        Path | None,
-        output_option(help="Also write summary.md, summary.json and summary.png here."),
+        Path | None, output_option(help="Also write summary.md, summary.json and summary.png here.")
     ] = None,
 ) -> None:
     """Summarise results: means over tasks and types, each task, missing tasks."""
@@ -183,7 +182,7 @@ def mrl(
         str | None,
         typer.Option(
             help="Lengths of vectors, separated by commas. (default: 32, 64, ... up to the model's "
-            "own)",
+            "own)"
         ),
     ] = None,
     tasks: TaskOptions,
@@ -216,8 +215,7 @@ def mrl(
 def compare_instructions(
     *,
     output: Annotated[
-        Path,
-        output_option(help="Folder for the table, and the folders `with` and `without`."),
+        Path, output_option(help="Folder for the table, and the folders `with` and `without`.")
     ],
     tasks: TaskOptions,
     model: EmbeddingModel = EMBEDDING_MODEL,

@@ -43,16 +43,21 @@ Instruction = Annotated[
     str | None,
     model_option(help="The search task, in one English sentence. (default: the model's own)"),
 ]
-Device = Annotated[str, model_option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, model_option(help="Device to run on: auto, cpu, cuda, cuda:1, mps.")]
 DtypeName = Annotated[
-    str, model_option("--dtype", help="auto, float32, bfloat16, float16, int8, fp8.")
+    str,
+    model_option(
+        "--dtype", help="Type of the weights: auto, float32, bfloat16, float16, int8, fp8."
+    ),
 ]
 Engine = Annotated[
-    str, model_option(help="auto, torch, transformers, sentence-transformers, vllm.")
+    str,
+    model_option(
+        help="Engine that runs the model: auto, torch, transformers, sentence-transformers, vllm."
+    ),
 ]
 BatchTokens = Annotated[
-    int | None,
-    model_option(min=1, help="Tokens per forward pass. (default: based on free memory)"),
+    int | None, model_option(min=1, help="Tokens per forward pass. (default: based on free memory)")
 ]
 Endpoint = Annotated[
     str | None,
@@ -68,8 +73,7 @@ Dialect = Annotated[
     ),
 ]
 RenderedBy = Annotated[
-    str | None,
-    server_option(help="Who renders the prompt of a reranker: client or server."),
+    str | None, server_option(help="Who renders the prompt of a reranker: client or server.")
 ]
 Template = Annotated[
     str | None,

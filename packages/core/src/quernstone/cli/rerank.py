@@ -51,8 +51,7 @@ def rerank(
     *,
     output: Annotated[Path, output_option(help="A .jsonl file; - is standard output.")] = Path("-"),
     query: Annotated[
-        str | None,
-        typer.Option("--query", "-q", help="Rerank every line of INPUT for this query."),
+        str | None, typer.Option("--query", "-q", help="Rerank every line of INPUT for this query.")
     ] = None,
     top_n: Annotated[
         int | None, typer.Option("--top-n", "-n", min=1, help="Results per query. (default: all)")

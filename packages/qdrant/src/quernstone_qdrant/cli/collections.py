@@ -10,13 +10,7 @@ import typer
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant.documents.layouts import LayoutName
-from quernstone_qdrant.settings import (
-    PRESETS,
-    CollectionSettings,
-    DeferIndex,
-    FieldType,
-    Preset,
-)
+from quernstone_qdrant.settings import PRESETS, CollectionSettings, DeferIndex, FieldType, Preset
 
 _option = partial(typer.Option, rich_help_panel="Collection")
 
@@ -26,8 +20,7 @@ class StorageOptions:
     """How a new collection stores and indexes its points."""
 
     preset: Annotated[
-        Preset | None,
-        _option(help="How vectors are stored. (default: dense; existing: unchanged)"),
+        Preset | None, _option(help="How a new collection stores vectors. (default: dense)")
     ] = None
     prefix: Annotated[
         int | None,
@@ -35,14 +28,13 @@ class StorageOptions:
     ] = None
     layout: Annotated[
         LayoutName | None,
-        _option(help="Shape of the payload. (default: universal; existing: unchanged)"),
+        _option(help="Payload layout of a new collection. (default: universal)"),
     ] = None
     hybrid: Annotated[
         bool | None,
         _option(
             "--hybrid/--no-hybrid",
-            help="Also index words for hybrid search (BM25). (default: no; of a collection: its "
-            "own)",
+            help="Index the words of a new collection for hybrid search (BM25). (default: no)",
         ),
     ] = None
     language: Annotated[

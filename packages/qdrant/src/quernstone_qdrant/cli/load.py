@@ -53,8 +53,7 @@ def load(
         typer.Option(help="Field that holds a unique id. (default: file path and row number)"),
     ] = None,
     chunk_size: Annotated[
-        int,
-        typer.Option(min=0, help="Maximum characters per chunk; 0 does not split texts."),
+        int, typer.Option(min=0, help="Maximum characters per chunk; 0 does not split texts.")
     ] = 1200,
     chunk_overlap: Annotated[
         int | None,

@@ -40,11 +40,12 @@ class CollectionOptions:
     ] = None
     api_key: Annotated[
         str | None,
-        _option(envvar="QDRANT_API_KEY", help="API key of the server. Prefer the variable."),
+        _option(
+            envvar="QDRANT_API_KEY", help="API key of the server. Prefer the environment variable."
+        ),
     ] = None
     grpc: Annotated[
-        bool,
-        _option("--grpc", help="Use gRPC (port 6334), which transfers a third of the bytes."),
+        bool, _option("--grpc", help="Use gRPC (port 6334), which transfers a third of the bytes.")
     ] = False
 
     @property
