@@ -14,9 +14,8 @@ from quernstone import (
     InputTooLongError,
     NonFiniteError,
 )
-from quernstone.runtime import sharing
 from quernstone.runtime.worker import Worker
-from quernstone.types import Encoded, EngineConfig, EngineInfo, TextInput
+from quernstone.types import Encoded, EngineInfo, TextInput
 
 
 class NumberEngine:
@@ -289,59 +288,3 @@ def test_an_engine_that_does_not_load_raises_where_it_was_asked_for():
 
     with pytest.raises(ValueError, match="no such model"):
         Worker(load)
-
-
-def config(name):
-    return EngineConfig(task="embed", model=name, engine="torch")
-
-
-def loading(loaded):
-    def load():
-        loaded.append(NumberEngine())
-        return loaded[-1]
-
-    return lambda: Worker(load)
-
-
-def test_equal_configurations_share_one_worker_until_the_last_is_released():
-    loaded = []
-    one, two = (sharing.acquire(config("a"), loading(loaded)) for _ in range(2))
-    other = sharing.acquire(config("b"), loading(loaded))
-    assert one is two
-    assert other is not one
-    assert len(loaded) == 2
-    sharing.release(config("a"))
-    assert one.submit(sequences((3, 1))).result(5).tolist() == [[3, 1]]
-    sharing.release(config("a"))
-    sharing.release(config("b"))
-    assert [engine.closed for engine in loaded] == [True, True]
-
-
-def test_concurrent_users_load_once():
-    loaded = []
-
-    def slowly():
-        time.sleep(0.05)
-        return loading(loaded)()
-
-    threads = [
-        threading.Thread(target=sharing.acquire, args=(config("c"), slowly)) for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(loaded) == 1
-    for _ in threads:
-        sharing.release(config("c"))
-    assert loaded[0].closed
-
-
-def test_a_failed_load_leaves_nothing_behind():
-    def load():
-        raise ValueError("broken")
-
-    for _ in range(2):
-        with pytest.raises(ValueError, match="broken"):
-            sharing.acquire(config("d"), lambda: Worker(load))
-    assert config("d") not in sharing._shared
