@@ -225,7 +225,7 @@ def test_a_recording_that_fails_leaves_the_current_stream(monkeypatch):
 
 def test_nothing_is_recorded_when_memory_is_short(monkeypatch):
     calls = Calls(monkeypatch, free=500 << 20)
-    with pytest.raises(RuntimeError, match="502 MiB of memory are left, and 1024 are asked for"):
+    with pytest.raises(RuntimeError, match="502 MiB of memory are free, and 1024 MiB are required"):
         CudaRecorder(CUDA)(lambda: pytest.fail("computed"))
     assert calls.made == []
 

@@ -13,7 +13,7 @@ from quernstone import Embedder, Reranker
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.torch.engine import TorchEngine
-from quernstone.engines.torch.graphs import _SEQUENCES, _TOKENS, filled_up, fitting
+from quernstone.engines.torch.graphs import _SEQUENCES, _TOKENS, add_dummies, padded_tokens
 from quernstone.types import Encoded, EngineConfig, Prefix
 
 PREFIXES = [None, *(Prefix(np.arange(5, 5 + n, dtype=np.int32)) for n in (3, 40, 90))]
@@ -42,14 +42,14 @@ def whole(batch):
 
 @given(batches)
 def test_what_fits_is_filled_up_exactly(batch):
-    tokens = fitting(batch)
+    tokens = padded_tokens(batch)
     needed = sum(whole(batch)) + _SEQUENCES - len(batch)
     if tokens is None:
         assert len(batch) >= _SEQUENCES or needed > max(_TOKENS)
         return
     assert len(batch) < _SEQUENCES
     assert tokens == min(size for size in _TOKENS if size >= needed)
-    filled = filled_up(batch, tokens)
+    filled = add_dummies(batch, tokens)
     assert [len(s) for s in filled[: len(batch)]] == whole(batch)
     assert len(filled) == _SEQUENCES
     assert sum(map(len, filled)) == tokens
@@ -96,7 +96,7 @@ def test_rows_are_those_of_the_plain_engine(engines, batch):
     assert rows.shape == expected.shape == (len(batch), plain.width)
     np.testing.assert_allclose(rows, expected, atol=3e-5, rtol=1e-5)
     np.testing.assert_allclose(without.run(batch), expected, atol=3e-5, rtol=1e-5)
-    assert record.replays - replays == (fitting(batch) is not None)
+    assert record.replays - replays == (padded_tokens(batch) is not None)
     assert record.recorded <= len(_TOKENS)
 
 

@@ -1,9 +1,9 @@
-"""Causal attention over packed sequences, with an optional prefix that sequences share.
+"""Causal attention over packed sequences, with an optional shared prefix.
 
-One signature, two implementations, neither of which copies or masks a prefix per document.
+There are two implementations, neither of which copies or masks a prefix per document.
 `VarlenAttention` calls a varlen flash kernel on CUDA, once for the sequences' own keys and once for
-the prefix's, each with its log-sum-exp, and merges both exactly. `SdpaAttention` runs anywhere
-torch does: it has the scores of both side by side and needs one softmax.
+the prefix's, and merges the results exactly by their log-sum-exp. `SdpaAttention` runs on any
+device: it places both kinds of scores side by side and needs one softmax.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype) -> AttentionMaker:
-    """Pick the implementation for a device and a dtype.
+    """Choose the implementation for a device and a dtype.
 
-    Flash kernels take half precision only and need compute capability 8.0 (Ampere) or newer.
+    Flash kernels support half precision only and need compute capability 8.0 (Ampere) or newer.
     """
     half = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0):

@@ -1,4 +1,4 @@
-"""What attention over packed sequences is, whoever computes it."""
+"""The interface of attention over packed sequences."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class PrefixKeys:
     value: Tensor
 
     def copy(self) -> PrefixKeys:
-        """The same apart from the tensors that these are views of."""
+        """Copy out of the tensors that these are views of."""
         return PrefixKeys(self.key.clone(), self.value.clone())
 
-    def then(self, other: PrefixKeys) -> PrefixKeys:
-        """This prefix with `other`, computed behind it, as one."""
+    def append(self, other: PrefixKeys) -> PrefixKeys:
+        """Return this prefix followed by `other`, which was computed with it as its prefix."""
         return PrefixKeys(torch.cat((self.key, other.key)), torch.cat((self.value, other.value)))
 
 
 class BatchAttention(Protocol):
-    """Attention for one batch; what depends on the layout alone is computed once."""
+    """Attention for one batch, whose layout is prepared once for all layers."""
 
     def all_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
-        """Every token attends to the prefix and to its sequence up to itself.
+        """Let every token attend to the prefix and to its sequence up to itself.
 
-        There may be rows behind the batch's last token; what is returned for them means nothing.
+        The results for padding rows after the batch's last token are undefined.
 
         Args:
             query: Shape: (tokens, heads, head_dim)
@@ -53,34 +53,34 @@ class BatchAttention(Protocol):
     def last_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
-        """Only the last token of each sequence attends. `query` and result: (sequences, ...)."""
+        """Let only the last token of each sequence attend. `query` and result: (sequences, ...)."""
         ...
 
 
 class AttentionMaker(Protocol):
-    """Makes the `BatchAttention` of a batch."""
+    """Creates the `BatchAttention` of a batch."""
 
     name: str
-    """The kernel, as `EngineInfo.attention` names it."""
+    """The name of the kernel, for `EngineInfo.attention`."""
     replayable: bool
-    """Whether batches of as many tokens and sequences differ in nothing but their integers, so that
-    one recorded sequence of kernels computes them all."""
+    """True if batches with equal numbers of tokens and sequences differ only in their integers, so
+    that one CUDA graph computes them all."""
 
     def integers(self, batch: PackedBatch) -> list[TokenArray]:
-        """What has to be on the device before `make`."""
+        """Return the arrays that `make` needs on the device."""
         ...
 
     def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> BatchAttention:
-        """The attention of a batch, of which `integers` are on the device."""
+        """Create the attention of a batch from its `integers` on the device."""
         ...
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
-    """Join two attentions of the same queries over disjoint keys into attention over both.
+    """Merge attention over two disjoint sets of keys into attention over both.
 
     Args:
         out_a: Shape: (..., head_dim)
-        lse_a: Log of the sum of exponentiated scores, float32. Shape: (...)
+        lse_a: The log-sum-exp of the scores, in float32. Shape: (...)
         out_b: Like `out_a`, over the other keys.
         lse_b: Like `lse_a`.
     """

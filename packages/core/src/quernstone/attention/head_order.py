@@ -1,4 +1,4 @@
-"""Tokens head by head, which matrix products need, and back: one copy of each number either way."""
+"""Reorder tokens head by head for matrix products, and back, with one copy each way."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 
 class HeadOrder:
-    """The order of some sequences' tokens in attention: by head, sequence and place.
+    """The order of tokens in a bucket: by head, sequence and position.
 
-    What is copied are whole rows: the numbers of one token and one head. A tensor with its axes
-    swapped takes torch several times as long.
+    Copies whole rows, each one head of one token, which is several times as fast as copying a
+    transposed tensor.
     """
 
     def __init__(self, tokens: np.ndarray, real: np.ndarray, device: torch.device) -> None:
-        """Plan.
+        """Prepare the order.
 
         Args:
-            tokens: Which token of the batch is at each place. Shape: (sequences, length)
-            real: Whether a place is not padding. The real ones are neighbours in the batch, and in
-                its order. Shape: (sequences, length)
-            device: Where the tokens will be.
+            tokens: Index in the batch of the token at each position. Shape: (sequences, length)
+            real: False where a position is padding. Without padding, the tokens are consecutive
+                in the batch. Shape: (sequences, length)
+            device: The device of the tokens.
         """
         self._tokens, self._real = tokens, real
         self._first = int(tokens[0, 0])
@@ -32,25 +32,25 @@ class HeadOrder:
     def by_head(self, x: Tensor, kv_heads: int) -> Tensor:
         """(tokens of the batch, heads, dim) -> (kv heads, sequences, rows of a sequence, dim).
 
-        The heads that share a key/value head are rows of it, token by token.
+        Query heads with the same key/value head become consecutive rows of each token.
         """
         if x.stride(2) != 1 or x.stride(0) % x.stride(1):
             x = x.contiguous()
         heads, dim = x.shape[1:]
-        width = x.stride(0) // x.stride(1)  # in rows: `x` may be a part of one product
+        width = x.stride(0) // x.stride(1)  # in rows; `x` may be a view of a merged projection
         rows = x.as_strided((width * (len(x) - 1) + heads, dim), (x.stride(1), 1))
         found = rows.index_select(0, self._rows_of(kv_heads, heads, width))
         return found.view(kv_heads, len(self._tokens), -1, dim)
 
     def by_token(self, x: Tensor, out: Tensor) -> None:
-        """Write what `by_head` gave to its places in (tokens of the batch, heads, dim)."""
+        """Copy the layout of `by_head` into `out`, (tokens of the batch, heads, dim)."""
         heads, dim = out.shape[1:]
         places = self._places_of(len(x), heads)
         tokens = out[self._first : self._first + len(places) // heads]
         torch.index_select(x.view(-1, dim), 0, places, out=tokens.view(-1, dim))
 
     def _rows_of(self, kv_heads: int, heads: int, width: int) -> Tensor:
-        """Where each row by head is among rows by token, of which a token has `width`."""
+        """Return the index of each row by head among rows by token, `width` per token."""
         found = self._rows.get((kv_heads, heads, width))
         if found is None:
             head = np.arange(heads).reshape(kv_heads, 1, 1, -1)
@@ -59,7 +59,7 @@ class HeadOrder:
         return found
 
     def _places_of(self, kv_heads: int, heads: int) -> Tensor:
-        """Where each row by token is among the rows by head."""
+        """Return the index of each row by token among rows by head."""
         found = self._places.get((kv_heads, heads))
         if found is None:
             shared = heads // kv_heads

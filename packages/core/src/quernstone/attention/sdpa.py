@@ -1,4 +1,4 @@
-"""Attention by torch's own operations, on any device."""
+"""Attention by torch's own operations, for any device."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from quernstone.attention.head_order import HeadOrder
 from quernstone.batching import PackedBatch
 from quernstone.types import TokenArray
 
-# Tokens whose scores are computed at a time: most of what lies above the diagonal is left out.
+# Tokens per block of scores, which skips most of the scores above the diagonal.
 _SCORE_TOKENS = 128
-# Those of long sequences: each step has a shape of its own, for which oneDNN compiles two kernels,
-# and with more of them than it keeps it would compile them again in every layer.
+# Larger blocks for long sequences: oneDNN compiles two kernels for each block, and would compile
+# them again in every layer if they exceeded its cache.
 _LONG, _LONG_SCORE_TOKENS = 4096, 256
-# Scores of one head in a bucket, at most, if it has more than one sequence.
+# Maximum number of scores per head in a bucket of several sequences.
 _BUCKET_SCORES = 1 << 18
-# Scores that a CPU holds at a time, of as many heads as that takes, but at least one: in bfloat16
-# they fill the second-level caches of two cores. From 32 MB on every use of them would also begin
-# with fresh pages.
+# Maximum number of scores in memory on a CPU, unless one head has more. In bfloat16 they fill the
+# L2 caches of two cores. From 32 MB on, malloc would also map new pages for every use.
 _CPU_SCORES = 1 << 20
-# Rows of scores are filled up to a multiple of this: torch's softmax in bfloat16 takes twice as
-# long where its vectors do not fit.
+# Rows of scores are padded to a multiple of this, because torch's softmax in bfloat16 takes twice
+# as long on rows that do not fill its vectors.
 _WIDTH_STEP = 32
-# Sequences of up to this much shorter length join a padded bucket. Padding costs attention only.
+# Sequences that are shorter by up to this share, or number of tokens, join a bucket. The padding
+# costs time in attention only.
 _BUCKET_SLACK = 0.15
 _BUCKET_TOKENS = 8
-# Lengths are padded to multiples of this, and the sequences of a bucket are one of few numbers:
-# oneDNN compiles its kernels for every shape.
+# Lengths are padded to multiples of this, because oneDNN compiles kernels for every shape.
 _LENGTH_STEP = 8
 
 
 class SdpaMaker:
-    """Makes a `SdpaAttention`, which plans its buckets on the host."""
+    """Creates a `SdpaAttention`, whose buckets are planned on the host."""
 
     name = "sdpa"
     replayable = False
@@ -56,12 +55,10 @@ class SdpaMaker:
 
 
 class SdpaAttention:
-    """Attention by matrix products; sequences of similar length and equal prefix are one bucket.
+    """Attention by matrix products over buckets of sequences with similar length and equal prefix.
 
-    A bucket is padded on the right inside attention only: under a causal mask no real token sees
-    what follows it. The scores of a shared prefix and those of a sequence's own keys are written
-    side by side, so that one softmax covers both. A prefix is laid out by head once, for all that
-    share it.
+    Buckets are padded on the right, which the causal mask hides from the real tokens. The scores of
+    a shared prefix and of a sequence's own keys are side by side, so that one softmax covers both.
     """
 
     def __init__(self, batch: PackedBatch, device: torch.device) -> None:
@@ -108,14 +105,14 @@ class SdpaAttention:
         step: int,
         out: Tensor,
     ) -> None:
-        """Attention of a padded bucket, the rows of `step` tokens and some heads at a time."""
+        """Compute a padded bucket in blocks of `step` tokens and of several heads."""
         length = key.shape[2]
         repeat = query.shape[2] // length
         for start in range(0, length, step):
             end = min(start + step, length)
             rows = slice(start * repeat, end * repeat)
             mask = self._future(end - start, repeat, query)
-            for heads in _heads_at_a_time(query[:, :, rows], end, prefix):
+            for heads in _head_blocks(query[:, :, rows], end, prefix):
                 _attend(
                     query[heads, :, rows],
                     key[heads, :, :end],
@@ -126,7 +123,7 @@ class SdpaAttention:
                 )
 
     def _future(self, rows: int, repeat: int, like: Tensor) -> Tensor:
-        """-inf at the keys behind a row's own, among the last `rows` keys; see `_attend`."""
+        """Return a mask with -inf at later keys among the last `rows` keys; see `_attend`."""
         mask = self._masks.get(rows)
         if mask is None:
             mask = torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device)
@@ -147,29 +144,28 @@ def _by_head(prefix: PrefixKeys) -> _Prefix:
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Neighbouring sequences of similar length and equal prefix, padded to the longest of them."""
+    """Consecutive sequences of similar length and equal prefix, padded to the longest."""
 
     group: int | None
-    """Which of the batch's groups they belong to, if any."""
+    """The index of their group in the batch, if they have a prefix."""
     rows: slice
-    """Sequences of the batch."""
+    """The sequences of the batch that it contains."""
     score_tokens: int
-    """Tokens whose scores are computed at a time."""
+    """Tokens per block of scores."""
     order: HeadOrder
-    """Of their tokens, padded."""
+    """The order of their tokens, including padding."""
     padding_mask: Tensor | None
-    """0 where a key is real and -inf where it is padding; None: there is none. Shape: (1,
-    sequences, 1, length)"""
+    """0 for real keys, -inf for padding; None without padding. Shape: (1, sequences, 1, length)"""
 
     def prefix(self, prefixes: list[_Prefix]) -> _Prefix | None:
-        """Its own among those of the batch's groups."""
+        """Select its prefix from those of the batch's groups."""
         return None if self.group is None else prefixes[self.group]
 
 
 def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
     lengths = np.diff(batch.cu_seqlens)
-    alone = batch.groups[0][1] if batch.groups else len(lengths)
-    yield from _buckets_of(batch.cu_seqlens, lengths, 0, alone, None, 0, device)
+    without_prefix = batch.groups[0][1] if batch.groups else len(lengths)
+    yield from _buckets_of(batch.cu_seqlens, lengths, 0, without_prefix, None, 0, device)
     for group, (prefix, first, end) in enumerate(batch.groups):
         yield from _buckets_of(batch.cu_seqlens, lengths, first, end, group, len(prefix), device)
 
@@ -183,28 +179,28 @@ def _buckets_of(
     prefix: int,
     device: torch.device,
 ) -> Iterator[_Bucket]:
-    """Buckets of the sequences of one prefix; these come longest first."""
+    """Yield the buckets of the sequences with one prefix, which are sorted longest first."""
     while first < end:
         longest = int(lengths[first])
         shortest = longest - max(_BUCKET_TOKENS, int(longest * _BUCKET_SLACK))
         padded = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
         score_tokens = min(padded, _SCORE_TOKENS if padded <= _LONG else _LONG_SCORE_TOKENS)
         stop = min(end, first + max(1, _BUCKET_SCORES // (score_tokens * (prefix + padded))))
-        behind = first + 1
-        while behind < stop and lengths[behind] >= shortest:
-            behind += 1
-        behind = first + _few_numbers(behind - first)
-        starts = np.asarray(bounds[first:behind])[:, None]
+        bucket_end = first + 1
+        while bucket_end < stop and lengths[bucket_end] >= shortest:
+            bucket_end += 1
+        bucket_end = first + _round_down(bucket_end - first)
+        starts = np.asarray(bounds[first:bucket_end])[:, None]
         places = np.arange(padded)
-        real = places < lengths[first:behind, None]
-        tokens = np.where(real, starts + places, starts)  # padding repeats a sequence's first
+        real = places < lengths[first:bucket_end, None]
+        tokens = np.where(real, starts + places, starts)  # padding repeats the first token
         order, mask = HeadOrder(tokens, real, device), _padding_mask(real, device)
-        yield _Bucket(group, slice(first, behind), score_tokens, order, mask)
-        first = behind
+        yield _Bucket(group, slice(first, bucket_end), score_tokens, order, mask)
+        first = bucket_end
 
 
-def _few_numbers(count: int) -> int:
-    """The largest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is not larger than `count`."""
+def _round_down(count: int) -> int:
+    """Round down to one of 1, 2, 3, 4, 6, 8, 12, 16, ..., to limit the number of shapes."""
     power = 1 << (count.bit_length() - 1)
     between = power + power // 2
     return between if count >= between else power
@@ -217,15 +213,15 @@ def _padding_mask(real: np.ndarray, device: torch.device) -> Tensor | None:
     return torch.zeros(padding.shape).masked_fill_(padding, -torch.inf).to(device)
 
 
-def _heads_at_a_time(query: Tensor, keys: int, prefix: _Prefix | None) -> Iterator[slice]:
-    """Parts of the heads whose scores a CPU holds at a time; other devices take all of them."""
+def _head_blocks(query: Tensor, keys: int, prefix: _Prefix | None) -> Iterator[slice]:
+    """Split the heads so that the scores of each part fit in a CPU's cache; on others, do not."""
     heads, sequences, rows, _ = query.shape
     width = keys if prefix is None else keys + prefix.key.shape[1]
-    some = heads
-    while query.is_cpu and some % 2 == 0 and some * sequences * rows * width > _CPU_SCORES:
-        some //= 2
-    for first in range(0, heads, some):
-        yield slice(first, first + some)
+    size = heads
+    while query.is_cpu and size % 2 == 0 and size * sequences * rows * width > _CPU_SCORES:
+        size //= 2
+    for first in range(0, heads, size):
+        yield slice(first, first + size)
 
 
 def _attend(
@@ -237,15 +233,15 @@ def _attend(
     *,
     out: Tensor,
 ) -> None:
-    """Attention by matrix products, softmax in float32.
+    """Compute attention by matrix products, with softmax in float32.
 
     Args:
         query: Shape: (kv heads, sequences, rows, dim)
         key: Shape: (kv heads, sequences, keys, dim)
         value: Like `key`.
-        prefix: Further keys and values, of all sequences, for the same heads.
-        mask: Added to the scores of the last keys; broadcast to (kv heads, sequences, rows, keys
-            that it covers).
+        prefix: Keys and values that all sequences share, for the same heads.
+        mask: Added to the scores of the last keys. Broadcast to (kv heads, sequences, rows, number
+            of these keys).
         out: Shaped like `query`.
     """
     kv_heads, n, rows, dim = query.shape
@@ -261,17 +257,17 @@ def _attend(
     if mask is not None:
         scores[..., width - mask.shape[-1] : width].add_(mask)
     weights = torch.softmax(scores, -1)
-    made = out if out.is_contiguous() else torch.empty_like(query)
+    result = out if out.is_contiguous() else torch.empty_like(query)
     by_sequence, by_head = weights.flatten(0, 1), weights.flatten(1, 2)
-    torch.bmm(by_sequence[:, :, shared:width], value.flatten(0, 1), out=made.view(-1, rows, dim))
+    torch.bmm(by_sequence[:, :, shared:width], value.flatten(0, 1), out=result.view(-1, rows, dim))
     if prefix is not None:
-        made.view(kv_heads, -1, dim).baddbmm_(by_head[:, :, :shared], prefix.value)
-    if made is not out:
-        out.copy_(made)
+        result.view(kv_heads, -1, dim).baddbmm_(by_head[:, :, :shared], prefix.value)
+    if result is not out:
+        out.copy_(result)
 
 
 def _scaled_product(query: Tensor, key: Tensor, out: Tensor) -> None:
     scale = query.shape[-1] ** -0.5
-    # for oneDNN torch copies what is not contiguous: after turning it that takes ten times as long
-    turned = key.contiguous().transpose(1, 2)
-    torch.baddbmm(out, query, turned, beta=0, alpha=scale, out=out)
+    # torch makes inputs of oneDNN contiguous; after the transpose that takes ten times as long.
+    transposed = key.contiguous().transpose(1, 2)
+    torch.baddbmm(out, query, transposed, beta=0, alpha=scale, out=out)

@@ -1,4 +1,4 @@
-"""Attention by a varlen flash kernel on CUDA: torch's own, or flash-attn's."""
+"""Attention by a varlen flash kernel on CUDA, from torch or flash-attn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from quernstone.types import TokenArray
 VarlenKernel = Callable[..., tuple[Tensor, Tensor]]
 """(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads).
 
-Tokens and heads of q, k and v may have any strides, so views of one product will do; the numbers of
-a head are neighbours. The `cu` are int32. `max_q` and `max_k` may be more than the longest."""
+Tokens and heads of q, k and v may have any strides, so views of a merged projection work; each head
+is contiguous. `cu_q` and `cu_k` are int32. `max_q` and `max_k` may exceed the longest sequence."""
 
 
 class VarlenMaker:
-    """Makes a `VarlenAttention`."""
+    """Creates a `VarlenAttention`."""
 
     replayable = True
 
@@ -32,7 +32,7 @@ class VarlenMaker:
         self._kernel = kernel
 
     def integers(self, batch: PackedBatch) -> list[TokenArray]:
-        """See `AttentionMaker`: where sequences begin, and where one query for each does."""
+        """See `AttentionMaker`: the bounds of sequences, and of one query per sequence."""
         bounds = np.asarray(batch.cu_seqlens, dtype=np.int32)
         found = [bounds, np.arange(len(bounds), dtype=np.int32)]
         return [*found, *_group_bounds(batch)] if batch.groups else found
@@ -96,7 +96,7 @@ class VarlenAttention:
 
 @dataclass(frozen=True, slots=True)
 class _PrefixLayout:
-    """Where the sequences with a shared prefix lie. They are the batch's last ones."""
+    """The layout of the sequences with a shared prefix, which are the last of the batch."""
 
     row_start: int
     token_start: int
@@ -116,9 +116,9 @@ class _PrefixLayout:
 
 
 def _group_bounds(batch: PackedBatch) -> list[TokenArray]:
-    """Where each group's sequences, their tokens and the tokens of its prefix begin.
+    """Return the bounds of each group's sequences, of their tokens, and of its prefix's tokens.
 
-    The first two count from the first sequence that has a prefix.
+    The first two start at the first sequence with a prefix.
     """
     row_start = batch.groups[0][1]
     rows = [row_start, *(end for _, _, end in batch.groups)]
@@ -128,7 +128,7 @@ def _group_bounds(batch: PackedBatch) -> list[TokenArray]:
 
 
 def torch_varlen() -> VarlenKernel | None:
-    """Torch's own varlen kernel, or None where torch lacks it or it knows no grouped heads."""
+    """Return torch's varlen kernel, or None if it is missing or lacks grouped heads."""
     try:
         from torch.nn.attention.varlen import AuxRequest, varlen_attn  # noqa: PLC0415
     except ImportError:
@@ -165,7 +165,7 @@ def torch_varlen() -> VarlenKernel | None:
 
 
 def flash_attn_varlen() -> VarlenKernel | None:
-    """The kernel of the `flash-attn` package, or None where it is not installed."""
+    """Return the kernel of the `flash-attn` package, or None if it is not installed."""
     try:
         from flash_attn import flash_attn_varlen_func  # noqa: PLC0415
     except ImportError:

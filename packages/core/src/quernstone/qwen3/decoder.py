@@ -173,7 +173,7 @@ class _PrefixCache:
         rows = zip(self.sequences, self._parents, self._bounds, strict=True)
         for sequence, parent, (start, end) in rows:
             own = PrefixKeys(key[start:end], value[start:end])
-            sequence.append(own.copy() if parent is None else parent[len(sequence)].then(own))
+            sequence.append(own.copy() if parent is None else parent[len(sequence)].append(own))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The packed torch engine."""
+"""The torch engine, which runs Qwen3 on packed sequences."""

@@ -1,4 +1,4 @@
-"""Our own engine: packed sequences, shared prefixes, only the rows and tokens that matter."""
+"""The torch engine: packed sequences, shared prefixes, and no padding."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from quernstone.types import (
     TokenArray,
 )
 
-# Prefixes kept between batches, in tokens. 0.6B needs 112 KiB a token in bfloat16.
+# Size of the cache of prefixes, in tokens. 0.6B needs 112 KiB per token in bfloat16.
 _CACHED_PREFIX_TOKENS = 4096
 
-# On a CPU larger batches gain nothing once the matrices are busy, and leave the cache. With a model
-# below 0.6B starting a batch shows: two of the tiny model take 1.06 of the time of one.
+# On a CPU, larger batches are not faster, and exceed its cache. Models below 0.6B get larger ones:
+# with the tiny model, two batches take 1.06 of the time of one with as many tokens.
 _CPU_BATCH_TOKENS = 4096
 _CPU_BATCH_TOKENS_OF_SMALL_MODELS = 8192
 _SMALL_HIDDEN_SIZE = 1024
@@ -54,7 +54,7 @@ class TorchEngine:
     ) -> None:
         device = choose_device(config.device)
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # of this thread, which is the only one to call
+            torch.cuda.set_device(device)  # for this thread, which makes all calls
         elif device.type == "cpu":
             limit_kernel_caches()
         rounding = config.dtype if config.dtype in ("int8", "fp8") else None
@@ -101,7 +101,7 @@ class TorchEngine:
         if self._heap is not None:
             self._heap.before(tokens)
         with torch.inference_mode(), memory_errors(tokens):
-            packed, rows = self._started(batch, dtype)
+            packed, rows = self._start(batch, dtype)
             pending = self._transfer.download(rows[: len(packed.order)])
 
         def wait() -> Float32Array:
@@ -113,8 +113,8 @@ class TorchEngine:
 
         return wait
 
-    def _started(self, batch: Sequence[Encoded], dtype: torch.dtype) -> tuple[PackedBatch, Tensor]:
-        """The batch as it was laid out, and its rows on the device, which may be more."""
+    def _start(self, batch: Sequence[Encoded], dtype: torch.dtype) -> tuple[PackedBatch, Tensor]:
+        """Start a batch. Return its layout, and its rows on the device followed by any padding."""
         if self._graphs is not None and dtype == self._dtype:
             replayed = self._graphs.run(batch)
             if replayed is not None:
@@ -125,10 +125,10 @@ class TorchEngine:
         return packed, self._rows(packed, sent, prefixes, dtype)
 
     def _choose_graphs(self, device: torch.device, *, deterministic: bool) -> Graphs | None:
-        """None where attention cannot be replayed.
+        """Return None if attention cannot be replayed, or results must be deterministic.
 
-        Nor with `deterministic`: whether a graph can be recorded depends on the memory left, and
-        the last bits of a row on whether there is one.
+        Whether a graph can be recorded depends on the free memory, and its results differ in the
+        last bits.
         """
         record = choose_recorder(device)
         if record is None or deterministic or not self._attention.replayable:
@@ -155,7 +155,7 @@ class TorchEngine:
     def _arrays(
         self, packed: PackedBatch, dtype: torch.dtype
     ) -> tuple[list[TokenArray], list[TokenArray]]:
-        """All that the device has to know of a batch, see `Transfer.upload`."""
+        """Return the arrays that the device needs for a batch, see `Transfer.upload`."""
         ends = np.asarray(packed.cu_seqlens[1:], dtype=np.int32) - np.int32(1)
         rows = [packed.input_ids, packed.position_ids, ends]
         return rows, self._maker(dtype).integers(packed)
@@ -167,15 +167,15 @@ class TorchEngine:
         prefixes: Sequence[LayerPrefixes],
         dtype: torch.dtype,
     ) -> Tensor:
-        """The batch's rows, and maybe more, from what `_arrays` sent. Shape: (rows, width)."""
+        """Compute the rows of a batch from the arrays on the device. Shape: (rows, width)."""
         attention = self._maker(dtype).make(packed, sent[3:])
         rows = self._model.pooled(Inputs(*sent[:3]), attention, prefixes, dtype).float()
         return rows if self._head is None else rows @ self._head.T
 
     def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> list[LayerPrefixes]:
-        """Keys and values of `prefixes`, computed in one pass for those not seen lately.
+        """Return the keys and values of `prefixes`, computed in one pass if they are not cached.
 
-        What they begin with in their turn comes first, in a pass of its own.
+        Prefixes of these prefixes are computed first, in another pass.
         """
         found: dict[Prefix, LayerPrefixes] = {}
         missing: list[Prefix] = []
@@ -205,7 +205,7 @@ class TorchEngine:
 
 
 def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """The dtype of what is not rounded."""
+    """Return the dtype of everything that is not rounded to int8 or fp8."""
     if name == "fp8":
         if not can_compute_fp8(device):
             msg = (
@@ -227,7 +227,7 @@ def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 
 
 def _batch_tokens(device: torch.device, config: ModelConfig, dtype: torch.dtype) -> int:
-    """A budget that leaves half of the free memory: activations are what a batch adds."""
+    """Return the tokens per batch, whose activations fill half of the free memory of a GPU."""
     if device.type != "cuda":
         small = config.hidden_size < _SMALL_HIDDEN_SIZE
         return _CPU_BATCH_TOKENS_OF_SMALL_MODELS if small else _CPU_BATCH_TOKENS
@@ -235,7 +235,7 @@ def _batch_tokens(device: torch.device, config: ModelConfig, dtype: torch.dtype)
     keys = 2 * config.num_key_value_heads * config.head_dim
     free -= _CACHED_PREFIX_TOKENS * config.num_hidden_layers * keys * dtype.itemsize
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    # residual, normed copy, qkv twice (before and after RoPE), attention, gate and up
+    # Residual, normed copy, qkv twice (before and after RoPE), attention output, gate and up.
     numbers = 4 * config.hidden_size + 3 * heads * config.head_dim + 3 * config.intermediate_size
     smallest, largest = _GPU_BATCH_TOKENS
     return max(smallest, min(largest, free // (2 * numbers * dtype.itemsize)))

@@ -1,9 +1,9 @@
-"""CUDA graphs: small batches whose hundreds of kernels are started by one call.
+"""CUDA graphs, which start the hundreds of kernels of a small batch in one call.
 
-What a small batch costs on a GPU is not its arithmetic but that Python starts each kernel. So the
-kernels for a few numbers of tokens are recorded once, and replayed on whatever the same memory then
-holds. A batch is filled up to one of these numbers by sequences that nobody asked for. Prefixes
-that its sequences share are written out: at this size they cost less than a second launch.
+The time of a small batch is mostly spent in Python, starting kernels. So the kernels for a few
+batch sizes are recorded once, and replayed on new inputs in the same memory. Batches are padded to
+one of these sizes with dummy sequences. Shared prefixes are computed again for each sequence, which
+at this size takes less time than a second launch.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from quernstone.types import Encoded, TokenArray
 
 logger = logging.getLogger("quernstone")
 
-# Tokens and sequences of a recorded batch: one graph for each number of tokens.
+# Tokens and sequences of the recorded batches. There is one graph for each number of tokens.
 _TOKENS = (32, 64, 128, 256, 512)
 _SEQUENCES = 8
 
-# Memory that must be left before another graph is recorded.
+# Free memory that is required to record another graph.
 _FREE_BYTES = 1 << 30
 
 Compute = Callable[[], Tensor]
 Record = Callable[[Compute], Compute]
-"""Records the kernels of a function that waits for nothing. What it returns runs them again, on
-what their inputs' memory holds by then, and returns the same tensor every time.
+"""Records the kernels of a function that does not synchronize with the device.
 
-Raises `RuntimeError` if that is not possible."""
+The function that it returns runs them again on the current contents of their inputs, and always
+returns the same tensor. Raises `RuntimeError` if the kernels cannot be recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
     inputs: Tensor
-    """All integers of a batch, end to end, on the device."""
+    """All integers of a batch, concatenated, on the device."""
     replay: Compute
 
 
 class Graphs:
-    """The recorded batches of one model."""
+    """The graphs of one model."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class Graphs:
         transfer: Transfer,
         record: Record,
     ) -> None:
-        """Record nothing yet.
+        """Prepare. Graphs are recorded when they are first needed.
 
         Args:
-            arrays: What the device has to know of a batch; of equal lengths for batches of as many
-                tokens and sequences.
-            rows: Computes a batch from these integers on the device. Shape: (sequences, width)
-            transfer: Brings them there.
-            record: `CudaRecorder`.
+            arrays: Returns the arrays that the device needs for a batch. Their lengths depend only
+                on the numbers of tokens and sequences.
+            rows: Computes a batch from these arrays on the device. Shape: (sequences, width)
+            transfer: Copies them to the device.
+            record: A `CudaRecorder`.
         """
         self._arrays, self._rows, self._transfer, self._record = arrays, rows, transfer, record
         self._graphs: dict[int, _Graph] = {}
@@ -72,14 +72,14 @@ class Graphs:
         """Start a batch if it is small and its graph can be recorded.
 
         Returns:
-            The batch with what it was filled up by behind its sequences, and its rows, which the
-            next call overwrites; or None, and nothing was started.
+            The batch, with dummy sequences at the end, and its rows, which the next call
+            overwrites; or None if nothing was started.
         """
-        tokens = fitting(batch)
+        tokens = padded_tokens(batch)
         graph = None if tokens is None else self._graph(tokens)
         if tokens is None or graph is None:
             return None
-        packed = pack(filled_up(batch, tokens))
+        packed = pack(add_dummies(batch, tokens))
         self._transfer.refill(graph.inputs, self._flat(packed))
         return packed, graph.replay()
 
@@ -90,16 +90,16 @@ class Graphs:
             except RuntimeError as error:
                 self._broken = True
                 logger.warning(
-                    "no CUDA graph could be recorded for %d tokens, and no other will be: small "
-                    "batches take longer (%s)",
+                    "no CUDA graph could be recorded for %d tokens, so graphs are disabled and "
+                    "small batches take longer (%s)",
                     tokens,
                     error,
                 )
         return self._graphs.get(tokens)
 
     def _recorded(self, tokens: int) -> _Graph:
-        """A graph for any batch of so many tokens, recorded with its longest sequence possible."""
-        packed = pack(filled_up([Encoded(np.zeros(1, dtype=np.int32))], tokens))
+        """Record a graph for `tokens` tokens, with the longest possible sequence."""
+        packed = pack(add_dummies([Encoded(np.zeros(1, dtype=np.int32))], tokens))
         arrays = self._flat(packed)
         inputs = self._transfer.upload([], [np.concatenate(arrays)])[0]
         sent = inputs.split([len(array) for array in arrays])
@@ -110,10 +110,10 @@ class Graphs:
         return [*rows, *integers]
 
 
-def fitting(batch: Sequence[Encoded]) -> int | None:
-    """The number of tokens to fill a batch up to; None if it is too large.
+def padded_tokens(batch: Sequence[Encoded]) -> int | None:
+    """Return the number of tokens to pad a batch to, or None if it is too large.
 
-    At least one sequence is added, and none is without tokens.
+    There is room for at least one dummy sequence, and for one token in each of them.
     """
     spare = _SEQUENCES - len(batch)
     if spare < 1:
@@ -122,20 +122,17 @@ def fitting(batch: Sequence[Encoded]) -> int | None:
     return next((tokens for tokens in _TOKENS if least <= tokens), None)
 
 
-def filled_up(batch: Sequence[Encoded], tokens: int) -> list[Encoded]:
-    """The sequences of a batch with their prefixes written out, and others behind them.
-
-    Together they have `tokens` tokens, as `fitting` says.
-    """
-    whole = [whole_ids(sequence) for sequence in batch]
-    ones = _SEQUENCES - len(whole) - 1
-    rest = tokens - sum(map(len, whole)) - ones
-    added = [np.zeros(length, dtype=np.int32) for length in (*[1] * ones, rest)]
-    return [Encoded(ids) for ids in [*whole, *added]]
+def add_dummies(batch: Sequence[Encoded], tokens: int) -> list[Encoded]:
+    """Append dummy sequences, up to `tokens` tokens, and merge prefixes into their sequences."""
+    real = [whole_ids(sequence) for sequence in batch]
+    ones = _SEQUENCES - len(real) - 1
+    rest = tokens - sum(map(len, real)) - ones
+    dummies = [np.zeros(length, dtype=np.int32) for length in (*[1] * ones, rest)]
+    return [Encoded(ids) for ids in [*real, *dummies]]
 
 
 class CudaRecorder:
-    """Records graphs of one device, which have their memory in common: one runs at a time."""
+    """Records graphs that share their memory, so only one of them may run at once."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -146,14 +143,14 @@ class CudaRecorder:
         """See `Record`."""
         self._check_memory()
         current = torch.cuda.current_stream(self._device)
-        # `torch.cuda.graph` leaves its stream the current one if recording fails
+        # `torch.cuda.graph` does not restore the current stream if recording fails.
         with torch.cuda.stream(current):
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
-                compute()  # libraries choose and load their kernels before any is recorded
+                compute()  # lets libraries choose and load their kernels
             current.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            # other threads of the process may use the device meanwhile
+            # Other threads of the process may use the device at the same time.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
@@ -170,10 +167,10 @@ class CudaRecorder:
         allocated = torch.cuda.memory_allocated(self._device)
         free += torch.cuda.memory_reserved(self._device) - allocated
         if free < _FREE_BYTES:
-            msg = f"{free >> 20} MiB of memory are left, and {_FREE_BYTES >> 20} are asked for"
+            msg = f"{free >> 20} MiB of memory are free, and {_FREE_BYTES >> 20} MiB are required"
             raise RuntimeError(msg)
 
 
 def choose_recorder(device: torch.device) -> Record | None:
-    """What records on a device; None where nothing can."""
+    """Return the recorder for a device, or None if it does not support graphs."""
     return CudaRecorder(device) if device.type == "cuda" else None

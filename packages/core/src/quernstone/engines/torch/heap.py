@@ -1,7 +1,7 @@
-"""Gives memory back that the C library keeps of what was freed.
+"""Return freed memory from the C library to the operating system.
 
-The tensors of a batch come and go by the megabyte between small objects that stay, and the room
-that one batch leaves seldom fits the next. Over a long job glibc's heap so grew by a third.
+Freeing large tensors between small long-lived objects fragments glibc's heap, which grew by a third
+over a long job.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ import ctypes
 import sys
 from collections.abc import Callable
 
-# Between two trims, which take 20 ms each: 20 large batches of a small model, five seconds.
+# Tokens between two trims, which take 20 ms each: about five seconds of a small model.
 _TOKENS = 160_000
 
 
 class Heap:
-    """The process's heap, for an engine that computes in it."""
+    """Trims the heap of the process regularly."""
 
     def __init__(self) -> None:
         self._tokens = 0
         self._malloc_trim = _malloc_trim()
 
     def before(self, tokens: int) -> None:
-        """Trim it every now and then: called before a batch of so many tokens."""
+        """Trim the heap if it is time to. Call this before a batch of `tokens` tokens."""
         if self._tokens >= _TOKENS:
             self.trim()
         self._tokens += tokens
 
     def trim(self) -> None:
-        """Give back what is free, where the C library can."""
+        """Trim the heap, if the C library supports that."""
         self._tokens = 0
         if self._malloc_trim is not None:
             self._malloc_trim(0)
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
-    """What glibc trims its heap with; None where the C library is another."""
+    """Return glibc's `malloc_trim`, or None for another C library."""
     if sys.platform != "linux":
         return None
     return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,4 +1,4 @@
-"""Numbers to the device and rows back, with or without waiting for it."""
+"""Copies of arrays to the device and of rows back, synchronous or asynchronous."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from torch import Tensor
 
 from quernstone.types import Float32Array, Pending, TokenArray
 
-# On a CPU numbers of rows are multiples of this, or of the next power of two divided by that.
+# On a CPU, numbers of rows are rounded up to a multiple of `_ROWS_STEP`, or of the next power of
+# two divided by `_ROWS_STEPS` if that is more.
 _ROWS_STEP = 8
 _ROWS_STEPS = 256
 
 
 class Transfer(Protocol):
-    """The way between this process and a device."""
+    """Copies between this process and a device."""
 
     overlaps: bool
-    """Whether the device computes while this thread goes on."""
+    """True if the device computes while this thread continues."""
 
     def upload(
         self, rows: Sequence[TokenArray], integers: Sequence[TokenArray]
     ) -> Sequence[Tensor]:
-        """Copies of arrays on the device.
+        """Copy arrays to the device.
 
         Args:
-            rows: A number for each row of some matrix. More rows may be added at the end.
-            integers: Other arrays, which are copied as they are.
+            rows: Arrays with a number for each row of a matrix, which may be padded.
+            integers: Other arrays, which are never padded.
 
         Returns:
             All of them, in order.
@@ -37,20 +38,20 @@ class Transfer(Protocol):
         ...
 
     def refill(self, device_buffer: Tensor, arrays: Sequence[TokenArray]) -> None:
-        """Overwrite a buffer on the device with arrays, end to end."""
+        """Overwrite a buffer on the device with the concatenated arrays."""
         ...
 
     def download(self, rows: Tensor) -> Pending:
-        """Start to fetch rows as they are now. Shape: (rows, width).
+        """Start to copy rows from the device. Shape: (rows, width).
 
         Returns:
-            What waits for them, as float32.
+            A function that waits for the rows and returns them in float32.
         """
         ...
 
 
 class PlainTransfer:
-    """Copies one by one, each waited for. On a CPU nothing is copied."""
+    """Synchronous copies, one per array. On a CPU, arrays are shared instead of copied."""
 
     overlaps = False
 
@@ -62,7 +63,7 @@ class PlainTransfer:
     ) -> Sequence[Tensor]:
         """See `Transfer`."""
         if self._device.type == "cpu":
-            rows = [_filled_up(values) for values in rows]
+            rows = [_padded(values) for values in rows]
         return [torch.from_numpy(array).to(self._device) for array in (*rows, *integers)]
 
     def refill(self, device_buffer: Tensor, arrays: Sequence[TokenArray]) -> None:
@@ -75,9 +76,9 @@ class PlainTransfer:
 
 
 class PinnedTransfer:
-    """To CUDA and back through pinned memory, which the device reads and writes by itself.
+    """Asynchronous copies to CUDA and back, through pinned memory.
 
-    torch gives pinned memory of copies under way to nobody else, so none is kept here.
+    torch does not reuse pinned memory during a copy, so no reference to it has to be kept.
     """
 
     overlaps = True
@@ -88,7 +89,7 @@ class PinnedTransfer:
     def upload(
         self, rows: Sequence[TokenArray], integers: Sequence[TokenArray]
     ) -> Sequence[Tensor]:
-        """See `Transfer`. All arrays travel in one copy."""
+        """See `Transfer`. All arrays are sent in one copy."""
         lengths = [len(array) for array in (*rows, *integers)]
         buffer = torch.empty(sum(lengths), dtype=torch.int32, device=self._device)
         self.refill(buffer, [*rows, *integers])
@@ -124,11 +125,11 @@ class PinnedTransfer:
 
 
 def choose_transfer(device: torch.device) -> Transfer:
-    """Pick the way to a device."""
+    """Choose the transfer for a device."""
     return PinnedTransfer(device) if device.type == "cuda" else PlainTransfer(device)
 
 
-def _filled_up(values: TokenArray) -> TokenArray:
-    """Repeat the last one until their number is one of few: oneDNN compiles for every number."""
+def _padded(values: TokenArray) -> TokenArray:
+    """Pad with the last value to one of few lengths, because oneDNN compiles for every length."""
     step = max(_ROWS_STEP, (1 << len(values).bit_length()) // _ROWS_STEPS)
     return np.pad(values, (0, -len(values) % step), mode="edge")
