@@ -263,9 +263,15 @@ def test_a_collection_remembers_its_settings(client, load, embedder, stored):
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"layout": "langchain"}, "made with layout='universal', but layout='langchain' is wanted"),
-        ({"preset": "float16"}, "made with datatype='float32', but datatype='float16' is wanted"),
-        ({"hybrid": True}, "made with bm25=None, but bm25='auto' is wanted"),
+        (
+            {"layout": "langchain"},
+            "created with layout='universal', but layout='langchain' is requested",
+        ),
+        (
+            {"preset": "float16"},
+            "created with datatype='float32', but datatype='float16' is requested",
+        ),
+        ({"hybrid": True}, "created with bm25=None, but bm25='auto' is requested"),
     ],
 )
 def test_other_settings_are_refused(load, client, embedder, wish, message):

@@ -147,7 +147,10 @@ def test_documents_without_a_lasting_id_are_found_again(client, embedder):
     ("record", "message"),
     [
         (7, "it has type int; pass mappings"),
-        ({"id": "a", "title": "x"}, "none of text, content, page_content, body, document"),
+        (
+            {"id": "a", "title": "x"},
+            "it has no text field",
+        ),
         ({"id": "a", "text": None}, "its text has type NoneType, not str"),
         ({"id": "a", "text": "half \ud800 pair"}, "character 5 is a lone surrogate"),
         ({"id": "", "text": "x"}, "its key is empty"),
@@ -243,9 +246,9 @@ def test_an_embedder_that_gives_the_wrong_shape_is_named(client, embedder, store
 
 def test_another_model_is_refused_with_both_sides_named(client, embedder, make_embedder):
     QdrantLoader(client, "docs", embedder).load(RECORDS)
-    with pytest.raises(ProvenanceError, match=r"made with model 'words', but .* has 'other'"):
+    with pytest.raises(ProvenanceError, match=r"created with model 'words', but .* has 'other'"):
         QdrantLoader(client, "docs", make_embedder(model="other", revision="2"))
-    with pytest.raises(ProvenanceError, match=r"made with dimensions 64, but .* has 32"):
+    with pytest.raises(ProvenanceError, match=r"created with dimensions 64, but .* has 32"):
         QdrantLoader(client, "docs", make_embedder(dimensions=32))
     with pytest.raises(ProvenanceError, match=r"made with revision '1', but .* has '2'"):
         QdrantLoader(client, "docs", make_embedder(revision="2"))
@@ -272,7 +275,7 @@ def test_a_collection_of_unknown_origin_is_refused_unless_empty(client, embedder
 
     create("full")
     client.upsert("full", [models.PointStruct(id=1, vector=[1.0] * 64)])
-    with pytest.raises(CollectionError, match="nothing is recorded about the model"):
+    with pytest.raises(CollectionError, match="does not record which model"):
         QdrantLoader(client, "full", embedder)
 
     create("empty")

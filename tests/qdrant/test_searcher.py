@@ -72,7 +72,7 @@ def test_another_model_is_refused(client, collection, embedder, make_embedder):
     client.create_collection(
         "foreign", vectors_config=models.VectorParams(size=64, distance=models.Distance.COSINE)
     )
-    with pytest.raises(CollectionError, match="nothing is recorded"):
+    with pytest.raises(CollectionError, match="does not record which model"):
         QdrantSearcher(client, "foreign", embedder)
 
 

@@ -103,17 +103,17 @@ def test_settings_survive_the_metadata(preset):
 def test_the_metadata_holds_what_is_not_the_default():
     assert CollectionSettings().to_json() == {}
     assert PRESETS["binary"].to_json() == {"quantization": "binary", "on_disk": True}
-    with pytest.raises(ConfigError, match=r"unknown settings \(colour\); a newer version"):
+    with pytest.raises(ConfigError, match=r"unknown settings \(colour\), because a newer version"):
         CollectionSettings.from_json({"colour": "red"})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prefix": 64}, "a pair needs names"),
-        ({"vector": "prefix", "prefix": 64}, "`vector` is 'prefix', the name of another vector"),
+        ({"prefix": 64}, "`prefix` needs a named full vector"),
+        ({"vector": "prefix", "prefix": 64}, "`vector` is 'prefix', which is reserved"),
         ({"vector": "a", "prefix": 0}, "`prefix` is 0; it must be at least 1"),
-        ({"datatype": "uint8", "quantization": "binary"}, "`datatype` is 'uint8'; use one"),
+        ({"datatype": "uint8", "quantization": "binary"}, "`datatype` is 'uint8'; use only one"),
         ({"datatype": "int4"}, "`datatype` is 'int4'; it must be one of float32, float16, uint8"),
         ({"quantization": "product"}, "`quantization` is 'product'; it must be one of scalar"),
         ({"layout": "flat"}, "`layout` is 'flat'; it must be one of universal"),
@@ -129,21 +129,21 @@ def test_settings_that_cannot_work(settings, message):
 
 def test_a_prefix_must_be_shorter():
     settings = CollectionSettings(vector="dense", prefix=64)
-    with pytest.raises(ConfigError, match="`prefix` is 64; it must be below 64, the full size"):
+    with pytest.raises(ConfigError, match="`prefix` is 64; it must be below 64, the size of"):
         settings.resolved(64, can_encode=True)
 
 
 def test_wishes_change_what_they_name():
     made = CollectionSettings(vector="dense", prefix=64, bm25="text", layout="plain")
-    assert SettingsWish().of(made) == made
-    assert SettingsWish(hybrid=True).of(made) == made
-    assert SettingsWish(hybrid=False).of(made).bm25 is None
-    assert SettingsWish(layout="langchain").of(made).prefix == 64
-    assert SettingsWish(preset="binary", hybrid=True).of(made) == dataclasses.replace(
+    assert SettingsWish().apply_to(made) == made
+    assert SettingsWish(hybrid=True).apply_to(made) == made
+    assert SettingsWish(hybrid=False).apply_to(made).bm25 is None
+    assert SettingsWish(layout="langchain").apply_to(made).prefix == 64
+    assert SettingsWish(preset="binary", hybrid=True).apply_to(made) == dataclasses.replace(
         PRESETS["binary"], bm25="auto"
     )
     own = CollectionSettings(m=32)
-    assert SettingsWish(preset=own).of(made) == own
+    assert SettingsWish(preset=own).apply_to(made) == own
     with pytest.raises(ConfigError, match="`preset` is 'fast'; it must be one of dense, mrl"):
         SettingsWish(preset="fast")
     with pytest.raises(ConfigError, match="`layout` is 'flat'"):

@@ -88,7 +88,7 @@ def test_a_server_that_is_too_old_for_metadata_says_so(embedder):
 
     with (
         server(answer) as client,
-        pytest.raises(CollectionError, match="does not keep collection metadata"),
+        pytest.raises(CollectionError, match="does not store collection metadata"),
     ):
         QdrantLoader(client, "docs", embedder)
 

@@ -1,4 +1,4 @@
-"""Which model made a collection: written when it is created, compared whenever it is used."""
+"""The model behind a collection's vectors, recorded at creation and compared at every use."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from quernstone_qdrant.settings import ANY_SETTINGS, CollectionSettings, Setting
 from quernstone_qdrant.targets import CollectionState, Target
 
 METADATA_KEY = "quernstone"
-"""Where the collection's metadata holds ours."""
+"""Key of the collection's metadata under which this package stores its own."""
 
 
 class TextEmbedder(Protocol):
-    """What the loader and the searcher need of an embedder; `quernstone.Embedder` has it."""
+    """The interface of an embedder for loading and searching; `quernstone.Embedder` has it."""
 
     @property
     def model(self) -> str:
-        """The model as it was named."""
+        """Name of the model, as the user gave it."""
         ...
 
     @property
     def dimensions(self) -> int:
-        """Numbers per vector."""
+        """Size of the vectors."""
         ...
 
     @property
@@ -39,11 +39,11 @@ class TextEmbedder(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What runs the model."""
+        """The engine that runs the model."""
         ...
 
     def format_query(self, text: str, /) -> str:
-        """What the model reads for a query."""
+        """Return the text that the model reads for a query."""
         ...
 
     def embed_documents(self, texts: list[str], /) -> Float32Array:
@@ -57,38 +57,39 @@ class TextEmbedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a collection's document vectors depend on.
+    """Origin of the vectors in a collection.
 
     The model, its revision and the size of the vectors are compared whenever the collection is
-    used. The rest is recorded for people: a collection loaded in bfloat16 on a GPU is searched in
-    float32 on a laptop, and the prompt of queries may change with every query.
+    used. The other fields are informative: a collection loaded in bfloat16 on a GPU may be searched
+    in float32 on a laptop, and each query may have another prompt.
     """
 
     model: str
     revision: str
-    """The digest of the model's files, where the embedder knows it; else its `revision`."""
+    """Digest of the model's files if the embedder knows it, else its `revision`."""
     dimensions: int
     dtype: str
     namespace: UUID
-    """All point ids of the collection are made in it, also after it was renamed by an alias."""
+    """Namespace of all point ids in the collection. It stays when an alias renames it."""
     settings: CollectionSettings = field(default_factory=CollectionSettings)
-    """How the collection stores its points. Each `auto` is resolved."""
+    """Settings of the collection, with each `auto` resolved."""
     engine: str = ""
-    """What ran the model."""
+    """Name of the engine that ran the model."""
     query_prompt: str = ""
-    """What a query becomes, with `{query}` in its place. Documents are embedded as they are."""
+    """Prompt of queries, with the placeholder `{query}`. Documents have no prompt."""
     loader: str = field(default_factory=lambda: version("quernstone-qdrant"))
     """Version of this package that created the collection."""
     mixed: tuple[Mapping[str, str], ...] = ()
-    """Other models whose vectors were let in by `allow_mismatch`, each with `model`, `revision`,
-    `dtype` and `loader`."""
+    """Other models whose vectors `allow_mismatch` admitted, each with `model`, `revision`, `dtype`
+    and `loader`."""
 
     @classmethod
     def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
-        """What a collection that is made now with `embedder` will have, in the default settings."""
+        """Return the provenance of a new collection with `embedder` and the default settings."""
         return cls(
             model=embedder.model,
-            # a commit of the hub and a copy of its files are one model; only ours has a digest
+            # The digest is equal for a hub commit and a local copy of its files. Only
+            # `quernstone.Embedder` has one.
             revision=getattr(embedder, "digest", "") or embedder.revision,
             dimensions=embedder.dimensions,
             dtype=embedder.info.dtype,
@@ -99,7 +100,7 @@ class Provenance:
 
     @classmethod
     def read(cls, state: CollectionState) -> Provenance | None:
-        """Read a collection's; None when it was not made by us."""
+        """Read the provenance of a collection; None if another program created it."""
         stored = state.metadata.get(METADATA_KEY)
         if not isinstance(stored, dict):
             return None
@@ -118,38 +119,38 @@ class Provenance:
 
     @property
     def fingerprint(self) -> str:
-        """What goes into the content hash of every point."""
+        """The embedder's part of every point's content hash."""
         return f"{self._identity};{self.dimensions}"
 
     @property
     def _identity(self) -> str:
-        """Revisions are hashes: a local folder may have another path on another machine."""
+        """The revision if known: unlike a local path, it is equal on every machine."""
         return self.revision or self.model
 
     def is_model_of(self, wanted: Provenance) -> bool:
-        """Whether both are the same model in the same revision."""
+        """Return True if both have the same model in the same revision."""
         return self._identity == wanted._identity
 
     def check(self, wanted: Provenance, collection: str, *, allow_mismatch: bool = False) -> None:
-        """Refuse to mix this collection's vectors with those of another embedder.
+        """Raise an error if another embedder made this collection's vectors.
 
         Args:
-            wanted: Of the embedder.
-            collection: For the message.
-            allow_mismatch: Take another model or revision. The size must fit in any case.
+            wanted: Provenance of the embedder.
+            collection: Name of the collection, for the message.
+            allow_mismatch: Accept another model or revision, but not another vector size.
 
         Raises:
             ProvenanceError: The model, its revision or the size of the vectors differs.
         """
         for name in () if allow_mismatch or self.is_model_of(wanted) else ("model", "revision"):
-            there, here = getattr(self, name), getattr(wanted, name)
-            if there != here:
-                raise ProvenanceError(collection, name, there, here)
+            recorded, expected = getattr(self, name), getattr(wanted, name)
+            if recorded != expected:
+                raise ProvenanceError(collection, name, recorded, expected)
         if self.dimensions != wanted.dimensions:
             raise ProvenanceError(collection, "dimensions", self.dimensions, wanted.dimensions)
 
     def metadata(self) -> dict[str, Any]:
-        """Build what is stored with the collection."""
+        """Build the metadata to store with the collection."""
         return {
             METADATA_KEY: {
                 "model": self.model,
@@ -166,7 +167,7 @@ class Provenance:
         }
 
     def mixed_with(self, other: Provenance) -> Provenance:
-        """The same, with another model recorded beside the first."""
+        """Return a copy that also records another model."""
         entry = {
             "model": other.model,
             "revision": other.revision,
@@ -179,17 +180,17 @@ class Provenance:
 def check_provenance(
     state: CollectionState, collection: str, wanted: Provenance, *, allow_mismatch: bool = False
 ) -> Provenance:
-    """Return what the collection records, when it fits the embedder.
+    """Return the collection's provenance after checking it against the embedder's.
 
     Raises:
-        CollectionError: The collection holds points of unknown origin.
-        ProvenanceError: It was made with another model, revision or size of vectors.
+        CollectionError: The collection does not record its model.
+        ProvenanceError: It was created with another model, revision or vector size.
     """
     recorded = Provenance.read(state)
     if recorded is None:
         raise CollectionError(
             collection,
-            "nothing is recorded about the model that made it, so its vectors may be of another; "
+            "it does not record which model made its vectors, so they may be from another model; "
             "load into a new collection",
         )
     recorded.check(wanted, collection, allow_mismatch=allow_mismatch)
@@ -203,24 +204,26 @@ def prepare_collection(
     *,
     allow_mismatch: bool = False,
 ) -> Provenance:
-    """Make sure that there is a collection for the vectors of `embedder`.
+    """Create the collection for the vectors of `embedder`, or check that an existing one fits.
 
-    It is created when missing. An empty one that somebody prepared is adopted when its vectors fit.
+    An empty collection of another program is adopted if its vectors fit.
 
     Args:
-        target: Where the collection is, or will be.
-        embedder: What makes the vectors.
-        wish: What is wanted of a new collection, or expected of one that is there.
-        allow_mismatch: Take a collection of another model, and record that it was done.
+        target: The collection, which may be missing.
+        embedder: Embedder of the vectors.
+        wish: Settings requested for a new collection, or expected of an existing one.
+        allow_mismatch: Accept a collection of another model, and record the second model in it.
 
     Raises:
-        CollectionError: It cannot take these vectors, holds points of unknown origin, or was made
-            with other settings.
-        ProvenanceError: It was made with another model, revision or size of vectors.
+        CollectionError: The collection cannot store these vectors, does not record its model, or
+            has other settings.
+        ProvenanceError: It was created with another model, revision or vector size.
     """
     wanted = Provenance.of(embedder, target.collection)
     can_encode = target.kind != "embedded" or has_encoder()
-    settings = wish.of(CollectionSettings()).resolved(wanted.dimensions, can_encode=can_encode)
+    settings = wish.apply_to(CollectionSettings()).resolved(
+        wanted.dimensions, can_encode=can_encode
+    )
     wanted = replace(wanted, settings=settings)
     if not target.exists():
         target.create(settings, wanted.dimensions, wanted.metadata())
@@ -232,12 +235,12 @@ def prepare_collection(
         if Provenance.read(state) is None:
             raise CollectionError(
                 target.collection,
-                "the server does not keep collection metadata; Qdrant 1.16 or newer is needed",
+                "the server does not store collection metadata; upgrade it to Qdrant 1.16 or newer",
             )
     recorded = check_provenance(state, target.collection, wanted, allow_mismatch=allow_mismatch)
-    _check_settings(recorded.settings, wish.of(recorded.settings), target.collection)
+    _check_settings(recorded.settings, wish.apply_to(recorded.settings), target.collection)
     _check_vectors(state, target.collection, recorded)
-    if not state.points:  # also after a crash between the two
+    if not state.points:  # also completes a creation that a crash interrupted
         target.create_indexes(recorded.settings)
     if not recorded.is_model_of(wanted):
         recorded = recorded.mixed_with(wanted)
@@ -245,15 +248,17 @@ def prepare_collection(
     return recorded
 
 
-def _check_settings(made: CollectionSettings, wanted: CollectionSettings, collection: str) -> None:
-    differences = wanted.differences(made)
+def _check_settings(
+    existing: CollectionSettings, wanted: CollectionSettings, collection: str
+) -> None:
+    differences = wanted.differences(existing)
     if differences:
-        there = ", ".join(f"{name}={value!r}" for name, value, _ in differences)
-        here = ", ".join(f"{name}={value!r}" for name, _, value in differences)
+        found = ", ".join(f"{name}={value!r}" for name, value, _ in differences)
+        expected = ", ".join(f"{name}={value!r}" for name, _, value in differences)
         raise CollectionError(
             collection,
-            f"it was made with {there}, but {here} is wanted; leave that out, or use another "
-            "collection",
+            f"it was created with {found}, but {expected} is requested; do not request it, or use "
+            "another collection",
         )
 
 
@@ -261,7 +266,9 @@ def _check_vectors(state: CollectionState, collection: str, wanted: Provenance) 
     needed = wanted.settings.vectors(wanted.dimensions)
     if set(state.vectors) != set(needed):
         raise CollectionError(
-            collection, f"it has {_named(state.vectors)}; {_named(needed)} is needed"
+            collection,
+            f"it has {_described(state.vectors)}, but the settings need {_described(needed)}; "
+            "use another collection",
         )
     for name, vector in state.vectors.items():
         if vector.size != needed[name].size:
@@ -270,10 +277,11 @@ def _check_vectors(state: CollectionState, collection: str, wanted: Provenance) 
         if vector.distance not in distances:
             raise CollectionError(
                 collection,
-                f"its distance is {vector.distance}; it must be {' or '.join(sorted(distances))}",
+                f"its distance is {vector.distance}; it must be {' or '.join(sorted(distances))}: "
+                "use another collection",
             )
 
 
-def _named(vectors: Iterable[str]) -> str:
+def _described(vectors: Iterable[str]) -> str:
     names = [f"`{name}`" for name in vectors if name]
     return f"named vectors ({', '.join(names)})" if names else "one unnamed vector"

@@ -1,4 +1,4 @@
-"""What a collection is made of: which vectors a point has, and how they are stored and indexed."""
+"""Settings of a collection: the vectors of its points, and how they are stored and indexed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text
 from quernstone_qdrant.documents.layouts import KEY_FIELD, LayoutName, layout_of
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
-"""One vector of each point of a batch. Shape: (points, numbers), or texts for BM25."""
+"""One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25."""
 
 Datatype = Literal["float32", "float16", "uint8"]
 Quantization = Literal["scalar", "binary", "turbo1", "turbo2", "turbo4", "turbo8"]
-"""What is searched instead of the full numbers; the digit of TurboQuant is bits per number."""
+"""Compression of the searched vectors. The digit of TurboQuant is the number of bits per value."""
 FieldType = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
 Lexical = Literal["auto", "sparse", "text"]
 Preset = Literal["dense", "mrl", "scalar", "binary", "turbo", "float16", "uint8"]
 
 DeferIndex = Literal["none", "m0", "threshold"]
-"""How to put a server's indexing off during a load. `m0`: no graph is built (needs little memory).
-`threshold`: no segment is large enough to be indexed (fastest; needs memory for all vectors)."""
+"""How to defer a server's indexing during a load. `m0`: build no graph (needs little memory).
+`threshold`: never reach the indexing threshold (fastest; needs memory for all vectors)."""
 
 PREFIX = "prefix"
 """Name of the short vector of an MRL pair."""
@@ -35,8 +35,8 @@ BM25 = "bm25"
 
 _MIN_PREFIX = 32
 _SIGMAS = 8.0
-"""Where uint8 cuts: this many times the root mean square of a unit vector's numbers. Of the ten
-nearest of 20,000 vectors of the tiny model it keeps 0.976; 6 keeps 0.92, and 12 keeps 0.97."""
+"""Clipping limit of uint8, in multiples of the root mean square of a unit vector's values. Recall
+at 10 over 20,000 vectors of the tiny model is 0.976; it is 0.92 with 6 and 0.97 with 12."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,64 +48,68 @@ class VectorSettings:
     datatype: Datatype = "float32"
     quantization: Quantization | None = None
     on_disk: bool = False
-    """Whether the vectors stay on disk; quantised ones are in RAM in any case."""
+    """Keep the full vectors on disk; quantised vectors are always in RAM."""
     graph: bool = True
-    """Whether there is an HNSW graph: a vector that only puts others' hits in order needs none."""
+    """Build an HNSW graph. A vector that only rescores the hits of another one needs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSettings:
-    """How a new collection stores and indexes its points. They cannot be changed later.
+    """How a new collection stores and indexes its points. The settings cannot change later.
 
-    The default is one unnamed cosine vector, which LangChain and LlamaIndex find by themselves.
+    The default is one unnamed cosine vector, which LangChain and LlamaIndex use by default.
 
     Raises:
-        ConfigError: Settings that cannot go together.
+        ConfigError: A value is not valid, or two settings exclude each other.
     """
 
     layout: LayoutName = "universal"
-    """Shape of the payload; see `layouts.py`."""
+    """Layout of the payload; see `layouts.py`."""
     vector: str = ""
-    """Name of the full vector; empty: it has none."""
+    """Name of the full vector; empty for an unnamed vector."""
     prefix: int | Literal["auto"] | None = None
-    """MRL: numbers of a second, short vector, which is searched first; the full vector then puts
-    its hits in order. `auto`: a quarter of the full one, at least 32. None: no short vector."""
+    """Size of a second, short MRL vector that is searched first; the full vector then rescores the
+    hits. `auto`: a quarter of the full size, at least 32. None: no short vector."""
     datatype: Datatype = "float32"
-    """Of the full vector's numbers. With `uint8`, only `QdrantSearcher` can search: the numbers are
-    scaled, and compared by Euclidean distance, which orders them as the cosine does."""
+    """Type of the full vector's values. Only `QdrantSearcher` can search `uint8`: values are scaled
+    and compared by Euclidean distance, which ranks them as the cosine does."""
     quantization: Quantization | None = None
-    """Of the vector that is searched first. The hits are put in order with the full numbers."""
+    """Quantisation of the vector that is searched first. Full vectors rescore the hits."""
     on_disk: bool = False
-    """Whether full vectors stay on disk."""
+    """Keep full vectors on disk."""
     bm25: Lexical | None = None
-    """For hybrid search. `sparse`: a sparse vector per point. `text`: a text index with scores,
-    which Qdrant has from 1.20. `auto`: sparse wherever it can be made. None: no BM25."""
+    """BM25 for hybrid search. `sparse`: a sparse vector per point. `text`: a text index with scores
+    (Qdrant 1.20 or newer). `auto`: `sparse` if it can be computed, else `text`. None: no BM25."""
     language: str = "english"
-    """Of the stop words of BM25, and of its stemmer if there is one: one of `LANGUAGES`."""
+    """Language of the stop words and the stemmer of BM25: one of `LANGUAGES`."""
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
-    """Metadata fields to be filtered on; their indexes are created before the first point."""
+    """Types of the metadata fields to index for filters. Created before the first point."""
     m: int | None = None
     """Edges per node of the HNSW graph; None: the server's default."""
     ef_construct: int | None = None
-    """Neighbours considered when the graph is built; None: the server's default."""
+    """Neighbours considered when building the graph; None: the server's default."""
     shards: int | None = None
-    """Shards of the collection; None: the server's default."""
+    """Number of shards; None: the server's default."""
 
     def __post_init__(self) -> None:
         if self.prefix is not None and not self.vector:
-            raise ConfigError("a pair needs names: give the full vector one with `vector`")
+            raise ConfigError("`prefix` needs a named full vector: set `vector` to a name")
         if self.vector in (PREFIX, BM25):
-            raise ConfigError(f"`vector` is {self.vector!r}, the name of another vector")
+            raise ConfigError(
+                f"`vector` is {self.vector!r}, which is reserved for another vector; "
+                "choose another name"
+            )
         if isinstance(self.prefix, int) and self.prefix < 1:
             raise ConfigError(f"`prefix` is {self.prefix}; it must be at least 1")
         if self.datatype == "uint8" and self.quantization and self.prefix is None:
             raise ConfigError(
-                f"`quantization` is {self.quantization!r} and `datatype` is 'uint8'; use one"
+                f"`quantization` is {self.quantization!r} and `datatype` is 'uint8'; "
+                "use only one of them"
             )
         if self.bm25 == "text" and not self.text_field:
             raise ConfigError(
-                f"layout {self.layout!r} has no text field to be indexed; use another, or "
-                "`bm25='sparse'`, for which the embedded client needs the extra `edge`"
+                f"layout {self.layout!r} has no text field to index for `bm25='text'`; use another "
+                "layout, or `bm25='sparse'` (the embedded client then needs the extra `edge`)"
             )
         for name, value, known in (
             ("layout", self.layout, LayoutName),
@@ -119,26 +123,28 @@ class CollectionSettings:
             _check_choice(f"indexes[{name!r}]", kind, get_args(FieldType))
 
     def resolved(self, dimensions: int, *, can_encode: bool) -> CollectionSettings:
-        """Replace each `auto` by what it means for a new collection.
+        """Replace each `auto` with its value for a new collection.
 
         Args:
-            dimensions: Of the embeddings.
-            can_encode: Whether somebody can make BM25 vectors for the target.
+            dimensions: Size of the embeddings.
+            can_encode: True if the target or this process can compute BM25 vectors.
 
         Raises:
-            ConfigError: The short vector is not shorter.
+            ConfigError: The short vector is not shorter than the full one.
         """
         prefix, bm25 = self.prefix, self.bm25
         if prefix == "auto":
             prefix = max(dimensions // 4, _MIN_PREFIX)
         if prefix is not None and prefix >= dimensions:
-            raise ConfigError(f"`prefix` is {prefix}; it must be below {dimensions}, the full size")
+            raise ConfigError(
+                f"`prefix` is {prefix}; it must be below {dimensions}, the size of the embeddings"
+            )
         if bm25 == "auto":
             bm25 = "sparse" if can_encode else "text"
         return replace(self, prefix=prefix, bm25=bm25)
 
     def vectors(self, dimensions: int) -> Mapping[str, VectorSettings]:
-        """The dense vectors of a point by name, for embeddings of `dimensions` numbers."""
+        """Return the dense vectors of a point by name, for embeddings of size `dimensions`."""
         paired = isinstance(self.prefix, int)
         full = VectorSettings(
             size=dimensions,
@@ -157,22 +163,22 @@ class CollectionSettings:
 
     @property
     def text_field(self) -> str:
-        """Path of the text in the payload; empty where no field of its own holds it."""
+        """Payload path of the text; empty if the layout has no field for it."""
         return layout_of(self.layout).text_field or ""
 
     def fields(self) -> Mapping[str, FieldType]:
-        """Paths of the payload that are filtered on, apart from `key_fields`."""
+        """Return the types of the payload paths to index, without `key_fields`."""
         layout = layout_of(self.layout)
         return {layout.field(name): kind for name, kind in self.indexes.items()}
 
     def key_fields(self) -> tuple[str, ...]:
-        """Paths of the payload by which a document is deleted."""
+        """Return the payload paths by which documents are deleted."""
         # LlamaIndex deletes by `doc_id`
         return (KEY_FIELD, "doc_id") if layout_of(self.layout).node else (KEY_FIELD,)
 
     def needs_server(self) -> list[str]:
-        """What of these settings the embedded client does not have; it drops it silently."""
-        named = {
+        """Describe the settings that the embedded client silently ignores."""
+        server_only = {
             "quantisation": self.quantization is not None,
             f"{self.datatype} storage": self.datatype != "float32",
             "vectors on disk": self.on_disk,
@@ -180,14 +186,14 @@ class CollectionSettings:
             "payload indexes": bool(self.indexes),
             "shards": self.shards is not None,
         }
-        return [name for name, asked in named.items() if asked]
+        return [name for name, used in server_only.items() if used]
 
     def rows(self, embeddings: Float32Array, texts: Sequence[str]) -> Mapping[str, Rows]:
-        """What is written for a batch.
+        """Return the vectors to write for a batch.
 
         Args:
             embeddings: Unit vectors. Shape: (len(texts), dimensions)
-            texts: What was embedded.
+            texts: The embedded texts.
 
         Returns:
             The rows of each vector by name, in the order of the texts.
@@ -202,7 +208,11 @@ class CollectionSettings:
         return rows
 
     def encode(self, vectors: Float32Array) -> Float32Array:
-        """Unit vectors as the full vector stores them. Shape: any, the last axis being a vector."""
+        """Convert unit vectors to the values that the full vector stores.
+
+        Args:
+            vectors: Shape: (..., dimensions)
+        """
         if self.datatype != "uint8":
             return vectors
         scale = _uint8_scale(vectors.shape[-1])
@@ -211,34 +221,37 @@ class CollectionSettings:
 
     @property
     def scores_are_cosines(self) -> bool:
-        """Whether the target's scores are; otherwise `cosine` computes them of what it found."""
+        """True if the target's scores are cosines; otherwise, compute them with `cosine`."""
         return self.datatype != "uint8"
 
     def cosine(self, query: Float32Array, stored: Float32Array) -> float:
-        """Cosine of a query and a full vector as it was read back.
+        """Return the cosine of a query and a stored full vector.
 
         Args:
             query: A unit vector, not encoded. Shape: (dimensions,)
-            stored: Shape: (dimensions,)
+            stored: A vector as the target returns it. Shape: (dimensions,)
         """
         if self.datatype == "uint8":
             stored = stored - 128
         norm = float(np.linalg.norm(stored)) or 1.0
         return float(query @ stored) / norm
 
-    def differences(self, made: CollectionSettings) -> list[tuple[str, object, object]]:
-        """(name, made, wanted) of what a collection with the settings `made` has otherwise.
+    def differences(self, existing: CollectionSettings) -> list[tuple[str, object, object]]:
+        """Compare with the settings of an existing collection.
 
-        An `auto` agrees with everything but None.
+        Returns:
+            (name, existing value, value in `self`) per difference. `auto` equals any value except
+            None.
         """
         return [
-            (name, there, here)
-            for name, here in asdict(self).items()
-            if here != (there := getattr(made, name)) and not (here == "auto" and there is not None)
+            (name, found, wanted)
+            for name, wanted in asdict(self).items()
+            if wanted != (found := getattr(existing, name))
+            and not (wanted == "auto" and found is not None)
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from the default, for the collection's metadata."""
+        """Return the values that differ from the default, for the collection's metadata."""
         default = CollectionSettings()
         return {
             name: value for name, value in asdict(self).items() if value != getattr(default, name)
@@ -246,26 +259,26 @@ class CollectionSettings:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CollectionSettings:
-        """Read `to_json` back.
+        """Create settings from the result of `to_json`.
 
         Raises:
-            ConfigError: A newer version of this package wrote it.
+            ConfigError: A setting is unknown, because a newer version of this package wrote it.
         """
         unknown = sorted(set(stored) - {known.name for known in fields(cls)})
         if unknown:
             raise ConfigError(
-                f"the collection has unknown settings ({', '.join(unknown)}); a newer version of "
-                "quernstone-qdrant made it, which is needed here, too"
+                f"the collection has unknown settings ({', '.join(unknown)}), because a newer "
+                "version of quernstone-qdrant created it; upgrade quernstone-qdrant"
             )
         return cls(**stored)
 
 
 def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
-    """Cut vectors to their first numbers and make them unit vectors again.
+    """Truncate vectors to their first `size` values and normalise them.
 
     Args:
         vectors: Shape: (..., dimensions)
-        size: Numbers to keep.
+        size: Number of values to keep.
     """
     cut = vectors[..., :size]
     norms = np.linalg.norm(cut, axis=-1, keepdims=True)
@@ -274,7 +287,7 @@ def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
 
 
 def _uint8_scale(dimensions: int) -> float:
-    """Steps per unit. A number of a unit vector is about 1/sqrt(dimensions) in size."""
+    """Return the scale of uint8 values. A unit vector's values are about 1/sqrt(dimensions)."""
     return 127 * math.sqrt(dimensions) / _SIGMAS
 
 
@@ -292,15 +305,15 @@ PRESETS: Mapping[Preset, CollectionSettings] = {
     "float16": CollectionSettings(datatype="float16"),
     "uint8": CollectionSettings(datatype="uint8"),
 }
-"""Starting points: `dataclasses.replace(PRESETS["mrl"], prefix=128)`."""
+"""Presets, also to start from: `dataclasses.replace(PRESETS["mrl"], prefix=128)`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsWish:
-    """What somebody asks of a collection; what is None stays as it is.
+    """Changes that the caller requests to a collection's settings; None leaves a value unchanged.
 
     Raises:
-        ConfigError: There is no preset or layout of that name.
+        ConfigError: The preset or the layout is unknown.
     """
 
     preset: Preset | CollectionSettings | None = None
@@ -308,10 +321,10 @@ class SettingsWish:
     hybrid: bool | None = None
 
     def __post_init__(self) -> None:
-        self.of(CollectionSettings())
+        self.apply_to(CollectionSettings())
 
-    def of(self, settings: CollectionSettings) -> CollectionSettings:
-        """The settings that meet the wish, starting from `settings`."""
+    def apply_to(self, settings: CollectionSettings) -> CollectionSettings:
+        """Return `settings` with the requested changes."""
         if isinstance(self.preset, CollectionSettings):
             settings = self.preset
         elif self.preset is not None:
@@ -325,4 +338,4 @@ class SettingsWish:
 
 
 ANY_SETTINGS = SettingsWish()
-"""No wish."""
+"""A request without changes."""
