@@ -30,7 +30,7 @@ _OUR_TEMPLATE = "Quernstone renders the template"
 _TEMPLATE_FIX = (
     "write the template with `python -m quernstone.engines.remote.template > "
     "qwen3_reranker.jinja` and start vLLM with `--chat-template qwen3_reranker.jinja`, or let "
-    'Quernstone render it: `RemoteOptions(rendered_by="client")`, `--template client` here'
+    'Quernstone render it: `RemoteOptions(rendered_by="client")`, `--rendered-by client` here'
 )
 
 # Differences of log-odds. Rounding gave below 1e-5 in float32 and up to 0.1 in bfloat16; another
