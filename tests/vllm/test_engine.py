@@ -34,7 +34,7 @@ def descendants():
     [
         ({"tensor_parallel": 2}, "no engine option `tensor_parallel`; did you mean"),
         ({"xyzzy": 2}, "no engine option `xyzzy`$"),
-        ({"dtype": "float32"}, "`dtype` is no engine option: pass it to `Embedder`"),
+        ({"dtype": "float32"}, "`dtype` is not an engine option: pass it to `Embedder`"),
         ({"runner": "generate"}, "`runner` cannot be set"),
         ({"trust_remote_code": True}, "code that comes with a checkpoint is never run"),
         ({"hf_overrides": "rope"}, "`hf_overrides` in `engine_options` must be a mapping"),

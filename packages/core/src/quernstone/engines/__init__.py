@@ -1,4 +1,4 @@
-"""What runs a model. Engines are imported when they are chosen, and never before."""
+"""The engines that run models. An engine is imported only when it is chosen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Entry:
     name: str
     """The class in `module`."""
     needs: tuple[str, ...]
-    """Packages that must be installed; the extra that brings them has the engine's name."""
+    """Packages that must be installed; the extra with the engine's name contains them."""
 
 
 _ENGINES = {
@@ -38,14 +38,14 @@ _ENGINES = {
 ENGINES = tuple(_ENGINES)
 
 _LAST_TOKEN = (None, "lasttoken")
-"""What `stored_pooling` says of models that pool as Qwen3-Embedding does, or says nothing."""
+"""Results of `stored_pooling` for models that pool like Qwen3-Embedding, or do not say."""
 
 
 def check_engine(name: str) -> None:
-    """Refuse the name of no engine.
+    """Check the name of an engine.
 
     Raises:
-        ConfigError: There is no engine of that name.
+        ConfigError: The engine is unknown.
     """
     if name != "auto" and name not in _ENGINES:
         msg = f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}"
@@ -53,14 +53,14 @@ def check_engine(name: str) -> None:
 
 
 def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed") -> str:
-    """Resolve `auto` for a local checkpoint, and check what was asked for.
+    """Resolve `auto` for a local checkpoint, and check that the engine can run it.
 
-    `auto` is our packed engine for Qwen3; sentence-transformers, if it is installed, for what is
-    made for it; and transformers for any other decoder.
+    `auto` chooses torch for Qwen3, sentence-transformers for its own models if it is installed, and
+    transformers for any other decoder.
 
     Raises:
-        ConfigError: There is no engine of that name, or it cannot run this architecture, or it
-            pools otherwise than the model.
+        ConfigError: The engine is unknown, or does not support the model's architecture or
+            pooling.
         MissingExtraError: The engine's packages are not installed.
     """
     check_engine(name)
@@ -87,10 +87,10 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
 
 
 def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
-    """Whether an engine runs this checkpoint on texts, by the model's own tokenizer and prompts.
+    """Return whether an engine runs this checkpoint on texts, with the model's own tokenizer.
 
-    All others get token ids of our prompts, cut by us. sentence-transformers gets them too for
-    what is a Qwen3-Embedding or a Qwen3-Reranker.
+    All others get token ids of our prompts, truncated by us. So does sentence-transformers for
+    Qwen3-Embedding and Qwen3-Reranker.
     """
     if name != "sentence-transformers":
         return name == "remote"
@@ -105,19 +105,19 @@ def load_engine(
     """Load the model that `config` describes.
 
     Args:
-        config: Of any engine but `remote`.
+        config: The settings of any engine but `remote`.
         checkpoint: The resolved model.
         tokenization: None for an engine that takes text.
 
     Raises:
-        ConfigError: An unknown device, dtype or option, or one that this machine does not have.
+        ConfigError: A device, dtype or option is unknown, or not supported by this machine.
         ModelLoadError: The checkpoint is incomplete or damaged, or the library cannot load it.
     """
     try:
         engine: Engine[Any] = _class_of(config.engine)(config, checkpoint, tokenization)
     except (QuernstoneError, ImportError):
         raise
-    except Exception as error:  # libraries raise anything; callers get one type
+    except Exception as error:  # libraries raise anything; convert it to one type
         if config.options and isinstance(error, TypeError):
             msg = f"the {config.engine} engine does not take these `engine_options`: {error}"
             raise ConfigError(msg) from error
@@ -130,8 +130,8 @@ def connect(config: EngineConfig) -> Backend:
     """Connect to the server that `config.options` describes.
 
     Raises:
-        ConfigError: The server cannot do what is asked of it.
-        EngineError: It does not answer.
+        ConfigError: The server does not support the task or the options.
+        EngineError: The server does not answer.
     """
     backend: Backend = _class_of("remote")(config)
     return backend

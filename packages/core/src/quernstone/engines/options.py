@@ -1,4 +1,4 @@
-"""`engine_options`: what a user passes on to a library, or says of a server."""
+"""`engine_options`: arguments for a library, or the description of a server."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Options(Mapping[str, object]):
     """Keyword arguments for the constructor of a library.
 
     Read-only, and compared by value: engines with equal options are one engine. The representation
-    names the options and hides their values, among which may be an access token.
+    names the options and hides their values, which may contain an access token.
     """
 
     __slots__ = ("_key", "_values")
 
     def __init__(self, values: Mapping[str, object]) -> None:
-        """Take a copy.
+        """Copy the values.
 
         Raises:
             ConfigError: A name is not a string, or a value cannot be compared.
@@ -60,20 +60,20 @@ class Options(Mapping[str, object]):
 
     @property
     def digest(self) -> str:
-        """A short text that is equal for equal options, in any process."""
+        """A short hash that is equal for equal options, in any process."""
         text = _ADDRESS.sub("", repr(self._key))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_options(engine: str, given: EngineOptions) -> Hashable:
-    """Bring `engine_options` into the form that `EngineConfig` holds.
+    """Convert `engine_options` to the form that `EngineConfig` stores.
 
     Returns:
-        `Options` for `sentence-transformers` and `vllm`, `RemoteOptions` for `remote`; None for
-        none.
+        `Options` for `sentence-transformers` and `vllm`, `RemoteOptions` for `remote`, None
+        without options.
 
     Raises:
-        ConfigError: The engine takes no options, or not these.
+        ConfigError: The engine does not support options, or not these.
     """
     if engine == "remote":
         from quernstone.engines.remote.options import RemoteOptions  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Rectangular batches, for libraries that want them."""
+"""Padded batches, for libraries that need them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def whole_ids(sequence: Encoded) -> TokenArray:
-    """A sequence's token ids with those that it shares with others. Shape: (tokens,)."""
+    """Return a sequence's token ids, including its shared prefix. Shape: (tokens,)."""
     if sequence.prefix is None:
         return sequence.ids
     return np.concatenate((sequence.prefix.ids, sequence.ids))
 
 
 def padded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Group positions, longest first, so that no group pads to more than the budget."""
+    """Group indices, longest first, so that no padded group exceeds the budget."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_batch_tokens:
@@ -31,7 +31,7 @@ def padded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[i
 
 
 def pad_left(sequences: Sequence[TokenArray], pad_id: int) -> tuple[Int64Array, Int64Array]:
-    """Token ids and attention mask, padded on the left, as the model cards do.
+    """Pad on the left, like the model cards. Return token ids and attention mask.
 
     Both have the shape (sequences, tokens of the longest).
     """

@@ -1,4 +1,4 @@
-"""Where a model runs on this machine, and in which dtype."""
+"""The choice of device and dtype."""
 
 from __future__ import annotations
 
@@ -71,16 +71,15 @@ def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has(probe: str) -> bool:
-    # private in torch, and the only probe there is: absent means not known, so float32
+    # This private probe of torch is the only one. Where it is missing, assume no support.
     return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 @contextmanager
 def memory_errors(tokens: int) -> Iterator[None]:
-    """Turn the several ways in which torch runs out of memory into `EngineMemoryError`.
+    """Convert torch's various out-of-memory errors to `EngineMemoryError`.
 
-    Nothing that the failed batch had computed is kept by the error, or there would be no more
-    memory for its halves.
+    The frames of the error are cleared to free the failed batch's tensors before it is split.
     """
     try:
         yield
@@ -94,5 +93,5 @@ def memory_errors(tokens: int) -> Iterator[None]:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # bare RuntimeErrors of torch's CPU allocator, and of cuBLAS
+    # Torch's CPU allocator and cuBLAS raise plain RuntimeErrors.
     return any(text in str(error) for text in _NO_MEMORY)

@@ -1,8 +1,8 @@
-"""Whatever sentence-transformers can load, by its own modules, backends and options.
+"""The sentence-transformers engine, with the library's modules, backends and options.
 
-A Qwen3-Embedding or Qwen3-Reranker gets token ids of our own prompts: the library's would be a
-second one, its chat template renders rerankers differently, and its truncation cuts the frame.
-Any other model gets texts, its own prompts and its own tokenizer.
+Qwen3-Embedding and Qwen3-Reranker get token ids of our prompts, because the library would add a
+second prompt, renders rerankers differently, and truncates the template. Other models get texts,
+and use their own prompts and tokenizer.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ logger = logging.getLogger("quernstone")
 
 _BATCH_TOKENS = 4096
 
-# Where a model keeps the prompt of its documents. `SentenceTransformer.encode_document` looks for
-# the same names, but always finds an empty `document` that it has put there itself.
+# Names of the prompt for documents. `SentenceTransformer.encode_document` looks for the same names,
+# but always finds the empty `document` that it adds itself.
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
-# Options that have a name of ours, or that we promise never to use.
+# Options that have another name here, or are never allowed.
 _REFUSED_OPTIONS = {
     "device": "use `device`",
     "truncate_dim": "use `dimensions`",
@@ -108,12 +108,12 @@ class SentenceTransformersEngine:
             torch.cuda.empty_cache()
 
     def _run_ids(self, model: Any, sequences: Sequence[TokenArray], pad_id: int) -> Float32Array:
-        """The library's modules on token ids of ours."""
+        """Run the library's modules on our token ids."""
         ids, mask = pad_left(sequences, pad_id)
         features: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids).to(model.device),
             "attention_mask": torch.from_numpy(mask).to(model.device),
-            # with a chat template in its tokenizer the model knows messages only
+            # If its tokenizer has a chat template, the model only supports messages.
             "modality": "text" if "text" in model[0].modality_config else "message",
         }
         if not self._reranks:
@@ -122,7 +122,7 @@ class SentenceTransformersEngine:
         return np.stack((np.zeros_like(yes_over_no), yes_over_no), axis=1)
 
     def _run_texts(self, model: Any, texts: Sequence[TextInput], prompt: str) -> Float32Array:
-        """The library's own way; we choose the prompt and the batch."""
+        """Run the library's public methods on texts, with our choice of prompt and batch."""
         size = len(texts)
         if self._reranks:
             pairs = [(each.query or "", each.text) for each in texts]
@@ -137,7 +137,7 @@ class SentenceTransformersEngine:
         return _rows(vectors)
 
     def _groups(self, texts: Sequence[TextInput]) -> Iterable[tuple[list[int], str]]:
-        """Positions of texts that have a prompt in common, few enough for one batch."""
+        """Yield batches of indices of texts with one prompt, and the prompt."""
         by_kind: dict[str | None, list[int]] = {}
         for row, each in enumerate(texts):
             by_kind.setdefault(each.instruction, []).append(row)
@@ -147,7 +147,7 @@ class SentenceTransformersEngine:
                 yield [rows[place] for place in places], self._prompt(instruction)
 
     def _prompt(self, instruction: str | None) -> str:
-        """The text in front of an input: the model's own, unless there is an instruction."""
+        """Return the prompt of an input: the model's own, unless there is an instruction."""
         if self._reranks:
             return ""
         prompts: Mapping[str, str] = self._model.prompts
@@ -160,29 +160,29 @@ class SentenceTransformersEngine:
         if self._model.get_backend() != "torch":
             detail = f"and the {self._model.get_backend()} backend has no float32 to try"
             raise NonFiniteError(0, detail)
-        # a copy, for conversion there and back would round the rotary frequencies
+        # Converted as a copy, because converting back would round the rotary frequencies.
         return copy.deepcopy(self._model).float()
 
     def _limit_length(self, max_length: int) -> None:
         own = self._model.max_seq_length
-        # a tokenizer without a limit has one of 1e30
+        # A tokenizer without a limit reports 1e30.
         self._model.max_seq_length = max_length if own is None else min(max_length, int(own))
 
     def _check_length(self, texts: Sequence[TextInput], rows: Sequence[int], prompt: str) -> None:
-        """Say which texts the library will cut, or refuse them.
+        """Log how many texts the library will truncate, or refuse them.
 
         Raises:
-            InputTooLongError: One is too long, and `truncate` is False.
+            InputTooLongError: A text is too long, and `truncate` is False.
         """
         tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
         if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            return  # a static embedding, for instance, which reads texts of any length
+            return  # static embeddings, for example, have no limit
         cut = 0
         for row in rows:
             pair = [texts[row].query or ""] if self._reranks else []
             parts = [*pair, prompt + texts[row].text]
             if self._truncate and sum(len(part.encode()) for part in parts) <= limit // 2:
-                continue  # not worth a second tokenisation: tokens of half a byte are rare
+                continue  # skip tokenizing twice: half-byte tokens are rare
             tokens = len(tokenizer(*parts, truncation=False, verbose=False)["input_ids"])
             if tokens > limit:
                 if not self._truncate:

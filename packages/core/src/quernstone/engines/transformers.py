@@ -1,6 +1,6 @@
-"""The padded Hugging Face forward: the oracle of our tests, and the way to run other decoders.
+"""The transformers engine: the reference of our tests, and the engine for other decoders.
 
-It reads the same token ids as our own engine, so the two differ in arithmetic only.
+It gets the same token ids as the torch engine, so the two differ in arithmetic only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TransformersEngine:
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
         """See `Engine.run`. `precise` runs on a copy of the model in float32."""
         whole = [whole_ids(sequence) for sequence in batch]
-        # a copy, for conversion there and back would round the rotary frequencies
+        # Converted as a copy, because converting back would round the rotary frequencies.
         model = copy.deepcopy(self._model).float() if precise else self._model
         with torch.inference_mode(), memory_errors(sum(map(len, whole))):
             out = np.empty((len(whole), self.width), dtype=np.float32)

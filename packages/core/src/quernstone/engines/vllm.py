@@ -1,7 +1,7 @@
-"""vLLM in this process: paged attention, quantised weights, models split over several GPUs.
+"""The vLLM engine: paged attention, quantized weights, models split over several GPUs.
 
-It gets the token ids of our prompts, so that templates, truncation and the pooled token are those
-of our own engine. vLLM computes in a process of its own, which ends with the engine.
+It gets the token ids of our prompts, so that templates, truncation and the pooled token match the
+torch engine. vLLM computes in a separate process, which ends with the engine.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from quernstone.engines.placement import choose_dtype
 from quernstone.errors import ConfigError, EngineError, ModelLoadError, NonFiniteError
 from quernstone.types import Dtype, Encoded, EngineConfig, EngineInfo, Float32Array
 
-# vLLM cuts what it gets into steps of `max_num_batched_tokens` itself. The last step of a call
-# runs partly empty, so a call should have several; and other callers wait until it is over.
+# vLLM splits each call into steps of `max_num_batched_tokens`. The last step is only partly filled,
+# so a call should have several; but other callers wait until it ends.
 _STEPS_PER_BATCH = 4
 
-# vLLM's own default, 92 % of the machine's memory, suits a GPU that does nothing else. This holds
+# vLLM's default, 92 % of the machine's memory, suits a dedicated GPU. This holds
 # 37,000 tokens of the 0.6B model in bfloat16 and 29,000 of 8B.
 _CPU_CACHE_BYTES = 4 << 30
 
-# Prefixes are found again by whole blocks. vLLM's own 128 tokens on a CPU are more than the prompt
-# of a short query, 74 tokens, which would be computed for every document.
+# Prefixes are cached in full blocks. vLLM's default of 128 tokens on a CPU exceeds the prompt of a
+# short query, 74 tokens, which would be computed again for every document.
 _CPU_BLOCK_TOKENS = 32
 
-# The engine's processes end by themselves within seconds; then they are killed.
+# The time for the engine's processes to end before they are killed.
 _SHUTDOWN_SECONDS = 30
 
 # For vLLM's processes, unless the environment says otherwise.
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
+    "VLLM_NO_USAGE_STATS": "1",  # disables telemetry
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may hang
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TORCH_LOGS": "-torch",
     "PYTHONWARNINGS": "ignore",
 }
 
-# The reranker as vLLM knows it: one class whose weights are those of `yes` less those of `no`.
+# vLLM's form of the reranker: one class, whose weights are those of `yes` minus those of `no`.
 _RERANKER_CONFIG = {
     "architectures": ["Qwen3ForSequenceClassification"],
     "classifier_from_token": ["no", "yes"],
     "is_original_qwen3_reranker": True,
 }
 
-# One engine starts at a time: vLLM measures free memory as it starts, and what
-# `_processes_of_vllm` changes belongs to the whole process.
+# Engines start one after another, because vLLM measures the free memory when it starts, and
+# `_processes_of_vllm` changes state of the whole process.
 _starting = threading.Lock()
 
 _OWN_ARGUMENTS = {"model", "dtype", "revision"}
@@ -99,7 +99,7 @@ class VllmEngine:
         core = self._llm.llm_engine.engine_core
         if _is_another_process(core):
             _report_death(core)
-        # raw numbers: what is cut must not be normalised before, and a sigmoid rounds to 0 and 1
+        # Raw numbers: vectors are normalized after they are cut, and a sigmoid rounds to 0 and 1.
         self._pooling = vllm.PoolingParams(use_activation=False)
         self.width = 2 if self._reranks else self._llm.model_config.embedding_size
         step = self._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
@@ -150,16 +150,16 @@ class VllmEngine:
 
 
 def _is_another_process(core: Any) -> bool:
-    """Not with VLLM_ENABLE_V1_MULTIPROCESSING=0."""
+    """Return False with VLLM_ENABLE_V1_MULTIPROCESSING=0."""
     from vllm.v1.engine.core_client import SyncMPClient  # noqa: PLC0415
 
     return isinstance(core, SyncMPClient)
 
 
 def _report_death(core: Any) -> None:
-    """Let a call fail whose engine process was killed.
+    """Make a running call fail if the engine's process is killed.
 
-    vLLM notices, too, but wakes nobody: `SyncMPClient.get_output` waits for ever (seen in 0.32).
+    vLLM 0.32 notices this, but `SyncMPClient.get_output` waits forever.
     """
     from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
@@ -183,7 +183,7 @@ def _check_reranker(checkpoint: Checkpoint) -> None:
 
 
 def _arguments(config: EngineConfig, checkpoint: Checkpoint, platform: Any) -> dict[str, Any]:
-    """The keyword arguments of `vllm.LLM`: the user's options, and what they may not change."""
+    """Return the arguments of `vllm.LLM`: the user's options, and those that are fixed."""
     options = config.options if isinstance(config.options, Mapping) else {}
     _check_options(options)
     arguments: dict[str, Any] = {
@@ -215,7 +215,7 @@ def _check_options(options: Mapping[str, object]) -> None:
     known = set(EngineArgs.__dataclass_fields__)
     for name in options:
         if name in _OWN_ARGUMENTS:
-            msg = f"`{name}` is no engine option: pass it to `Embedder` or `Reranker` itself"
+            msg = f"`{name}` is not an engine option: pass it to `Embedder` or `Reranker` itself"
         elif name in _FIXED:
             msg = f"`{name}` cannot be set in `engine_options`: the vllm engine depends on it"
         elif name in _REFUSED:
@@ -232,7 +232,7 @@ def _check_options(options: Mapping[str, object]) -> None:
 
 
 def _device(name: str, platform: Any) -> dict[str, Any]:
-    """Devices as vLLM takes them: its build decides the type, `device_ids` the place."""
+    """Convert a device: vLLM's build determines the type, `device_ids` the index."""
     kind, _, place = name.partition(":")
     if kind not in ("auto", platform.device_type) or (place and not place.isdigit()):
         msg = (
@@ -244,7 +244,7 @@ def _device(name: str, platform: Any) -> dict[str, Any]:
 
 
 def _dtype(name: Dtype, platform: Any) -> str:
-    """Resolve `auto` as our own engine does: bfloat16 where the hardware computes in it."""
+    """Resolve `auto` like the torch engine: bfloat16 where the hardware supports it."""
     if name == "auto" and not platform.is_cpu():
         return "bfloat16" if torch.bfloat16 in platform.supported_dtypes else "float32"
     return str(choose_dtype(name, torch.device("cpu"))).removeprefix("torch.")
@@ -252,11 +252,11 @@ def _dtype(name: Dtype, platform: Any) -> str:
 
 @contextmanager
 def _processes_of_vllm() -> Iterator[None]:
-    """Let the processes that vLLM starts be quiet, and let them leave the user's script alone.
+    """Silence the processes that vLLM starts, and keep them from running the user's script.
 
-    A spawned process imports the main module of its parent, and with it starts a script that has
-    no `if __name__ == "__main__"` a second time. vLLM's processes need nothing of that module, so
-    those that this thread starts are not told of it.
+    A spawned process imports the main module of its parent, which would run a script without
+    `if __name__ == "__main__"` again. vLLM's processes do not need that module, so it is removed
+    from the preparation data of those that this thread starts.
     """
     with _starting:
         missing = {name: text for name, text in _ENVIRONMENT.items() if name not in os.environ}
