@@ -118,7 +118,7 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        ModelLoadError: There is no such model, or one of its files is missing or damaged.
+        ModelLoadError: The model does not exist, or one of its files is missing or damaged.
         MissingExtraError: The name starts with `modelscope:` and the package is not installed.
     """
     source = locate(name, task, revision)

@@ -33,7 +33,7 @@ def locate(name: str, task: Task, revision: str | None = None) -> Source:
             without a request to the hub.
 
     Raises:
-        ModelLoadError: There is no such model, or it cannot be downloaded.
+        ModelLoadError: The model does not exist, or cannot be downloaded.
         MissingExtraError: The name starts with `modelscope:` and the package is not installed.
     """
     if name == TINY:
@@ -78,7 +78,7 @@ def _from_hub(name: str, revision: str | None) -> Source:
         )
         raise ModelLoadError(msg) from error
     except (HfHubHTTPError, OSError) as error:
-        # Some versions ask the hub about a pinned commit even if it is in the cache.
+        # Several versions ask the hub about a pinned commit even if it is in the cache.
         with suppress(LocalEntryNotFoundError):
             return _snapshot(fetch(local_files_only=True), command, "--force-download")
         msg = (

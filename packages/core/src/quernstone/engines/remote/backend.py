@@ -279,7 +279,7 @@ def _read(request: Request, answer: Any, url: Any) -> Found:
 
 
 def _numbers(value: Any, url: str, place: int) -> Float32Array:
-    """Convert a row. `null`, which some servers write for NaN, becomes NaN."""
+    """Convert a row. `null`, which several servers send for NaN, becomes NaN."""
     try:
         with np.errstate(over="ignore"):  # overflows become infinite, which is refused later
             row = np.atleast_1d(np.asarray(value, dtype=np.float32))
