@@ -60,9 +60,7 @@ def test_a_missing_collection_names_the_others(client, collection, embedder):
     with pytest.raises(CollectionNotFoundError, match=r"'nope' does not exist \(available: 'docs'"):
         QdrantSearcher(client, "nope", embedder)
     client.delete_collection("docs")
-    with pytest.raises(
-        CollectionNotFoundError, match="there are no collections; load documents first"
-    ):
+    with pytest.raises(CollectionNotFoundError, match="no collection exists; load documents first"):
         QdrantSearcher(client, "nope", embedder)
 
 

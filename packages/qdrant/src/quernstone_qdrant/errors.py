@@ -3,7 +3,7 @@
     QuernstoneError
     |-- SourceError (ValueError)           a file or one row of it; `.path`, `.row`
     |-- RecordError (ValueError)           one record; `.key`
-    `-- TargetError (RuntimeError)         the Qdrant behind the client failed
+    `-- TargetError (RuntimeError)         Qdrant failed
         |-- TransientError                 the same request may succeed later; `.delay`
         |-- TooLargeError                  a smaller request may succeed
         |-- WriteError                     points that may not be written; `.ids`
@@ -105,7 +105,7 @@ class CollectionNotFoundError(CollectionError, LookupError):
         others = (
             "available: " + ", ".join(repr(name) for name in self.available)
             if self.available
-            else "there are no collections; load documents first"
+            else "no collection exists; load documents first"
         )
         return f"collection {self.collection!r} does not exist ({others})"
 

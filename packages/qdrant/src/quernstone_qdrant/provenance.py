@@ -1,4 +1,4 @@
-"""The model behind a collection's vectors, recorded at creation and compared at every use."""
+"""Record which model computed a collection's vectors, and compare it at every use."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Provenance:
         return self._identity == wanted._identity
 
     def check(self, wanted: Provenance, collection: str, *, allow_mismatch: bool = False) -> None:
-        """Raise an error if another embedder made this collection's vectors.
+        """Raise an error if another embedder computed this collection's vectors.
 
         Args:
             wanted: Provenance of the embedder.
@@ -190,7 +190,7 @@ def check_provenance(
     if recorded is None:
         raise CollectionError(
             collection,
-            "it does not record which model made its vectors, so they may be from another model; "
+            "it does not record which model computed its vectors, so they may not match; "
             "load into a new collection",
         )
     recorded.check(wanted, collection, allow_mismatch=allow_mismatch)
