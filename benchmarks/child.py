@@ -23,20 +23,20 @@ _STOP_SECONDS = 60
 
 
 class Child(AbstractContextManager["Child"]):
-    """An object that lives in another process."""
+    """A proxy for an object in another process."""
 
     def __init__(
         self,
-        made: str,
+        factory: str,
         *,
         python: Path = Path(sys.executable),
         environment: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
-        """Start the process and wait until the object is made.
+        """Start the process and wait until the object is created.
 
         Args:
-            made: What to call, as `module:name`.
+            factory: Function or class to call, as `module:name`.
             python: Runs the process.
             environment: Variables beside those of this process.
             settings: Arguments of the call.
@@ -44,9 +44,9 @@ class Child(AbstractContextManager["Child"]):
         Raises:
             RuntimeError: The process ended; what it says is on standard error.
         """
-        self._made = made
+        self._factory = factory
         self._process = subprocess.Popen(
-            [str(python), "-m", "benchmarks.child", made, json.dumps(settings)],
+            [str(python), "-m", "benchmarks.child", factory, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -56,7 +56,7 @@ class Child(AbstractContextManager["Child"]):
         self._reply()
 
     def run(self, method: str, *arguments: object) -> float:
-        """Call a method and leave its result where it is.
+        """Call a method without transferring its result.
 
         Returns:
             The seconds that the call took, measured there.
@@ -64,7 +64,7 @@ class Child(AbstractContextManager["Child"]):
         return float(self._call(method, arguments, wanted=False)["seconds"])
 
     def get(self, method: str, *arguments: object) -> Any:
-        """Call a method for its result."""
+        """Call a method and return its result."""
         return self._call(method, arguments, wanted=True)["result"]
 
     def close(self) -> None:
@@ -93,16 +93,16 @@ class Child(AbstractContextManager["Child"]):
         if not line:
             self.close()
             code = self._process.returncode
-            raise RuntimeError(f"the process of `{self._made}` ended with {code}; see above")
+            raise RuntimeError(f"the process of `{self._factory}` ended with {code}; see above")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
 
-def _serve(made: str, settings: str) -> None:
+def _serve(factory: str, settings: str) -> None:
     """Answer the calls of the parent until it closes the pipe."""
     with os.fdopen(os.dup(1), "w") as replies:
-        os.dup2(2, 1)  # what a library prints is no reply
-        module, name = made.split(":")
+        os.dup2(2, 1)  # keeps the output of libraries out of the replies
+        module, name = factory.split(":")
         held = getattr(importlib.import_module(module), name)(**json.loads(settings))
         print("{}", file=replies, flush=True)
         for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Ours and the others at the same work, each in a process of its own."""
+"""Quernstone and other libraries doing the same work, each in its own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.timing import Result, Side, TimedSide, compare
 _ROOT = Path(__file__).parent.parent
 _VLLM_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anyone
+    "VLLM_NO_USAGE_STATS": "1",  # no telemetry
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TORCH_LOGS": "-torch",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # it would leave one core to its scheduler
@@ -36,10 +36,10 @@ Call = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What all sides of all comparisons have in common."""
+    """The setup shared by all sides of all comparisons."""
 
     folder: Path
-    """For checkpoints."""
+    """Folder of the checkpoints."""
     shape: str
     """`0.6b`, `4b` or `8b`."""
     layers: int
@@ -48,11 +48,11 @@ class Setup:
     repeats: int
 
     def layout(self, kind: Kind) -> Layout:
-        """The official layout of this shape."""
+        """Return the official layout of this shape."""
         return f"{'embedding' if kind == 'Embedding' else 'reranker'}-{self.shape}"  # type: ignore[return-value]
 
     def checkpoint(self, kind: Kind) -> Path:
-        """A random checkpoint of this shape; made if there is none yet."""
+        """Return a random checkpoint of this shape, creating it if necessary."""
         layout = self.layout(kind)
         folder = self.folder / f"{layout}-{self.layers}-layers"
         return random_checkpoint(folder, layout, layers=self.layers).absolute()
@@ -68,25 +68,25 @@ class Contender:
     name: str
     module: str
     tuned: bool = False
-    """Whether it looks for its best settings before it is measured."""
+    """True if it searches for its best settings before it is measured."""
     venv: str = ""
-    """`x` if it lives in `.venv-x`, which `make install-x` makes."""
+    """`x` if it is installed in `.venv-x` by `make install-x`."""
 
     @property
     def python(self) -> Path:
-        """Runs its process. It may be missing."""
+        """Python executable of its process; it may not exist."""
         return _ROOT / f".venv-{self.venv}" / "bin/python" if self.venv else Path(sys.executable)
 
     def start(self, kind: Kind, setup: Setup, model: str = "", **settings: Any) -> Child:
-        """Load a model in a process of its own; by default the random checkpoint.
+        """Load a model, by default the random checkpoint, in a new process.
 
         Args:
-            kind: What the model does.
+            kind: The task of the model.
             setup: Its shape, dtype and device.
-            model: Takes the place of the random checkpoint.
-            settings: Further arguments of the side, or others than those of `setup`.
+            model: Model to load instead of the random checkpoint.
+            settings: Further arguments of the side; they override those of `setup`.
         """
-        made = f"benchmarks.sides.{self.module}:{kind}"
+        side = f"benchmarks.sides.{self.module}:{kind}"
         settings = {
             "model": model or str(setup.checkpoint(kind)),
             "dtype": setup.dtype,
@@ -97,11 +97,11 @@ class Contender:
             environment |= _VLLM_ENVIRONMENT | {"LD_PRELOAD": _preloaded()}
         if not self.venv:  # otherwise its build decides on the device
             settings["device"] = setup.device
-        return Child(made, python=self.python, environment=environment, **settings)
+        return Child(side, python=self.python, environment=environment, **settings)
 
 
 def _preloaded() -> str:
-    """The libraries that vLLM's manual advises to preload on CPUs, as far as they are here."""
+    """Return the installed libraries that vLLM's manual says to preload on CPUs."""
     openmp = VLLM.python.parent.parent / "lib" / "libiomp5.so"
     malloc = ctypes.util.find_library("tcmalloc_minimal")
     return ":".join(filter(None, [str(openmp) if openmp.exists() else None, malloc]))
@@ -130,19 +130,19 @@ def contest(
     floor_tokens: int,
     sequences: int,
 ) -> Result:
-    """Let ours and others do the same work in turn, the machine's own matrix rate among them.
+    """Run the same work with each library in turn, and measure the machine's matrix rate.
 
     Args:
-        kind: What the models do.
+        kind: The task of the models.
         setup: Shape, device and so on.
-        expected: The others, and how many times as long as ours each should take.
-        title: Of the result.
-        call: The work of the n-th run, the same for all sides.
-        trial: Less work of the same kind, to warm up and to compare results.
-        difference: Says how far a side's results of `trial` are from ours.
-        tokens: That all sides read in one run.
-        floor_tokens: Of them those that nobody can save.
-        sequences: Whose last token is wanted.
+        expected: The other libraries, and how many times as long as ours each should take.
+        title: Title of the result.
+        call: Returns the work of the n-th run, the same for all sides.
+        trial: A smaller call, to warm up and to compare results.
+        difference: Describes how far a result of `trial` is from ours.
+        tokens: Tokens per run, for all sides.
+        floor_tokens: Tokens that every implementation must compute.
+        sequences: Number of sequences, whose last token is needed.
     """
     notes: list[str] = []
     sides: list[Side] = []

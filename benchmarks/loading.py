@@ -1,11 +1,11 @@
-"""Loading 20,000 records into embedded Qdrants: ours beside LangChain's and LlamaIndex's way.
+"""Load 20,000 records into embedded Qdrants with Quernstone, LangChain and LlamaIndex.
 
     python -m benchmarks.loading                    # chunks of about 400 characters
     python -m benchmarks.loading --size 64          # the worst case: hardly anything to embed
     python -m benchmarks.loading --memory           # peak memory, 20,000 and 200,000 records
 
 Expected, before the first run: the loader at 0.9 of the rate at which the engine alone embeds (the
-rest is hidden behind it), except into the embedded client's folder, which commits every point to
+rest overlaps with it), except into the embedded client's folder, which commits every point to
 SQLite (1 ms each) and so is slower than the tiny model. Against `langchain_qdrant`'s `add_texts`
 with `HuggingFaceEmbeddings`, and LlamaIndex's `IngestionPipeline` with `HuggingFaceEmbedding`: 3x.
 Peak memory: the same for ten times as many records.
@@ -14,11 +14,11 @@ Expected of the worst case, after a profile: below 0.9 on two cores. The model t
 both cores per record, so 0.9 leaves 70 us of one core for everything else, and Edge alone takes 85
 us to turn a payload of eight strings and a vector of 256 numbers into its own types and store them.
 
-Every side runs in a process of its own, one after the other, with the tiny model in one dtype and
-the defaults of its framework; with `--repeats` so many times in turn, every second turn backwards.
-Ratios are then taken within each turn, because a shared host is not as fast in one minute as in the
-next, and the median is told. What is timed begins with a loaded model and an open store, and ends
-when all points are stored; building Edge's graph, which nobody else has, is told separately.
+Each side runs in its own process, one after another, with the tiny model in the same dtype and the
+defaults of its framework. `--repeats` repeats the round, every second time in reverse order; ratios
+are computed within a round, because the speed of a shared host varies, and their median is
+reported. Timing starts with a loaded model and an open store, and ends when all points are stored.
+Building Edge's graph, which no other side has, is reported separately.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ _TEXTS = "QUERN_BENCHMARK_TEXTS"
 
 @dataclass(slots=True)
 class Row:
-    """One side."""
+    """The result of one side."""
 
     name: str
     records: int
     seconds: float
     index_seconds: float = 0.0
     peak_mib: float = 0.0
-    """Resident memory of the process at its highest."""
+    """Peak resident memory of the process."""
 
 
 def texts(count: int) -> list[str]:
-    """Real, all different: the processes of the sides read what the first one found."""
+    """Return distinct real texts; all processes read those that the first one found."""
     found: list[str] = json.loads(Path(os.environ[_TEXTS]).read_text())
     return found[:count]
 
 
 def bare(count: int) -> Row:
-    """The engine alone, given all texts at once."""
+    """Embed all texts in one call, without a store."""
     with _embedder() as embedder:
         records = texts(count)
         start = time.perf_counter()
@@ -81,7 +81,7 @@ def bare(count: int) -> Row:
 
 
 def into_edge(count: int) -> Row:
-    """The loader, into Qdrant Edge."""
+    """Load into Qdrant Edge."""
     from quernstone_qdrant import EdgeTarget
 
     with tempfile.TemporaryDirectory() as folder, _embedder() as embedder:
@@ -89,7 +89,7 @@ def into_edge(count: int) -> Row:
 
 
 def into_memory(count: int) -> Row:
-    """The loader, into the embedded client without a folder."""
+    """Load into the embedded client without a folder."""
     from qdrant_client import QdrantClient
 
     with _embedder() as embedder:
@@ -98,7 +98,7 @@ def into_memory(count: int) -> Row:
 
 
 def into_folder(count: int) -> Row:
-    """The loader, into the embedded client with a folder."""
+    """Load into the embedded client with a folder."""
     from qdrant_client import QdrantClient
 
     with tempfile.TemporaryDirectory() as folder, _embedder() as embedder:
@@ -107,7 +107,7 @@ def into_folder(count: int) -> Row:
 
 
 def langchain(count: int) -> Row:
-    """What LangChain's documentation shows."""
+    """Load with LangChain as its documentation shows."""
     from langchain_huggingface import HuggingFaceEmbeddings
     from langchain_qdrant import QdrantVectorStore
     from qdrant_client import QdrantClient, models
@@ -129,7 +129,7 @@ def langchain(count: int) -> Row:
 
 
 def llamaindex(count: int) -> Row:
-    """What LlamaIndex's documentation shows."""
+    """Load with LlamaIndex as its documentation shows."""
     from llama_index.core.ingestion import IngestionPipeline
     from llama_index.core.schema import TextNode
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
@@ -150,13 +150,13 @@ def llamaindex(count: int) -> Row:
 
 
 def memory(count: int) -> Row:
-    """The loader, over HTTP into a server that forgets, so that no store's memory is counted."""
+    """Load over HTTP into a server that discards points, so that only the client uses memory."""
     with _embedder() as embedder:
         return _into_nothing(f"tiny model, {count:,} records", count, embedder)
 
 
 def memory_without_model(count: int) -> Row:
-    """The same with vectors that nobody computes: the memory of the loader alone."""
+    """Load like `remote`, with constant vectors, to measure the memory of the loader alone."""
     return _into_nothing(f"no model, {count:,} records", count, _Constant())
 
 
@@ -218,7 +218,7 @@ def _embedder() -> Any:
 
 
 def _checkpoint() -> tuple[str, str]:
-    """Folder of the tiny model, and the dtype that our engine chooses on this machine."""
+    """Return the folder of the tiny model and the dtype that our engine chooses on this machine."""
     import quernstone
 
     with _embedder() as embedder:
@@ -248,13 +248,13 @@ def _check(stored: float, wanted: int) -> None:
 
 
 class _Forgetful(BaseHTTPRequestHandler):
-    """Answers like an empty Qdrant, whatever it was given."""
+    """A handler that answers like an empty Qdrant and discards all writes."""
 
     protocol_version = "HTTP/1.1"
     collection: dict[str, Any] | None = None
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -276,7 +276,7 @@ class _Forgetful(BaseHTTPRequestHandler):
         return self._send({"result": result, "status": "ok", "time": 0.0})
 
     def _state(self) -> dict[str, Any]:
-        made = type(self).collection or {}
+        collection = type(self).collection or {}
         optimizers = {
             "deleted_threshold": 0.2,
             "vacuum_min_vector_number": 1000,
@@ -284,10 +284,10 @@ class _Forgetful(BaseHTTPRequestHandler):
             "flush_interval_sec": 5,
         }
         config = {
-            "params": {"vectors": made.get("vectors")},
+            "params": {"vectors": collection.get("vectors")},
             "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
             "optimizer_config": optimizers,
-            "metadata": made.get("metadata"),
+            "metadata": collection.get("metadata"),
         }
         state = {"status": "green", "optimizer_status": "ok", "segments_count": 1}
         return {**state, "points_count": 0, "config": config, "payload_schema": {}}
@@ -310,7 +310,7 @@ def _serve() -> None:
 
 
 def _watched(side: Callable[[int], Row], count: int) -> Row:
-    """Run a side, and note the most memory that this process has while it does."""
+    """Run a side and record the peak memory of this process."""
     process, done = psutil.Process(), threading.Event()
     peak = 0
 
@@ -339,7 +339,7 @@ def _in_process(side: str, count: int) -> Row:
 
 
 def _turn(sides: list[str], count: int, *, backwards: bool) -> list[Row]:
-    """Each side once. Returns the rows in the order of `sides`."""
+    """Run each side once; return the rows in the order of `sides`."""
     rows = [_in_process(name, count) for name in (sides[::-1] if backwards else sides)]
     return rows[::-1] if backwards else rows
 
@@ -356,7 +356,7 @@ def main(
     side: Annotated[str, typer.Option(hidden=True)] = "",
     folder: Annotated[Path, typer.Option(help="For results.")] = Path("benchmarks/results"),
 ) -> None:
-    """Load the same records by every side, and print, write and draw how long it took."""
+    """Load the same records with every side; print, write and plot the durations."""
     if side == "server":
         return _serve()
     if side:
@@ -388,7 +388,7 @@ def main(
 
 
 def _medians(turns: list[list[Row]]) -> list[Row]:
-    """Of each side the turn of median time."""
+    """Return the round with the median time, for each side."""
     return [
         sorted(rows, key=lambda row: row.seconds)[len(rows) // 2]
         for rows in zip(*turns, strict=True)
@@ -415,7 +415,7 @@ def _print(turns: list[list[Row]], title: str) -> None:
 
 
 def _range(values: list[float], form: str) -> str:
-    """The median, and the extremes if there are several values."""
+    """Format the median, with the extremes if there are several values."""
     middle = f"{statistics.median_high(values):{form}}"  # as `_medians` has it
     if len(values) == 1:
         return middle

@@ -1,4 +1,4 @@
-"""What quantisation and short vectors cost: recall@10 against the bytes in RAM, on Qdrant Edge.
+"""Measure recall@10 against bytes in RAM for quantised and short vectors, on Qdrant Edge.
 
     python -m benchmarks.recall                      # 20,000 chunks: seven minutes on one core
 
@@ -51,21 +51,21 @@ _TIE = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One preset."""
+    """The result for one preset."""
 
     name: str
     recall: float
-    """Of the true ten nearest, the share that is found."""
+    """Share of the ten nearest neighbours that is found."""
     ram: float
-    """Bytes per vector that are in RAM."""
+    """Bytes per vector in RAM."""
     disk: float
-    """Bytes per vector that stay on disk and are read for the hits only."""
+    """Bytes per vector on disk, read only for the hits."""
     milliseconds: float
-    """Per search, one after another."""
+    """Time per search, run one after another."""
 
 
 class Precomputed:
-    """An embedder that has seen all texts: each preset is loaded with the same vectors."""
+    """An embedder with cached vectors, so that each preset is loaded with equal ones."""
 
     def __init__(self, embedder: Embedder, chunks: list[str], questions: list[str]) -> None:
         self.model, self.revision = embedder.model, embedder.revision
@@ -81,11 +81,11 @@ class Precomputed:
     info: EngineInfo
 
     def embed_documents(self, texts: Sequence[str]) -> Float32Array:
-        """The vectors. Shape: (len(texts), dimensions)."""
+        """Return the vectors. Shape: (len(texts), dimensions)."""
         return np.stack([self._document[text] for text in texts])
 
     def embed_query(self, text: str, instruction: str | None = None) -> Float32Array:  # noqa: ARG002
-        """The vector. Shape: (dimensions,)."""
+        """Return the vector. Shape: (dimensions,)."""
         return self._query[text]
 
 
@@ -103,13 +103,13 @@ def measure(
         loader = QdrantLoader(target, "chunks", embedder, preset=settings, chunk_size=None)
         loader.load(chunks)
         searcher = QdrantSearcher(target, "chunks", embedder)  # type: ignore[arg-type]
-        made = searcher.provenance.settings
+        stored = searcher.provenance.settings
         searcher.search(questions[0])
         start = time.perf_counter()
         found = [[hit.text for hit in searcher.search(text, TOP)] for text in questions]
         seconds = time.perf_counter() - start
         target.close()
-        ram, disk = sizes(Path(folder), made, embedder.dimensions)
+        ram, disk = sizes(Path(folder), stored, embedder.dimensions)
     right = 0
     for query, texts in zip(embedder.queries, found, strict=True):
         cosines = embedder.documents @ query
@@ -125,10 +125,10 @@ def measure(
 
 
 def sizes(folder: Path, settings: CollectionSettings, dimensions: int) -> tuple[int, int]:
-    """Bytes of vectors and graphs that the settings keep in RAM, and on disk.
+    """Return the bytes of vectors and graphs in RAM and on disk.
 
     Raises:
-        ValueError: There is no index: Edge builds none below 10 MB of vectors.
+        ValueError: The index is missing: Edge builds one only above 10 MB of vectors.
     """
     ram = disk = 0
     for name, vector in settings.vectors(dimensions).items():
@@ -157,7 +157,7 @@ def main(
     questions: Annotated[int, typer.Option(help="Searches.")] = 1_000,
     folder: Annotated[Path, typer.Option(help="For results.")] = Path("benchmarks/results"),
 ) -> None:
-    """Measure every preset, and print, write and draw the results."""
+    """Measure every preset; print, write and plot the results."""
     texts, asked = chunks_and_questions(chunks, questions)
     asked = list(dict.fromkeys(asked))
     with Embedder("tiny", dtype="float32") as model:

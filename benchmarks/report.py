@@ -1,4 +1,4 @@
-"""Results as tables, as JSON, and as pictures, with the machine that they are from."""
+"""Format results as tables, JSON and plots, with the machine they were measured on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_i
 
 
 def hardware(device: str) -> str:
-    """The processor, and what is most likely to decide how fast it multiplies."""
+    """Describe the processor and the features that determine its matrix speed."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     found = f"{_processor()}, {torch.get_num_threads()} threads"
     if torch.device(device).type == "cuda":
@@ -28,8 +28,8 @@ def hardware(device: str) -> str:
 
 
 def table(result: Result) -> Table:
-    """One row for each side."""
-    made = Table(title=result.title, caption="\n".join(result.notes), title_justify="left")
+    """Return a table with a row per side."""
+    output = Table(title=result.title, caption="\n".join(result.notes), title_justify="left")
     columns = (
         "side",
         "seconds",
@@ -40,7 +40,7 @@ def table(result: Result) -> Table:
         "slowest/fastest run",
     )
     for column in columns:
-        made.add_column(column, justify="left" if column == "side" else "right")
+        output.add_column(column, justify="left" if column == "side" else "right")
     rows = zip(
         result.names,
         result.seconds,
@@ -52,7 +52,7 @@ def table(result: Result) -> Table:
         strict=True,
     )
     for name, seconds, rate, ratio, expected, share, spread in rows:
-        made.add_row(
+        output.add_row(
             name,
             f"{seconds:.4g}",
             f"{rate:,.1f}",
@@ -61,17 +61,17 @@ def table(result: Result) -> Table:
             "" if share is None else f"{share:.0%}",
             f"{spread:.2f}",
         )
-    return made
+    return output
 
 
 def write(results: Sequence[Result], machine: str, path: Path) -> None:
-    """All figures, as JSON."""
+    """Return all figures as JSON."""
     content = {"hardware": machine, "results": [result.as_dict() for result in results]}
     path.write_text(json.dumps(content, indent=2))
 
 
 def plot(results: Sequence[Result], machine: str, path: Path) -> None:
-    """One row of bars for each result."""
+    """Plot a row of bars per result."""
     heights = [1 + 0.3 * len(result.names) for result in results]
     figure, axes = new_figure(
         len(results), 1, (8, sum(heights)), squeeze=False, height_ratios=heights
@@ -92,7 +92,7 @@ def plot(results: Sequence[Result], machine: str, path: Path) -> None:
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
-    """A figure that needs no screen, and its axes."""
+    """Return a figure that does not need a display, and its axes."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -108,7 +108,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def _processor() -> str:
-    """Linux knows more than Python: the family tells apart what all have the same name."""
+    """Read the CPU family from Linux: it distinguishes processors with equal names."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Sides of a comparison, run in turn."""
+"""Run and time the sides of a comparison in turn."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from rich.progress import track
 
 @dataclass
 class Side:
-    """One of the things that are compared."""
+    """A side of a comparison."""
 
     name: str
     run: Callable[[], object]
     expected: float | None = None
-    """How many times as long as ours it should take: what was written down before measuring."""
+    """Expected time as a multiple of ours, written down before measuring."""
     seconds: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Run once, and note the seconds."""
+        """Run once and record the seconds."""
         start = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - start)
 
     @property
     def median(self) -> float:
-        """Seconds of the middle run."""
+        """Median time of a run, in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -39,7 +39,7 @@ class TimedSide(Side):
     run: Callable[[], float]
 
     def measure(self) -> None:
-        """Run once, and note the seconds."""
+        """Run once and record the seconds."""
         self.seconds.append(self.run())
 
 
@@ -53,18 +53,18 @@ class Result:
     """Units of work in one run: tokens, documents or queries."""
     names: list[str]
     seconds: list[float]
-    """Median of each side."""
+    """Median time of each side."""
     spread: list[float]
-    """Slowest run over fastest run of each side."""
+    """Ratio of the slowest to the fastest run of each side."""
     notes: list[str]
     expected: list[float | None]
-    """How many times as long as ours each side should take."""
+    """Expected time of each side as a multiple of ours."""
     floor: float | None = None
-    """Seconds that the matrix products alone take at the machine's own best rate."""
+    """Seconds for the matrix products alone, at the machine's best rate."""
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as long as ours each side takes."""
+        """Time of each side as a multiple of ours."""
         return [seconds / self.seconds[0] for seconds in self.seconds]
 
     @property
@@ -74,11 +74,11 @@ class Result:
 
     @property
     def shares(self) -> list[float | None]:
-        """Of the machine's own best rate, what each side reaches."""
+        """Share of the machine's best rate that each side reaches."""
         return [self.floor / seconds if self.floor else None for seconds in self.seconds]
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the result as a dict for JSON."""
         figures = {"ratios": self.ratios, "rates": self.rates, "shares": self.shares}
         return asdict(self) | figures
 
@@ -94,7 +94,7 @@ def compare(
     floor: Side | None = None,
     pause: float = 0.0,
 ) -> Result:
-    """Run all sides in turn, `repeats` times: what disturbs the machine disturbs all alike.
+    """Run all sides in turn, `repeats` times, so that disturbances affect all sides alike.
 
     Args:
         title: What is compared.
