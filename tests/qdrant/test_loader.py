@@ -250,7 +250,7 @@ def test_another_model_is_refused_with_both_sides_named(client, embedder, make_e
         QdrantLoader(client, "docs", make_embedder(model="other", revision="2"))
     with pytest.raises(ProvenanceError, match=r"created with dimensions 64, but .* has 32"):
         QdrantLoader(client, "docs", make_embedder(dimensions=32))
-    with pytest.raises(ProvenanceError, match=r"made with revision '1', but .* has '2'"):
+    with pytest.raises(ProvenanceError, match=r"created with revision '1', but .* has '2'"):
         QdrantLoader(client, "docs", make_embedder(revision="2"))
     # the same files in another folder
     moved = QdrantLoader(client, "docs", make_embedder(model="/elsewhere/words")).load(RECORDS)
