@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from quernstone.errors import ConfigError
+from quernstone.types import unit_prefix
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import (
     BM25,
@@ -12,7 +13,6 @@ from quernstone_qdrant.settings import (
     CollectionSettings,
     SettingsWish,
     VectorSettings,
-    unit_prefix,
 )
 
 

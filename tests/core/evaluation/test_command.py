@@ -112,13 +112,13 @@ def test_a_failed_task_is_exit_code_1(quern):
         (["-b", "MTEB(en, v2)"], "unknown benchmark 'MTEB(en, v2)'; did you mean 'MTEB(eng, v2)'"),
         (["-t", "SciFakt"], "unknown task 'SciFakt'; did you mean 'SciFact'"),
         (["-b", "MTEB(eng, v2)", "-t", "T2Reranking"], "(in MTEB(eng, v2))"),
-        ([], "name a benchmark, tasks, or a file of tasks"),
+        ([], "pass a benchmark, tasks, or a file of tasks"),
         (["-t", "STS12", "--protocol", "x"], "unknown protocol 'x'; use official or mteb"),
         (["-t", "STS12", "--languages", "klingon"], "klingon"),
         (["--tasks-file", "gone.py"], "`gone.py` is not a Python file"),
         (
             ["-t", "STS12", "--instructions", "gone.json"],
-            "there is no instruction file `gone.json`",
+            "the instruction file `gone.json` does not exist",
         ),
     ],
 )

@@ -139,11 +139,11 @@ def test_a_file_goes_before_our_table(read, all_tasks):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"SciFakt": "x"}, "1 keys name no task: 'SciFakt'; did you mean 'SciFact'"),
+        ({"SciFakt": "x"}, "1 keys are not tasks: 'SciFakt'; did you mean 'SciFact'"),
         ({"ArguAna": {"query": "a", "answer": "b"}}, "expected an instruction, or an object with"),
         ({"ArguAna": {"query": "a"}}, "'ArguAna' is {'query': 'a'}; expected an instruction"),
         ({"ArguAna": 7}, "'ArguAna' is 7; expected an instruction"),
-        (["x"], "holds a list, expected an object"),
+        (["x"], "contains a list, expected an object"),
         ('{"ArguAna": "x"', "is not JSON"),
     ],
 )
@@ -154,7 +154,7 @@ def test_bad_files(content, message, read):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match="there is no instruction file"):
+    with pytest.raises(ConfigError, match=r"gone\.json` does not exist"):
         read_instructions(tmp_path / "gone.json", frozenset())
 
 

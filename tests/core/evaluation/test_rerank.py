@@ -164,17 +164,17 @@ def change(folder, edit):
     [
         (
             lambda saved: saved.update(en={"dev": saved["en"]["test"]}),
-            "holds predictions of LocalRetrieval (en) for the splits ['dev'] and not for 'test'",
+            "contains predictions of LocalRetrieval (en) for the splits ['dev'] but not for 'test'",
         ),
         (
             lambda saved: saved.update(zh=saved.pop("en")),
-            "holds LocalRetrieval for the subsets 'zh' and not for 'en'",
+            "contains LocalRetrieval for the subsets 'zh' but not for 'en'",
         ),
         (
             lambda saved: saved["en"]["test"].pop("q0"),
-            "1 of 60 queries of en/test have no predictions, the first is 'q0'",
+            "1 of 60 queries of en/test have no predictions (the first is 'q0')",
         ),
-        (lambda saved: saved["en"].update(test={"q0": 1}), "is no ranking"),
+        (lambda saved: saved["en"].update(test={"q0": 1}), "is not a ranking"),
     ],
 )
 def test_predictions_of_another_split(edit, message, copied, english, reranker, official, tmp_path):
@@ -191,7 +191,7 @@ def test_half_written_predictions(copied, english):
 
 
 def test_no_predictions(tmp_path, english, first_stage):
-    with pytest.raises(ConfigError, match="holds no predictions"):
+    with pytest.raises(ConfigError, match="contains no predictions"):
         Predictions(tmp_path)
     (tmp_path / "LocalRetrieval_en_dev_predictions.json").write_text("{}")
     with pytest.raises(ResultsError) as caught:
@@ -199,7 +199,7 @@ def test_no_predictions(tmp_path, english, first_stage):
     assert "no predictions of LocalRetrieval for splits ['test'] of subsets 'en'" in str(
         caught.value
     )
-    assert "there are LocalRetrieval_en_dev_predictions.json" in str(caught.value)
+    assert "found only LocalRetrieval_en_dev_predictions.json" in str(caught.value)
 
 
 def test_a_folder_of_another_reranker_is_refused(second_stage, first_stage, english, official):
@@ -214,5 +214,5 @@ def test_a_folder_of_another_reranker_is_refused(second_stage, first_stage, engl
 
 def test_both_stages_refuse_the_folder_of_the_other(second_stage, english, embedder, official):
     folder, _ = second_stage
-    with pytest.raises(ConfigError, match="holds results of another model"):
+    with pytest.raises(ConfigError, match="contains results of another model"):
         run(embedder, english(), folder, official)

@@ -185,5 +185,5 @@ def test_a_folder_of_another_model_is_refused(first_stage, tasks, embedder, mteb
     with pytest.raises(ConfigError) as caught:
         run(embedder, tasks("LocalSTS"), first_stage, mteb_rules)
     message = str(caught.value)
-    assert "holds results of another model or of other settings" in message
+    assert "contains results of another model or of other settings" in message
     assert "`protocol` is 'official' there and 'mteb' here" in message

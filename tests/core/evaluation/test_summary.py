@@ -158,20 +158,20 @@ def test_results_without_scores(english):
 
 def test_results_without_splits(english):
     write(english, "STS12", {"test": {}})
-    with pytest.raises(ResultsError, match=r"STS12\.json`: holds no scores"):
+    with pytest.raises(ResultsError, match=r"STS12\.json`: contains no scores"):
         summarise(english)
 
 
 def test_results_of_two_models(english):
     write(english, "STS12", {"test": {"default": 0.5}}, "results/org__other/rev")
-    with pytest.raises(ResultsError, match="holds results of several models: STS12 is in"):
+    with pytest.raises(ResultsError, match="contains results of several models: STS12 is in"):
         summarise(english)
 
 
 def test_nothing_to_summarise(tmp_path, english):
     with pytest.raises(ConfigError, match="is not a folder"):
         summarise(tmp_path / "gone")
-    with pytest.raises(ConfigError, match="holds no results of MTEB\\(Code, v1\\)"):
+    with pytest.raises(ConfigError, match="contains no results of MTEB\\(Code, v1\\)"):
         summarise(english, benchmark="MTEB(Code, v1)")
     with pytest.raises(ConfigError, match=r"unknown benchmark 'MTEB\(en, v2\)'; did you mean"):
         summarise(english, benchmark="MTEB(en, v2)")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 
-import numpy as np
-
 from quernstone.encoding.checks import check_instruction, check_list
 from quernstone.encoding.encoder import Encode
 from quernstone.encoding.prompts import query_frame
@@ -14,7 +12,7 @@ from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
 from quernstone.model import Model
 from quernstone.runtime.session import Session
-from quernstone.types import Dtype, EngineName, Float32Array
+from quernstone.types import Dtype, EngineName, Float32Array, unit_prefix
 
 MIN_DIMENSIONS = 32
 """The smallest vector that Qwen3-Embedding was trained for (model card, "MRL Support")."""
@@ -210,11 +208,7 @@ class Embedder(Model):
         return partial(self._session.encoder.encode_queries, instruction=chosen)
 
     def _finish(self, rows: Float32Array) -> Float32Array:
-        """Cut to `dimensions`, then normalize: in this order, or the vectors are not unit."""
-        cut = rows[:, : self._dimensions]
-        length = np.linalg.norm(cut, axis=1, keepdims=True)
-        unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
-        return unit
+        return unit_prefix(rows, self._dimensions)
 
 
 def _check_dimensions(dimensions: int | None, hidden_size: int) -> int:

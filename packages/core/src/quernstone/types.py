@@ -22,6 +22,22 @@ Float32Array = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int32]
 
 
+def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
+    """Cut vectors to their first numbers, then normalize them to length 1.
+
+    Args:
+        vectors: Shape: (..., dimensions)
+        size: Numbers to keep.
+
+    Returns:
+        Unit vectors, and zeros for zeros. Shape: (..., size)
+    """
+    cut = vectors[..., :size]
+    length = np.linalg.norm(cut, axis=-1, keepdims=True)
+    unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
+    return unit.astype(np.float32, copy=False)
+
+
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One document of a reranked list."""

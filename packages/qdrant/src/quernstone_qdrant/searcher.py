@@ -11,12 +11,12 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
-from quernstone.types import Float32Array, RankedDocument
+from quernstone.types import Float32Array, RankedDocument, unit_prefix
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import layout_of
 from quernstone_qdrant.filters import FieldValue, metadata_filter
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
-from quernstone_qdrant.settings import BM25, PREFIX, unit_prefix
+from quernstone_qdrant.settings import BM25, PREFIX
 from quernstone_qdrant.targets import FoundPoint, SearchRequest, Target, as_target
 from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from quernstone.errors import ConfigError
-from quernstone.types import Float32Array
+from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text
 from quernstone_qdrant.documents.layouts import KEY_FIELD, LayoutName, layout_of
 
@@ -271,19 +271,6 @@ class CollectionSettings:
                 "version of quernstone-qdrant created it; upgrade quernstone-qdrant"
             )
         return cls(**stored)
-
-
-def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
-    """Truncate vectors to their first `size` values and normalise them.
-
-    Args:
-        vectors: Shape: (..., dimensions)
-        size: Number of values to keep.
-    """
-    cut = vectors[..., :size]
-    norms = np.linalg.norm(cut, axis=-1, keepdims=True)
-    short: Float32Array = (cut / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
-    return short
 
 
 def _uint8_scale(dimensions: int) -> float:

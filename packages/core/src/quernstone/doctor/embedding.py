@@ -17,14 +17,13 @@ from quernstone.doctor.subject import (
     EmbeddingSubject,
     Subject,
     token_ids,
-    unit,
 )
 from quernstone.doctor.texts import DOCUMENTS, OTHER_INSTRUCTION, OVERFLOWING, QUERIES
 from quernstone.embedder import MIN_DIMENSIONS
 from quernstone.encoding.prompts import ENDOFTEXT
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import NonFiniteError
-from quernstone.types import Float32Array, TokenArray
+from quernstone.types import Float32Array, TokenArray, unit_prefix
 
 _ONCE = f"each ends in `{ENDOFTEXT}`, once"
 _OWN = "the model brings its own tokenizer, prompts and pooling, which Quernstone leaves alone"
@@ -353,7 +352,7 @@ def no_control_tokens(tokenizer: Tokenizer, ids: TokenArray) -> Outcome:
 
 def _right(queries: Float32Array, documents: Float32Array, size: int) -> int:
     """How many queries are nearest to their own document at `size` dimensions."""
-    alike = unit(queries[:, :size]) @ unit(documents[:, :size]).T
+    alike = unit_prefix(queries, size) @ unit_prefix(documents, size).T
     return int((alike.argmax(axis=1) == np.arange(len(alike))).sum())
 
 

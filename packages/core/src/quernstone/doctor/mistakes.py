@@ -9,10 +9,10 @@ import numpy as np
 
 from quernstone.doctor.reference import Reference
 from quernstone.doctor.report import Outcome, fail, ok, skipped
-from quernstone.doctor.subject import IM_END, EmbeddingSubject, RerankingSubject, log_odds, unit
+from quernstone.doctor.subject import IM_END, EmbeddingSubject, RerankingSubject, log_odds
 from quernstone.doctor.texts import DOCUMENTS, JOINTS, QUERIES
 from quernstone.encoding.prompts import ENDOFTEXT, query_frame, render_pair
-from quernstone.types import Float32Array, RerankTemplate
+from quernstone.types import Float32Array, RerankTemplate, unit_prefix
 
 _NO_REFERENCE = skipped(
     "there is nothing to compare with",
@@ -54,7 +54,7 @@ def compare_embeddings(subject: EmbeddingSubject) -> Outcome:
     texts = [*documents, *(frame + query for query in queries)]
     cosines = {}
     for mistake, vector in _embedding_mistakes(reference, frame).items():
-        expected = unit(np.stack([vector(text) for text in texts])[:, :size])
+        expected = unit_prefix(np.stack([vector(text) for text in texts]), size)
         if expected.shape != found.shape:
             return fail(
                 f"the vectors have {size} dimensions, the reference has {expected.shape[1]}",

@@ -23,7 +23,7 @@ from quernstone.errors import InputError
 from quernstone.model import session_of
 from quernstone.reranker import Reranker
 from quernstone.runtime.session import Session
-from quernstone.types import Encoded, Float32Array, TokenArray
+from quernstone.types import Encoded, Float32Array, TokenArray, unit_prefix
 
 User = TypeVar("User", Embedder, Reranker)
 Examined = TypeVar("Examined", "EmbeddingSubject", "RerankingSubject")
@@ -121,7 +121,7 @@ class EmbeddingSubject(Subject[Embedder]):
             rows = self._session.run_encoded(encoded)
         else:
             return None
-        return None if rows is None else unit(rows)
+        return None if rows is None else unit_prefix(rows, rows.shape[1])
 
     @cached_property
     def ending(self) -> Ending:
@@ -181,12 +181,6 @@ class RerankingSubject(Subject[Reranker]):
 def token_ids(batch: EncodedBatch) -> list[TokenArray]:
     """Return the complete token ids of encoded inputs."""
     return [whole_ids(each) for each in cast("Sequence[Encoded]", batch.sequences)]
-
-
-def unit(rows: Float32Array) -> Float32Array:
-    """Rows of length one. Shape: unchanged."""
-    result: Float32Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-    return result
 
 
 def log_odds(scores: Float32Array) -> Float32Array:

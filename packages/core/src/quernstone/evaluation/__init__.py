@@ -1,7 +1,7 @@
 """Evaluation on MTEB: adapters, the official protocol, two-stage reranking, summaries.
 
-Needs the extra `eval`. Nothing else of Quernstone imports this package, and the command line does
-so only when `quern eval` runs, because mteb takes seconds to import.
+Requires the extra `eval`. The command line imports this package only for `quern eval`, because
+mteb takes seconds to import.
 """
 
 import importlib.util

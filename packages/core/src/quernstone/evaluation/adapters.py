@@ -1,4 +1,4 @@
-"""mteb's two adapters: what it calls an encoder and a cross-encoder, over ours."""
+"""Adapters from `Embedder` and `Reranker` to the encoders and cross-encoders of mteb."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 MAX_EXHAUSTIVE = 1000
-"""Documents of the largest corpus that is scored whole for every query."""
+"""Maximum number of documents in a corpus that is scored completely for every query."""
 
 
 class Encoder(AbsEncoder):
-    """An `Embedder` as mteb wants it."""
+    """mteb encoder that uses an `Embedder`."""
 
     mteb_model_meta: ModelMeta
 
@@ -53,7 +53,7 @@ class Encoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> Float32Array:
-        """Embed texts behind the instruction that the protocol gives them.
+        """Embed texts with the instruction of the protocol.
 
         Returns:
             Unit vectors. Shape: (texts, dimensions)
@@ -62,15 +62,15 @@ class Encoder(AbsEncoder):
         return self.embed(list(_column(inputs, "text")), instruction)
 
     def embed(self, texts: Sequence[str], instruction: str) -> Float32Array:
-        """Embed texts behind one instruction. Shape: (len(texts), dimensions)."""
-        # pairs and candidates of many tasks repeat their texts
+        """Embed texts with an instruction. Shape: (len(texts), dimensions)."""
+        # many tasks repeat texts in pairs and candidates: embed each only once
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         vectors = self._embedder.embed_queries(list(places), instruction, progress=self._progress)
         return vectors[[places[text] for text in texts]]
 
 
 class CrossEncoder:
-    """A `Reranker` as mteb wants it."""
+    """mteb cross-encoder that uses a `Reranker`."""
 
     def __init__(self, reranker: Reranker, protocol: Protocol, *, progress: bool = False) -> None:
         self._reranker = reranker
@@ -89,14 +89,14 @@ class CrossEncoder:
         prompt_type: PromptType | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> Float32Array:
-        """Score pairs of a query and a document that stand at the same place.
+        """Score the pairs of a query and a document at the same position.
 
         Returns:
             P(yes) of each pair. Shape: (pairs,)
         """
         columns = getattr(inputs1.dataset, "column_names", [])
-        # mteb's `text` of a query with an instruction of its own is both, one after the other,
-        # and its own wrapper then names the instruction twice
+        # If a query has its own instruction, mteb's `text` contains both, and its wrapper then
+        # repeats the instruction.
         text = "query" if self._protocol.name == "official" and "query" in columns else "text"
         queries = list(_column(inputs1, text))
         documents = list(_column(inputs2, "text"))
@@ -110,7 +110,7 @@ class CrossEncoder:
     def score(
         self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str]
     ) -> Float32Array:
-        """Score pairs, each under its instruction. Shape: (len(queries),)."""
+        """Score pairs, each with its instruction. Shape: (len(queries),)."""
         asked = groupby(zip(queries, instructions, strict=True))
         heads = [(query, instruction, len(list(group))) for (query, instruction), group in asked]
         ends = list(accumulate(count for _, _, count in heads))
@@ -128,10 +128,10 @@ class CrossEncoder:
 
 
 class CandidateSearch(SearchCrossEncoderWrapper):
-    """A `CrossEncoder` that reranks the candidates of each query.
+    """Search that reranks the candidates of each query with a `CrossEncoder`.
 
-    Of a small corpus without candidates every document is one. mteb's own wrapper refuses such a
-    task.
+    Without candidates, all documents of a small corpus are scored; mteb's own wrapper rejects such
+    a task.
     """
 
     def search(
@@ -144,7 +144,7 @@ class CandidateSearch(SearchCrossEncoderWrapper):
         """Score candidates. See mteb's `SearchProtocol.search`.
 
         Raises:
-            ConfigError: There are no candidates, and the corpus is too large to score all of it.
+            ConfigError: The task has no candidates, and its corpus is too large to score.
         """
         if top_ranked is None and self.task_corpus is not None:
             documents = list(self.task_corpus["id"])
@@ -158,7 +158,7 @@ class CandidateSearch(SearchCrossEncoderWrapper):
 
 
 def model_meta(model: Embedder | Reranker) -> ModelMeta:
-    """What mteb files results under: the model's name and revision."""
+    """Return the metadata by which mteb files results, such as name and revision."""
     kind: dict[str, Any] = (
         {"similarity_fn_name": ScoringFunction.COSINE, "embed_dim": model.dimensions}
         if isinstance(model, Embedder)
@@ -177,7 +177,7 @@ def model_meta(model: Embedder | Reranker) -> ModelMeta:
 
 
 def model_name(name: str) -> str:
-    """A name of the form `organization/model`, which mteb demands, for any name of a model."""
+    """Return a name of the form `organization/model`, which mteb requires, for any model."""
     if Path(name).is_dir():
         return f"local/{Path(name).resolve().name}"
     return name if "/" in name else f"quernstone/{name}"

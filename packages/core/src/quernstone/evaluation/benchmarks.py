@@ -1,4 +1,4 @@
-"""Which tasks to run: a benchmark's, tasks by name, or tasks of one's own."""
+"""Selection of tasks: those of a benchmark, by name, or from a user's file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mteb.get_tasks import TASK_LIST
 from quernstone.errors import ConfigError
 
 BENCHMARKS = ("MTEB(eng, v2)", "MTEB(cmn, v1)", "MTEB(Code, v1)", "MTEB(Multilingual, v2)")
-"""The benchmarks of Qwen3-Embedding's published tables. Others of mteb work, too."""
+"""Benchmarks with published results of Qwen3-Embedding; all others of mteb work as well."""
 
 
 def select_tasks(
@@ -25,21 +25,21 @@ def select_tasks(
     file: Path | None = None,
     languages: Sequence[str] = (),
 ) -> list[AbsTask]:
-    """The tasks that a command's options describe, in the benchmark's order.
+    """Return the tasks that the options of a command describe, in the benchmark's order.
 
     Args:
         benchmark: A benchmark of mteb, such as `MTEB(eng, v2)`.
-        names: Tasks by name: of the benchmark or the file if one is given, else any of mteb's.
-        file: A Python file that defines tasks of one's own.
-        languages: ISO 639-3 codes such as `eng`, or `eng-Latn`. Tasks without any of them are
-            left out, multilingual ones run on these only.
+        names: Names of tasks in the benchmark or the file, or of any task in mteb without both.
+        file: A Python file that defines tasks.
+        languages: ISO 639-3 codes such as `eng`, or `eng-Latn`. Tasks in other languages are
+            skipped; multilingual tasks only run on these.
 
     Raises:
-        ConfigError: A name is unknown (the nearest are in the message), or nothing is left.
+        ConfigError: A name is unknown (the message suggests similar ones), or no task remains.
     """
     if benchmark is None and file is None:
         if not names:
-            raise ConfigError("name a benchmark, tasks, or a file of tasks")
+            raise ConfigError("pass a benchmark, tasks, or a file of tasks")
         tasks = [_by_name(name) for name in names]
     else:
         tasks = [] if benchmark is None else list(benchmark_tasks(benchmark))
@@ -48,7 +48,7 @@ def select_tasks(
     if languages:
         try:
             tasks = list(mteb.filter_tasks(tasks, languages=list(languages)))
-        except ValueError as error:  # no ISO code
+        except ValueError as error:  # not an ISO code
             raise ConfigError(str(error)) from error
         tasks = [task.filter_languages(list(languages)) for task in tasks]
     if not tasks:
@@ -57,10 +57,10 @@ def select_tasks(
 
 
 def benchmark_tasks(name: str) -> Sequence[AbsTask]:
-    """The tasks of a benchmark.
+    """Return the tasks of a benchmark.
 
     Raises:
-        ConfigError: mteb has no such benchmark.
+        ConfigError: mteb does not know the benchmark.
     """
     known = {one.name: one for one in mteb.get_benchmarks()}
     aliases = {alias: one for one in known.values() for alias in one.aliases or ()}
@@ -71,21 +71,21 @@ def benchmark_tasks(name: str) -> Sequence[AbsTask]:
 
 
 def task_types(names: Iterable[str]) -> dict[str, str]:
-    """The types of those of the names that are tasks of mteb."""
+    """Return the types of the named tasks that mteb knows."""
     types = {task.metadata.name: str(task.metadata.type) for task in TASK_LIST}
     return {name: types[name] for name in names if name in types}
 
 
 def known_task_names() -> list[str]:
-    """The names of all tasks of mteb."""
+    """Return the names of all tasks of mteb."""
     return [task.metadata.name for task in TASK_LIST]
 
 
 def tasks_of_file(path: Path) -> list[AbsTask]:
-    """One task of each class in a Python file that is a complete mteb task, in order.
+    """Create a task of each class in a Python file that is a complete mteb task, in order.
 
     Raises:
-        ConfigError: No such file, or no task in it.
+        ConfigError: The file does not exist or defines no task.
     """
     if not path.is_file():
         raise ConfigError(f"`{path}` is not a Python file")
@@ -104,7 +104,7 @@ def tasks_of_file(path: Path) -> list[AbsTask]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` with the nearest of the known names, or nothing."""
+    """Return `; did you mean ...?` with similar known names, or an empty string."""
     by_fold = {one.casefold(): one for one in known}
     close = difflib.get_close_matches(name.casefold(), list(by_fold), n=3, cutoff=0.6)
     return f"; did you mean {', '.join(repr(by_fold[one]) for one in close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""What is wrong with files of an evaluation."""
+"""Errors of evaluation files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from quernstone.errors import QuernstoneError
 
 
 class ResultsError(QuernstoneError, ValueError):
-    """A file or a folder of results or predictions cannot be used. `.path` says which."""
+    """A file or folder of results or predictions cannot be used; `.path` is its path."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)

@@ -1,8 +1,8 @@
-"""The folder of one evaluation: one model, one set of rules, any number of tasks.
+"""The folder of an evaluation: one model, one set of rules, any number of tasks.
 
-NAME/run.json                                   what the scores depend on, and the tasks
+NAME/run.json                                   settings that scores depend on, and the tasks
 NAME/results/{model}/{revision}/{task}.json     mteb's own results, saved after each subset
-NAME/predictions/{task}_predictions.json        what stage two reranks
+NAME/predictions/{task}_predictions.json        rankings for stage two
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _RUN = "run.json"
 
 
 class RunFolder:
-    """A folder that is written by one evaluation and by its continuations."""
+    """Folder that is written by an evaluation and by the runs that resume it."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open a folder, new or of an earlier run with the same settings.
+        """Create a folder, or open that of an earlier run with the same settings.
 
         Args:
-            path: Made if it does not exist.
-            settings: All that scores depend on, as JSON values.
+            path: Created if it does not exist.
+            settings: All settings that scores depend on, as JSON values.
 
         Raises:
-            ConfigError: The folder holds results of another model or of other settings.
+            ConfigError: The folder contains results of another model or of other settings.
             ResultsError: Its `run.json` is damaged.
         """
         self.path = path
@@ -48,15 +48,15 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
-        """The folder of predictions."""
+        """Folder of predictions."""
         return self.path / "predictions"
 
     def cache(self) -> ResultCache:
-        """Mteb's view of the results."""
+        """Return the results as mteb's cache."""
         return ResultCache(self.path)
 
     def add_task(self, task: AbsTask) -> None:
-        """Remember a task's type, by which a summary groups: mteb does not know all tasks."""
+        """Save a task's type for summaries, since mteb does not know the tasks of users' files."""
         self._run["tasks"][task.metadata.name] = task.metadata.type
         self._save()
 
@@ -65,7 +65,7 @@ class RunFolder:
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
-    """The `run.json` of a folder, None if it has none.
+    """Return the `run.json` of a folder; None if it has none.
 
     Raises:
         ResultsError: The file is damaged.
@@ -75,20 +75,20 @@ def read_run(path: Path) -> dict[str, Any] | None:
         return None
     content = read_json(file)
     if not isinstance(content, dict) or not {"settings", "tasks"} <= set(content):
-        raise ResultsError(file, "not the file of a run: expected `settings` and `tasks`")
+        raise ResultsError(file, "not a file of a run: expected `settings` and `tasks`")
     return content
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, in which mteb may have written NaN.
+    """Read a JSON file, which may contain NaN if mteb wrote it.
 
     Raises:
-        ResultsError: No such file, half a file, or no JSON at all.
+        ResultsError: The file does not exist or is not complete JSON.
     """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise ResultsError(path, "there is no such file") from error
+        raise ResultsError(path, "the file does not exist") from error
     except ValueError as error:
         raise ResultsError(
             path, f"not complete JSON ({error}); run the evaluation again to finish it"
@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is there whole or not at all."""
+    """Write a JSON file atomically."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     try:
@@ -115,6 +115,6 @@ def _refuse_other(path: Path, existing: Mapping[str, Any], wanted: Mapping[str, 
     ]
     if different:
         raise ConfigError(
-            f"`{path}` holds results of another model or of other settings: "
+            f"`{path}` contains results of another model or of other settings: "
             f"{'; '.join(different)}; choose another folder"
         )

@@ -1,4 +1,4 @@
-"""What each task is about, in one sentence: our own table, or a file in the official format."""
+"""Instructions of tasks, from the bundled table or from a file in the official format."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ OWN_TABLE = Path(__file__).parent / "data" / "instructions.json"
 
 _SIDES = ("query", "passage", "document")
 
-PASSED_OVER = frozenset(
+IGNORED_KEYS = frozenset(
     {"default", "MmarcoReranking", "CMedQAv1", "CMedQAv2", "PawsX", "8TagsClustering"}
 )
-"""Keys of `task_prompts.json` of QwenLM/Qwen3-Embedding that name no task of mteb. The official
-scripts never look them up, and neither do we; any other unknown key is an error."""
+"""Keys of `task_prompts.json` of QwenLM/Qwen3-Embedding that are not tasks of mteb and that the
+official scripts never use; any other unknown key is an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskInstruction:
-    """The instruction of one task."""
+    """Instruction of one task."""
 
     query: str
     document: str | None = None
-    """Set for symmetric tasks, in which documents are embedded behind an instruction as well."""
+    """Set for symmetric tasks, whose documents are embedded with an instruction as well."""
 
 
 class Instructions(Mapping[str, TaskInstruction]):
@@ -51,17 +51,17 @@ class Instructions(Mapping[str, TaskInstruction]):
 
     @property
     def digest(self) -> str:
-        """Differs between tables of different content."""
+        """Hash of the content."""
         rows = sorted((name, one.query, one.document) for name, one in self._table.items())
         return hashlib.sha256(orjson.dumps(rows)).hexdigest()[:16]
 
     def over(self, other: Instructions) -> Instructions:
-        """Both tables; where both have a task, this one's instruction."""
+        """Return both tables merged; this table takes precedence."""
         return Instructions({**other._table, **self._table}, f"{self.source} over {other.source}")
 
 
 def own_instructions() -> Instructions:
-    """Our table: the tasks of the four benchmarks for which mteb's metadata has no instruction."""
+    """Return the bundled table, for tasks of the four benchmarks without an instruction in mteb."""
     content = orjson.loads(OWN_TABLE.read_bytes())
     return Instructions(_parse(content["instructions"], OWN_TABLE), "quernstone")
 
@@ -69,28 +69,28 @@ def own_instructions() -> Instructions:
 def read_instructions(path: Path, known: frozenset[str]) -> Instructions:
     """Read a file in the format of the official `task_prompts.json`.
 
-    An object from task names to either an instruction or, for symmetric tasks, an object with
-    `query` and `passage` (or `document`).
+    It maps task names to an instruction or, for symmetric tasks, to an object with `query` and
+    `passage` (or `document`).
 
     Args:
         path: The file.
-        known: Names that a key may have: mteb's tasks, and those of the run.
+        known: Valid keys: the tasks of mteb and those of the run.
 
     Raises:
-        ConfigError: No such file, not JSON, an unknown key, or a value of another form.
+        ConfigError: The file does not exist or is not JSON, or a key or value is invalid.
     """
     try:
         content = orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no instruction file `{path}`") from error
+        raise ConfigError(f"the instruction file `{path}` does not exist") from error
     except orjson.JSONDecodeError as error:
         raise ConfigError(f"`{path}` is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"`{path}` holds a {type(content).__name__}, expected an object")
-    unknown = [name for name in content if name not in known and name not in PASSED_OVER]
+        raise ConfigError(f"`{path}` contains a {type(content).__name__}, expected an object")
+    unknown = [name for name in content if name not in known and name not in IGNORED_KEYS]
     if unknown:
         listed = "; ".join(f"{name!r}{nearest(name, known)}" for name in unknown[:5])
-        raise ConfigError(f"`{path}`: {len(unknown)} keys name no task: {listed}")
+        raise ConfigError(f"`{path}`: {len(unknown)} keys are not tasks: {listed}")
     table = {name: value for name, value in content.items() if name in known}
     return Instructions(_parse(table, path), path.name)
 

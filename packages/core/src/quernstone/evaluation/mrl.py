@@ -1,4 +1,4 @@
-"""Score against dimensions, from one embedding pass."""
+"""Scores at several dimensions, from one embedding pass."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from quernstone.evaluation.adapters import Encoder
 from quernstone.evaluation.folder import RunFolder, read_json, write_json
 from quernstone.evaluation.protocol import Protocol
 from quernstone.evaluation.run import ENCODE, settings_of
-from quernstone.types import Float32Array
+from quernstone.types import Float32Array, unit_prefix
 
 RESULTS = "mrl.json"
 
 Curves = dict[str, dict[int, float]]
-"""Main scores times 100, by dimensions by task."""
+"""Main scores times 100: task -> dimensions -> score."""
 
 
 class CuttingEncoder(Encoder):
-    """Embeds each list of texts once and keeps the vectors on disk, to be cut to any length."""
+    """Encoder that keeps vectors on disk, so that texts are embedded once and cut to any length."""
 
     dimensions: int
 
@@ -40,18 +40,15 @@ class CuttingEncoder(Encoder):
         self.dimensions = embedder.dimensions
 
     def embed(self, texts: Sequence[str], instruction: str) -> Float32Array:
-        """Unit vectors of `dimensions` numbers. Shape: (len(texts), dimensions)."""
+        """Return unit vectors. Shape: (len(texts), dimensions)."""
         digest = hashlib.sha256(instruction.encode())
         for text in texts:
             digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
         file = self._folder / f"{digest.hexdigest()}.npy"
         if not file.exists():
             np.save(file, super().embed(texts, instruction))
-        cut: Float32Array = np.load(file, mmap_mode="r")[:, : self.dimensions]
-        # the cut of a unit vector points where the cut of the vector itself does
-        length = np.linalg.norm(cut, axis=1, keepdims=True)
-        unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
-        return unit
+        # a cut unit vector has the same direction as the cut vector
+        return unit_prefix(np.load(file, mmap_mode="r"), self.dimensions)
 
 
 def measure_dimensions(
@@ -64,19 +61,19 @@ def measure_dimensions(
     on_task: Callable[[str, dict[int, float]], None] = lambda task, scores: None,  # noqa: ARG005
     progress: bool = False,
 ) -> Curves:
-    """Run tasks with vectors of several lengths. Finished tasks are not run again.
+    """Run tasks with vectors of several lengths; finished tasks are skipped.
 
     Args:
-        embedder: The model, uncut.
-        tasks: What to run.
-        output: The folder of this measurement; gets `mrl.json`.
+        embedder: The model, with all its dimensions.
+        tasks: Tasks to run.
+        output: The folder of this measurement, for `mrl.json`.
         protocol: The rules.
-        dimensions: Lengths; none for 32, 64, ... and the model's own.
-        on_task: Called with each task's scores.
+        dimensions: Lengths of the vectors; empty for 32, 64, ... and the model's own.
+        on_task: Called with the scores of each task.
         progress: Show a progress bar for each call of the model.
 
     Raises:
-        ConfigError: A length that the model does not have, or a folder of another model.
+        ConfigError: A length exceeds the model's, or the folder belongs to another model.
     """
     wanted = sorted(set(dimensions)) or powers(embedder.dimensions)
     wrong = [one for one in wanted if not 1 <= one <= embedder.dimensions]
@@ -103,7 +100,7 @@ def measure_dimensions(
 
 
 def powers(largest: int) -> list[int]:
-    """32, 64, ... and the largest."""
+    """Return 32, 64, ... and the largest."""
     found = [MIN_DIMENSIONS]
     while found[-1] * 2 < largest:
         found.append(found[-1] * 2)
@@ -112,7 +109,7 @@ def powers(largest: int) -> list[int]:
 
 def _score(encoder: CuttingEncoder, task: AbsTask, dimensions: int) -> float:
     encoder.dimensions = dimensions
-    # what a task draws depends on what it drew before
+    # reset the random generators, so that every length uses the same samples
     task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
     if not task.data_loaded:
         task.load_data()

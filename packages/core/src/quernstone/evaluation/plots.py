@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Charts of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def bar_chart(
     published: Sequence[PublishedRow] = (),
     title: str = "",
 ) -> None:
-    """A group of bars for each mean: one bar a model, the published ones pale."""
+    """Draw a group of bars for each mean, one bar per model; published ones are pale."""
     types = list(dict.fromkeys(name for one in summaries for name in one.by_type))
     labels = ["mean (task)", "mean (type)", *types]
     rows: list[tuple[str, list[float | None]]] = [
@@ -45,7 +45,7 @@ def bar_chart(
 
 
 def curve(path: Path, scores: Mapping[str, Mapping[int, float]], title: str = "") -> None:
-    """Score against dimensions, one line a task."""
+    """Draw scores over dimensions, one line per task."""
     with _figure(path, 7.0) as axes:
         for task, by_dimensions in scores.items():
             axes.plot(list(by_dimensions), list(by_dimensions.values()), marker="o", label=task)
@@ -61,7 +61,7 @@ def curve(path: Path, scores: Mapping[str, Mapping[int, float]], title: str = ""
 
 @contextmanager
 def _figure(path: Path, width: float) -> Iterator[Axes]:
-    """An empty picture, written when the block ends without an error."""
+    """Yield the axes of an empty chart and write it at the end of the block."""
     figure = Figure(figsize=(width, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     yield figure.add_subplot()

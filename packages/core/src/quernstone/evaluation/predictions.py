@@ -1,4 +1,4 @@
-"""The rankings that stage one saved: ours (those of mteb 2), or the official scripts' (mteb 1).
+"""Rankings saved by stage one, in the layout of mteb 2 or of the official scripts (mteb 1).
 
 ours        {task}_predictions.json             {subset: {split: {query: {document: score}}}}
 official    {task}_{subset}_predictions.json    {query: {document: score}}, split `test`
@@ -27,16 +27,16 @@ _META = "mteb_model_meta"
 
 @dataclass(frozen=True, slots=True)
 class TaskPredictions:
-    """What one model answered to one task."""
+    """Rankings of one task by one model."""
 
     rankings: Mapping[str, Mapping[str, Ranking]]
     """By subset, then by split."""
     model: Mapping[str, Any]
-    """`model_name` and `revision`, as far as the file says."""
+    """`model_name` and `revision`, if the file contains them."""
     path: Path
 
     def as_mteb(self) -> dict[str, Any]:
-        """The content of the file that mteb 2 would have written."""
+        """Return the content of the file that mteb 2 would write."""
         return {_META: dict(self.model), **self.rankings}
 
 
@@ -44,27 +44,27 @@ class Predictions:
     """A folder of predictions."""
 
     def __init__(self, path: Path) -> None:
-        """Open a folder: of `quern eval run`, of predictions alone, or of the official scripts.
+        """Open a folder of `quern eval run`, of the official scripts, or with only predictions.
 
         Raises:
-            ConfigError: No such folder, or no predictions in it.
+            ConfigError: The folder does not exist or contains no predictions.
         """
         self.path = path / "predictions" if read_run(path) is not None else path
         if not any(self.path.glob(f"*{_SUFFIX}")):
-            raise ConfigError(f"`{path}` holds no predictions (files `*{_SUFFIX}`)")
+            raise ConfigError(f"`{path}` contains no predictions (files `*{_SUFFIX}`)")
 
     def of_task(self, task: AbsTask) -> TaskPredictions:
-        """The predictions for all splits and subsets of a task.
+        """Return the predictions for all splits and subsets of a task.
 
         Raises:
-            ResultsError: A file is missing or damaged, or is of another split or subset.
+            ResultsError: A file is missing or damaged, or belongs to another split or subset.
         """
         name = task.metadata.name
-        whole = self.path / f"{name}{_SUFFIX}"
-        if whole.is_file():
-            content = _object(whole)
+        path = self.path / f"{name}{_SUFFIX}"
+        if path.is_file():
+            content = _object(path)
             model = content.pop(_META, {})
-            found = TaskPredictions(content, model, whole)
+            found = TaskPredictions(content, model, path)
         else:
             found = self._official(task)
         _check(found, task)
@@ -82,9 +82,9 @@ class Predictions:
                     rankings[subset][split] = _object(path)
         if not any(rankings.values()):
             others = sorted(path.name for path in self.path.glob(f"{name}_*{_SUFFIX}"))
-            there = f"; there are {', '.join(others)}" if others else ""
-            wanted = f"splits {list(task.eval_splits)} of subsets {_some(task.hf_subsets)}"
-            raise ResultsError(self.path, f"no predictions of {name} for {wanted}{there}")
+            existing = f"; found only {', '.join(others)}" if others else ""
+            wanted = f"splits {list(task.eval_splits)} of subsets {_listed(task.hf_subsets)}"
+            raise ResultsError(self.path, f"no predictions of {name} for {wanted}{existing}")
         return TaskPredictions(rankings, {}, self.path)
 
 
@@ -94,7 +94,7 @@ def _check(found: TaskPredictions, task: AbsTask) -> None:
         if subset not in found.rankings:
             raise ResultsError(
                 found.path,
-                f"holds {name} for the subsets {_some(list(found.rankings))} and not for "
+                f"contains {name} for the subsets {_listed(list(found.rankings))} but not for "
                 f"{subset!r}; run stage one on it, or leave its language out",
             )
         splits = found.rankings[subset]
@@ -102,20 +102,20 @@ def _check(found: TaskPredictions, task: AbsTask) -> None:
             if split not in splits:
                 raise ResultsError(
                     found.path,
-                    f"holds predictions of {name} ({subset}) for the splits {sorted(splits)} "
-                    f"and not for {split!r}, which the task is evaluated on",
+                    f"contains predictions of {name} ({subset}) for the splits {sorted(splits)} "
+                    f"but not for {split!r}, which the task is evaluated on",
                 )
             if not all(isinstance(documents, dict) for documents in splits[split].values()):
-                raise ResultsError(found.path, f"{name} ({subset}, {split}) is no ranking")
+                raise ResultsError(found.path, f"{name} ({subset}, {split}) is not a ranking")
 
 
 def _object(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ResultsError(path, f"holds a {type(content).__name__}, expected an object")
+        raise ResultsError(path, f"contains a {type(content).__name__}, expected an object")
     return content
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

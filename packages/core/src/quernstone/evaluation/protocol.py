@@ -1,7 +1,7 @@
-r"""Which text goes to the model: Qwen's evaluation rules, or mteb's.
+r"""Evaluation protocols: Qwen's official rules, and those of mteb.
 
-Both put `Instruct: {instruction}\nQuery:` in front of some texts and nothing in front of others;
-they differ in the instruction, in which texts get it, and in how long texts may be.
+Both prefix some texts with `Instruct: {instruction}\nQuery:` and leave others unchanged. They
+differ in the instruction, in the texts that get it, and in the maximum length.
 """
 
 from __future__ import annotations
@@ -22,46 +22,47 @@ PROTOCOLS: tuple[ProtocolName, ...] = ("official", "mteb")
 
 _MAX_LENGTHS: dict[ProtocolName, int] = {
     "official": 8192,  # `qwen3_embedding_model.py` of QwenLM/Qwen3-Embedding
-    "mteb": 32768,  # mteb sets none, and the checkpoints' tokenizer and config say this
+    "mteb": 32768,  # mteb sets no limit; this is that of the checkpoints
 }
 RERANK_MAX_LENGTH = 8192
-"""The same in Qwen's `qwen3_reranker_model.py` and in mteb's `Qwen3RerankerWrapper`."""
+"""Used by both Qwen's `qwen3_reranker_model.py` and mteb's `Qwen3RerankerWrapper`."""
 
 _TEMPLATES: dict[ProtocolName, RerankTemplate] = {"official": "eval", "mteb": "card"}
 
-# `qwen3_embedding_model.py`: of all STS and pair classification tasks, whatever the table says
+# `qwen3_embedding_model.py` uses it for all STS and pair classification tasks, even if the table
+# has another instruction.
 _SIMILARITY_TYPES = ("STS", "PairClassification")
 _SIMILARITY = "Retrieve semantically similar text"
-# the same file, of a retrieval query for which nothing else is found; the grammar is theirs
+# The fallback for retrieval queries in the same file, with its grammar.
 _RETRIEVAL = "Retrieval relevant passage for the given query."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """One set of rules, and the instructions that they draw on."""
+    """A set of rules and its instructions."""
 
     name: ProtocolName
     instructions: Instructions
-    """Instructions that go before those of mteb's metadata."""
+    """Take precedence over those of mteb's metadata."""
     bare: bool = False
-    """Embed and rerank without any instruction of the task, to see what instructions are worth."""
+    """Ignore the instructions of tasks, to measure what they contribute."""
 
     @property
     def max_length(self) -> int:
-        """Tokens per embedded text, instruction included; the model's own limit may be lower."""
+        """Maximum tokens per text, including the instruction; the model may allow fewer."""
         return _MAX_LENGTHS[self.name]
 
     @property
     def template(self) -> RerankTemplate:
-        """The rendering of reranked pairs."""
+        """Template of reranked pairs."""
         return _TEMPLATES[self.name]
 
     def embedding_instruction(self, task: TaskMetadata, prompt_type: PromptType | None) -> str:
-        """The instruction in front of a text; empty for a bare text.
+        """Return the instruction for a text; an empty string leaves the text unchanged.
 
         Args:
-            task: The task that the text is of.
-            prompt_type: Whether it is a query or a document, None in tasks that have neither.
+            task: The task that the text belongs to.
+            prompt_type: Query or document; None in tasks that have neither.
         """
         if self.bare:
             return ""
@@ -71,17 +72,17 @@ class Protocol:
         return self._mteb(task, side)
 
     def reranking_instruction(self, task: TaskMetadata) -> str:
-        """The instruction of a task's pairs, unless its queries bring their own."""
+        """Return the instruction for a task's pairs, if its queries have none of their own."""
         if self.bare or self.name == "mteb":
-            # mteb's wrapper knows instructions of queries only
+            # mteb's wrapper only supports instructions of queries
             return EVAL_INSTRUCTION
         return self._of_task(task) or EVAL_INSTRUCTION
 
     def _official(self, task: TaskMetadata, side: str | None) -> str:
         found = self.instructions.get(task.name)
         symmetric = found is not None and found.document is not None
-        # also true of "InstructionRetrieval", and false of both types of reranking, whose
-        # documents therefore do get the instruction
+        # "InstructionRetrieval" matches as well. Both types of reranking do not, so their documents
+        # get the instruction.
         if "Retrieval" in task.type and side == "document" and not symmetric:
             return ""
         if task.type in _SIMILARITY_TYPES:
@@ -97,7 +98,7 @@ class Protocol:
         return self._of_task(task) or _default(task)
 
     def _of_task(self, task: TaskMetadata) -> str:
-        """The task's own instruction: of the table, else of mteb's metadata."""
+        """Return the task's own instruction from the table, else from mteb's metadata."""
         if task.name in self.instructions:
             return self.instructions[task.name].query
         prompt = task.prompt
@@ -107,5 +108,5 @@ class Protocol:
 
 
 def _default(task: TaskMetadata) -> str:
-    """What mteb says of a task's type."""
+    """Return mteb's instruction for the type of a task."""
     return get_abstask_prompt(task.name)

@@ -1,4 +1,4 @@
-"""The tables that Qwen published, to stand beside one's own results."""
+"""Results that Qwen published, for comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLES = Path(__file__).parent / "data" / "published.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedRow:
-    """One model in one table, scores times 100."""
+    """Scores of one model in one table, times 100."""
 
     model: str
     by_type: Mapping[str, float]
@@ -24,11 +24,11 @@ class PublishedRow:
 
 
 def published_rows(benchmark: str, *, reranking: bool = False) -> list[PublishedRow]:
-    """The rows of a benchmark, in the order of the table; none if there is no table.
+    """Return the published rows of a benchmark in their order; empty if there are none.
 
     Args:
-        benchmark: For example `MTEB(eng, v2)`.
-        reranking: The rerankers' rows, which have retrieval tasks only.
+        benchmark: A benchmark such as `MTEB(eng, v2)`.
+        reranking: Return the rows of rerankers, which only include retrieval tasks.
     """
     rows = _tables().get(benchmark, {}).get("reranking" if reranking else "rows", [])
     return [PublishedRow(**row) for row in rows]

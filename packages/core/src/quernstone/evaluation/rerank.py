@@ -1,4 +1,4 @@
-"""Stage two: rerank what stage one found, and say where that helped."""
+"""Stage two: rerank the results of stage one and compare the scores."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ FIRST_STAGE = "first_stage.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranked:
-    """One task before and after."""
+    """Scores of one task before and after reranking."""
 
     task: str
     type: str
     first: float | None
-    """Main score of stage one, 0 to 1; None when there was none."""
+    """Main score of stage one, 0 to 1; None without a stage one."""
     score: float | None
-    """Main score after reranking; None when the task failed."""
+    """Main score after reranking; None if the task failed."""
     seconds: float
     error: str = ""
 
     @property
     def hurts(self) -> bool:
-        """Whether reranking made it worse."""
+        """True if reranking lowered the score."""
         return self.first is not None and self.score is not None and self.score < self.first
 
 
 class SavedSearch:
-    """Answers with saved rankings, so that mteb scores them as it would score a model."""
+    """Search that returns saved rankings, so that mteb scores them like a model's."""
 
     def __init__(self, saved: TaskPredictions) -> None:
         self._saved = saved
         self.mteb_model_meta = ModelMeta.create_empty()
 
     def index(self, corpus: object, **kwargs: Any) -> None:
-        """See mteb's `SearchProtocol`: there is nothing to do."""
+        """Do nothing; required by mteb's `SearchProtocol`."""
 
     def search(
         self,
@@ -64,10 +64,10 @@ class SavedSearch:
         hf_subset: str,
         **kwargs: Any,  # noqa: ARG002 - mteb passes more
     ) -> RetrievalOutputType:
-        """The saved scores of the documents of each query.
+        """Return the saved scores of the documents of each query.
 
         Raises:
-            ResultsError: The predictions are of other queries.
+            ResultsError: A query has no predictions.
         """
         ranking = self._saved.rankings[hf_subset][hf_split]
         missing = [query for query in queries["id"] if query not in ranking]
@@ -75,7 +75,7 @@ class SavedSearch:
             raise ResultsError(
                 self._saved.path,
                 f"{len(missing)} of {len(queries)} queries of {hf_subset}/{hf_split} have no "
-                f"predictions, the first is {missing[0]!r}: they are of another data set",
+                f"predictions (the first is {missing[0]!r}): they are of another data set",
             )
         return {query: dict(ranking[query]) for query in queries["id"]}
 
@@ -93,14 +93,14 @@ def rerank(
 ) -> list[Reranked]:
     """Rerank the best documents of stage one.
 
-    Tasks that come with candidates of their own (the types Reranking and InstructionReranking)
-    need no predictions, and have no first stage to compare with.
+    Tasks of the types Reranking and InstructionReranking include their candidates, so they need no
+    predictions and have no first stage to compare with.
 
     Args:
-        reranker: The model; its template should be the protocol's, or chosen on purpose.
+        reranker: The model; its template should be that of the protocol.
         tasks: Retrieval and reranking tasks.
-        predictions: What stage one saved.
-        output: The folder of this reranker over this first stage.
+        predictions: Rankings saved by stage one.
+        output: The folder for this combination of reranker and first stage.
         protocol: The rules.
         top_k: Documents of each query to rerank.
         on_task: Called after each task.
@@ -110,7 +110,8 @@ def rerank(
         One outcome for each task, in order.
 
     Raises:
-        ConfigError: A task is no retrieval, or the folder is of another model or other settings.
+        ConfigError: A task does not rank documents, or the folder belongs to another model or to
+            other settings.
     """
     settings = {
         "model": reranker.model,
@@ -135,7 +136,7 @@ def rerank(
 
 
 def comparison(outcomes: Sequence[Reranked]) -> str:
-    """First stage and reranked side by side, as Markdown, with what got worse flagged."""
+    """Render a Markdown table of both stages that flags tasks with lower scores."""
     lines = ["| task | first stage | reranked | change | |", "| --- | --- | --- | --- | --- |"]
     for one in outcomes:
         first = "" if one.first is None else f"{100 * one.first:.2f}"
@@ -150,7 +151,7 @@ def comparison(outcomes: Sequence[Reranked]) -> str:
 
 
 def is_reranked(task: AbsTask) -> bool:
-    """Whether the official evaluation reranks a task."""
+    """Return True if the official evaluation reranks the task."""
     return bool(task.metadata.type == "Retrieval")
 
 
@@ -166,7 +167,7 @@ def _rerank_task(
     first = None
     try:
         if not isinstance(task, AbsTaskRetrieval):
-            raise ResultsError(name, f"{kind} tasks rank nothing, so there is nothing to rerank")
+            raise ResultsError(name, f"{kind} tasks do not rank documents and cannot be reranked")
         if "Reranking" not in kind:
             first = _prepare(task, predictions, folder, search, top_k)
     except Exception as error:
@@ -194,7 +195,7 @@ def _prepare(
     search: CandidateSearch,
     top_k: int,
 ) -> float:
-    """Give the task its candidates, and return the score of stage one."""
+    """Add the candidates to the task and return the score of stage one."""
     name = task.metadata.name
     kept = folder.path / FIRST_STAGE
     firsts: dict[str, float] = read_json(kept) if kept.exists() else {}

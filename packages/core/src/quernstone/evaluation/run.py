@@ -1,4 +1,4 @@
-"""Stage one: run tasks on an embedder, keep what is done, go on after failures."""
+"""Stage one: run tasks on an embedder, keep finished results, continue after failures."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from quernstone.evaluation.protocol import Protocol
 logger = logging.getLogger("quernstone")
 
 _DRAWING = (AbsTaskClustering, AbsTaskMultilabelClassification)
-"""Types whose tasks keep one random generator for all their subsets."""
+"""Task types that share one random generator among their subsets."""
 
-# The batch is that of mteb's data loaders only: ours are filled by tokens.
+# Only mteb's data loaders use this batch size: Quernstone fills batches by tokens.
 ENCODE = cast("EncodeKwargs", {"batch_size": 512, "show_progress_bar": False})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one task."""
+    """Result of one task."""
 
     task: str
     type: str
     score: float | None
-    """Main score of all splits and subsets, 0 to 1; None when the task failed."""
+    """Main score of all splits and subsets, 0 to 1; None if the task failed."""
     seconds: float
-    """0 when there was nothing left to do."""
+    """0 if the results already existed."""
     error: str = ""
 
 
@@ -60,21 +60,21 @@ def run(
     on_task: OnTask = lambda outcome: None,  # noqa: ARG005
     progress: bool = False,
 ) -> list[Outcome]:
-    """Run tasks, skipping what `output` already has.
+    """Run tasks and skip those with results in `output`.
 
-    Results are saved after each subset, so an interrupted run goes on where it stopped. A task
-    that fails, for example because its data cannot be loaded, is reported and the rest goes on.
+    Results are saved after each subset, so an interrupted run resumes there. A task that fails,
+    for example because its data cannot be loaded, is reported, and the next one runs.
 
     Args:
-        embedder: The model; its `max_length` should be the protocol's.
-        tasks: What to run, in this order.
-        output: The folder of this model under these settings.
+        embedder: The model; its `max_length` should be that of the protocol.
+        tasks: Tasks to run, in this order.
+        output: The folder for this model with these settings.
         protocol: The rules.
         on_task: Called after each task.
         progress: Show a progress bar for each call of the model.
 
     Returns:
-        One outcome for each task, in order.
+        An outcome for each task, in order.
 
     Raises:
         ConfigError: The folder belongs to another model or to other settings.
@@ -91,7 +91,7 @@ def run(
 
 
 def settings_of(embedder: Embedder, protocol: Protocol) -> dict[str, Any]:
-    """All that the scores of a run depend on."""
+    """Return all settings that the scores of a run depend on."""
     return {
         "model": embedder.model,
         "revision": embedder.revision,
@@ -104,18 +104,18 @@ def settings_of(embedder: Embedder, protocol: Protocol) -> dict[str, Any]:
 
 
 def run_task(model: MTEBModels, task: AbsTask, folder: RunFolder) -> Outcome:
-    """Run one task, or what is missing of it, and turn a failure into an outcome."""
+    """Run one task, or its missing part, and turn a failure into an outcome."""
     started = time.perf_counter()
     name, kind = task.metadata.name, str(task.metadata.type)
-    # Only rankings are reranked; other predictions are large and of no use here.
+    # Only rankings can be reranked; other predictions would only take space.
     predictions = folder.predictions if isinstance(task, AbsTaskRetrieval) else None
     try:
-        afresh = _starts_afresh(model, task, folder)
+        restart = _must_restart(model, task, folder)
         result = mteb.evaluate(
             model,
             task,
             cache=folder.cache(),
-            overwrite_strategy="always" if afresh else "only-missing",
+            overwrite_strategy="always" if restart else "only-missing",
             prediction_folder=predictions,
             encode_kwargs=ENCODE,
             co2_tracker=False,
@@ -133,7 +133,7 @@ def run_task(model: MTEBModels, task: AbsTask, folder: RunFolder) -> Outcome:
 
 
 def is_finished(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
-    """Whether a folder has all results of a task, and its predictions if it makes any."""
+    """Return True if a folder has all results and predictions of a task."""
     found = _saved_result(model, task, folder)
     return (
         found is not None
@@ -142,15 +142,15 @@ def is_finished(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
     )
 
 
-def _starts_afresh(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
-    """Whether a task cannot go on from what is there."""
+def _must_restart(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
+    """Return True if the existing results of a task cannot be extended."""
     found = _saved_result(model, task, folder)
     if found is None:
         return False
     if isinstance(task, _DRAWING):
-        # the draws of a subset go on from those of the one before it
+        # the random numbers of a subset depend on those drawn for the previous ones
         return bool(found.get_missing_evaluations(task))
-    # mteb skips what has results, and would never write predictions that are not there
+    # mteb skips tasks with results, so it would never write missing predictions
     return _lacks_predictions(task, folder, found)
 
 
@@ -174,10 +174,10 @@ def _lacks_predictions(task: AbsTask, folder: RunFolder, found: TaskResult) -> b
 
 
 def _remove_if_damaged(path: Path) -> None:
-    """Remove a file that an interruption cut short."""
+    """Remove a file that was written only in part."""
     if path.exists():
         try:
             read_json(path)
         except ResultsError:
-            logger.warning("`%s` was written by half; doing it again", path)
+            logger.warning("`%s` was written only in part: computing it again", path)
             path.unlink()

@@ -1,4 +1,4 @@
-"""Results to means: over tasks, over types, per type and per task."""
+"""Means of results: over tasks, over types, per type and per task."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from quernstone.evaluation.errors import ResultsError
 from quernstone.evaluation.folder import read_json, read_run
 
 SplitRule = Literal["first", "all"]
-"""`first`: the first split of each task only, as the official `summary.py`; `all`: every split,
-as mteb's own tables."""
+"""`first` uses only the first split of each task, as the official `summary.py` does; `all` uses
+every split, as mteb's own tables do."""
 
 Scores = Mapping[str, Mapping[str, float]]
-"""Main scores, 0 to 1, by subset by split."""
+"""Main scores, 0 to 1: split -> subset -> score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """One task's score."""
+    """Score of one task."""
 
     task: str
     type: str
     score: float
-    """Mean of the main scores that count, times 100."""
+    """Mean of its main scores, times 100."""
     missing: list[str] = field(default_factory=list)
-    """`split/subset` of the benchmark that there are no results for."""
+    """`split/subset` pairs of the benchmark without results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One model's scores, times 100."""
+    """Scores of one model, times 100."""
 
     name: str
     tasks: list[TaskScore]
     missing: list[str]
-    """Tasks of the benchmark without any result."""
+    """Tasks of the benchmark without results."""
     reranked: bool = False
-    """Whether these are results of stage two."""
+    """True for results of stage two."""
 
     @property
     def by_type(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Summary:
         return fmean(self.by_type.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the summary as JSON types."""
         return {
             "name": self.name,
             "mean_task": round(self.mean_task, 2),
@@ -75,17 +75,17 @@ class Summary:
 
 
 def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "first") -> Summary:
-    """Summarise the results below a folder.
+    """Summarize all results in a folder.
 
     Args:
         path: A folder of `quern eval run` or `rerank`, of mteb, or of the official scripts.
-        benchmark: Count the tasks, splits and subsets of this benchmark only, and name those
-            that are missing. None: all that is there.
-        rule: Which splits count.
+        benchmark: Only include the tasks, splits and subsets of this benchmark, and list missing
+            ones. None: all results.
+        rule: The splits to include.
 
     Raises:
-        ConfigError: An unknown benchmark, or no results of it.
-        ResultsError: A damaged file, or results of several models.
+        ConfigError: The benchmark is unknown or has no results.
+        ResultsError: A file is damaged, or the results are of several models.
     """
     found = read_results(path)
     run = read_run(path) or {"settings": {}, "tasks": {}}
@@ -94,27 +94,27 @@ def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "fi
     if benchmark is None:
         types = {**task_types(found), **run["tasks"]}
         rows = sorted((types.get(task, "other"), task) for task in found)
-        tasks = [_whole(task, kind, found[task], rule) for kind, task in rows]
+        tasks = [_of_results(task, kind, found[task], rule) for kind, task in rows]
     else:
         wanted = benchmark_tasks(benchmark)
         if reranked:
             wanted = [task for task in wanted if task.metadata.type == "Retrieval"]
         counted = [_of_benchmark(task, found.get(task.metadata.name, {}), rule) for task in wanted]
         tasks = [score for score in counted if score is not None]
-        there = {score.task for score in tasks}
-        missing = [task.metadata.name for task in wanted if task.metadata.name not in there]
+        found_names = {score.task for score in tasks}
+        missing = [name for task in wanted if (name := task.metadata.name) not in found_names]
     if not tasks:
-        raise ConfigError(f"`{path}` holds no results of {benchmark or 'any task'}")
+        raise ConfigError(f"`{path}` contains no results of {benchmark or 'any task'}")
     name = str(run["settings"].get("model", path.resolve().name))
     return Summary(name=name, tasks=tasks, missing=missing, reranked=reranked)
 
 
 def read_results(path: Path) -> dict[str, Scores]:
-    """The main scores of all result files below a folder, by task.
+    """Read the main scores of all result files in a folder, by task.
 
     Raises:
-        ConfigError: No such folder.
-        ResultsError: A damaged file, or two files of one task: results of several models.
+        ConfigError: The folder does not exist.
+        ResultsError: A file is damaged, or a task has two files, so results are of several models.
     """
     if not path.is_dir():
         raise ConfigError(f"`{path}` is not a folder")
@@ -130,8 +130,8 @@ def read_results(path: Path) -> dict[str, Scores]:
         if name in found:
             raise ResultsError(
                 path,
-                f"holds results of several models: {name} is in `{files[name]}` and in `{file}`; "
-                "name the folder of one of them",
+                f"contains results of several models: {name} is in `{files[name]}` and in `{file}`"
+                "; pass the folder of one of them",
             )
         files[name] = file
         found[name] = _main_scores(content["scores"], file)
@@ -148,17 +148,17 @@ def _main_scores(scores: Any, file: Path) -> Scores:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResultsError(file, f"not the results of a task: {error!r}") from error
     if not found:
-        raise ResultsError(file, "holds no scores")
+        raise ResultsError(file, "contains no scores")
     return found
 
 
-def _whole(name: str, kind: str, scores: Scores, rule: SplitRule) -> TaskScore:
+def _of_results(name: str, kind: str, scores: Scores, rule: SplitRule) -> TaskScore:
     counted = _mean(scores, list(scores), None, rule)
     return TaskScore(task=name, type=kind, score=counted)
 
 
 def _of_benchmark(task: AbsTask, scores: Scores, rule: SplitRule) -> TaskScore | None:
-    """The score of a benchmark's task, None if nothing that counts is there."""
+    """Return the score of a benchmark's task; None without results for its splits and subsets."""
     splits = [split for split in task.eval_splits if split in scores]
     wanted = list(task.eval_splits)[:1] if rule == "first" else list(task.eval_splits)
     subsets = set(task.hf_subsets)
@@ -181,11 +181,11 @@ def _of_benchmark(task: AbsTask, scores: Scores, rule: SplitRule) -> TaskScore |
 def _mean(
     scores: Scores, splits: Sequence[str], subsets: set[str] | None, rule: SplitRule
 ) -> float:
-    """Mean over the subsets of the splits that count, times 100."""
-    some = splits[:1] if rule == "first" else splits
+    """Return the mean over the subsets of the included splits, times 100."""
+    included = splits[:1] if rule == "first" else splits
     return 100 * fmean(
         score
-        for split in some
+        for split in included
         for subset, score in scores[split].items()
         if subsets is None or subset in subsets
     )

@@ -13,7 +13,7 @@ Row = tuple[str, float | None, float | None, Mapping[str, float]]
 
 
 def markdown(summaries: Sequence[Summary], published: Sequence[PublishedRow] = ()) -> str:
-    """Three parts: means beside the published ones, what is missing, and every task."""
+    """Render means next to the published ones, a list of missing results, and all tasks."""
     parts = [_means(summaries, published), *_missing(summaries), _tasks(summaries)]
     return "\n\n".join(parts) + "\n"
 
@@ -21,7 +21,7 @@ def markdown(summaries: Sequence[Summary], published: Sequence[PublishedRow] = (
 def as_json(
     summaries: Sequence[Summary], published: Sequence[PublishedRow], **settings: Any
 ) -> dict[str, Any]:
-    """All that the tables say."""
+    """Return the content of the tables as JSON types."""
     rows = [
         {
             "model": row.model,
@@ -51,7 +51,7 @@ def _means(summaries: Sequence[Summary], published: Sequence[PublishedRow]) -> s
 
 
 def _missing(summaries: Sequence[Summary]) -> list[str]:
-    """What a mean does not cover: it is no figure of the benchmark then."""
+    """List missing results, without which a mean is not a result of the benchmark."""
     lines = []
     for one in summaries:
         if one.missing:
@@ -59,9 +59,9 @@ def _missing(summaries: Sequence[Summary]) -> list[str]:
             lines.append(f"{one.name}: {len(one.missing)} tasks are missing: {names}")
         for task in one.tasks:
             if task.missing:
-                some = ", ".join(task.missing[:5])
+                first = ", ".join(task.missing[:5])
                 lines.append(
-                    f"{one.name}: {task.task} lacks {len(task.missing)} splits or subsets: {some}"
+                    f"{one.name}: {task.task} lacks {len(task.missing)} splits or subsets: {first}"
                     + (", ..." if len(task.missing) > 5 else "")
                 )
     return ["\n".join(f"- {line}" for line in lines)] if lines else []
