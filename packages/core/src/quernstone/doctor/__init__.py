@@ -1,4 +1,4 @@
-"""Says in plain words what is wrong with a model, an engine or a server, and how to fix it."""
+"""Checks that find faults of a model, an engine or a server, and how to fix them."""
 
 from quernstone.doctor.diagnose import diagnose
 from quernstone.doctor.report import Finding, Report, Verdict

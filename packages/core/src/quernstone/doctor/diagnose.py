@@ -1,4 +1,4 @@
-"""Open a model, run its checks, write the report."""
+"""Open a model, run the checks and create the report."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ def diagnose(
 ) -> Report:
     """Examine a model on an engine.
 
-    What is wrong becomes a finding of the report and not an error, also when the model cannot be
-    loaded or the server does not answer. Nothing is guessed: what cannot be known is `skipped`.
+    Faults are findings of the report rather than errors, even if the model cannot be loaded or the
+    server does not answer. A check that cannot decide is `skipped`.
 
     Args:
         model: As for `Embedder` and `Reranker`.
-        task: None: found out from the checkpoint, or from a server's options and model name.
+        task: None: inferred from the checkpoint, or from a server's options and model name.
         engine: As for `Embedder`.
         device: As for `Embedder`.
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
         engine_options: As for `Embedder`.
-        reference: Hub id or folder of the same checkpoint, computed here in float32 to compare.
+        reference: Hub id or folder of the same checkpoint, to compare with on this machine in
+            float32.
         progress: Show a progress bar on standard error.
 
     Raises:
-        ConfigError: Settings that can never work.
+        ConfigError: The settings are invalid.
         MissingExtraError: The engine's packages are not installed.
 
     Example:
@@ -93,7 +94,7 @@ def diagnose(
         except (ConfigError, MissingExtraError):
             raise
         except QuernstoneError as error:
-            # also a model whose first vector is not finite
+            # includes a model whose first vector is not finite
             opened = fail(str(error), "see the message")
             return Report(
                 target=target,
@@ -118,7 +119,7 @@ def diagnose(
 def _examine(
     subject: Examined, checks: Iterable[Check[Examined]], *, progress: bool
 ) -> Iterable[Finding]:
-    """Run the checks in order; an error of ours is a finding."""
+    """Run the checks in order and turn errors into findings."""
     every = tuple(checks)
     finite = True
     with progress_bar("examining", len(every), show=progress) as advance:
@@ -130,7 +131,7 @@ def _examine(
                 if finite:
                     outcome = fail(str(error), "see `finite values`")
             except QuernstoneError as error:
-                outcome = fail(f"the check could not be run: {error}", "see the message")
+                outcome = fail(f"the check failed to run: {error}", "see the message")
             finite = finite and not (check.name == _FINITE and outcome.verdict == "fail")
             advance(1)
             yield _finding(check.name, check.looks_at, outcome)

@@ -1,4 +1,4 @@
-"""What runs where, for a report."""
+"""Description of the environment for reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DISTRIBUTIONS = (
 
 
 def versions() -> dict[str, str]:
-    """Python, the machine, and the installed ones of the packages that matter."""
+    """Return the versions of Python, the machine and the relevant packages."""
     found = {"python": platform.python_version(), "machine": platform.platform(terse=True)}
     for name in _DISTRIBUTIONS:
         with suppress(PackageNotFoundError):
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_device(info: EngineInfo) -> str:
-    """The device, with the name of a GPU."""
+    """Return the device, including the name of a GPU."""
     if not info.device.startswith("cuda"):
         return info.device
     import torch  # noqa: PLC0415 - there is a CUDA device, so torch is loaded

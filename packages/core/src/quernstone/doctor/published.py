@@ -1,4 +1,4 @@
-"""Scores that are published for a model, against those that come out here."""
+"""Comparison with the published scores of a model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from quernstone.types import Float32Array, Task
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Scores of the first queries of `texts.RELATED` against its first documents."""
+    """Scores of the first queries of `texts.RELATED` with its first documents."""
 
     scores: tuple[tuple[float, ...], ...]
     width: int
-    """Hidden size of the model: a smaller one of the same name is another model."""
+    """Hidden size, to rule out smaller models with the same name."""
     source: str
 
 
@@ -25,8 +25,8 @@ _CARD = "the model card's example"
 _BUNDLED = "the bundled model's scores in float32"
 
 # Qwen3-Embedding-0.6B and -8B: README of github.com/QwenLM/Qwen3-Embedding and the cards
-# (transformers); 4B: its card. vLLM's values for the same differ by 0.0026 at most.
-# Qwen3-Reranker-8B: vLLM-Ascend's tutorial; the cards of the rerankers print no scores.
+# (transformers); 4B: its card. vLLM's values differ by at most 0.0026.
+# Qwen3-Reranker-8B: vLLM-Ascend's tutorial; the cards of the rerankers contain no scores.
 # tiny: computed with the bundled files.
 PUBLISHED: Mapping[Task, Mapping[str, Published]] = {
     "embed": {
@@ -44,16 +44,16 @@ PUBLISHED: Mapping[Task, Mapping[str, Published]] = {
 # transformers and vLLM differ by 0.0026 on the card's example.
 _TOLERANCES = {"float32": 0.005}
 _TOLERANCE_OTHERWISE = 0.015
-"""Of 16-bit dtypes, and of servers that do not say theirs."""
+"""For 16-bit dtypes, and for servers that do not report theirs."""
 
 
 def published_for(task: Task, model: str, width: int | None) -> Published | None:
-    """What is known of a model, by the last part of its name.
+    """Look up the published scores of a model by the last part of its name.
 
     Args:
         task: Embedding or reranking.
-        model: As it was named: a hub id, a folder, a server's name.
-        width: Its hidden size; None where that is not known.
+        model: A hub id, a folder, or a server's name for the model.
+        width: Its hidden size; None if unknown.
     """
     name = model.rstrip("/").replace("\\", "/").rpartition("/")[2].rpartition(":")[2].lower()
     known = PUBLISHED[task].get(name)
@@ -63,12 +63,12 @@ def published_for(task: Task, model: str, width: int | None) -> Published | None
 def compare_with_published(
     known: Published | None, dtype: str, scores: Callable[[int, int], Float32Array]
 ) -> Outcome:
-    """Compute the published scores.
+    """Compute scores and compare them with the published ones.
 
     Args:
-        known: From `published_for`.
-        dtype: Of the computation; decides the tolerance.
-        scores: (queries, documents) -> the scores of the first ones. Shape: (queries, documents)
+        known: The result of `published_for`.
+        dtype: Dtype of the computation, which determines the tolerance.
+        scores: Computes the scores of the first (queries, documents). Shape: (queries, documents)
     """
     if known is None:
         return skipped("no scores are published for a model of this name and size")
@@ -76,13 +76,13 @@ def compare_with_published(
     found = scores(*expected.shape)
     off = float(np.abs(found - expected).max())
     limit = _TOLERANCES.get(dtype, _TOLERANCE_OTHERWISE)
-    told = "; ".join(" ".join(f"{value:.4f}" for value in row) for row in found)
-    wanted = "; ".join(" ".join(f"{value:.4f}" for value in row) for row in expected)
-    finding = f"{told} against {wanted} in {known.source}: {off:.4f} apart at most"
+    computed = "; ".join(" ".join(f"{value:.4f}" for value in row) for row in found)
+    published = "; ".join(" ".join(f"{value:.4f}" for value in row) for row in expected)
+    finding = f"{computed} against {published} in {known.source}: {off:.4f} apart at most"
     if off > limit:
         return fail(
-            f"{finding}, {limit} is expected in {dtype}",
+            f"{finding}, but at most {limit} is expected in {dtype}",
             "the weights, the prompt, the last token or the pooling differ from the published "
-            "model: look at the other findings, and compare with `--reference`",
+            "model: see the other findings, and compare with `--reference`",
         )
     return ok(finding)

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, and the report that holds them."""
+"""Findings of the doctor and the report that contains them."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ _WORDS: dict[Verdict, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one check came to. Made by `ok`, `warn`, `fail` and `skipped`."""
+    """Result of one check. Create it with `ok`, `warn`, `fail` or `skipped`."""
 
     verdict: Verdict
     finding: str
-    """One sentence, with numbers where there are any; for `skipped` the reason."""
+    """One sentence with the measured numbers, or the reason for `skipped`."""
     fix: str = ""
-    """What to do about it; empty when there is nothing to do."""
+    """Instructions for the user; empty if there is nothing to do."""
 
 
 def ok(finding: str) -> Outcome:
-    """Everything is as it should be."""
+    """Report that everything is correct."""
     return Outcome("ok", finding)
 
 
 def warn(finding: str, fix: str) -> Outcome:
-    """Results are right, or may be, but somebody should know this."""
+    """Report a risk: results are, or may be, correct."""
     return Outcome("warn", finding, fix)
 
 
 def fail(finding: str, fix: str) -> Outcome:
-    """Results are wrong."""
+    """Report that results are wrong."""
     return Outcome("fail", finding, fix)
 
 
 def skipped(reason: str, fix: str = "") -> Outcome:
-    """This cannot be known here; `fix` says what would make it known."""
+    """Report that the check cannot decide; `fix` says how it could."""
     return Outcome("skipped", reason, fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One check and what it came to."""
+    """A check with its result."""
 
     name: str
     looks_at: str
-    """What was compared with what."""
+    """Subject of the check."""
     verdict: Verdict
     finding: str
     fix: str
@@ -64,30 +64,30 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All findings about one model on one engine."""
+    """All findings about a model on an engine."""
 
     target: str
-    """The model or the address, as it was given."""
+    """Model or address, as passed."""
     task: Task
     environment: Mapping[str, str]
-    """What runs where: engine, device, dtype, attention kernel, model, versions."""
+    """Engine, device, dtype, attention kernel, model and versions."""
     findings: tuple[Finding, ...]
 
     @property
     def healthy(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return not any(found.verdict == "fail" for found in self.findings)
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Names of the checks that failed."""
+        """Names of the failed checks."""
         return tuple(found.name for found in self.findings if found.verdict == "fail")
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of one check.
+        """Return the finding of a check.
 
         Raises:
-            KeyError: There was no check of that name.
+            KeyError: No check has this name.
         """
         for found in self.findings:
             if found.name == name:
@@ -96,13 +96,13 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """One line for terminals."""
         counts = Counter(found.verdict for found in self.findings)
         parts = [f"{counts[name]} {word}" for name, word in _WORDS.items() if counts[name]]
         return f"{'healthy' if self.healthy else 'broken'}: {', '.join(parts)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON types."""
+        """Return the report as JSON types."""
         return {
             "target": self.target,
             "task": self.task,

@@ -1,4 +1,4 @@
-"""What a server can be asked beyond embeddings and scores."""
+"""Requests to a server other than for embeddings and scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quernstone.errors import RemoteError, RemoteRequestError, RemoteUnavailable
 from quernstone.types import Float32Array
 
 _TAKE_IDS: tuple[DialectName, ...] = ("openai", "vllm", "sglang")
-"""Dialects in which `/v1/embeddings` may take lists of token ids, as OpenAI's does."""
+"""Dialects in which `/v1/embeddings` may accept lists of token ids, as OpenAI's does."""
 
 # `owned_by` in `/v1/models` -> dialect
 _OWNERS: dict[str, DialectName] = {"vllm": "vllm", "sglang": "sglang", "infinity": "infinity"}
@@ -25,20 +25,21 @@ _OWNERS: dict[str, DialectName] = {"vllm": "vllm", "sglang": "sglang", "infinity
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What a server says it is."""
+    """Dialect and model that a server reports."""
 
     dialect: DialectName
     model: str
-    """The first model that it serves; empty where it does not say."""
+    """Name of the first model; empty if the server does not report it."""
 
 
 def recognise(endpoint: str) -> Recognised:
-    """Ask the server at an address what it is.
+    """Ask a server for its dialect and model.
 
-    One that does not answer is `openai` and serves nothing: what is wrong shows when it is used.
+    A server that does not answer counts as `openai` without a model; its first use then reports
+    the fault.
 
     Raises:
-        ConfigError: It is no address.
+        ConfigError: `endpoint` is not an address.
     """
     with Server(RemoteOptions(endpoint=endpoint)) as server:
         try:
@@ -48,7 +49,7 @@ def recognise(endpoint: str) -> Recognised:
 
 
 class Server:
-    """One server, asked without patience: what it does not answer, it does not know."""
+    """Connection to a server without retries; unanswered requests return None."""
 
     def __init__(self, options: RemoteOptions) -> None:
         self.options = options
@@ -66,10 +67,10 @@ class Server:
         self._transport.close()
 
     def recognise(self) -> Recognised:
-        """Find out the dialect and the model.
+        """Detect the dialect and the model.
 
         Raises:
-            RemoteUnavailableError: Nobody answers.
+            RemoteUnavailableError: The server does not answer.
         """
         info = self._get("/info")
         if isinstance(info, dict) and "model_id" in info:
@@ -83,7 +84,7 @@ class Server:
         return Recognised(dialect, str(card.get("id", "")))
 
     def pooling(self) -> str | None:
-        """How the server says that it pools; None where it does not say."""
+        """Return the pooling that the server reports; None if it does not."""
         if self.options.dialect != "tei":
             return None
         info = self._get("/info")
@@ -92,7 +93,7 @@ class Server:
         return str(kind["pooling"]) if isinstance(kind, dict) and "pooling" in kind else None
 
     def embed_ids(self, model: str, sequences: Sequence[Sequence[int]]) -> Float32Array | None:
-        """Embeddings of token ids; None where the server takes none."""
+        """Return embeddings of token ids; None if the server does not accept ids."""
         if self.options.dialect not in _TAKE_IDS:
             return None
         body = {"model": model, "input": [list(ids) for ids in sequences]}
@@ -106,7 +107,7 @@ class Server:
         return vectors if complete and np.isfinite(vectors).all() else None
 
     def _get(self, path: str) -> Any:
-        """An answer; None where the server does not know the path."""
+        """Return the answer; None if the server does not know the path."""
         try:
             return self._transport.start(self._transport.get(path)).result()
         except RemoteRequestError:

@@ -1,4 +1,4 @@
-"""The texts that the doctor sends."""
+"""Texts that the checks embed and rerank."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RELATED = (
     ),
     ("What is a violin?", "A violin is a wooden string instrument that is played with a bow."),
 )
-"""Queries with a text that answers them. The text of one answers none of the others."""
+"""Queries, each with a text that answers it but none of the others."""
 QUERIES = tuple(query for query, _ in RELATED)
 DOCUMENTS = tuple(document for _, document in RELATED)
 
@@ -41,7 +41,7 @@ OVERFLOWING = (
     "A quern is a hand mill. " * 40,
 )
 """Texts that begin with "import" overflow Qwen3-Embedding-8B in float16
-(https://github.com/QwenLM/Qwen3-Embedding/issues/164); the others are extremes of their kind."""
+(https://github.com/QwenLM/Qwen3-Embedding/issues/164); the others are extreme cases."""
 
 OTHER_INSTRUCTION = "Find the sentence that a pirate would shout in a storm"
 
@@ -51,7 +51,7 @@ SHIFTS = (
     ("Bread", "is baked", "in an oven"),
     ("Why do we sleep", "when it is dark", "outside"),
 )
-"""Three parts that a query and a document share in two ways: where nothing stands between the
-two, it makes no difference to which of them the middle part belongs."""
+"""Three parts of a query and a document. Without a template between the two, it makes no
+difference to which of them the middle part belongs."""
 JOINTS = ("", " ", "\n")
-"""What servers without a template put between a query and a document."""
+"""Separators that servers without a template put between a query and a document."""
