@@ -343,7 +343,7 @@ def not_finite(subject: Subject[Any], error: NonFiniteError, text: str) -> Outco
 
 
 def no_control_tokens(tokenizer: Tokenizer, ids: TokenArray) -> Outcome:
-    """Whether the ids of a user's text are free of the tokens that only a prompt may hold."""
+    """Check that the ids of a user's text contain no control tokens."""
     found = [token for token in (ENDOFTEXT, IM_END) if tokenizer.token_id(token) in ids]
     if found:
         return fail(f"a text's `{found[0]}` becomes a control token", "please report this")

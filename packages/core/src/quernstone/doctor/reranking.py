@@ -36,7 +36,7 @@ _TEMPLATE_FIX = (
 # Differences of log-odds. Rounding gave below 1e-5 in float32 and up to 0.1 in bfloat16; another
 # document changes them by 0.1 on random weights and by 1 to 10 on trained ones.
 _NO_CHANGE = 0.02
-"""Less than this part of an ordinary change is no change."""
+"""A smaller share of an ordinary change counts as unchanged."""
 _ANOTHER_PROMPT = 0.25
 """More than this part of an ordinary change is another prompt and not rounding."""
 _ALONE = {"float32": 0.01}
@@ -92,7 +92,7 @@ def _template(subject: RerankingSubject) -> Outcome:
 
 
 def _joint(subject: RerankingSubject) -> str | None:
-    """What a server without a template joins a query and a document with.
+    """Find the separator of a server that has no template.
 
     A word that moves from the end of the query to the start of the document changes nothing then;
     with any template in between, it does, whatever the weights.
@@ -250,7 +250,7 @@ def _control_tokens(subject: RerankingSubject) -> Outcome:
     text = f"a {ENDOFTEXT} and a {IM_END} in a text"
     pairs = [("query", text, subject.user.instruction)]
     batch = encoder.encode_pairs(pairs, subject.user.template)
-    # the prompt's own control tokens are in front of and behind what users write
+    # the prompt's own control tokens surround the texts of users
     frame = RERANK_PREFIX, RERANK_SUFFIXES[subject.user.template]
     start, end = (len(tokenizer.frame_ids(part)) for part in frame)
     return no_control_tokens(tokenizer, token_ids(batch)[0][start:-end])

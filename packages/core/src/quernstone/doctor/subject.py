@@ -1,4 +1,4 @@
-"""What is examined: an embedder or a reranker, and what is known about it from other sides."""
+"""Subjects of the checks: an embedder or a reranker with its files or its server."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class Subject(Generic[User]):
 
     @property
     def own_prompts(self) -> bool:
-        """Whether the model brings prompts and a tokenizer of its own, so that ours do not apply.
+        """True if the model has its own prompts and tokenizer, so that ours do not apply.
 
-        That is so for what sentence-transformers loads and is no Qwen3 model.
+        This applies to models other than Qwen3, loaded by sentence-transformers.
         """
         return self._session.own_prompts
 
@@ -88,7 +88,7 @@ class Subject(Generic[User]):
 
     @property
     def dtype(self) -> str:
-        """Of the computation; `unknown` for a server that does not say."""
+        """Dtype of the computation; `unknown` if a server does not report it."""
         return self.user.info.dtype
 
     @property
@@ -184,7 +184,7 @@ def token_ids(batch: EncodedBatch) -> list[TokenArray]:
 
 
 def log_odds(scores: Float32Array) -> Float32Array:
-    """Of probabilities, which near 0 and 1 hide their differences. Shape: unchanged."""
+    """Convert probabilities, whose differences vanish near 0 and 1. Shape: unchanged."""
     inside = np.clip(scores.astype(np.float64), 8e-7, 1 - 8e-7)
     result: Float32Array = np.log(inside / (1 - inside)).astype(np.float32)
     return result
