@@ -22,7 +22,7 @@ def quiet():
 
 @pytest.fixture(scope="session")
 def tasks():
-    """Fresh local tasks: all of them, or those named."""
+    """Return new local tasks: all of them, or those named."""
 
     def make(*names):
         found = tasks_of_file(TASKS)
@@ -55,7 +55,7 @@ def mteb_rules():
 
 @pytest.fixture(scope="session")
 def first_stage(tmp_path_factory, tasks, embedder):
-    """A finished run of all local tasks under the official rules."""
+    """Return a finished run of all local tasks under the official rules."""
     folder = tmp_path_factory.mktemp("results") / "first"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mteb's own

@@ -1,4 +1,4 @@
-"""A task of every type that the four benchmarks have, on real texts that are at hand offline.
+"""A task of every type that the four benchmarks have, on real texts that are available offline.
 
 `quern eval run --tasks-file local_tasks.py` runs them. The texts: Debian's package descriptions in
 English and Chinese and WordNet's glosses (tests/data/evaluation), the Lee corpus with its human
@@ -313,7 +313,7 @@ class LocalClustering(AbsTaskClustering):
 
 
 class LocalClusteringLegacy(AbsTaskClusteringLegacy):
-    """The same in the older form, which some Chinese tasks still have."""
+    """Clustering in the older task format, which several Chinese tasks still use."""
 
     metadata = described("LocalClusteringLegacy", "Clustering", "v_measure")
 

@@ -45,7 +45,7 @@ def passed_all_tasks(model, least):
 
 @pytest.fixture
 def submitted(monkeypatch):
-    """The token ids that engines get; the engine itself answers nonsense."""
+    """Record the token ids that engines get; the engine's results are arbitrary."""
     seen = []
 
     def submit(self, sequences, offset=0):
@@ -74,7 +74,7 @@ def run_quietly(model, task):
 def test_the_strings_of_every_type_under_both_protocols(
     checkpoints, submitted, tasks, official, mteb_rules
 ):
-    """Of each call of the model the first string, as the engine's token ids spell it."""
+    """Compare the first string of each model call, decoded from the engine's token ids."""
     folder = checkpoints("embedding-0.6b", layers=1, width=16)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     noted = []
