@@ -225,7 +225,7 @@ def test_errors_come_before_any_work(quern, embedding_model, tmp_path, monkeypat
         ("--seconds", "inf"): "`seconds` is inf",
         ("--task", "classify"): "--task classify: use auto, embed, rerank",
         ("--engine", "other"): "unknown engine 'other'",
-        ("--engine", "remote"): "a benchmark is of this machine",
+        ("--engine", "remote"): "a benchmark measures this machine",
         ("--compare", "other"): "unknown engine 'other'",
         ("--compare", "torch"): "cannot compare the torch engine with 'torch'",
         ("--compare", "remote"): "cannot compare the torch engine with 'remote'",
@@ -244,7 +244,7 @@ def test_errors_come_before_any_work(quern, embedding_model, tmp_path, monkeypat
 
 
 def test_wrong_texts_are_refused(embedding_model):
-    with pytest.raises(ConfigError, match="no texts"):
+    with pytest.raises(ConfigError, match="holds no text to measure with"):
         measure(embedding_model, texts=["", ""])
     with pytest.raises(InputError, match="expected a list"):
         measure(embedding_model, texts="a text")
