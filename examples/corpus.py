@@ -1,4 +1,4 @@
-"""A few software packages in one sentence each: what the examples search."""
+"""The corpus of the examples: software packages, described in one sentence each."""
 
 PACKAGES = {
     "gimp": "An image editor for photo retouching, image composition and image authoring.",

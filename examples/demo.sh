@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From a folder of documents to reranked hits, offline, with the bundled tiny models.
+# Load a folder of documents, search it and rerank the hits: offline, with the bundled tiny models.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export QUERN_MODEL=tiny QUERN_RERANK_MODEL=tiny
 target=(--collection demo --path demo-data)
-rm -rf demo-data  # the collection of an earlier version may have been made by other models
+rm -rf demo-data  # an earlier version may have created the collection with other models
 
 echo "Loading this project's documentation and 64 short passages into an embedded Qdrant:"
 quern load README.md docs examples/sample.jsonl "${target[@]}"

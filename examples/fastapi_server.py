@@ -1,13 +1,13 @@
-"""One model, both frameworks, many users at a time.
+"""Serve many users from both frameworks with one model.
 
     pip install "langchain-quernstone[torch]" "llama-index-quernstone[torch]" langchain-qdrant \
         llama-index-vector-stores-qdrant fastapi "uvicorn[standard]"
     cd examples && uvicorn fastapi_server:app
     curl "localhost:8000/langchain/search?query=edit+a+photo&rerank=true"
 
-The handlers are coroutines on one event loop. Queries that wait at the same time share a forward
-pass, whichever framework they come from: all adapters below use one embedding model and one
-reranker in memory, because their settings are equal.
+The handlers are coroutines on one event loop. Concurrent queries share a forward pass, whichever
+framework they come from: the adapters below use one embedding model and one reranker in memory,
+because their settings are equal.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ CANDIDATES = 8
 
 embeddings = QuernstoneEmbeddings(model=MODEL)
 embed_model = QuernstoneEmbedding(model_name=MODEL)
-# Made once: a model is unloaded when the last object that uses it goes.
+# Created once: a model is unloaded when the last object that uses it is garbage-collected.
 reranker = QuernstoneReranker(model=MODEL, top_n=None)
 rerank_nodes = QuernstoneRerank(model=MODEL, top_n=CANDIDATES, metadata_mode=MetadataMode.NONE)
 IDS = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in PACKAGES}
@@ -52,7 +52,7 @@ class Hit(BaseModel):
 
 
 async def langchain_store() -> LangChainStore:
-    """The corpus as LangChain stores it."""
+    """Store the corpus with LangChain."""
     client = QdrantClient(":memory:")
     size = len(await embeddings.aembed_query("size"))
     client.create_collection("packages", VectorParams(size=size, distance=Distance.COSINE))
@@ -63,7 +63,7 @@ async def langchain_store() -> LangChainStore:
 
 
 async def llamaindex_index() -> VectorStoreIndex:
-    """The corpus as LlamaIndex stores it."""
+    """Store the corpus with LlamaIndex."""
     store = LlamaIndexStore("packages", aclient=AsyncQdrantClient(":memory:"))
     nodes = [
         TextNode(text=text, id_=IDS[name], metadata={"package": name})
@@ -82,8 +82,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the models and the corpus before the first request."""
     app.state.store = await langchain_store()
     app.state.retriever = (await llamaindex_index()).as_retriever(similarity_top_k=CANDIDATES)
-    # What is loaded stays. Python's collector need not look at it again, for which it would stop
-    # all searches for a quarter of a second now and then.
+    # What is loaded stays loaded. Without this, a full garbage collection sometimes walks all of it
+    # and stops every search for a quarter of a second.
     gc.collect()
     gc.freeze()
     yield
@@ -95,8 +95,8 @@ app = FastAPI(title="Quernstone example", lifespan=lifespan)
 @app.get("/langchain/search")
 async def langchain_search(query: str, limit: int = 3, rerank: bool = False) -> list[Hit]:
     """Search with LangChain's classes."""
-    # The async methods of langchain-qdrant embed in a few threads. Embedded here, on the event
-    # loop, any number of waiting queries fill one batch.
+    # langchain-qdrant's async methods embed in a few threads. Awaited here, on the event loop, any
+    # number of waiting queries share a batch.
     vector = await embeddings.aembed_query(query)
     search = app.state.store.similarity_search_with_score_by_vector
     found = await asyncio.to_thread(search, vector, k=CANDIDATES)

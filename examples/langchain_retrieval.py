@@ -25,7 +25,7 @@ MODEL = "tiny"
 
 
 def build_store() -> QdrantVectorStore:
-    """Put the corpus into an embedded Qdrant. The same call works with a server's URL."""
+    """Store the corpus in an embedded Qdrant. For a server, pass its URL to the client."""
     embeddings = QuernstoneEmbeddings(model=MODEL)
     client = QdrantClient(":memory:")
     size = len(embeddings.embed_query("size"))
@@ -33,14 +33,14 @@ def build_store() -> QdrantVectorStore:
     store = QdrantVectorStore(client, "packages", embeddings)
     store.add_documents(
         [Document(text, metadata={"package": name}) for name, text in PACKAGES.items()],
-        # Ids made from the key: a second run replaces the points instead of doubling them.
+        # Ids derived from the key: a second run replaces the points instead of duplicating them.
         ids=[str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in PACKAGES],
     )
     return store
 
 
 def build_retriever(k: int = 3) -> ContextualCompressionRetriever:
-    """Fetch four times `k` candidates by vector, and keep the `k` that the reranker puts first."""
+    """Fetch four times `k` candidates by vector, and keep the best `k` by reranking."""
     return ContextualCompressionRetriever(
         base_retriever=build_store().as_retriever(search_kwargs={"k": 4 * k}),
         base_compressor=QuernstoneReranker(model=MODEL, top_n=k),
@@ -59,7 +59,7 @@ def build_chain(retriever: ContextualCompressionRetriever) -> Runnable[str, str]
 
 
 def build_pipe(store: QdrantVectorStore, k: int = 3) -> Runnable[str, list[Document]]:
-    """The same retrieval without `langchain_classic`: only pipes."""
+    """Build the same retrieval with pipes, without `langchain_classic`."""
     candidates = store.as_retriever(search_kwargs={"k": 4 * k})
     reranker = QuernstoneReranker(model=MODEL, top_n=k)
     return {"query": RunnablePassthrough(), "documents": candidates} | reranker.as_runnable()
@@ -70,7 +70,7 @@ def _as_context(documents: list[Document]) -> str:
 
 
 def _first_line(prompt) -> AIMessage:
-    """Stands in for a chat model: repeats the first line of the context."""
+    """Stand in for a chat model: repeat the first line of the context."""
     return AIMessage(prompt.to_string().splitlines()[1])
 
 

@@ -24,14 +24,14 @@ MODEL = "tiny"
 
 
 def documents() -> list[Document]:
-    """The corpus; ids that stay the same let the pipeline tell what changed."""
+    """Return the corpus. Stable ids let the pipeline detect what changed."""
     return [
         Document(text=text, id_=name, metadata={"package": name}) for name, text in PACKAGES.items()
     ]
 
 
 def build_pipeline() -> IngestionPipeline:
-    """Split, embed and store; documents that did not change are skipped on the next run."""
+    """Build a pipeline that splits, embeds and stores; the next run skips unchanged documents."""
     return IngestionPipeline(
         transformations=[
             SentenceSplitter(chunk_size=256, chunk_overlap=0),
@@ -44,12 +44,12 @@ def build_pipeline() -> IngestionPipeline:
 
 
 def build_query_engine(pipeline: IngestionPipeline, k: int = 3) -> BaseQueryEngine:
-    """Fetch four times `k` candidates by vector, and answer from the `k` best."""
+    """Build an engine that fetches `4 * k` candidates and answers from the best `k`."""
     index = VectorStoreIndex.from_vector_store(
         pipeline.vector_store, embed_model=QuernstoneEmbedding(model_name=MODEL)
     )
     return index.as_query_engine(
-        llm=MockLLM(),  # repeats its prompt, which holds the nodes
+        llm=MockLLM(),  # repeats its prompt, which contains the nodes
         similarity_top_k=4 * k,
         node_postprocessors=[QuernstoneRerank(model=MODEL, top_n=k)],
     )
