@@ -125,7 +125,7 @@ def test_tasks_with_candidates_of_their_own_need_no_predictions(
 
 def test_a_task_that_ranks_nothing_is_reported(first_stage, tasks, reranker, official, tmp_path):
     [outcome] = rerank(reranker, tasks("LocalSTS"), Predictions(first_stage), tmp_path, official)
-    assert "STS tasks rank nothing, so there is nothing to rerank" in outcome.error
+    assert "STS tasks do not rank documents and cannot be reranked" in outcome.error
 
 
 def test_the_comparison_flags_what_got_worse():
