@@ -54,7 +54,7 @@ def test_a_tokenizer_that_appends_im_end(examine, copy, dialect):
     folder = copy()
     append(folder, "<|im_end|>")
     report = examine(dialect=dialect, folder=folder)
-    check(report, "last token", says=["appends `<|im_end|>` in the place of `<|endoftext|>`"])
+    check(report, "last token", says=["appends `<|im_end|>` instead of `<|endoftext|>`"])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -92,12 +92,12 @@ def test_overflow_of_every_text_is_found_while_connecting(examine, copy):
 
 def test_answers_that_are_numbered_in_another_order(examine):
     report = examine(fault="renumbered", dialect="vllm")
-    check(report, "alone or together", says=["vectors come back for another text"])
+    check(report, "alone or together", says=["vectors are returned for the wrong text"])
 
 
 def test_padding_that_is_pooled(examine):
     report = examine(fault="padding")
-    check(report, "alone or together", says=["depends on the texts beside it"], fix="padding")
+    check(report, "alone or together", says=["depends on its batch"], fix="padding")
 
 
 def test_a_default_prompt_hides_what_is_appended_and_the_reference_finds_it(examine):
@@ -212,14 +212,14 @@ def test_a_server_that_sorts_its_results(examine):
     check(
         report,
         "alone or together",
-        says=["scores come back for another document", "sorted by score"],
+        says=["scores are returned for the wrong document", "sorted by score"],
         fix="`index`",
     )
 
 
 def test_a_server_that_answers_no(examine):
     report = rerank(examine, fault="swapped", reference="tiny")
-    check(report, "tells apart", "reference", says=["upside down"], fix="classifier_from_token")
+    check(report, "tells apart", "reference", says=["inverted"], fix="classifier_from_token")
     assert "returns P(no) instead of P(yes)" in report["reference"].finding
 
 

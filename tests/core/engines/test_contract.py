@@ -8,7 +8,7 @@ from quernstone import Embedder, Reranker
 from quernstone.testing import EmbedderContract, RerankerContract
 
 COUNTS_NOTHING = "the library tokenises, and does not say how many tokens there were"
-OWN_TEXT = "a cross-encoder that is no Qwen3 reads the query and the document alone"
+OWN_TEXT = "a cross-encoder other than Qwen3 reads the query and the document alone"
 
 
 class TestTorchEmbedding(EmbedderContract):

@@ -1,4 +1,4 @@
-"""The checks of an embedder."""
+"""Checks of an embedder."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from quernstone.errors import NonFiniteError
 from quernstone.types import Float32Array, TokenArray, unit_prefix
 
 _ONCE = f"each ends in `{ENDOFTEXT}`, once"
-_OWN = "the model brings its own tokenizer, prompts and pooling, which Quernstone leaves alone"
+_OWN = "the model has its own tokenizer, prompts and pooling, which Quernstone leaves alone"
 
 _RIGHT_ENDING = (
     f"serve the newest revision of the checkpoint, whose tokenizer.json appends `{ENDOFTEXT}` "
-    "(those before June 2025 lack it), or copy tokenizer.json from it"
+    "(revisions before June 2025 lack it), or copy tokenizer.json from it"
 )
 _MEAN_FIX = (
     'pool the last token: vLLM `--pooler-config \'{"pooling_type": "LAST"}\'`, '
@@ -38,24 +38,24 @@ _MEAN_FIX = (
     "`pooling_mode_lasttoken` in 1_Pooling/config.json"
 )
 ORDER_FIX = (
-    "the server must answer in the order of the inputs, or number its answers by them (`index`); "
+    "the server must return results in input order, or number them (`index`); "
     "a proxy that sorts or merges requests is a common cause"
 )
 HALF_FIX = "use bfloat16, or float32 where the hardware has no bfloat16"
-_DAMAGED_FIX = "the weights are damaged: fetch them again"
+_DAMAGED_FIX = "the weights are damaged: download them again"
 
-# Cosine of a text's vectors alone and among others. Measured on CPU: 1 - 1e-6 in float32 and
-# 1 - 3e-4 in bfloat16; a wrong padding side gives 0.4 (peers' issue trackers).
+# Lowest cosine of a text's vectors computed alone and in a batch. Measured on CPU: 1 - 1e-6 in
+# float32 and 1 - 3e-4 in bfloat16; a wrong padding side gives 0.4 (peers' issue trackers).
 _ALONE = {"float32": 0.9999}
 _ALONE_OTHERWISE = 0.995
 _MARGIN = 1e-3
 
-# A mean over 64 copies of one token and one other is within 1e-4 of the copies; the last token's
-# state was 0.01 off or more.
+# A mean over 64 copies of one token and one other token is within 1e-4 of the copies' state; the
+# state of the last token differed by 0.01 or more.
 _COPIES = 64
 _AVERAGED = 0.9995
 _UNLIKE = 0.98
-# Ids of ordinary words in every Qwen3 tokenizer, and in that of the bundled models.
+# Ids of ordinary words in every Qwen3 tokenizer and in the bundled one.
 _WORD_IDS = (1000, 2000, 3000, 4000)
 
 
@@ -69,8 +69,8 @@ def _finite(subject: EmbeddingSubject) -> Outcome:
     count = 2 * len(OVERFLOWING)
     if overflowed := subject.recomputed - before:
         return fail(
-            f"{overflowed} of {count} texts overflow {subject.dtype} and had to be computed again "
-            "in float32, one by one",
+            f"{overflowed} of {count} texts overflow {subject.dtype} and had to be recomputed in "
+            "float32, one by one",
             HALF_FIX,
         )
     return ok(f"{count} texts that overflow 16 bits in some models give finite vectors")
@@ -87,28 +87,30 @@ def _last_token(subject: EmbeddingSubject) -> Outcome:
         ids = [each for batch in batches for each in token_ids(batch)]
         wrong = sum(each[-1] != tokenizer.eos_id or tokenizer.eos_id in each[:-1] for each in ids)
         if wrong:
-            return fail(f"{wrong} of {len(ids)} sequences do not end as they must", _RIGHT_ENDING)
+            return fail(
+                f"{wrong} of {len(ids)} sequences do not end in one `{ENDOFTEXT}`", _RIGHT_ENDING
+            )
         return ok(
-            f"{len(ids)} sequences, cut ones too: {_ONCE} (token {tokenizer.eos_id}, appended "
-            "by Quernstone)"
+            f"{len(ids)} sequences, truncated ones included: {_ONCE} (token {tokenizer.eos_id}, "
+            "appended by Quernstone)"
         )
     if subject.own_prompts:
         return skipped(_OWN)
     return {
         "endoftext": ok(f"the server pools over `{ENDOFTEXT}`, as its vectors show"),
         "nothing": fail(
-            "the server appends nothing to a text: its vectors are of the last word",
+            "the server appends nothing to a text, so it pools the last word",
             _RIGHT_ENDING,
         ),
         "im_end": fail(
-            f"the server appends `{IM_END}` in the place of `{ENDOFTEXT}`",
-            f"{_RIGHT_ENDING}; `{IM_END}` is the tokenizer's `eos_token`, and not what the model "
-            "was trained with",
+            f"the server appends `{IM_END}` instead of `{ENDOFTEXT}`",
+            f"{_RIGHT_ENDING}; `{IM_END}` is the tokenizer's `eos_token`, but the model was "
+            f"trained with `{ENDOFTEXT}`",
         ),
         "unknown": skipped(
-            "the server's vectors do not show what it appends: it may put something in front of "
-            "texts, or read no control tokens in them",
-            "`--reference FOLDER` with the same checkpoint tells",
+            "the server's vectors do not show what it appends: it may prefix texts, or treat "
+            "control tokens as plain text",
+            "compare with the same checkpoint: `--reference FOLDER`",
         ),
     }[subject.ending]
 
@@ -117,18 +119,18 @@ def _tokenizer_file(subject: EmbeddingSubject) -> Outcome:
     if subject.checkpoint is None:
         return skipped("a server does not show its files")
     if subject.own_prompts or not subject.checkpoint.is_qwen3:
-        return skipped(_OWN if subject.own_prompts else "the model is no Qwen3-Embedding")
+        return skipped(_OWN if subject.own_prompts else "the model is not a Qwen3-Embedding")
     path = subject.checkpoint.folder / "tokenizer.json"
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tail = tokenizer.encode("quern").tokens[-2:]
     if tail[-1] == ENDOFTEXT and tail[0] != ENDOFTEXT:
-        return ok(f"tokenizer.json appends `{ENDOFTEXT}`, so servers that trust it do, too")
+        return ok(f"tokenizer.json appends `{ENDOFTEXT}`, and so do servers that use it")
     found = f"appends `{tail[-1]}`" if tail[-1].startswith("<|") else "appends nothing"
     return warn(
         f"tokenizer.json {found}; Quernstone appends `{ENDOFTEXT}` itself, but vLLM, "
-        "text-embeddings-inference and sentence-transformers trust this file",
-        "take tokenizer.json from the newest revision of the checkpoint before you serve this "
-        "folder",
+        "text-embeddings-inference and sentence-transformers rely on this file",
+        "before you serve this folder, copy tokenizer.json from the newest revision of the "
+        "checkpoint",
     )
 
 
@@ -150,7 +152,7 @@ def _query_prompt(subject: EmbeddingSubject) -> Outcome:
         return fail(
             f"a query has the vector of a bare text (cosine {bare:.6f}), or the same one under "
             f"another instruction ({other:.6f})",
-            "see that nothing strips `Instruct: ...` from the texts on their way to the model",
+            "make sure that nothing strips `Instruct: ...` from texts on their way to the model",
         )
     if subject.own_prompts:
         return ok(f"another instruction changes query vectors (cosine {other:.3f} at most)")
@@ -162,7 +164,7 @@ def _query_prompt(subject: EmbeddingSubject) -> Outcome:
             "please report this with the output of `quern doctor --json`",
         )
     return ok(
-        f"queries are `Instruct: ...\\nQuery:...` and unlike bare texts (cosine {bare:.3f} at "
+        f"queries are `Instruct: ...\\nQuery:...` and differ from bare texts (cosine {bare:.3f} at "
         f"most); another instruction changes them ({other:.3f} at most)"
     )
 
@@ -173,48 +175,51 @@ def _documents_bare(subject: EmbeddingSubject) -> Outcome:
         encoded = token_ids(encoder.encode_documents(DOCUMENTS))
         for document, ids in zip(DOCUMENTS, encoded, strict=True):
             if not np.array_equal(ids[:-1], tokenizer.frame_ids(document)):
-                return fail(f"{document!r} has other tokens than its text", "please report this")
+                return fail(
+                    f"the tokens of {document!r} are not those of its text", "please report this"
+                )
         return ok(f"the tokens of {len(DOCUMENTS)} documents are those of their texts")
     if subject.own_prompts:
         return skipped(_OWN)
     if subject.ending in ("endoftext", "nothing", "im_end"):
-        return ok("the server puts nothing in front of a text, as its vectors show")
+        return ok("the server adds no prefix to a text, as its vectors show")
     return skipped(
-        "the server's vectors do not show whether it puts something in front of texts",
-        "`--reference FOLDER` with the same checkpoint tells; text-embeddings-inference must be "
-        "started without `--default-prompt`",
+        "the server's vectors do not show whether it prefixes texts",
+        "compare with the same checkpoint: `--reference FOLDER`; start text-embeddings-inference "
+        "without `--default-prompt`",
     )
 
 
 def _pooling(subject: EmbeddingSubject) -> Outcome:
     if subject.own_prompts:
         return skipped(_OWN)
-    if subject.server is not None and (said := subject.server.pooling()) is not None:
-        if said.lower().replace("-", "").replace("_", "") != "lasttoken":
-            return fail(f"the server says that it pools by `{said}`", _MEAN_FIX)
-        return ok(f"the server says that it pools by `{said}`")
+    if subject.server is not None and (pooling := subject.server.pooling()) is not None:
+        if pooling.lower().replace("-", "").replace("_", "") != "lasttoken":
+            return fail(f"the server reports pooling `{pooling}`", _MEAN_FIX)
+        return ok(f"the server reports pooling `{pooling}`")
     unknown = skipped(
-        "the server takes no token ids as they are, so the last token cannot be chosen",
-        "`--reference FOLDER` with the same checkpoint tells",
+        "the server does not accept token ids unchanged, so the last token cannot be chosen",
+        "compare with the same checkpoint: `--reference FOLDER`",
     )
     if subject.checkpoint is not None and subject.checkpoint.vocab_size <= max(_WORD_IDS):
-        return skipped(f"the vocabulary has {subject.checkpoint.vocab_size} tokens only")
+        return skipped(f"the vocabulary has only {subject.checkpoint.vocab_size} tokens")
     first, *others = _WORD_IDS
     sequences = [[first], [first] * 8, *([other] for other in others)]
     vectors = subject.ids([*sequences, *([first] * _COPIES + [other] for other in others)])
     if vectors is None:
         return unknown
     alone, eight, *rest = vectors
-    unlike, behind = np.stack(rest[: len(others)]), np.stack(rest[len(others) :])
-    # equal tokens have equal states, so anything else shows that something was added to the ids
+    unlike, after_copies = np.stack(rest[: len(others)]), np.stack(rest[len(others) :])
+    # Equal tokens have equal states; if these differ, something was added to the ids.
     verbatim = 1 - float(alone @ eight) < SAME
     if not verbatim or float((unlike @ alone).max()) > _UNLIKE:
         return unknown
-    closest, farthest = float((behind @ alone).max()), float((behind @ alone).min())
+    cosines = after_copies @ alone
+    closest, farthest = float(cosines.max()), float(cosines.min())
     if farthest > _AVERAGED:
         return fail(
-            f"the vector averages over tokens: {_COPIES} copies of one token outvote another one "
-            f"behind them (cosine {farthest:.5f}; the last token's own state would differ)",
+            f"the vector averages over tokens: {_COPIES} copies of one token outweigh a different "
+            f"last token (cosine {farthest:.5f}; the state of the last token alone would differ)",
             _MEAN_FIX,
         )
     return ok(
@@ -242,21 +247,21 @@ def _alone_or_together(subject: EmbeddingSubject) -> Outcome:
     if len(swapped):
         place = int(swapped[0])
         return fail(
-            f"{len(swapped)} of {len(texts)} vectors come back for another text when several are "
-            f"sent: the vector of text {place} is that of text {belongs_to[place]}",
+            f"{len(swapped)} of {len(texts)} vectors are returned for the wrong text when several "
+            f"are sent: the vector of text {place} is that of text {belongs_to[place]}",
             ORDER_FIX,
         )
     lowest, limit = float(own.min()), _lowest(subject)
     if lowest < limit:
         return fail(
-            f"a text's vector depends on the texts beside it: cosine {lowest:.4f} to its vector "
-            f"alone (at least {limit} is expected in {subject.dtype})",
-            "padding is on the wrong side or not masked; update the engine, or send texts one by "
-            "one until then",
+            f"a text's vector depends on its batch: cosine {lowest:.4f} to its vector computed "
+            f"alone (expected at least {limit} in {subject.dtype})",
+            "padding is on the wrong side or not masked: update the engine; until then, send texts "
+            "one by one",
         )
     return ok(
         f"{len(texts)} texts of 1 to 200 words give the same vectors alone and together (cosine "
-        f"{lowest:.6f} at least), in the order they were sent"
+        f"{lowest:.6f} at least), in input order"
     )
 
 
@@ -268,23 +273,23 @@ def _dimensions(subject: EmbeddingSubject) -> Outcome:
         return skipped(f"the vectors have {whole} dimensions and cannot be cut")
     queries, documents = subject.queries(QUERIES), subject.documents(DOCUMENTS)
     right = {size: _right(queries, documents, size) for size in (whole, *sizes)}
-    told = ", ".join(f"{count} at {size}" for size, count in right.items())
-    finding = f"of {len(QUERIES)} queries this many find their text: {told} dimensions"
+    counts = ", ".join(f"{count} at {size}" for size, count in right.items())
+    finding = f"of {len(QUERIES)} queries, this many find their text: {counts} dimensions"
     useful = [size for size in sizes if right[size] >= right[whole] - 2]
     if right[whole] > len(QUERIES) - 2 and not useful:
         return warn(
             f"{finding}; the model does not seem to be trained for shorter vectors",
             "leave `dimensions` out",
         )
-    return ok(f"{finding}; cut to any size from {smallest}, then normalised, by Quernstone")
+    return ok(f"{finding}; Quernstone cuts to any size from {smallest}, then normalizes")
 
 
 def _normalised(subject: EmbeddingSubject) -> Outcome:
     vectors = subject.documents(DOCUMENTS)
     off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
     if off > 1e-4:
-        return fail(f"a vector's length is {off:.1e} off 1", "please report this")
-    return ok(f"vectors have length 1 (at most {off:.0e} off)")
+        return fail(f"the length of a vector differs from 1 by {off:.1e}", "please report this")
+    return ok(f"vectors have length 1 (error at most {off:.0e})")
 
 
 def _control_tokens(subject: EmbeddingSubject) -> Outcome:
@@ -297,10 +302,10 @@ def _control_tokens(subject: EmbeddingSubject) -> Outcome:
         return skipped(_OWN)
     if subject.ending == "endoftext":
         return warn(
-            f"the server reads `{ENDOFTEXT}` inside a text as a control token, as servers do",
-            f"remove `{ENDOFTEXT}` and `{IM_END}` from texts that strangers write",
+            f"the server parses `{ENDOFTEXT}` in a text as a control token, as most servers do",
+            f"remove `{ENDOFTEXT}` and `{IM_END}` from untrusted texts",
         )
-    return skipped("the server's vectors do not show how it reads control tokens in a text")
+    return skipped("the server's vectors do not show how it treats control tokens in a text")
 
 
 def _tells_apart(subject: EmbeddingSubject) -> Outcome:
@@ -317,14 +322,13 @@ def _tells_apart(subject: EmbeddingSubject) -> Outcome:
         return ok(finding)
     return warn(
         finding,
-        "either the weights are not those of a trained embedding model, or the input is wrong: "
-        "look at the other findings",
+        "the model is not trained, or its input is wrong: see the other findings",
     )
 
 
 def _published(subject: EmbeddingSubject) -> Outcome:
     if subject.user.dimensions != subject.width:
-        return skipped("the vectors are cut, and the published scores are of whole ones")
+        return skipped("the vectors are cut, but the published scores use full vectors")
 
     def scores(rows: int, columns: int) -> Float32Array:
         alike: Float32Array = (
@@ -337,7 +341,7 @@ def _published(subject: EmbeddingSubject) -> Outcome:
 
 
 def not_finite(subject: Subject[Any], error: NonFiniteError, text: str) -> Outcome:
-    """A result that is NaN or infinite, also after what could be done about it."""
+    """Report a result that stays NaN or infinite after recomputing."""
     fix = _DAMAGED_FIX if subject.dtype == "float32" else HALF_FIX
     return fail(f"{error}: {text[:80]!r}", fix)
 
@@ -346,12 +350,12 @@ def no_control_tokens(tokenizer: Tokenizer, ids: TokenArray) -> Outcome:
     """Check that the ids of a user's text contain no control tokens."""
     found = [token for token in (ENDOFTEXT, IM_END) if tokenizer.token_id(token) in ids]
     if found:
-        return fail(f"a text's `{found[0]}` becomes a control token", "please report this")
-    return ok(f"`{ENDOFTEXT}` and `{IM_END}` in a text are read as ordinary characters")
+        return fail(f"`{found[0]}` in a text becomes a control token", "please report this")
+    return ok(f"`{ENDOFTEXT}` and `{IM_END}` in a text are ordinary characters")
 
 
 def _right(queries: Float32Array, documents: Float32Array, size: int) -> int:
-    """How many queries are nearest to their own document at `size` dimensions."""
+    """Count the queries that are nearest to their own document at `size` dimensions."""
     alike = unit_prefix(queries, size) @ unit_prefix(documents, size).T
     return int((alike.argmax(axis=1) == np.arange(len(alike))).sum())
 
@@ -371,18 +375,20 @@ def _lowest(subject: EmbeddingSubject) -> float:
 
 EMBEDDING_CHECKS: tuple[Check[EmbeddingSubject], ...] = (
     Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
-    Check("last token", "the token that is pooled", _last_token),
-    Check("tokenizer file", "what tokenizer.json by itself appends to a text", _tokenizer_file),
+    Check("last token", "the pooled token", _last_token),
+    Check("tokenizer file", "what tokenizer.json appends to a text", _tokenizer_file),
     Check("query prompt", "queries against bare texts and another instruction", _query_prompt),
-    Check("bare documents", "whether anything is put in front of a document", _documents_bare),
-    Check("pooling", "whether the last token's state is the vector, or an average", _pooling),
+    Check("bare documents", "whether documents get a prefix", _documents_bare),
+    Check("pooling", "whether the vector is the last token's state or an average", _pooling),
     Check(
-        "alone or together", "vectors and their order, one text a time and all", _alone_or_together
+        "alone or together", "vectors and their order, one by one and together", _alone_or_together
     ),
-    Check("dimensions", "vectors that are cut and normalised again", _dimensions),
+    Check("dimensions", "vectors that are cut and normalized again", _dimensions),
     Check("normalised", "the length of the vectors", _normalised),
-    Check("control tokens", "a document that holds `<|im_end|>`", _control_tokens),
-    Check("tells apart", "queries with the text that answers them, and with others", _tells_apart),
-    Check("published scores", "the scores that the model card prints", _published),
+    Check("control tokens", "a document that contains `<|im_end|>`", _control_tokens),
+    Check(
+        "tells apart", "queries with the text that answers them and with other texts", _tells_apart
+    ),
+    Check("published scores", "the scores on the model card", _published),
     Check("reference", "the same checkpoint, computed here in float32", compare_embeddings),
 )

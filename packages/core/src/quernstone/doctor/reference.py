@@ -1,4 +1,4 @@
-"""The same checkpoint, computed on this machine in float32."""
+"""A reference: the same checkpoint in float32 on this machine."""
 
 from __future__ import annotations
 

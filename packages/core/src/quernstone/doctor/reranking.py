@@ -1,4 +1,4 @@
-"""The checks of a reranker."""
+"""Checks of a reranker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from quernstone.errors import ConfigError, NonFiniteError, RemoteError
 from quernstone.reranker import Reranker
 from quernstone.types import Float32Array
 
-_OWN = "the model brings its own tokenizer and prompts, which Quernstone leaves alone"
+_OWN = "the model has its own tokenizer and prompts, which Quernstone leaves alone"
 _OUR_TEMPLATE = "Quernstone renders the template"
 
 _TEMPLATE_FIX = (
@@ -33,16 +33,16 @@ _TEMPLATE_FIX = (
     'Quernstone render it: `RemoteOptions(rendered_by="client")`, `--rendered-by client` here'
 )
 
-# Differences of log-odds. Rounding gave below 1e-5 in float32 and up to 0.1 in bfloat16; another
-# document changes them by 0.1 on random weights and by 1 to 10 on trained ones.
+# Differences of log-odds. Rounding causes less than 1e-5 in float32 and up to 0.1 in bfloat16;
+# another document changes them by 0.1 with random weights and by 1 to 10 with trained ones.
 _NO_CHANGE = 0.02
 """A smaller share of an ordinary change counts as unchanged."""
 _ANOTHER_PROMPT = 0.25
-"""More than this part of an ordinary change is another prompt and not rounding."""
+"""A larger share of an ordinary change means another prompt, not rounding."""
 _ALONE = {"float32": 0.01}
 _ALONE_OTHERWISE = 0.5
 
-# The two words in the vocabulary that all official checkpoints share.
+# The ids of both words in the vocabulary of all official checkpoints.
 _OFFICIAL_IDS = {"no": 2152, "yes": 9693}
 _OFFICIAL_VOCABULARY = 151_643
 
@@ -57,8 +57,8 @@ def _finite(subject: RerankingSubject) -> Outcome:
         return not_finite(subject, error, " / ".join(pairs[error.index]))
     if overflowed := subject.recomputed - before:
         return fail(
-            f"{overflowed} of {len(pairs)} pairs overflow {subject.dtype} and had to be computed "
-            "again in float32, one by one",
+            f"{overflowed} of {len(pairs)} pairs overflow {subject.dtype} and had to be recomputed "
+            "in float32, one by one",
             HALF_FIX,
         )
     return ok(f"{len(pairs)} pairs that overflow 16 bits in some models give finite scores")
@@ -73,8 +73,12 @@ def _template(subject: RerankingSubject) -> Outcome:
         for (query, document, _), ids in zip(pairs, token_ids(encoded), strict=True):
             expected = tokenizer.frame_ids(subject.user.format_pair(query, document))
             if not np.array_equal(ids, expected):
-                return fail(f"the pair {query!r} has other tokens than its prompt", "report this")
-        return ok(f"{len(pairs)} prompts, token by token the template `{subject.user.template}`")
+                return fail(
+                    f"the tokens of {query!r} are not those of its prompt", "please report this"
+                )
+        return ok(
+            f"{len(pairs)} prompts follow the template `{subject.user.template}` token by token"
+        )
     if subject.own_prompts:
         return skipped(_OWN)
     options = subject.server.options if subject.server else None
@@ -88,14 +92,14 @@ def _template(subject: RerankingSubject) -> Outcome:
             "scores are near random",
             _TEMPLATE_FIX,
         )
-    return ok("something stands between a query and a document, as its scores show")
+    return ok("the server uses a template, as its scores show")
 
 
 def _joint(subject: RerankingSubject) -> str | None:
     """Find the separator of a server that has no template.
 
-    A word that moves from the end of the query to the start of the document changes nothing then;
-    with any template in between, it does, whatever the weights.
+    Without a template, moving a word from the end of the query to the start of the document
+    changes nothing. With one, it changes the score, whatever the weights.
     """
     for joint in JOINTS:
         moved = []
@@ -128,7 +132,7 @@ def _both_sides(subject: RerankingSubject) -> Outcome:
         with Reranker(subject.user.model, engine="remote", engine_options=ours) as here:
             rendered = np.array([here.score([pair])[0] for pair in pairs], dtype=np.float32)
     except (ConfigError, RemoteError) as error:
-        return skipped(f"the server scores no prompts that are rendered here: {error}"[:200])
+        return skipped(f"the server does not score prompts that are rendered here: {error}"[:200])
     off = float(np.abs(log_odds(subject.scores(pairs)) - log_odds(rendered)).max())
     if off > _ANOTHER_PROMPT * _ordinary_change(subject):
         return fail(
@@ -147,13 +151,13 @@ def _yes_no(subject: RerankingSubject) -> Outcome:
     if tokenizer is None:
         if subject.own_prompts:
             return skipped(_OWN)
-        return skipped("the server scores; `tells apart` shows whether yes and no are swapped")
+        return skipped("a server shows only scores; `tells apart` finds swapped answers")
     ids = {word: tokenizer.token_id(word) for word in ("no", "yes")}
-    told = ", ".join(f"{word} {number}" for word, number in ids.items())
+    found = ", ".join(f"{word} {number}" for word, number in ids.items())
     official = tokenizer.eos_id == _OFFICIAL_VOCABULARY
     if official and ids != _OFFICIAL_IDS:
-        return fail(f"{told}; Qwen3 has no 2152, yes 9693", "use the checkpoint's tokenizer.json")
-    return ok(f"one token each: {told}")
+        return fail(f"{found}; Qwen3 has no 2152, yes 9693", "use the checkpoint's tokenizer.json")
+    return ok(f"one token each: {found}")
 
 
 def _tells_apart(subject: RerankingSubject) -> Outcome:
@@ -169,19 +173,18 @@ def _tells_apart(subject: RerankingSubject) -> Outcome:
         return ok(finding)
     if right <= 1 and related.mean() < unrelated.mean() - 0.2:
         return fail(
-            f"{finding}: the scores are upside down",
+            f"{finding}: the scores are inverted",
             '`yes` and `no` are swapped: vLLM wants `classifier_from_token` as ["no", "yes"]',
         )
     if subject.server is None:
         return warn(
             finding,
-            "the prompt is right (see `template`), so the weights are not those of a trained "
-            "reranker",
+            "the prompt is right (see `template`), so the model is not a trained reranker",
         )
     return warn(
         finding,
-        "either the weights are not those of a trained reranker, or the server changes the "
-        "prompt; `--reference FOLDER` with the same checkpoint tells which",
+        "the model is not a trained reranker, or the server changes the prompt: compare with the "
+        "same checkpoint, `--reference FOLDER`",
     )
 
 
@@ -209,7 +212,7 @@ def _instruction(subject: RerankingSubject) -> Outcome:
 
 
 def _alone_or_together(subject: RerankingSubject) -> Outcome:
-    # neither ascending nor descending in what one expects of their scores
+    # The expected scores are neither ascending nor descending.
     documents = [DOCUMENTS[3], DOCUMENTS[5] * 4, DOCUMENTS[1], "Beijing.", DOCUMENTS[0], "rain"]
     pairs = [(QUERIES[0], document) for document in documents]
     alone = log_odds(subject.scores(pairs))
@@ -220,20 +223,20 @@ def _alone_or_together(subject: RerankingSubject) -> Outcome:
         moved = int((np.abs(together - alone) > sorted_off + 1e-4).sum())
         order = "sorted by score" if np.all(np.diff(together) <= 1e-4) else "in another order"
         return fail(
-            f"{moved} of {len(pairs)} scores come back for another document when several are "
-            f"sent: the results are {order}",
+            f"{moved} of {len(pairs)} scores are returned for the wrong document when several "
+            f"are sent: the results are {order}",
             ORDER_FIX,
         )
     limit = _ALONE.get(subject.dtype, _ALONE_OTHERWISE)
     if off > limit:
         return fail(
-            f"a score depends on the documents beside it: log-odds {off:.3f} apart (at most "
-            f"{limit} is expected in {subject.dtype})",
+            f"a score depends on its batch: log-odds differ by {off:.3f} (expected at most {limit} "
+            f"in {subject.dtype})",
             "padding is not masked, or a prefix cache is wrong; update the engine",
         )
     return ok(
-        f"{len(pairs)} documents have the same scores alone and together (log-odds {off:.4f} "
-        "apart at most), in the order they were sent"
+        f"{len(pairs)} documents have the same scores alone and together (log-odds differ by at "
+        f"most {off:.4f}), in input order"
     )
 
 
@@ -243,9 +246,9 @@ def _control_tokens(subject: RerankingSubject) -> Outcome:
     tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=2048)
     if tokenizer is None or encoder is None:
         return warn(
-            f"a server that reads the template's control tokens reads `{IM_END}` in a document as "
-            "one, too, which then ends the prompt early",
-            f"remove `{IM_END}` and `{ENDOFTEXT}` from texts that strangers write",
+            f"a server that parses the template's control tokens also parses `{IM_END}` in a "
+            "document, which then ends the prompt early",
+            f"remove `{IM_END}` and `{ENDOFTEXT}` from untrusted texts",
         )
     text = f"a {ENDOFTEXT} and a {IM_END} in a text"
     pairs = [("query", text, subject.user.instruction)]
@@ -258,7 +261,7 @@ def _control_tokens(subject: RerankingSubject) -> Outcome:
 
 def _published(subject: RerankingSubject) -> Outcome:
     if subject.user.template != "card" or subject.own_prompts:
-        return skipped("scores are published for the template `card`")
+        return skipped("scores are published only for the template `card`")
     width = subject.checkpoint.hidden_size if subject.checkpoint else None
 
     def scores(rows: int, columns: int) -> Float32Array:
@@ -270,7 +273,7 @@ def _published(subject: RerankingSubject) -> Outcome:
 
 
 def _ordinary_change(subject: RerankingSubject) -> float:
-    """How much another document changes log-odds, in the median."""
+    """Return the median change of log-odds when the document changes."""
     own = log_odds(subject.scores(list(zip(QUERIES, DOCUMENTS, strict=True))))
     others = [*DOCUMENTS[1:], DOCUMENTS[0]]
     other = log_odds(subject.scores(list(zip(QUERIES, others, strict=True))))
@@ -279,17 +282,17 @@ def _ordinary_change(subject: RerankingSubject) -> float:
 
 RERANKING_CHECKS: tuple[Check[RerankingSubject], ...] = (
     Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
-    Check("template", "what stands around a query and a document", _template),
+    Check("template", "the text around a query and a document", _template),
     Check("server's template", "the server's prompt against one rendered here", _both_sides),
     Check("yes and no", "the two tokens whose odds are the score", _yes_no),
-    Check("tells apart", "queries with the text that answers them, and with another", _tells_apart),
+    Check("tells apart", "queries with the text that answers them and with another", _tells_apart),
     Check("instruction", "the same pairs under another instruction", _instruction),
     Check(
         "alone or together",
-        "scores and their order, one document a time and all",
+        "scores and their order, one by one and together",
         _alone_or_together,
     ),
-    Check("control tokens", "a document that holds `<|im_end|>`", _control_tokens),
-    Check("published scores", "the scores that are published for this model", _published),
+    Check("control tokens", "a document that contains `<|im_end|>`", _control_tokens),
+    Check("published scores", "the scores published for this model", _published),
     Check("reference", "the same checkpoint, computed here in float32", compare_scores),
 )

@@ -40,7 +40,7 @@ DIFFERENT = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Check(Generic[Examined]):
-    """One thing to look at."""
+    """One check of a report."""
 
     name: str
     looks_at: str
@@ -53,9 +53,9 @@ class Subject(Generic[User]):
 
     user: User
     checkpoint: Checkpoint | None = None
-    """Its files; None for a server's."""
+    """The model's files; `None` for a server."""
     server: Server | None = None
-    """None for an engine on this machine."""
+    """`None` for an engine on this machine."""
     reference: Reference | None = None
 
     @property
@@ -99,21 +99,21 @@ class Subject(Generic[User]):
 
 @dataclass(eq=False)
 class EmbeddingSubject(Subject[Embedder]):
-    """An embedder, and what its vectors give away."""
+    """An embedder, with what its vectors reveal."""
 
     _known: dict[tuple[str, str | None], Float32Array] = field(default_factory=dict)
 
     def documents(self, texts: Sequence[str]) -> Float32Array:
-        """Vectors of documents, each computed alone, so that faults of batches stay out."""
+        """Return vectors of documents, each computed alone to exclude faults of batching."""
         return np.stack([self._vector(text, None) for text in texts])
 
     def queries(self, texts: Sequence[str], instruction: str | None = None) -> Float32Array:
-        """Vectors of queries, each computed alone."""
+        """Return vectors of queries, each computed alone."""
         chosen = self.user.instruction if instruction is None else instruction
         return np.stack([self._vector(text, chosen) for text in texts])
 
     def ids(self, sequences: Sequence[Sequence[int]]) -> Float32Array | None:
-        """Unit vectors of token ids, as they are; None where the engine takes none."""
+        """Return unit vectors of unchanged token ids; `None` if the engine takes only text."""
         if self.server is not None:
             rows = self.server.embed_ids(self.user.model, sequences)
         elif self.tokenizer is not None:
@@ -125,18 +125,17 @@ class EmbeddingSubject(Subject[Embedder]):
 
     @cached_property
     def ending(self) -> Ending:
-        """Which token a server appends to a text, found out from its vectors alone.
+        """The token that a server appends to a text, inferred from its vectors.
 
-        A decoder's states of equal tokens are equal: each attends to copies of one value, whose
-        average is that value. So a text of one control token, and the same text eight times over,
-        have one vector if all that is pooled over is this token, also what was appended, and
-        nothing stands in front.
+        In a decoder, equal tokens have equal states: each attends to copies of one value, whose
+        average is that value. So one control token and eight copies of it have the same vector if
+        the pooled sequence holds nothing else, the appended token included.
         """
         same = {}
         for token in (ENDOFTEXT, IM_END):
             try:
                 once, often = self.documents([token, token * 8])
-            except InputError:  # some servers refuse what has no words
+            except InputError:  # some servers refuse texts without words
                 return "unknown"
             distance = 1.0 - float(once @ often)
             if SAME < distance < DIFFERENT:
@@ -168,7 +167,7 @@ class RerankingSubject(Subject[Reranker]):
     def scores(
         self, pairs: Sequence[tuple[str, str]], instruction: str | None = None
     ) -> Float32Array:
-        """P(yes) of pairs, each computed alone, so that faults of batches stay out."""
+        """Return P(yes) of pairs, each computed alone to exclude faults of batching."""
         chosen = self.user.instruction if instruction is None else instruction
         for query, document in pairs:
             key = (query, document, chosen)
