@@ -68,7 +68,7 @@ def test_an_address_is_enough(quern):
         done = quern(server.url)
     assert done.exit_code == 0, done.output
     assert f"{server.url} (embed)" in done.stdout
-    assert "the server says that it pools by `last_token`" in done.stdout
+    assert "the server reports pooling `last_token`" in done.stdout
 
 
 def test_a_reranking_server_that_is_broken_exits_with_1(quern):

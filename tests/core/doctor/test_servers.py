@@ -60,7 +60,7 @@ def test_a_tokenizer_that_appends_im_end(examine, copy, dialect):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_pooling_that_averages(examine, dialect):
     report = examine(dialect=dialect, fault="mean")
-    says = ["pools by `mean`"] if dialect == "tei" else ["the vector averages over tokens"]
+    says = ["reports pooling `mean`"] if dialect == "tei" else ["the vector averages over tokens"]
     check(report, "pooling", says=says, fix="pool the last token")
     assert report["last token"].verdict == "ok"
 
