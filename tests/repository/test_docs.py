@@ -54,6 +54,19 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
+def listed_modules(page):
+    """Return the paths of the Python files in the tree of a page, one folder per indentation."""
+    tree = re.search(r"<!-- tree -->\n+```text\n(.*?)```", page.read_text(), re.DOTALL)[1]
+    paths, folders = set(), []
+    for line in filter(None, tree.splitlines()):
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [name]
+        if name.endswith(".py"):
+            paths.add("".join(folders))
+    return paths
+
+
 def run_console(code, where):
     script = "set -euo pipefail\n" + "\n".join(commands(code))
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
@@ -92,6 +105,15 @@ def test_links_of(page):
         target = page.parent / path if path else page
         assert target.exists(), f"{page}: {link} leads nowhere"
         assert not anchor or anchor in anchors(target), f"{page}: {link} names no heading"
+
+
+def test_contributing_lists_every_module():
+    modules = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("packages/*/src/**/*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    assert listed_modules(ROOT / "CONTRIBUTING.md") == modules
 
 
 @pytest.mark.parametrize("page", MOST_LINES)
