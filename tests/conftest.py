@@ -30,12 +30,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return make
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process of `pytest -n`, so that they share loaded models.
 
     The table of capabilities is compared with what the contract suites of its folder found.
     """
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else []:
         folder, name = item.path.parent, item.path.name
         together = name in ("test_contract.py", "test_table.py")
         item.add_marker(pytest.mark.xdist_group(str(folder if together else item.path)))
