@@ -9,9 +9,9 @@ import pytest
 
 from quernstone import Embedder, Reranker
 from quernstone.bench import Rate, measure
+from quernstone.bench.measured import MeasuredEmbedder, MeasuredReranker
 from quernstone.bench.measurement import _latency, _sweep
 from quernstone.bench.report import best_of
-from quernstone.bench.subject import EmbeddingSubject, RerankingSubject
 from quernstone.bench.texts import passages, query
 from quernstone.cli.bench import _conclusions, _without_warnings
 from quernstone.errors import ConfigError, EngineMemoryError, InputError
@@ -78,7 +78,7 @@ def test_the_tokens_are_those_that_the_tokenizer_counts(report, embedding_model)
 
 def test_shared_prefixes_count_once_where_batches_are_planned(reranking_model):
     with Reranker(reranking_model, device="cpu") as reranker:
-        subject = RerankingSubject(reranker, ["a hand mill", "rain"])
+        subject = MeasuredReranker(reranker, ["a hand mill", "rain"])
         work = subject.workload(200)
         subject.prepare(200)()
         assert work.tokens == reranker.usage.tokens
@@ -177,7 +177,7 @@ def test_the_search_ends_after_two_that_are_worse(embedding_model, monkeypatch):
 
     monkeypatch.setattr("quernstone.bench.measurement._rate", rate)
     with Embedder(embedding_model, device="cpu", max_batch_tokens=4096) as embedder:
-        subject, done = EmbeddingSubject(embedder, None), []
+        subject, done = MeasuredEmbedder(embedder, None), []
         found = list(_sweep(subject, subject.workload(1), list(rates), 1.0, done.append))
         assert [one.max_batch_tokens for one in found] == [512, 1024, 2048, 4096]
         assert best_of(found).max_batch_tokens == 1024
@@ -193,10 +193,10 @@ def test_the_search_ends_after_two_that_are_worse(embedding_model, monkeypatch):
 
 def test_the_texts_are_as_long_as_passages_are(embedding_model):
     with Embedder(embedding_model, device="cpu") as embedder:
-        work = EmbeddingSubject(embedder, None).workload(1000)
+        work = MeasuredEmbedder(embedder, None).workload(1000)
         assert 70 <= work.median <= 82
         assert 470 <= work.p95 <= 545
-        short = EmbeddingSubject(embedder, None).workload(60)
+        short = MeasuredEmbedder(embedder, None).workload(60)
         assert 65 <= short.median <= 90
     assert passages(40) == passages(60)[:40]
     assert len({query(number) for number in range(100)}) == 100
@@ -204,7 +204,7 @@ def test_the_texts_are_as_long_as_passages_are(embedding_model):
 
 def test_texts_that_are_cut_are_counted_once_and_for_all(report, embedding_model):
     with Embedder(embedding_model, device="cpu", max_length=8) as embedder:
-        work = EmbeddingSubject(embedder, ["a mill", "grain " * 20, "rain " * 20]).workload(5)
+        work = MeasuredEmbedder(embedder, ["a mill", "grain " * 20, "rain " * 20]).workload(5)
         assert (work.inputs, work.truncated, work.p95) == (5, 3, 8)
     found, _ = report
     assert "were too long" not in " ".join(_conclusions(found))

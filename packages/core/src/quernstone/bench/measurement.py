@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from quernstone.bench.machine import describe, peak_memory, reset_peak_memory
+from quernstone.bench.measured import MeasuredEmbedder, MeasuredModel, MeasuredReranker
 from quernstone.bench.report import (
     Budget,
     Comparison,
@@ -27,7 +28,6 @@ from quernstone.bench.report import (
     Workload,
     best_of,
 )
-from quernstone.bench.subject import EmbeddingSubject, RerankingSubject, Subject
 from quernstone.checkpoints.checkpoint import Checkpoint, resolve
 from quernstone.embedder import Embedder
 from quernstone.encoding.checks import check_list, check_texts
@@ -174,7 +174,7 @@ def _opened(
     engine: str,
     options: EngineOptions,
     **where: Any,
-) -> Iterator[Subject[Any]]:
+) -> Iterator[MeasuredModel[Any]]:
     """Load a model, and free it when the block ends."""
     if engine == "vllm" and task == "embed" and (options is None or isinstance(options, Mapping)):
         # The prefix cache would still hold the texts of the previous run.
@@ -183,11 +183,11 @@ def _opened(
     user = Embedder(model, **settings) if task == "embed" else Reranker(model, **settings)
     with user:
         budget = user.info.max_batch_tokens
-        subject: Subject[Any]
+        subject: MeasuredModel[Any]
         if isinstance(user, Embedder):
-            subject = EmbeddingSubject(user, texts)
+            subject = MeasuredEmbedder(user, texts)
         else:
-            subject = RerankingSubject(user, texts)
+            subject = MeasuredReranker(user, texts)
         try:
             yield subject
         finally:
@@ -195,7 +195,7 @@ def _opened(
     gc.collect()
 
 
-def _workload(subject: Subject[Any], seconds: float) -> tuple[Workload, float]:
+def _workload(subject: MeasuredModel[Any], seconds: float) -> tuple[Workload, float]:
     """Return the workload of a run and an estimate of its duration in seconds.
 
     A run takes about a third of `seconds`, but has at least two batches of the default budget.
@@ -214,7 +214,7 @@ def _workload(subject: Subject[Any], seconds: float) -> tuple[Workload, float]:
         wanted = 1.05 * workload.inputs * least / workload.planned
 
 
-def _budgets(subject: Subject[Any], workload: Workload) -> list[int]:
+def _budgets(subject: MeasuredModel[Any], workload: Workload) -> list[int]:
     """Return the budgets to try: powers of two that leave two batches, and the default budget."""
     most = workload.planned // 2
     doubling = takewhile(lambda budget: budget <= most, (_SMALLEST << n for n in count()))
@@ -222,7 +222,7 @@ def _budgets(subject: Subject[Any], workload: Workload) -> list[int]:
 
 
 def _plan(
-    subject: Subject[Any],
+    subject: MeasuredModel[Any],
     workload: Workload,
     budgets: Sequence[int],
     compare: Sequence[str],
@@ -239,7 +239,7 @@ def _plan(
 
 
 def _sweep(
-    subject: Subject[Any],
+    subject: MeasuredModel[Any],
     workload: Workload,
     budgets: Sequence[int],
     seconds: float,
@@ -259,7 +259,7 @@ def _sweep(
         advance(1)
 
 
-def _at_budget(subject: Subject[Any], workload: Workload, seconds: float) -> Budget:
+def _at_budget(subject: MeasuredModel[Any], workload: Workload, seconds: float) -> Budget:
     worker, info = subject.worker, subject.user.info
     reset_peak_memory(info)
     halved = worker.halved
@@ -273,14 +273,14 @@ def _at_budget(subject: Subject[Any], workload: Workload, seconds: float) -> Bud
 
 
 def _compared(
-    subject: Subject[Any], workload: Workload, seconds: float, best: Budget
+    subject: MeasuredModel[Any], workload: Workload, seconds: float, best: Budget
 ) -> Comparison:
     rate, info = _rate(subject, workload, seconds), subject.user.info
     ratio = rate.seconds / best.seconds
     return Comparison(**asdict(rate), engine=info.engine, dtype=info.dtype, ratio=ratio)
 
 
-def _rate(subject: Subject[Any], workload: Workload, seconds: float) -> Rate:
+def _rate(subject: MeasuredModel[Any], workload: Workload, seconds: float) -> Rate:
     """Run the workload several times, after a warm-up of about one batch."""
     budget = subject.user.info.max_batch_tokens
     batch = math.ceil(workload.inputs * budget / workload.planned)
@@ -299,7 +299,7 @@ def _rate(subject: Subject[Any], workload: Workload, seconds: float) -> Rate:
     )
 
 
-def _latency(subject: Subject[Any], callers: int, seconds: float) -> Latency:
+def _latency(subject: MeasuredModel[Any], callers: int, seconds: float) -> Latency:
     subject.ask()
     start = time.perf_counter()
 

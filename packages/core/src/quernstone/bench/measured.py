@@ -26,7 +26,7 @@ _FEW_DOCUMENTS = 20
 """Documents per query when latency is measured."""
 
 
-class Subject(ABC, Generic[User]):
+class MeasuredModel(ABC, Generic[User]):
     """A loaded model, and the inputs to run it on."""
 
     unit: str
@@ -84,7 +84,7 @@ class Subject(ABC, Generic[User]):
         return list(itertools.islice(itertools.chain(self._given, numbered), count))
 
 
-class EmbeddingSubject(Subject[Embedder]):
+class MeasuredEmbedder(MeasuredModel[Embedder]):
     """An embedder: documents for the rates, one short query for the latencies."""
 
     unit = "texts"
@@ -92,20 +92,20 @@ class EmbeddingSubject(Subject[Embedder]):
     step = 1
 
     def prepare(self, inputs: int) -> Callable[[], object]:
-        """See `Subject.prepare`."""
+        """See `MeasuredModel.prepare`."""
         texts = self._texts(inputs)
         return lambda: self.user.embed_documents(texts)
 
     def ask(self) -> object:
-        """See `Subject.ask`."""
+        """See `MeasuredModel.ask`."""
         return self.user.embed_query(query(next(self._numbers)))
 
     def encoded(self, inputs: int) -> EncodedBatch:
-        """See `Subject.encoded`."""
+        """See `MeasuredModel.encoded`."""
         return session_of(self.user).encoder.encode_documents(self._texts(inputs))
 
 
-class RerankingSubject(Subject[Reranker]):
+class MeasuredReranker(MeasuredModel[Reranker]):
     """A reranker: 100 documents per query for the rates, 20 for the latencies.
 
     Queries never repeat, because the prefix of a repeated query would be cached.
@@ -120,16 +120,16 @@ class RerankingSubject(Subject[Reranker]):
         self._few = self._texts(_FEW_DOCUMENTS)
 
     def prepare(self, inputs: int) -> Callable[[], object]:
-        """See `Subject.prepare`."""
+        """See `MeasuredModel.prepare`."""
         pairs = self._pairs(inputs)
         return lambda: self.user.score(pairs)
 
     def ask(self) -> object:
-        """See `Subject.ask`."""
+        """See `MeasuredModel.ask`."""
         return self.user.rerank(query(next(self._numbers)), self._few)
 
     def encoded(self, inputs: int) -> EncodedBatch:
-        """See `Subject.encoded`."""
+        """See `MeasuredModel.encoded`."""
         encode = session_of(self.user).encoder.pair_encoder(self.user.template)
         return encode([(*pair, self.user.instruction) for pair in self._pairs(inputs)])
 
