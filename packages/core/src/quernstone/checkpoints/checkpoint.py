@@ -145,11 +145,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         msg = f"`{path.parent}` holds no `{path.name}`, so it is not a model folder"
         raise ModelLoadError(msg) from error
     except orjson.JSONDecodeError as error:
-        msg = f"`{path}` is not valid JSON: {error}"
-        raise ModelLoadError(msg) from error
+        raise ModelLoadError(f"`{path}` is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        msg = f"`{path}` holds a {type(value).__name__}, expected an object"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(f"`{path}` holds a {type(value).__name__}, expected an object")
     return value
 
 
@@ -174,11 +172,10 @@ def _refuse_unsupported(raw: dict[str, Any], folder: Path) -> None:
     }
     for key, present in unsupported.items():
         if present:
-            msg = (
+            raise ModelLoadError(
                 f"`{folder / 'config.json'}`: `{key}` = {raw.get(key)!r} is not supported by "
                 'the torch engine; use `engine="transformers"`'
             )
-            raise ModelLoadError(msg)
 
 
 def _stored_instruction(folder: Path) -> str:

@@ -54,21 +54,19 @@ def check_files(source: Source) -> None:
     adapter = folder / "adapter_config.json"
     config = folder / "config.json"
     if adapter.is_file() and not config.is_file():
-        msg = (
+        raise ModelLoadError(
             f"`{folder}` holds a PEFT adapter and not a model; merge it into its base model "
             "(`merge_and_unload()`, then `save_pretrained()`) and name that folder"
         )
-        raise ModelLoadError(msg)
     if not config.is_file():
         msg = f"`{folder}` holds no `config.json`, so it is not a model folder; {source.if_missing}"
         raise ModelLoadError(msg)
     # Models for sentence-transformers may keep the tokenizer elsewhere, or in another format.
     if not any((folder / name).is_file() for name in ("tokenizer.json", MODULES)):
-        msg = (
+        raise ModelLoadError(
             f"`{folder}` holds no `tokenizer.json`, so it is not a complete model folder; "
             f"{source.if_missing}"
         )
-        raise ModelLoadError(msg)
     for path in _files(folder, "*.json", "*.safetensors"):
         _refuse_pointer(path)
     for path in _all_weights(source):
@@ -85,11 +83,10 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / _SINGLE]
     shards = _shards(folder)
     if not shards:
-        msg = (
+        raise ModelLoadError(
             f"`{folder}` holds neither `{_SINGLE}` nor `{_INDEX}`; weights in other formats are "
             "not supported"
         )
-        raise ModelLoadError(msg)
     return [folder / name for name in shards]
 
 
@@ -137,22 +134,20 @@ def _all_weights(source: Source) -> list[Path]:
     shards = _shards(folder)
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
-        msg = (
+        raise ModelLoadError(
             f"`{folder / missing[0]}` is missing: `{_INDEX}` names {len(shards)} shards, of "
             f"which {len(missing)} {'is' if len(missing) == 1 else 'are'} missing "
             f"({', '.join(missing)}); {source.if_missing}"
         )
-        raise ModelLoadError(msg)
     found = _files(folder, "*.safetensors")
     if not found:
         raise ModelLoadError(_no_weights(source))
     loose = [path.name for path in found if _SHARD.fullmatch(path.name)]
     if loose and not shards and not (folder / _SINGLE).is_file():
-        msg = (
+        raise ModelLoadError(
             f"`{folder}` holds shards such as `{loose[0]}` but no `{_INDEX}`, which lists their "
             f"tensors; {source.if_missing}"
         )
-        raise ModelLoadError(msg)
     return found
 
 
@@ -165,8 +160,7 @@ def _shards(folder: Path) -> list[str]:
         weight_map = orjson.loads(index.read_bytes())["weight_map"]
         return sorted(set(weight_map.values()))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        msg = f"`{index}` is not an index of safetensors: {error!r}"
-        raise ModelLoadError(msg) from error
+        raise ModelLoadError(f"`{index}` is not an index of safetensors: {error!r}") from error
 
 
 def _no_weights(source: Source) -> str:
@@ -189,11 +183,10 @@ def _refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(len(_LFS_POINTER))
     if start == _LFS_POINTER:
-        msg = (
+        raise ModelLoadError(
             f"`{path}` is a Git LFS pointer of {path.stat().st_size} bytes and not the file "
             f"itself; run `git lfs install && git lfs pull` in `{path.parent}`"
         )
-        raise ModelLoadError(msg)
 
 
 def _check_length(path: Path, remedy: str) -> None:
@@ -207,15 +200,13 @@ def _check_length(path: Path, remedy: str) -> None:
         tensors = orjson.loads(header)
         ends = [entry["data_offsets"][1] for key, entry in tensors.items() if key[:2] != "__"]
     except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError) as error:
-        msg = (
+        raise ModelLoadError(
             f"`{path}` cannot be read as safetensors: its {size} bytes do not start with a "
             f"complete header; {remedy}"
-        )
-        raise ModelLoadError(msg) from error
+        ) from error
     expected = 8 + length + max(ends, default=0)
     if size < expected:
-        msg = (
+        raise ModelLoadError(
             f"`{path}` cannot be read as safetensors: it has {size} of {expected} bytes, so a "
             f"download was cut short; {remedy}"
         )
-        raise ModelLoadError(msg)

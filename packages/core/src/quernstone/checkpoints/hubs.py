@@ -72,22 +72,20 @@ def _from_hub(name: str, revision: str | None) -> Source:
             return _snapshot(pinned, command, "--force-download")
         return _snapshot(fetch(), command, "--force-download")
     except HFValidationError as error:
-        msg = (
+        raise ModelLoadError(
             f"`{name}` is neither an existing folder, nor `tiny`, nor a hub id like `org/model`, "
             f"nor `{MODELSCOPE}org/model`"
-        )
-        raise ModelLoadError(msg) from error
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         # Several versions ask the hub about a pinned commit even if it is in the cache.
         with suppress(LocalEntryNotFoundError):
             return _snapshot(fetch(local_files_only=True), command, "--force-download")
-        msg = (
+        raise ModelLoadError(
             f"`{name}` is not a local folder and could not be fetched from the hub: {error}. "
             f"Online, `{command}` fills the cache. Offline, pass the path of a downloaded folder, "
             "or `tiny` to try things out. Where the hub is out of reach, set `HF_ENDPOINT` to a "
             f"mirror, or use `{MODELSCOPE}{name}`"
-        )
-        raise ModelLoadError(msg) from error
+        ) from error
 
 
 def _from_modelscope(name: str, revision: str | None) -> Source:
@@ -109,11 +107,10 @@ def _from_modelscope(name: str, revision: str | None) -> Source:
     except (HubError, OSError, ValueError) as error:
         with suppress(HubError):
             return _snapshot(fetch(local_files_only=True), command, "--force")
-        msg = (
+        raise ModelLoadError(
             f"`{name}` could not be fetched from ModelScope: {error}. Online, `{command}` fills "
             "the cache. Offline, pass the path of a downloaded folder"
-        )
-        raise ModelLoadError(msg) from error
+        ) from error
 
 
 def _complete_in_cache(

@@ -48,8 +48,7 @@ def check_engine(name: str) -> None:
         ConfigError: The engine is unknown.
     """
     if name != "auto" and name not in _ENGINES:
-        msg = f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}")
 
 
 def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed") -> str:
@@ -67,19 +66,17 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
     if name == "auto":
         name = _automatic(checkpoint, task)
     if name == "torch" and not checkpoint.is_qwen3:
-        msg = (
+        raise ConfigError(
             f"the torch engine runs Qwen3 checkpoints, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="transformers"` or '
             '`engine="sentence-transformers"`'
         )
-        raise ConfigError(msg)
     pooling = stored_pooling(checkpoint.folder)
     if task == "embed" and name != "sentence-transformers" and pooling not in _LAST_TOKEN:
-        msg = (
+        raise ConfigError(
             f"`{checkpoint.name}` pools by {pooling!r}; the {name} engine pools the last token, as "
             'Qwen3-Embedding does; use `engine="sentence-transformers"`'
         )
-        raise ConfigError(msg)
     for module in _ENGINES[name].needs:
         if not _is_installed(module):
             raise MissingExtraError(module, name)

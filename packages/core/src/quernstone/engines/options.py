@@ -85,11 +85,10 @@ def read_options(engine: str, given: EngineOptions) -> Hashable:
     if not values:
         return None
     if engine in ("torch", "transformers"):
-        msg = (
+        raise ConfigError(
             f"the {engine} engine takes no `engine_options`, got {', '.join(map(str, values))}; "
             "they are for sentence-transformers, vllm and remote"
         )
-        raise ConfigError(msg)
     return Options(values)
 
 
@@ -97,9 +96,8 @@ def _mapping(given: object) -> Mapping[str, object]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        msg = (
+        raise ConfigError(
             f"`engine_options` is {type(given).__name__}, expected a mapping of names to values, "
             'or `RemoteOptions` with `engine="remote"`'
         )
-        raise ConfigError(msg)
     return given

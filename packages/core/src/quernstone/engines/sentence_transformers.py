@@ -23,12 +23,7 @@ from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.options import Options
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
-from quernstone.errors import (
-    ConfigError,
-    InputTooLongError,
-    ModelLoadError,
-    NonFiniteError,
-)
+from quernstone.errors import ConfigError, InputTooLongError, ModelLoadError, NonFiniteError
 from quernstone.types import (
     Encoded,
     EngineConfig,
@@ -202,16 +197,14 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
     options = dict(cast("Options | None", config.options) or {})
     for name, instead in _REFUSED_OPTIONS.items():
         if name in options:
-            msg = f"`engine_options` may not hold {name!r}: {instead}"
-            raise ConfigError(msg)
+            raise ConfigError(f"`engine_options` may not hold {name!r}: {instead}")
     for name, value in options.items():
         unsafe = {"trust_remote_code", "use_safetensors"} & set(_names(value))
         if unsafe:
-            msg = (
+            raise ConfigError(
                 f"`{name}` in `engine_options` may not hold {min(unsafe)!r}: "
                 "neither code nor pickles of a model are ever run"
             )
-            raise ConfigError(msg)
     given = options.pop("model_kwargs", None) or {}
     if not isinstance(given, Mapping):
         msg = f"`model_kwargs` in `engine_options` is {type(given).__name__}, expected a mapping"

@@ -90,12 +90,11 @@ class VllmEngine:
                 msg = f"vLLM does not accept these settings for `{checkpoint.folder}`: {error}"
                 raise ConfigError(msg) from error
             except RuntimeError as error:
-                msg = (
+                raise ModelLoadError(
                     f"vLLM cannot load `{checkpoint.folder}`; its own messages above say why. If "
                     "it lacks memory, lower `gpu_memory_utilization`, `kv_cache_memory_bytes` or "
                     f"`max_model_len` in `engine_options` ({error})"
-                )
-                raise ModelLoadError(msg) from error
+                ) from error
         core = self._llm.llm_engine.engine_core
         if _is_another_process(core):
             _report_death(core)
@@ -127,11 +126,10 @@ class VllmEngine:
         try:
             outputs = self._llm.encode(prompts, self._pooling, pooling_task=task, use_tqdm=False)
         except EngineDeadError as error:
-            msg = (
+            raise EngineError(
                 "vLLM's engine process has ended, which is what it does on any error, out of "
                 "memory among them; its own messages above say why. Make a new embedder or reranker"
-            )
-            raise EngineError(msg) from error
+            ) from error
         rows = torch.stack([output.outputs.data for output in outputs]).float().numpy()
         if not self._reranks:
             return np.asarray(rows, dtype=np.float32)
@@ -175,11 +173,10 @@ def _report_death(core: Any) -> None:
 
 def _check_reranker(checkpoint: Checkpoint) -> None:
     if not checkpoint.is_qwen3 or checkpoint.architecture != "Qwen3ForCausalLM":
-        msg = (
+        raise ConfigError(
             f"the vllm engine reranks with Qwen3-Reranker, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="sentence-transformers"`'
         )
-        raise ConfigError(msg)
 
 
 def _arguments(config: EngineConfig, checkpoint: Checkpoint, platform: Any) -> dict[str, Any]:
@@ -235,11 +232,10 @@ def _device(name: str, platform: Any) -> dict[str, Any]:
     """Convert a device: vLLM's build determines the type, `device_ids` the index."""
     kind, _, place = name.partition(":")
     if kind not in ("auto", platform.device_type) or (place and not place.isdigit()):
-        msg = (
+        raise ConfigError(
             f"device {name!r} is not what this build of vLLM runs on, which is "
             f'{platform.device_type!r}; use `device="auto"`'
         )
-        raise ConfigError(msg)
     return {"device_ids": [int(place)]} if place else {}
 
 

@@ -99,8 +99,7 @@ class _Tensors:
                 msg = f"`{path}` is missing: the index of this model names it as one of its shards"
                 raise ModelLoadError(msg) from error
             except (SafetensorError, OSError) as error:
-                msg = f"`{path}` cannot be read as safetensors: {error}"
-                raise ModelLoadError(msg) from error
+                raise ModelLoadError(f"`{path}` cannot be read as safetensors: {error}") from error
             self._stored.update({name.removeprefix("model."): (file, name) for name in names})
 
     def __contains__(self, name: str) -> bool:

@@ -30,11 +30,7 @@ import httpx
 import orjson
 
 from quernstone.engines.remote.options import KEY_VARIABLE, RemoteOptions
-from quernstone.errors import (
-    ClosedError,
-    RemoteRequestError,
-    RemoteUnavailableError,
-)
+from quernstone.errors import ClosedError, RemoteRequestError, RemoteUnavailableError
 
 logger = logging.getLogger("quernstone.remote")
 

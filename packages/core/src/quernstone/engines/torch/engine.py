@@ -208,20 +208,18 @@ def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     """Return the dtype of everything that is not rounded to int8 or fp8."""
     if name == "fp8":
         if not can_compute_fp8(device):
-            msg = (
+            raise ConfigError(
                 '`dtype="fp8"` needs an NVIDIA GPU of compute capability 8.9 or later (Ada, '
                 f"Hopper, Blackwell); the model would run on {str(device)!r} of this machine. "
                 'Use `dtype="auto"`'
             )
-            raise ConfigError(msg)
         return torch.bfloat16
     if name == "int8":
         if device.type != "cpu" or not can_compute_int8():
-            msg = (
+            raise ConfigError(
                 f'`dtype="int8"` needs an x86 CPU with VNNI; the model would run on '
                 f'{str(device)!r} of this machine. Use `dtype="auto"`'
             )
-            raise ConfigError(msg)
         return choose_dtype("auto", device)
     return choose_dtype(name, device)
 
