@@ -37,24 +37,15 @@ class BatchAttention(Protocol):
     ) -> Tensor:
         """Let every token attend to the prefix and to its sequence up to itself.
 
-        The results for padding rows after the batch's last token are undefined.
-
-        Args:
-            query: Shape: (tokens, heads, head_dim)
-            key: Shape: (tokens, kv heads, head_dim)
-            value: Shape: (tokens, kv heads, head_dim)
-            prefixes: One for each of the batch's groups.
-
-        Returns:
-            Shape: (tokens, heads, head_dim)
+        The results for padding rows after the batch's last token are undefined. There is one prefix
+        for each of the batch's groups. Shapes: (tokens, heads, head_dim), with fewer heads in `key`
+        and `value`.
         """
-        ...
 
     def last_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """Let only the last token of each sequence attend. `query` and result: (sequences, ...)."""
-        ...
 
 
 class AttentionMaker(Protocol):
@@ -68,21 +59,15 @@ class AttentionMaker(Protocol):
 
     def integers(self, batch: PackedBatch) -> list[TokenArray]:
         """Return the arrays that `make` needs on the device."""
-        ...
 
     def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> BatchAttention:
         """Create the attention of a batch from its `integers` on the device."""
-        ...
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
-    """Merge attention over two disjoint sets of keys into attention over both.
+    """Merge attention over two disjoint sets of keys, `a` and `b`, into attention over both.
 
-    Args:
-        out_a: Shape: (..., head_dim)
-        lse_a: The log-sum-exp of the scores, in float32. Shape: (...)
-        out_b: Like `out_a`, over the other keys.
-        lse_b: Like `lse_a`.
+    Each is the result, (..., head_dim), and the log-sum-exp of its scores in float32, (...).
     """
     weight = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
     return torch.lerp(out_b.float(), out_a.float(), weight).to(out_a.dtype)

@@ -15,13 +15,10 @@ class HeadOrder:
     """
 
     def __init__(self, tokens: np.ndarray, real: np.ndarray, device: torch.device) -> None:
-        """Prepare the order.
+        """Prepare the order. Shape of both arrays: (sequences, length).
 
-        Args:
-            tokens: Index in the batch of the token at each position. Shape: (sequences, length)
-            real: False where a position is padding. Without padding, the tokens are consecutive
-                in the batch. Shape: (sequences, length)
-            device: The device of the tokens.
+        `tokens` are indices in the batch. `real` is False where a position is padding; without
+        padding, the tokens are consecutive in the batch.
         """
         self._tokens, self._real = tokens, real
         self._first = int(tokens[0, 0])

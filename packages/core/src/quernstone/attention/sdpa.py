@@ -235,14 +235,9 @@ def _attend(
 ) -> None:
     """Compute attention by matrix products, with softmax in float32.
 
-    Args:
-        query: Shape: (kv heads, sequences, rows, dim)
-        key: Shape: (kv heads, sequences, keys, dim)
-        value: Like `key`.
-        prefix: Keys and values that all sequences share, for the same heads.
-        mask: Added to the scores of the last keys. Broadcast to (kv heads, sequences, rows, number
-            of these keys).
-        out: Shaped like `query`.
+    Shapes are (kv heads, sequences, rows, dim) of `query` and `out`, and with keys in place of rows
+    of `key` and `value`. The mask is added to the scores of the last keys, and broadcast to
+    (kv heads, sequences, rows, number of these keys).
     """
     kv_heads, n, rows, dim = query.shape
     shared = 0 if prefix is None else prefix.key.shape[1]

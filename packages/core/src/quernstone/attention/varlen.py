@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,68 +51,45 @@ class VarlenAttention:
         self._kernel = kernel
         self._max = batch.max_seqlen
         self._cu, self._cu_last, *groups = integers
-        self._prefix = _PrefixLayout.of(batch, groups) if batch.groups else None
+        if batch.groups:  # their sequences are the last of the batch
+            row = batch.groups[0][1]
+            starts = (row, batch.cu_seqlens[row], 0)
+            longest = [int(np.diff(bounds).max()) for bounds in _group_bounds(batch)]
+            self._rows, self._tokens, self._keys = map(_Bounds, starts, groups, longest)
 
     def all_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """See `BatchAttention`."""
         own = self._kernel(query, key, value, self._cu, self._cu, self._max, self._max, causal=True)
-        layout = self._prefix
-        if layout is None:
-            return own[0]
-        part = slice(layout.token_start, None)
-        shared = self._shared(layout, query[part], prefixes, layout.cu_tokens, layout.max_tokens)
-        own[0][part] = merge(own[0][part], own[1][part], *shared)
-        return own[0]
+        return self._with_prefixes(*own, query, prefixes, self._tokens) if prefixes else own[0]
 
     def last_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
     ) -> Tensor:
         """See `BatchAttention`."""
         own = self._kernel(query, key, value, self._cu_last, self._cu, 1, self._max, causal=False)
-        layout = self._prefix
-        if layout is None:
-            return own[0]
-        part = slice(layout.row_start, None)
-        shared = self._shared(layout, query[part], prefixes, layout.cu_rows, layout.max_rows)
-        own[0][part] = merge(own[0][part], own[1][part], *shared)
-        return own[0]
+        return self._with_prefixes(*own, query, prefixes, self._rows) if prefixes else own[0]
 
-    def _shared(
-        self,
-        layout: _PrefixLayout,
-        query: Tensor,
-        prefixes: list[PrefixKeys],
-        cu_query: Tensor,
-        max_query: int,
-    ) -> tuple[Tensor, Tensor]:
+    def _with_prefixes(
+        self, out: Tensor, lse: Tensor, query: Tensor, prefixes: list[PrefixKeys], bounds: _Bounds
+    ) -> Tensor:
+        """Merge attention to the prefixes into the results of the queries that have one."""
         key = torch.cat([prefix.key for prefix in prefixes])
         value = torch.cat([prefix.value for prefix in prefixes])
-        return self._kernel(
-            query, key, value, cu_query, layout.cu_keys, max_query, layout.max_keys, causal=False
-        )
+        cu, longest = (bounds.cu, self._keys.cu), (bounds.longest, self._keys.longest)
+        part = slice(bounds.start, None)
+        shared = self._kernel(query[part], key, value, *cu, *longest, causal=False)
+        out[part] = merge(out[part], lse[part], *shared)
+        return out
 
 
-@dataclass(frozen=True, slots=True)
-class _PrefixLayout:
-    """The layout of the sequences with a shared prefix, which are the last of the batch."""
+class _Bounds(NamedTuple):
+    """The bounds of the groups among the rows, the tokens or the keys of the prefixes."""
 
-    row_start: int
-    token_start: int
-    cu_rows: Tensor
-    cu_tokens: Tensor
-    cu_keys: Tensor
-    max_rows: int
-    max_tokens: int
-    max_keys: int
-
-    @classmethod
-    def of(cls, batch: PackedBatch, integers: Sequence[Tensor]) -> _PrefixLayout:
-        row_start = batch.groups[0][1]
-        rows, tokens, keys = integers
-        widest = [int(np.diff(bounds).max()) for bounds in _group_bounds(batch)]
-        return cls(row_start, batch.cu_seqlens[row_start], rows, tokens, keys, *widest)
+    start: int
+    cu: Tensor
+    longest: int
 
 
 def _group_bounds(batch: PackedBatch) -> list[TokenArray]:
@@ -136,29 +113,10 @@ def torch_varlen() -> VarlenKernel | None:
     if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
         return None
 
-    def kernel(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Tensor,
-        cu_k: Tensor,
-        max_q: int,
-        max_k: int,
-        *,
-        causal: bool,
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = varlen_attn(
-            q,
-            k,
-            v,
-            cu_q,
-            cu_k,
-            max_q,
-            max_k,
-            return_aux=AuxRequest(lse=True),
-            window_size=(-1, 0) if causal else (-1, -1),
-            enable_gqa=True,
-        )
+    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
+        window = (-1, 0) if causal else (-1, -1)
+        aux = AuxRequest(lse=True)
+        out, lse = varlen_attn(*inputs, return_aux=aux, window_size=window, enable_gqa=True)
         return out, lse.transpose(0, 1)  # stored as (heads, tokens)
 
     return kernel
@@ -171,20 +129,8 @@ def flash_attn_varlen() -> VarlenKernel | None:
     except ImportError:
         return None
 
-    def kernel(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Tensor,
-        cu_k: Tensor,
-        max_q: int,
-        max_k: int,
-        *,
-        causal: bool,
-    ) -> tuple[Tensor, Tensor]:
-        out, lse, _ = flash_attn_varlen_func(
-            q, k, v, cu_q, cu_k, max_q, max_k, causal=causal, return_attn_probs=True
-        )
+    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
+        out, lse, _ = flash_attn_varlen_func(*inputs, causal=causal, return_attn_probs=True)
         if lse.dim() != 2:  # padded, (sequences, heads, tokens), before 2.7
             raise EngineError("this flash-attn is too old; run `pip install -U flash-attn`")
         return out, lse.transpose(0, 1)  # flash-attn: (heads, tokens)

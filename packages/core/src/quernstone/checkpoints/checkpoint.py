@@ -84,12 +84,7 @@ class Checkpoint:
         return "embed"
 
     def qwen3_config(self) -> ModelConfig:
-        """Read the configuration for the torch engine.
-
-        Raises:
-            ModelLoadError: A field is missing, or asks for something that the engine does not
-                support (sliding windows, scaled RoPE, attention biases, another activation).
-        """
+        """Read the configuration for the torch engine."""
         raw = self.raw_config
         _refuse_unsupported(raw, self.folder)
         rope = raw.get("rope_parameters") or {}  # of transformers 5

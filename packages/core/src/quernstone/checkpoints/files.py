@@ -44,12 +44,7 @@ class Source:
 
 
 def check_files(source: Source) -> None:
-    """Check that a folder holds a complete model.
-
-    Raises:
-        ModelLoadError: A file is missing, cut short, a Git LFS pointer, or in an unsupported
-            format; the error says which one and how to get it.
-    """
+    """Raise `ModelLoadError` unless the folder holds a complete model."""
     folder = source.folder
     adapter = folder / "adapter_config.json"
     config = folder / "config.json"
@@ -74,11 +69,7 @@ def check_files(source: Source) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of the decoder's weights: `model.safetensors`, or the shards of the index.
-
-    Raises:
-        ModelLoadError: There is neither.
-    """
+    """Return the decoder's weights: `model.safetensors`, or the shards of the index."""
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     shards = _shards(folder)

@@ -23,18 +23,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def locate(name: str, task: Task, revision: str | None = None) -> Source:
-    """Find a model's folder, downloading it if the name is a hub's.
+    """Find a model's folder, downloading it if the name is a hub's. See `resolve`.
 
-    Args:
-        name: `tiny`, a local folder, a hub id such as `Qwen/Qwen3-Embedding-0.6B`, or
-            `modelscope:` and an id.
-        task: Which of the two bundled models `tiny` means.
-        revision: Branch, tag or commit of a hub id. A commit that is complete in the cache is used
-            without a request to the hub.
-
-    Raises:
-        ModelLoadError: The model does not exist, or cannot be downloaded.
-        MissingExtraError: The name starts with `modelscope:` and the package is not installed.
+    A commit that is complete in the cache is used without a request to the hub.
     """
     if name == TINY:
         folder = Path(__file__).parent / "tiny" / _TINY_FOLDERS[task]

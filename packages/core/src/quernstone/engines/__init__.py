@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
 from typing import Any
 
 from quernstone.checkpoints.checkpoint import Checkpoint, stored_pooling
@@ -12,28 +11,17 @@ from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
 from quernstone.types import Backend, Engine, EngineConfig, EngineName, Task
 
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    module: str
-    name: str
-    """The class in `module`."""
-    needs: tuple[str, ...]
-    """Packages that must be installed; the extra with the engine's name contains them."""
-
-
-_ENGINES = {
-    "torch": _Entry("quernstone.engines.torch.engine", "TorchEngine", ("torch",)),
-    "transformers": _Entry(
-        "quernstone.engines.transformers", "TransformersEngine", ("torch", "transformers")
-    ),
-    "sentence-transformers": _Entry(
-        "quernstone.engines.sentence_transformers",
+# The module and the class of each engine, and the packages that its extra contains.
+_ENGINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "torch": ("torch.engine", "TorchEngine", ("torch",)),
+    "transformers": ("transformers", "TransformersEngine", ("torch", "transformers")),
+    "sentence-transformers": (
+        "sentence_transformers",
         "SentenceTransformersEngine",
         ("torch", "sentence_transformers"),
     ),
-    "vllm": _Entry("quernstone.engines.vllm", "VllmEngine", ("vllm",)),
-    "remote": _Entry("quernstone.engines.remote.backend", "RemoteBackend", ()),
+    "vllm": ("vllm", "VllmEngine", ("vllm",)),
+    "remote": ("remote.backend", "RemoteBackend", ()),
 }
 ENGINES = tuple(_ENGINES)
 
@@ -42,11 +30,7 @@ _LAST_TOKEN = (None, "lasttoken")
 
 
 def check_engine(name: str) -> None:
-    """Check the name of an engine.
-
-    Raises:
-        ConfigError: The engine is unknown.
-    """
+    """Raise `ConfigError` if the engine is unknown."""
     if name != "auto" and name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}")
 
@@ -56,11 +40,6 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
 
     `auto` chooses torch for Qwen3, sentence-transformers for its own models if it is installed, and
     transformers for any other decoder.
-
-    Raises:
-        ConfigError: The engine is unknown, or does not support the model's architecture or
-            pooling.
-        MissingExtraError: The engine's packages are not installed.
     """
     check_engine(name)
     if name == "auto":
@@ -77,7 +56,7 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
             f"`{checkpoint.name}` pools by {pooling!r}; the {name} engine pools the last token, as "
             'Qwen3-Embedding does; use `engine="sentence-transformers"`'
         )
-    for module in _ENGINES[name].needs:
+    for module in _ENGINES[name][2]:
         if not _is_installed(module):
             raise MissingExtraError(module, name)
     return name
@@ -101,11 +80,6 @@ def load_engine(
 ) -> Engine[Any]:
     """Load the model that `config` describes.
 
-    Args:
-        config: The settings of any engine but `remote`.
-        checkpoint: The resolved model.
-        tokenization: None for an engine that takes text.
-
     Raises:
         ConfigError: A device, dtype or option is unknown, or not supported by this machine.
         ModelLoadError: The checkpoint is incomplete or damaged, or the library cannot load it.
@@ -124,28 +98,22 @@ def load_engine(
 
 
 def connect(config: EngineConfig) -> Backend:
-    """Connect to the server that `config.options` describes.
-
-    Raises:
-        ConfigError: The server does not support the task or the options.
-        EngineError: The server does not answer.
-    """
+    """Connect to the server that `config.options` describes."""
     backend: Backend = _class_of("remote")(config)
     return backend
 
 
 def _class_of(name: str) -> Any:
-    entry = _ENGINES[name]
-    return getattr(importlib.import_module(entry.module), entry.name)
+    module, class_name, _ = _ENGINES[name]
+    return getattr(importlib.import_module(f"quernstone.engines.{module}"), class_name)
 
 
 def _automatic(checkpoint: Checkpoint, task: Task) -> EngineName:
+    for_library = checkpoint.is_sentence_transformers
+    is_ours = stored_pooling(checkpoint.folder) in _LAST_TOKEN
     if task == "rerank":
         for_library = checkpoint.architecture.endswith("ForSequenceClassification")
         is_ours = not for_library
-    else:
-        for_library = checkpoint.is_sentence_transformers
-        is_ours = stored_pooling(checkpoint.folder) in _LAST_TOKEN
     if checkpoint.is_qwen3 and is_ours:
         return "torch"
     if for_library and _is_installed("sentence_transformers"):

@@ -29,11 +29,7 @@ class Options(Mapping[str, object]):
     __slots__ = ("_key", "_values")
 
     def __init__(self, values: Mapping[str, object]) -> None:
-        """Copy the values.
-
-        Raises:
-            ConfigError: A name is not a string, or a value cannot be compared.
-        """
+        """Copy the values."""
         self._values = dict(values)
         self._key = freeze(self._values)
 
@@ -66,21 +62,11 @@ class Options(Mapping[str, object]):
 
 
 def read_options(engine: str, given: EngineOptions) -> Hashable:
-    """Convert `engine_options` to the form that `EngineConfig` stores.
-
-    Returns:
-        `Options` for `sentence-transformers` and `vllm`, `RemoteOptions` for `remote`, None
-        without options.
-
-    Raises:
-        ConfigError: The engine does not support options, or not these.
-    """
+    """Convert `engine_options` to the form that `EngineConfig` stores; None without options."""
     if engine == "remote":
         from quernstone.engines.remote.options import RemoteOptions  # noqa: PLC0415
 
-        if isinstance(given, RemoteOptions):
-            return given
-        return RemoteOptions.of(_mapping(given))
+        return given if isinstance(given, RemoteOptions) else RemoteOptions.of(_mapping(given))
     values = _mapping(given)
     if not values:
         return None

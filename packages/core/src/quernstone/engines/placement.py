@@ -17,11 +17,7 @@ _NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve `auto` to CUDA, then Apple's MPS, then the CPU.
-
-    Raises:
-        ConfigError: torch does not know the device, or this machine does not have it.
-    """
+    """Resolve `auto` to CUDA, then Apple's MPS, then the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -49,9 +45,6 @@ def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 
     Never float16 unless asked: activations of Qwen3-Embedding-8B overflow it
     (https://github.com/QwenLM/Qwen3-Embedding/issues/164).
-
-    Raises:
-        ConfigError: The name is not one of float32, bfloat16, float16.
     """
     if name in ("int8", "fp8"):
         msg = f'`dtype="{name}"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'

@@ -164,11 +164,7 @@ class SentenceTransformersEngine:
         self._model.max_seq_length = max_length if own is None else min(max_length, int(own))
 
     def _check_length(self, texts: Sequence[TextInput], rows: Sequence[int], prompt: str) -> None:
-        """Log how many texts the library will truncate, or refuse them.
-
-        Raises:
-            InputTooLongError: A text is too long, and `truncate` is False.
-        """
+        """Log how many texts the library will truncate, or refuse them."""
         tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
         if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return  # static embeddings, for example, have no limit

@@ -50,13 +50,7 @@ class RMSNorm:
     __slots__ = ("_elementwise", "_eps", "_weight")
 
     def __init__(self, weight: Tensor, eps: float, elementwise: Elementwise | None = None) -> None:
-        """Keep the weight.
-
-        Args:
-            weight: Shape: (dim,), or (heads, dim) for the norm of heads.
-            eps: Added to the variance.
-            elementwise: Kernels of a GPU; None on a CPU.
-        """
+        """Keep the weight. Shape: (dim,), or (heads, dim) for the norm of heads."""
         self._weight, self._eps, self._elementwise = weight, eps, elementwise
 
     def __call__(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
@@ -263,18 +257,10 @@ class Qwen3:
         prefixes: Sequence[LayerPrefixes],
         dtype: torch.dtype,
     ) -> Tensor:
-        """Return the final hidden state of each sequence's last token.
+        """Return the final hidden state of each sequence's last token. Shape: (sequences, hidden).
 
-        This neither waits for the device nor sends anything to it.
-
-        Args:
-            inputs: The packed sequences.
-            attention: The attention of their batch.
-            prefixes: One for each of the batch's groups.
-            dtype: The dtype to compute in. Weights of another dtype are converted one by one.
-
-        Returns:
-            Shape: (sequences, hidden)
+        This neither waits for the device nor sends anything to it. There is one prefix for each of
+        the batch's groups. Weights of another dtype than `dtype` are converted one by one.
         """
         hidden_states, rope = self._embed(inputs, dtype)
         for index, layer in enumerate(self.layers):

@@ -38,17 +38,13 @@ class Elementwise:
     def __init__(self, eps: float, compiled_for: torch.dtype | None = None) -> None:
         """Prepare the steps; kernels are compiled at their first use.
 
-        Args:
-            eps: The epsilon of the model's norms.
-            compiled_for: Dtype of the compiled kernels. Rows that overflow are computed again in
-                float32, which is too rare to be worth compiling.
+        Rows that overflow are computed again in float32, which is too rare to be worth compiling.
         """
 
         def norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
             return _norm_and_rotate(x, weight, rope, eps)
 
-        self._eps = eps
-        self._dtype = compiled_for
+        self._eps, self._dtype = eps, compiled_for
         self._plain = _Steps(norm_and_rotate, _silu_and_multiply, round_to_fp8)
         self._compiled = self._plain
         if compiled_for is not None:
@@ -59,15 +55,9 @@ class Elementwise:
         return F.rms_norm(x, weight.shape, weight.to(x.dtype), self._eps)
 
     def norm_and_rotate(self, x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
-        """Apply RMSNorm to each head, then RoPE, in float32.
+        """Apply RMSNorm to each head of `x`, (tokens, heads, dim), then RoPE, in float32.
 
-        Args:
-            x: Heads, whose pairs of neighbours are rotated. Shape: (tokens, heads, dim)
-            weight: Shape: (heads, dim)
-            rope: Cosine and sine for each pair. Shape: (tokens, 1, dim / 2, 2)
-
-        Returns:
-            A tensor of the shape and dtype of `x`.
+        `rope` is cosine and sine for each pair of neighbours. Shape: (tokens, 1, dim / 2, 2)
         """
         return self._steps(x).norm_and_rotate(x, weight, rope)
 
@@ -76,11 +66,7 @@ class Elementwise:
         return self._steps(x).silu_and_multiply(x)
 
     def round_to_fp8(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Round each row so that `x` is about rounded * scales.
-
-        Returns:
-            Rounded numbers in float8_e4m3fn, and scales in float32, (rows, 1).
-        """
+        """Round rows to float8_e4m3fn. `x` is about the result times the scales, (rows, 1)."""
         return self._steps(x).round_to_fp8(x)
 
     def _steps(self, x: Tensor) -> _Steps:
@@ -111,11 +97,7 @@ def choose_elementwise(
 def compile_steps(
     steps: Elementwise, config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
 ) -> None:
-    """Run every step that the model needs, for many tokens and for one.
-
-    Raises:
-        Exception: Whatever torch's compiler raises.
-    """
+    """Run every step that the model needs, for many tokens and for one."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     # Created outside of inference mode, like the weights: torch compiles again where this differs.
     weight = torch.ones(heads + kv_heads, dim, device=device, dtype=dtype)

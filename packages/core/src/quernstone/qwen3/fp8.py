@@ -30,12 +30,7 @@ class Fp8Linear:
     __slots__ = ("_round", "_scale", "_weight")
 
     def __init__(self, weight: Tensor, rounding: Rounding) -> None:
-        """Round a matrix.
-
-        Args:
-            weight: Shape: (outputs, inputs), both multiples of 16.
-            rounding: Rounds activations; compiled on a GPU.
-        """
+        """Round a matrix. Shape: (outputs, inputs), both multiples of 16."""
         self._round = rounding
         self._weight, scale = round_to_fp8(weight)
         self._scale = scale.T.contiguous()

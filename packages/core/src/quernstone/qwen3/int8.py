@@ -67,11 +67,7 @@ def _scale(x: Tensor, largest: int) -> Tensor:
 
 
 def _round(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round activations so that `x` is about (rounded - `_ZERO`) * scales.
-
-    Returns:
-        Rounded activations in uint8, (tokens, inputs), and scales in the dtype of `x`, (tokens, 1).
-    """
+    """Round to uint8. `x` is about (rounded - `_ZERO`) * scales; shape of scales: (tokens, 1)."""
     rounded = torch.empty(x.shape, dtype=torch.uint8)
     scales = torch.empty(len(x), 1, dtype=x.dtype)
     for start in range(0, len(x), _BLOCK_TOKENS):

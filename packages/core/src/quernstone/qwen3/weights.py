@@ -47,20 +47,13 @@ def load_qwen3(
     the output head is stored, or tied to the embedding.
 
     Args:
-        folder: Holds `model.safetensors`, or `model.safetensors.index.json` and its shards.
+        folder: Holds the weights, which must fit `config`.
         config: Read from the same folder.
         device: Where to put the weights.
         dtype: What to convert them to.
-        head_rows: Token ids whose rows of the output head to read.
+        head_rows: Token ids whose rows of the output head to read. Shape: (rows, hidden)
         rounding: Round the matrices of the layers: int8 on a CPU, fp8 on a GPU.
         elementwise: Kernels of a GPU; None on a CPU.
-
-    Returns:
-        The decoder, and the rows of the head in the order of `head_rows`. Shape: (rows, hidden)
-
-    Raises:
-        ModelLoadError: A tensor is missing, unexpected, or has another shape than the
-            configuration says; or a file is missing or damaged.
     """
     with ExitStack() as stack:
         tensors = _Tensors(folder, stack, device, dtype)
@@ -139,18 +132,13 @@ class _Builder:
 
     def layer(self, at: str) -> DecoderLayer:
         config = self._config
+        q_norm = self._head_norm(at, "q", config.num_attention_heads)
+        k_norm = self._head_norm(at, "k", config.num_key_value_heads)
         attention = Attention(
             config,
             qkv_proj=self._linear(*(self._head_proj(at, name) for name in "qkv")),
             o_proj=self._linear(self._read(f"{at}self_attn.o_proj.weight")),
-            qk_norm=self._rms_norm(
-                torch.cat(
-                    [
-                        self._head_norm(at, "q", config.num_attention_heads),
-                        self._head_norm(at, "k", config.num_key_value_heads),
-                    ]
-                )
-            ),
+            qk_norm=self._rms_norm(torch.cat([q_norm, k_norm])),
         )
         return DecoderLayer(
             self.norm(f"{at}input_layernorm.weight"),
@@ -216,48 +204,46 @@ def _interleave(weight: Tensor, head_dim: int) -> Tensor:
 def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple[int, ...]]:
     hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed_tokens.weight": (config.vocab_size, hidden),
-        "norm.weight": (hidden,),
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (query, hidden),
+        "self_attn.k_proj.weight": (key, hidden),
+        "self_attn.v_proj.weight": (key, hidden),
+        "self_attn.q_norm.weight": (dim,),
+        "self_attn.k_norm.weight": (dim,),
+        "self_attn.o_proj.weight": (hidden, query),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
     }
-    if with_head:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    for index in range(config.num_hidden_layers):
-        layer: dict[str, tuple[int, ...]] = {
-            "input_layernorm.weight": (hidden,),
-            "self_attn.q_proj.weight": (query, hidden),
-            "self_attn.k_proj.weight": (key, hidden),
-            "self_attn.v_proj.weight": (key, hidden),
-            "self_attn.q_norm.weight": (dim,),
-            "self_attn.k_norm.weight": (dim,),
-            "self_attn.o_proj.weight": (hidden, query),
-            "post_attention_layernorm.weight": (hidden,),
-            "mlp.gate_proj.weight": (inner, hidden),
-            "mlp.up_proj.weight": (inner, hidden),
-            "mlp.down_proj.weight": (hidden, inner),
-        }
-        shapes.update({f"layers.{index}.{name}": shape for name, shape in layer.items()})
-    return shapes
+    vocabulary = (config.vocab_size, hidden)
+    return {
+        "embed_tokens.weight": vocabulary,
+        "norm.weight": (hidden,),
+        **({"lm_head.weight": vocabulary} if with_head else {}),
+        **{
+            f"layers.{index}.{name}": shape
+            for index in range(config.num_hidden_layers)
+            for name, shape in layer.items()
+        },
+    }
 
 
 def _check(folder: Path, tensors: _Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    problems = list(_problems(tensors, expected))
+    missing = [name for name in expected if name not in tensors]
+    # Checkpoints may store a head even if it is tied, or not needed.
+    unexpected = [name for name in tensors if name not in expected and name != "lm_head.weight"]
+    groups = (("missing", missing), ("unexpected", unexpected))
+    problems = [f"{kind} {_listed(names)}" for kind, names in groups if names]
+    for name, shape in expected.items():
+        if name in tensors and tensors.shape(name) != shape:
+            problems.append(
+                f"`{name}` has shape {tensors.shape(name)}, `config.json` asks for {shape}"
+            )
     if problems:
         msg = f"the weights in `{folder}` do not fit its `config.json`: {'; '.join(problems[:5])}"
         raise ModelLoadError(msg)
-
-
-def _problems(tensors: _Tensors, expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        yield f"missing {_listed(missing)}"
-    # Checkpoints may store a head even if it is tied, or not needed.
-    unexpected = [name for name in tensors if name not in expected and name != "lm_head.weight"]
-    if unexpected:
-        yield f"unexpected {_listed(unexpected)}"
-    for name, shape in expected.items():
-        if name in tensors and tensors.shape(name) != shape:
-            yield f"`{name}` has shape {tensors.shape(name)}, `config.json` asks for {shape}"
 
 
 def _listed(names: Sequence[str]) -> str:

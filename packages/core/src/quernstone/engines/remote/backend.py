@@ -62,15 +62,7 @@ class RemoteBackend:
     """One model on one server, see `Backend`. Safe for any number of threads and event loops."""
 
     def __init__(self, config: EngineConfig) -> None:
-        """Connect, and request one short input to learn the width of the rows.
-
-        Args:
-            config: `model` is the name of the model on the server, `options` are `RemoteOptions`.
-
-        Raises:
-            ConfigError: The dialect does not support the task, or the server lacks the model.
-            RemoteError: The server cannot be used.
-        """
+        """Connect, and request one short input to learn the width of the rows."""
         options = config.options
         if not isinstance(options, RemoteOptions):
             raise ConfigError("the remote engine needs `engine_options`, with at least `endpoint`")
@@ -101,11 +93,7 @@ class RemoteBackend:
         )
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
-        """See `Backend.submit`.
-
-        Raises:
-            ClosedError: The backend was closed.
-        """
+        """See `Backend.submit`."""
         texts = [item for item in inputs if isinstance(item, TextInput)]
         if len(texts) < len(inputs):
             raise TypeError("the remote engine takes texts and no token ids")
@@ -186,12 +174,7 @@ class RemoteBackend:
     def _rows(
         self, found: Found, places: Sequence[int], offset: int, request: Request
     ) -> Float32Array:
-        """Check the results, and return them in the order of the request.
-
-        Raises:
-            RemoteAnswerError: There is not one result per input, or a result has the wrong type.
-            NonFiniteError: A number is NaN or infinite.
-        """
+        """Check the results, and return them in the order of the request."""
         url = self._url(request)
         indices = [index for index, _ in found]
         if sorted(indices) != list(range(len(places))):
@@ -259,11 +242,7 @@ class RemoteBackend:
 
 
 def find_key(options: RemoteOptions) -> str:
-    """Return the key from the options or the environment, or an empty string.
-
-    Raises:
-        ConfigError: The environment variable is not a valid key.
-    """
+    """Return the key from the options or the environment, or an empty string."""
     if options.api_key or options.basic_auth:
         return options.api_key.get_secret_value() if options.api_key else ""
     found = os.environ.get(KEY_VARIABLE, "")

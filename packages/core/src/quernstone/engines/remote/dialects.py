@@ -11,7 +11,7 @@ docs.cohere.com/reference/rerank, jina.ai/reranker.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from quernstone.encoding.prompts import (
@@ -55,12 +55,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The length limit of inputs."""
+    """The tokens per input, None if unknown, and whether the server should cut longer inputs."""
 
     max_length: int | None
-    """Tokens per input; None if unknown."""
     truncate: bool
-    """If true, the server should cut longer inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +86,9 @@ class Dialect:
     """If true, long texts are always cut without an error."""
     lends_tokenizer: ClassVar[bool] = False
     """If true, the server has `/tokenize` and `/detokenize`, which `lengths` uses."""
+    rerank_path: ClassVar[str] = "/v1/rerank"
+    rerank_fields: ClassVar[dict[str, Any]] = {}
+    """Additional fields of a request to `rerank_path`."""
     facts_path: ClassVar[str | None] = None
     """The path of `facts`, if the server has any."""
 
@@ -100,20 +101,19 @@ class Dialect:
         """Return the additional fields of this server's `/v1/embeddings`."""
         return {}
 
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:
+    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
         """Request the scores of pairs whose prompt the server renders."""
-        raise NotImplementedError
+        _refuse_instruction(self.name, pairs)
+        documents = [pair.text for pair in pairs]
+        body = {"model": model, "query": pairs[0].query, "documents": documents}
+        return Request(self.rerank_path, {**body, **self.rerank_fields}, read_results)
 
     def rerank_rendered(self, model: str, heads: Sequence[str], bodies: Sequence[str]) -> Request:
         """Request the scores of rendered prompts, each of which is a head and a body."""
         raise NotImplementedError
 
     def facts(self, answer: Any, model: str) -> ServerFacts:
-        """Read the answer to `facts_path`.
-
-        Raises:
-            ConfigError: The server does not have this model.
-        """
+        """Read the answer to `facts_path`."""
         raise NotImplementedError
 
 
@@ -207,15 +207,11 @@ class Infinity(Dialect):
     name = "infinity"
     renderers = ("server",)  # a rendered prompt ends in white space
     cuts_silently = True
+    rerank_path = "/rerank"
 
     def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:
         """Use `/embeddings`; the server's `--url-prefix` belongs to the endpoint."""
-        request = super().embed(model, texts, limits)
-        return Request("/embeddings", request.body, request.read)
-
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
-        """Use `/rerank`."""
-        return _plain_rerank("/rerank", self.name, model, pairs)
+        return replace(super().embed(model, texts, limits), path="/embeddings")
 
 
 class SGLang(Dialect):
@@ -258,23 +254,15 @@ class Cohere(Dialect):
     embeds = False
     renderers = ("server",)
     cuts_silently = True
-    path: ClassVar[str] = "/v2/rerank"
-
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
-        """Send the pairs as they are."""
-        return _plain_rerank(self.path, self.name, model, pairs)
+    rerank_path = "/v2/rerank"
 
 
 class Jina(Cohere):
     """Jina's `/v1/rerank`, which returns the documents by default."""
 
     name = "jina"
-    path = "/v1/rerank"
-
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:
-        """See `Cohere.rerank_raw`."""
-        request = super().rerank_raw(model, pairs, limits)
-        return Request(request.path, {**request.body, "return_documents": False}, request.read)
+    rerank_path = "/v1/rerank"
+    rerank_fields: ClassVar[dict[str, Any]] = {"return_documents": False}
 
 
 DIALECTS: dict[str, Dialect] = {
@@ -286,12 +274,7 @@ DIALECTS: dict[str, Dialect] = {
 def choose_dialect(
     name: str, task: Task, rendered_by: RenderedBy | None, *, truncate: bool
 ) -> Dialect:
-    """Look up a dialect that supports these settings.
-
-    Raises:
-        ConfigError: The dialect does not support the task or `rendered_by`, `rendered_by` is
-            missing, or the server would cut texts although `truncate` is False.
-    """
+    """Look up a dialect that supports these settings."""
     dialect = DIALECTS[name]
     if task == "embed" and not dialect.embeds:
         raise ConfigError(
@@ -317,9 +300,8 @@ def _renderer_error(dialect: Dialect, rendered_by: RenderedBy | None) -> str:
         "server": '`rendered_by="server"` (the server renders it, and must have the template)',
     }
     able = " or ".join(meaning[side] for side in dialect.renderers)
-    problem = (
-        "say who renders the prompt" if rendered_by is None else f"{rendered_by!r} is not possible"
-    )
+    refused = f"{rendered_by!r} is not possible"
+    problem = "say who renders the prompt" if rendered_by is None else refused
     return f"reranking with the dialect {dialect.name}: {problem}; use {able}"
 
 
@@ -332,14 +314,6 @@ def render_halves(pair: TextInput) -> tuple[str, str]:
     """Render a reranker's prompt; return the part before the document, and the rest."""
     head = rerank_head(pair.query or "", pair.instruction or "", pair.template)
     return RERANK_PREFIX + head, rerank_body(pair.text) + RERANK_SUFFIXES[pair.template]
-
-
-def _plain_rerank(path: str, name: str, model: str, pairs: Sequence[TextInput]) -> Request:
-    _refuse_instruction(name, pairs)
-    documents = [pair.text for pair in pairs]
-    return Request(
-        path, {"model": model, "query": pairs[0].query, "documents": documents}, read_results
-    )
 
 
 def _refuse_instruction(name: str, pairs: Sequence[TextInput]) -> None:

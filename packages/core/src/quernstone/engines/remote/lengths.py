@@ -32,25 +32,14 @@ class Lengths:
     def __init__(
         self, transport: Transport, model: str, max_length: int, *, truncate: bool
     ) -> None:
-        """Prepare, without a request.
-
-        Args:
-            transport: The connection to the server.
-            model: The name of the model.
-            max_length: Tokens per input, including the prompt.
-            truncate: Cut longer inputs; if false, raise an error.
-        """
+        """Prepare, without a request. `max_length` includes the prompt."""
         self._transport, self._model = transport, model
         self._max_length, self._truncate = max_length, truncate
         self._counting = asyncio.Lock()
         self._frames: dict[tuple[str | None, str | None, str], int] = {}
 
     async def fit(self, item: TextInput, index: int) -> TextInput:
-        """Return the input, with a shorter document if necessary.
-
-        Raises:
-            InputTooLongError: The input is too long and `truncate` is False, or the query is.
-        """
+        """Return the input, with a shorter document if necessary."""
         texts = (item.text, item.query or "", item.instruction or "")
         if sum(len(text.encode()) for text in texts) + _FIXED_TOKENS <= self._max_length:
             return item  # a token has at least one byte

@@ -214,11 +214,7 @@ def _secret(name: str, value: object) -> SecretStr | None:
 
 
 def read_key(text: str, where: str) -> SecretStr:
-    """Check that a key can be sent in a header, without quoting it as a library's error would.
-
-    Raises:
-        ConfigError: The key is empty, or has characters other than visible ASCII.
-    """
+    """Check that a key can be sent in a header, without quoting it as a library's error would."""
     key = text.strip()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(f"{where} is empty, or has characters other than visible ASCII")

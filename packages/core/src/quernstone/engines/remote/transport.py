@@ -56,12 +56,7 @@ class Transport:
     """Sends JSON to one server and receives JSON. Safe for any number of threads."""
 
     def __init__(self, options: RemoteOptions, api_key: str = "") -> None:
-        """Start the loop's thread, without a request.
-
-        Args:
-            options: The server, timeouts and retries.
-            api_key: Sent as a bearer token, unless empty.
-        """
+        """Start the loop's thread, without a request."""
         self._options = options
         self._authorization, self._secrets = _credentials(options, api_key)
         self._closing = False
@@ -74,11 +69,7 @@ class Transport:
         self._loop = ready.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop. Cancelling the future cancels its requests.
-
-        Raises:
-            ClosedError: The transport was closed.
-        """
+        """Run a coroutine on the loop. Cancelling the future cancels its requests."""
         with self._lock:
             if self._closing:
                 work.close()
@@ -102,15 +93,7 @@ class Transport:
         return endpoint + path
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Send one request, with retries where they can help.
-
-        Returns:
-            The answer's JSON.
-
-        Raises:
-            RemoteUnavailableError: Every attempt found it unreachable, overloaded or broken.
-            RemoteRequestError: The server refused the request; retrying would not help.
-        """
+        """Send one request, with retries where they can help. Return the answer's JSON."""
         return await self._send("POST", self.url(path), orjson.dumps(body))
 
     async def get(self, path: str) -> Any:

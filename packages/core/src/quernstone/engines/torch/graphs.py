@@ -57,23 +57,17 @@ class Graphs:
     ) -> None:
         """Prepare. Graphs are recorded when they are first needed.
 
-        Args:
-            arrays: Returns the arrays that the device needs for a batch. Their lengths depend only
-                on the numbers of tokens and sequences.
-            rows: Computes a batch from these arrays on the device. Shape: (sequences, width)
-            transfer: Copies them to the device.
-            record: A `CudaRecorder`.
+        `arrays` returns the arrays that the device needs for a batch, whose lengths may depend only
+        on the numbers of tokens and sequences. `rows` computes the batch from them.
         """
         self._arrays, self._rows, self._transfer, self._record = arrays, rows, transfer, record
         self._graphs: dict[int, _Graph] = {}
         self._broken = False
 
     def run(self, batch: Sequence[Encoded]) -> tuple[PackedBatch, Tensor] | None:
-        """Start a batch if it is small and its graph can be recorded.
+        """Start a batch if it is small and its graph can be recorded; else return None.
 
-        Returns:
-            The batch, with dummy sequences at the end, and its rows, which the next call
-            overwrites; or None if nothing was started.
+        The batch gets dummy sequences at the end. The next call overwrites its rows.
         """
         tokens = padded_tokens(batch)
         graph = None if tokens is None else self._graph(tokens)

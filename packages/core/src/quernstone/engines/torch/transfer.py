@@ -26,28 +26,13 @@ class Transfer(Protocol):
     def upload(
         self, rows: Sequence[TokenArray], integers: Sequence[TokenArray]
     ) -> Sequence[Tensor]:
-        """Copy arrays to the device.
-
-        Args:
-            rows: Arrays with a number for each row of a matrix, which may be padded.
-            integers: Other arrays, which are never padded.
-
-        Returns:
-            All of them, in order.
-        """
-        ...
+        """Copy arrays to the device. `rows`, with a number per row of a matrix, may be padded."""
 
     def refill(self, device_buffer: Tensor, arrays: Sequence[TokenArray]) -> None:
         """Overwrite a buffer on the device with the concatenated arrays."""
-        ...
 
     def download(self, rows: Tensor) -> Pending:
-        """Start to copy rows from the device. Shape: (rows, width).
-
-        Returns:
-            A function that waits for the rows and returns them in float32.
-        """
-        ...
+        """Start to copy rows from the device. The result waits for them, and returns float32."""
 
 
 class PlainTransfer:
@@ -107,7 +92,7 @@ class PinnedTransfer:
         rows = rows.float()
         pinned = self._pinned(rows)
         pinned.copy_(rows, non_blocking=True)
-        copied = self._record()
+        copied = torch.cuda.current_stream(self._device).record_event()
 
         def wait() -> Float32Array:
             copied.synchronize()
@@ -117,11 +102,6 @@ class PinnedTransfer:
 
     def _pinned(self, like: Tensor) -> Tensor:
         return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
-
-    def _record(self) -> torch.cuda.Event:
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(self._device))
-        return event
 
 
 def choose_transfer(device: torch.device) -> Transfer:
