@@ -76,7 +76,7 @@ class SdpaAttention:
         for bucket in self._buckets:
             q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
             attended = torch.empty_like(q)
-            self._causal(q, k, v, bucket.prefix(shared), step=bucket.score_tokens, out=attended)
+            self._causal(q, k, v, bucket.prefix(shared), bucket.score_tokens, attended)
             bucket.order.by_token(attended, out)
         return out
 
@@ -101,7 +101,6 @@ class SdpaAttention:
         key: Tensor,
         value: Tensor,
         prefix: _Prefix | None,
-        *,
         step: int,
         out: Tensor,
     ) -> None:
@@ -153,7 +152,6 @@ class _Bucket:
     score_tokens: int
     """Tokens per block of scores."""
     order: HeadOrder
-    """The order of their tokens, including padding."""
     padding_mask: Tensor | None
     """0 for real keys, -inf for padding; None without padding. Shape: (1, sequences, 1, length)"""
 
@@ -163,23 +161,18 @@ class _Bucket:
 
 
 def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
-    lengths = np.diff(batch.cu_seqlens)
-    without_prefix = batch.groups[0][1] if batch.groups else len(lengths)
-    yield from _buckets_of(batch.cu_seqlens, lengths, 0, without_prefix, None, 0, device)
-    for group, (prefix, first, end) in enumerate(batch.groups):
-        yield from _buckets_of(batch.cu_seqlens, lengths, first, end, group, len(prefix), device)
+    without_prefix = batch.groups[0][1] if batch.groups else len(batch.order)
+    yield from _buckets_of(batch, 0, without_prefix, None, device)
+    for group, (_, first, end) in enumerate(batch.groups):
+        yield from _buckets_of(batch, first, end, group, device)
 
 
 def _buckets_of(
-    bounds: list[int],
-    lengths: np.ndarray,
-    first: int,
-    end: int,
-    group: int | None,
-    prefix: int,
-    device: torch.device,
+    batch: PackedBatch, first: int, end: int, group: int | None, device: torch.device
 ) -> Iterator[_Bucket]:
     """Yield the buckets of the sequences with one prefix, which are sorted longest first."""
+    lengths = np.diff(batch.cu_seqlens)
+    prefix = 0 if group is None else len(batch.groups[group][0])
     while first < end:
         longest = int(lengths[first])
         shortest = longest - max(_BUCKET_TOKENS, int(longest * _BUCKET_SLACK))
@@ -190,7 +183,7 @@ def _buckets_of(
         while bucket_end < stop and lengths[bucket_end] >= shortest:
             bucket_end += 1
         bucket_end = first + _round_down(bucket_end - first)
-        starts = np.asarray(bounds[first:bucket_end])[:, None]
+        starts = np.asarray(batch.cu_seqlens[first:bucket_end])[:, None]
         places = np.arange(padded)
         real = places < lengths[first:bucket_end, None]
         tokens = np.where(real, starts + places, starts)  # padding repeats the first token

@@ -50,6 +50,7 @@ _REFUSED_OPTIONS = {
     "revision": "use `revision`",
     "trust_remote_code": "code that comes with a model is never run",
 }
+_UNSAFE_OPTIONS = {"trust_remote_code", "use_safetensors"}
 
 
 class SentenceTransformersEngine:
@@ -66,8 +67,10 @@ class SentenceTransformersEngine:
         if config.max_length is not None:
             self._limit_length(config.max_length)
         if self._reranks:
-            self.width = 2 if tokenization else 1
-            _check_labels(self._model, checkpoint)
+            self.width, labels = 2 if tokenization else 1, self._model.num_labels
+            if labels != 1:
+                msg = f"`{checkpoint.folder}` has {labels} labels; a reranker has one score"
+                raise ModelLoadError(msg)
         else:
             self.width = self._model.get_embedding_dimension() or len(self._model.encode("a"))
         backbone = self._model.transformers_model
@@ -126,10 +129,8 @@ class SentenceTransformersEngine:
             )
             return _rows(scores).reshape(size, 1)
         encode = model.encode_document if texts[0].instruction is None else model.encode_query
-        vectors = encode(
-            [each.text for each in texts], prompt=prompt, batch_size=size, convert_to_tensor=True
-        )
-        return _rows(vectors)
+        plain = [each.text for each in texts]
+        return _rows(encode(plain, prompt=prompt, batch_size=size, convert_to_tensor=True))
 
     def _groups(self, texts: Sequence[TextInput]) -> Iterable[tuple[list[int], str]]:
         """Yield batches of indices of texts with one prompt, and the prompt."""
@@ -195,7 +196,7 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
         if name in options:
             raise ConfigError(f"`engine_options` may not hold {name!r}: {instead}")
     for name, value in options.items():
-        unsafe = {"trust_remote_code", "use_safetensors"} & set(_names(value))
+        unsafe = _UNSAFE_OPTIONS.intersection(value if isinstance(value, Mapping) else ())
         if unsafe:
             raise ConfigError(
                 f"`{name}` in `engine_options` may not hold {min(unsafe)!r}: "
@@ -223,16 +224,6 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
         **options,
     )
     return model.eval()
-
-
-def _names(value: object) -> Iterable[object]:
-    return value.keys() if isinstance(value, Mapping) else ()
-
-
-def _check_labels(model: Any, checkpoint: Checkpoint) -> None:
-    if model.num_labels != 1:
-        msg = f"`{checkpoint.folder}` has {model.num_labels} labels; a reranker has one score"
-        raise ModelLoadError(msg)
 
 
 def _rows(tensor: torch.Tensor) -> Float32Array:

@@ -34,12 +34,10 @@ _CPU_BLOCK = 1 << 21
 
 
 class Inputs(NamedTuple):
-    """A batch on the device. Results for padding rows are never read."""
+    """A batch on the device. Results for padding rows are never read. Shape: (tokens,)."""
 
     ids: Tensor
-    """Shape: (tokens,)"""
     positions: Tensor
-    """Shape: (tokens,)"""
     ends: Tensor
     """Index of the last token of each sequence. Shape: (sequences,)"""
 
@@ -237,11 +235,8 @@ class Qwen3:
         last_layer: LastDecoderLayer,
         norm: RMSNorm,
     ) -> None:
-        self.config = config
-        self.embed_tokens = embed_tokens
-        self.layers = layers
-        self.last_layer = last_layer
-        self.norm = norm
+        self.config, self.embed_tokens = config, embed_tokens
+        self.layers, self.last_layer, self.norm = layers, last_layer, norm
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         self._inv_freq = (config.rope_theta**-exponent).to(embed_tokens.device)
 

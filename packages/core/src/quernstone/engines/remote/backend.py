@@ -45,16 +45,11 @@ _PROBE = {
 }
 
 # Messages of vLLM, OpenAI, TEI and SGLang about texts that are too long.
-_TOO_LONG = tuple(
-    map(
-        re.compile,
-        (
-            r"context length is (?P<limit>\d+) tokens.* contains (at least )?(?P<tokens>\d+) input",
-            r"context length is (?P<limit>\d+) tokens.* requested (?P<tokens>\d+) tokens",
-            r"must have less than (?P<limit>\d+) tokens. Given: (?P<tokens>\d+)",
-            r"\((?P<tokens>\d+) tokens\) is longer than .*\((?P<limit>\d+) tokens\)",
-        ),
-    )
+_TOO_LONG = (
+    r"context length is (?P<limit>\d+) tokens.* contains (at least )?(?P<tokens>\d+) input",
+    r"context length is (?P<limit>\d+) tokens.* requested (?P<tokens>\d+) tokens",
+    r"must have less than (?P<limit>\d+) tokens. Given: (?P<tokens>\d+)",
+    r"\((?P<tokens>\d+) tokens\) is longer than .*\((?P<limit>\d+) tokens\)",
 )
 
 
@@ -115,12 +110,8 @@ class RemoteBackend:
             known = [facts.max_length, self._limits.max_length or facts.max_length]
             self._limits = Limits(max_length=min(known), truncate=self._limits.truncate)
         if self._dialect.lends_tokenizer and self._limits.max_length is not None:
-            self._lengths = Lengths(
-                self._transport,
-                self._model,
-                self._limits.max_length,
-                truncate=self._limits.truncate,
-            )
+            limit, truncate = self._limits.max_length, self._limits.truncate
+            self._lengths = Lengths(self._transport, self._model, limit, truncate=truncate)
         if facts.max_inputs is not None and self._options.max_inputs is None:
             self._max_inputs = facts.max_inputs
         request = self._request([_PROBE[self._task]])
@@ -187,9 +178,8 @@ class RemoteBackend:
                 reason = f"sent {len(row)} numbers for it and {self.width} for the first input"
                 raise RemoteAnswerError(reason, url, 200, place)
             if not np.isfinite(row).all():
-                raise NonFiniteError(
-                    place, f"says {url}; start the server with bfloat16 or float32"
-                )
+                detail = f"says {url}; start the server with bfloat16 or float32"
+                raise NonFiniteError(place, detail)
             if self._task == "rerank" and not 0.0 <= row[0] <= 1.0:
                 reason = f"sent the score {row[0]:g}, which is not a probability"
                 raise RemoteAnswerError(reason, url, 200, place)
@@ -229,9 +219,8 @@ class RemoteBackend:
             item = texts[place]
             # Count the query for every input: mixed and rendered requests repeat it.
             length = len(orjson.dumps((item.text, item.query, item.instruction)))
-            if end > start and (
-                end - start == size or total + length > self._options.request_bytes
-            ):
+            full = end - start == size or total + length > self._options.request_bytes
+            if end > start and full:
                 yield places[start:end]
                 start, total = end, 0
             total += length
@@ -283,8 +272,7 @@ def _wrong_indices(indices: Sequence[int], count: int) -> str:
 def _input_error(error: RemoteRequestError, index: int) -> InputError:
     """Convert the error for a request with one input."""
     for pattern in _TOO_LONG:
-        match = pattern.search(error.reason)
-        if match:
+        if match := re.search(pattern, error.reason):
             tokens, limit = int(match["tokens"]), int(match["limit"])
             return InputTooLongError(index, tokens, limit, "the text, as the server counts it,")
     return InputError(index, f"{error.url} {error.reason}")

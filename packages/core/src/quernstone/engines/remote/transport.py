@@ -135,11 +135,9 @@ class Transport:
         if self._authorization:
             headers["Authorization"] = self._authorization
         pool = options.max_concurrency
+        limits = httpx.Limits(max_connections=pool, max_keepalive_connections=pool)
         return httpx.AsyncClient(
-            headers=headers,
-            verify=_trusted(),
-            timeout=options.timeout,
-            limits=httpx.Limits(max_connections=pool, max_keepalive_connections=pool),
+            headers=headers, verify=_trusted(), timeout=options.timeout, limits=limits
         )
 
     async def _send(self, method: str, url: str, body: bytes | None) -> Any:
@@ -164,9 +162,8 @@ class Transport:
                 logger.info("%s %s; retrying in %.1f s", url, fault.reason, wait)
                 await asyncio.sleep(wait)
                 continue
-            raise RemoteUnavailableError(
-                f"{fault.reason} ({why})", url, fault.status
-            ) from fault.__cause__
+            reason = f"{fault.reason} ({why})"
+            raise RemoteUnavailableError(reason, url, fault.status) from fault.__cause__
 
     async def _attempt(self, method: str, url: str, body: bytes | None, left: float) -> Any:
         limit = min(self._options.timeout, left)

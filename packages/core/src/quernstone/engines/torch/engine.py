@@ -177,14 +177,9 @@ class TorchEngine:
 
         Prefixes of these prefixes are computed first, in another pass.
         """
-        found: dict[Prefix, LayerPrefixes] = {}
-        missing: list[Prefix] = []
-        for prefix in prefixes:
-            keys = self._prefixes.get((prefix, dtype))
-            if keys is None:
-                missing.append(prefix)
-            else:
-                found[prefix] = keys
+        cache = self._prefixes
+        found = {prefix: cache[prefix, dtype] for prefix in prefixes if (prefix, dtype) in cache}
+        missing = [prefix for prefix in prefixes if prefix not in found]
         if missing:
             packed = pack([Encoded(p.ids[len(p.parent or ()) :], p.parent) for p in missing])
             parents = self._prefix_keys([parent for parent, _, _ in packed.groups], dtype)
@@ -195,11 +190,11 @@ class TorchEngine:
                 (missing[place], keys) for place, keys in zip(packed.order, computed, strict=True)
             )
         for prefix in prefixes:
-            self._prefixes[prefix, dtype] = found[prefix]
-            self._prefixes.move_to_end((prefix, dtype))
-        cached = sum(len(prefix) for prefix, _ in self._prefixes)
+            cache[prefix, dtype] = found[prefix]
+            cache.move_to_end((prefix, dtype))
+        cached = sum(len(prefix) for prefix, _ in cache)
         while cached > _CACHED_PREFIX_TOKENS:
-            (prefix, _), _ = self._prefixes.popitem(last=False)
+            (prefix, _), _ = cache.popitem(last=False)
             cached -= len(prefix)
         return [found[prefix] for prefix in prefixes]
 

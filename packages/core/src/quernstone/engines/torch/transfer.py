@@ -92,7 +92,7 @@ class PinnedTransfer:
         rows = rows.float()
         pinned = self._pinned(rows)
         pinned.copy_(rows, non_blocking=True)
-        copied = torch.cuda.current_stream(self._device).record_event()
+        copied = self._record()
 
         def wait() -> Float32Array:
             copied.synchronize()
@@ -102,6 +102,9 @@ class PinnedTransfer:
 
     def _pinned(self, like: Tensor) -> Tensor:
         return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+    def _record(self) -> torch.cuda.Event:
+        return torch.cuda.current_stream(self._device).record_event()
 
 
 def choose_transfer(device: torch.device) -> Transfer:
