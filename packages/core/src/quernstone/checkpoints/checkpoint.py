@@ -61,17 +61,17 @@ class Checkpoint:
     @property
     def hidden_size(self) -> int:
         """The length of a full embedding."""
-        return _number(self.raw_config, "hidden_size", self.folder)
+        return self._number("hidden_size")
 
     @property
     def vocab_size(self) -> int:
         """The number of rows of the embedding table."""
-        return _number(self.raw_config, "vocab_size", self.folder)
+        return self._number("vocab_size")
 
     @property
     def max_positions(self) -> int:
         """The number of tokens of the longest sequence that the model supports."""
-        return _number(self.raw_config, "max_position_embeddings", self.folder)
+        return self._number("max_position_embeddings")
 
     @property
     def likely_task(self) -> Task:
@@ -83,17 +83,24 @@ class Checkpoint:
             return "rerank"
         return "embed"
 
+    def _number(self, key: str) -> int:
+        value = self.raw_config.get(key)
+        if not isinstance(value, int) or value <= 0:
+            path = self.folder / "config.json"
+            raise ModelLoadError(f"`{path}`: `{key}` is {value!r}, expected a positive integer")
+        return value
+
     def qwen3_config(self) -> ModelConfig:
         """Read the configuration for the torch engine."""
         raw = self.raw_config
         _refuse_unsupported(raw, self.folder)
         rope = raw.get("rope_parameters") or {}  # of transformers 5
-        heads = _number(raw, "num_attention_heads", self.folder)
+        heads = self._number("num_attention_heads")
         return ModelConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
-            intermediate_size=_number(raw, "intermediate_size", self.folder),
-            num_hidden_layers=_number(raw, "num_hidden_layers", self.folder),
+            intermediate_size=self._number("intermediate_size"),
+            num_hidden_layers=self._number("num_hidden_layers"),
             num_attention_heads=heads,
             num_key_value_heads=int(raw.get("num_key_value_heads", heads)),
             head_dim=int(raw.get("head_dim") or self.hidden_size // heads),
@@ -120,14 +127,13 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
     check_files(source)
     folder = source.folder
     raw = _read_json(folder / "config.json")
-    architectures = raw.get("architectures") or ["unknown"]
     digest = content_digest(folder)
     return Checkpoint(
         name=name,
         folder=folder,
         revision=source.commit or digest,
         digest=digest,
-        architecture=str(architectures[0]),
+        architecture=str((raw.get("architectures") or ["unknown"])[0]),
         raw_config=raw,
         instruction=_stored_instruction(folder),
     )
@@ -143,14 +149,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ModelLoadError(f"`{path}` is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelLoadError(f"`{path}` holds a {type(value).__name__}, expected an object")
-    return value
-
-
-def _number(raw: dict[str, Any], key: str, folder: Path) -> int:
-    value = raw.get(key)
-    if not isinstance(value, int) or value <= 0:
-        msg = f"`{folder / 'config.json'}`: `{key}` is {value!r}, expected a positive integer"
-        raise ModelLoadError(msg)
     return value
 
 

@@ -46,14 +46,13 @@ class Source:
 def check_files(source: Source) -> None:
     """Raise `ModelLoadError` unless the folder holds a complete model."""
     folder = source.folder
-    adapter = folder / "adapter_config.json"
-    config = folder / "config.json"
-    if adapter.is_file() and not config.is_file():
+    has_config = (folder / "config.json").is_file()
+    if not has_config and (folder / "adapter_config.json").is_file():
         raise ModelLoadError(
             f"`{folder}` holds a PEFT adapter and not a model; merge it into its base model "
             "(`merge_and_unload()`, then `save_pretrained()`) and name that folder"
         )
-    if not config.is_file():
+    if not has_config:
         msg = f"`{folder}` holds no `config.json`, so it is not a model folder; {source.if_missing}"
         raise ModelLoadError(msg)
     # Models for sentence-transformers may keep the tokenizer elsewhere, or in another format.
@@ -63,7 +62,13 @@ def check_files(source: Source) -> None:
             f"{source.if_missing}"
         )
     for path in _files(folder, "*.json", "*.safetensors"):
-        _refuse_pointer(path)
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+        if start == _LFS_POINTER:
+            raise ModelLoadError(
+                f"`{path}` is a Git LFS pointer of {path.stat().st_size} bytes and not the file "
+                f"itself; run `git lfs install && git lfs pull` in `{path.parent}`"
+            )
     for path in _all_weights(source):
         _check_length(path, source.if_damaged)
 
@@ -89,9 +94,7 @@ def content_digest(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     paths = [folder / "config.json", folder / "tokenizer.json", *_files(folder, "*.safetensors")]
-    for path in paths:
-        if not path.is_file():
-            continue
+    for path in filter(Path.is_file, paths):
         size = path.stat().st_size
         with path.open("rb") as file:
             name = path.relative_to(folder).as_posix()
@@ -103,10 +106,8 @@ def content_digest(folder: Path) -> str:
 
 def _files(folder: Path, *patterns: str) -> list[Path]:
     """Return the files of the model and of its sentence-transformers modules, sorted."""
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    for module in _module_folders(folder):
-        found.update(path for pattern in patterns for path in module.glob(pattern))
-    return sorted(found)
+    folders = [folder, *_module_folders(folder)]
+    return sorted({path for each in folders for pattern in patterns for path in each.glob(pattern)})
 
 
 def _module_folders(folder: Path) -> Iterator[Path]:
@@ -168,16 +169,6 @@ def _no_weights(source: Source) -> str:
         "once with transformers: `AutoModel.from_pretrained(folder).save_pretrained(folder)`, or "
         "`AutoModelForCausalLM` for a reranker"
     )
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
-        raise ModelLoadError(
-            f"`{path}` is a Git LFS pointer of {path.stat().st_size} bytes and not the file "
-            f"itself; run `git lfs install && git lfs pull` in `{path.parent}`"
-        )
 
 
 def _check_length(path: Path, remedy: str) -> None:

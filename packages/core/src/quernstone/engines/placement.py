@@ -27,11 +27,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         msg = f"unknown device {name!r}; use auto, cpu, cuda, cuda:0, ... or mps"
         raise ConfigError(msg) from error
-    count = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }.get(device.type, 0)
+    mps = int(torch.backends.mps.is_available())
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": mps}
+    count = counts.get(device.type, 0)
     if (device.index or 0) >= count:
         msg = f"device {name!r} is not there: this machine has {count} of type {device.type!r}"
         raise ConfigError(msg)
@@ -46,20 +44,18 @@ def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     Never float16 unless asked: activations of Qwen3-Embedding-8B overflow it
     (https://github.com/QwenLM/Qwen3-Embedding/issues/164).
     """
-    if name in ("int8", "fp8"):
-        msg = f'`dtype="{name}"` is for `engine="torch"`; others take {", ".join(_DTYPES)}'
-        raise ConfigError(msg)
-    if name != "auto":
-        if name not in _DTYPES:
-            msg = f"unknown dtype {name!r}; use auto, {', '.join(_DTYPES)}, int8 or fp8"
-            raise ConfigError(msg)
+    if name in _DTYPES:
         return _DTYPES[name]
+    known = ", ".join(_DTYPES)
+    if name in ("int8", "fp8"):
+        raise ConfigError(f'`dtype="{name}"` is for `engine="torch"`; others take {known}')
+    if name != "auto":
+        raise ConfigError(f"unknown dtype {name!r}; use auto, {known}, int8 or fp8")
+    fast = False
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu":
         fast = _cpu_has("_is_avx512_bf16_supported") or _cpu_has("_is_amx_tile_supported")
-    else:
-        fast = False
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -77,14 +73,11 @@ def memory_errors(tokens: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        # Torch's CPU allocator and cuBLAS raise plain RuntimeErrors.
+        if not (
+            isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or any(text in str(error) for text in _NO_MEMORY)
+        ):
             raise
         traceback.clear_frames(error.__traceback__)
         raise EngineMemoryError(None, tokens, str(error)) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # Torch's CPU allocator and cuBLAS raise plain RuntimeErrors.
-    return any(text in str(error) for text in _NO_MEMORY)

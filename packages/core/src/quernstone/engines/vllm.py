@@ -64,7 +64,6 @@ _starting = threading.Lock()
 
 _OWN_ARGUMENTS = {"model", "dtype", "revision"}
 _FIXED = {"convert", "pooler_config", "runner", "skip_tokenizer_init", "tokenizer"}
-_REFUSED = {"trust_remote_code": "code that comes with a checkpoint is never run"}
 
 
 class VllmEngine:
@@ -215,8 +214,9 @@ def _check_options(options: Mapping[str, object]) -> None:
             msg = f"`{name}` is not an engine option: pass it to `Embedder` or `Reranker` itself"
         elif name in _FIXED:
             msg = f"`{name}` cannot be set in `engine_options`: the vllm engine depends on it"
-        elif name in _REFUSED:
-            msg = f"`{name}` cannot be set in `engine_options`: {_REFUSED[name]}"
+        elif name == "trust_remote_code":
+            reason = "code that comes with a checkpoint is never run"
+            msg = f"`{name}` cannot be set in `engine_options`: {reason}"
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -107,8 +107,7 @@ class _Tensors:
 
     def read(self, name: str) -> Tensor:
         file, stored_name = self._stored[name]
-        tensor: Tensor = file.get_tensor(stored_name)
-        return tensor.to(self._device, self._dtype)
+        return cast("Tensor", file.get_tensor(stored_name)).to(self._device, self._dtype)
 
     def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
         file, stored_name = self._stored[name]
@@ -140,12 +139,8 @@ class _Builder:
             o_proj=self._linear(self._read(f"{at}self_attn.o_proj.weight")),
             qk_norm=self._rms_norm(torch.cat([q_norm, k_norm])),
         )
-        return DecoderLayer(
-            self.norm(f"{at}input_layernorm.weight"),
-            attention,
-            self.norm(f"{at}post_attention_layernorm.weight"),
-            self._mlp(at),
-        )
+        input_norm, post_norm = self._layer_norms(at)
+        return DecoderLayer(input_norm, attention, post_norm, self._mlp(at))
 
     def last_layer(self, at: str) -> LastDecoderLayer:
         config = self._config
@@ -157,15 +152,14 @@ class _Builder:
             q_norm=self._rms_norm(self._head_norm(at, "q", config.num_attention_heads)),
             k_norm=self._rms_norm(self._head_norm(at, "k", config.num_key_value_heads)),
         )
-        return LastDecoderLayer(
-            self.norm(f"{at}input_layernorm.weight"),
-            attention,
-            self.norm(f"{at}post_attention_layernorm.weight"),
-            self._mlp(at),
-        )
+        input_norm, post_norm = self._layer_norms(at)
+        return LastDecoderLayer(input_norm, attention, post_norm, self._mlp(at))
 
     def norm(self, name: str) -> RMSNorm:
         return self._rms_norm(self._read(name))
+
+    def _layer_norms(self, at: str) -> Iterator[RMSNorm]:
+        return (self.norm(f"{at}{name}_layernorm.weight") for name in ("input", "post_attention"))
 
     def _rms_norm(self, weight: Tensor) -> RMSNorm:
         return RMSNorm(weight, self._config.rms_norm_eps, self._elementwise)
@@ -196,9 +190,8 @@ class _Builder:
 
 def _interleave(weight: Tensor, head_dim: int) -> Tensor:
     """Reorder the outputs of each head to 0, half, 1, half + 1, ..."""
-    halves = weight.unflatten(0, (-1, 2, head_dim // 2))
-    interleaved: Tensor = halves.transpose(1, 2).flatten(0, 2)
-    return interleaved
+    halves: Tensor = weight.unflatten(0, (-1, 2, head_dim // 2))
+    return halves.transpose(1, 2).flatten(0, 2)
 
 
 def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple[int, ...]]:

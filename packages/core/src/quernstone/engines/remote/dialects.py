@@ -181,13 +181,9 @@ class TEI(Dialect):
     def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
         """Use `/rerank`, which sorts its results by score."""
         _refuse_instruction(self.name, pairs)
-        body = {
-            "query": pairs[0].query,
-            "texts": [pair.text for pair in pairs],
-            "truncate": limits.truncate,
-            "raw_scores": False,
-        }
-        return Request("/rerank", body, read_ranks)
+        texts = [pair.text for pair in pairs]
+        body = {"query": pairs[0].query, "texts": texts, "truncate": limits.truncate}
+        return Request("/rerank", {**body, "raw_scores": False}, read_ranks)
 
     def facts(self, answer: Any, model: str) -> ServerFacts:  # noqa: ARG002 - it serves one model
         """See `Dialect.facts`."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -171,18 +171,11 @@ def _warn_renamed(old: str) -> None:
     warnings.warn(msg, DeprecationWarning, stacklevel=3)
 
 
-def _split_credentials(endpoint: str) -> tuple[str, SecretStr | None]:
-    """Return a normalized address without credentials, and the credentials."""
-    parts = _split(endpoint)
-    host = parts.netloc.rpartition("@")[2]
-    address = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-    if not (parts.username or parts.password):
-        return address, None
-    return address, SecretStr(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
+def _split_credentials(endpoint: object) -> tuple[str, SecretStr | None]:
+    """Return a normalized address without credentials, and the credentials.
 
-
-def _split(endpoint: object) -> SplitResult:
-    """Parse an address. Error messages do not quote it, because it may contain a password."""
+    Error messages do not quote the address, because it may contain a password.
+    """
     if not isinstance(endpoint, str):
         raise ConfigError(f"`endpoint` is {type(endpoint).__name__}, expected an address")
     try:
@@ -201,7 +194,11 @@ def _split(endpoint: object) -> SplitResult:
             "`endpoint` has a query or a fragment; give the address alone, and a key as "
             f"`api_key` or in {KEY_VARIABLE}"
         )
-    return parts
+    host = parts.netloc.rpartition("@")[2]
+    address = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+    if not (parts.username or parts.password):
+        return address, None
+    return address, SecretStr(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
 
 
 def _secret(name: str, value: object) -> SecretStr | None:

@@ -133,12 +133,9 @@ class TorchEngine:
         record = choose_recorder(device)
         if record is None or deterministic or not self._attention.replayable:
             return None
-        return Graphs(
-            partial(self._arrays, dtype=self._dtype),
-            partial(self._rows, prefixes=[], dtype=self._dtype),
-            self._transfer,
-            record,
-        )
+        arrays = partial(self._arrays, dtype=self._dtype)
+        rows = partial(self._rows, prefixes=[], dtype=self._dtype)
+        return Graphs(arrays, rows, self._transfer, record)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -104,7 +104,9 @@ class PinnedTransfer:
         return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
     def _record(self) -> torch.cuda.Event:
-        return torch.cuda.current_stream(self._device).record_event()
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 def choose_transfer(device: torch.device) -> Transfer:
