@@ -56,5 +56,4 @@ def __getattr__(name: str) -> Any:
         from quernstone.engines.remote.options import RemoteOptions  # noqa: PLC0415
 
         return RemoteOptions
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -95,11 +95,10 @@ class Queue:
         return [self._places.popleft() for _ in range(count)]
 
     def fitting(self, room: int, known: Set[Prefix | None]) -> tuple[int, int, set[Prefix | None]]:
-        """Count the next sequences that fit into `room` tokens.
+        """Count the next sequences that fit into `room` tokens, where a known prefix is free.
 
         Returns:
-            Their number, their tokens, and `known` with the prefixes that they add. A prefix costs
-            its tokens unless it is known.
+            Their number, their tokens, and `known` with the prefixes that they add.
         """
         count = used = 0
         prefixes = set(known)

@@ -111,9 +111,7 @@ class NonFiniteError(EngineError):
     """A result holds NaN or infinity, and still does when recomputed in float32."""
 
     def __init__(
-        self,
-        index: int,
-        detail: str = "also in float32; the checkpoint is probably damaged",
+        self, index: int, detail: str = "also in float32; the checkpoint is probably damaged"
     ) -> None:
         super().__init__(index, detail)
         self.index, self.detail = index, detail

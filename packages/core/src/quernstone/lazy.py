@@ -51,20 +51,15 @@ class Lazy(Generic[Core]):
 
 
 def freeze(value: object) -> Hashable:
-    """Return a hashable key that is equal for equal settings, nested ones included.
-
-    Raises:
-        ConfigError: A value is neither hashable nor a mapping or list.
-    """
+    """Return a hashable key of nested settings, or raise a `ConfigError` if there cannot be one."""
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
-            msg = f"`engine_options` has a name that is not a string among {list(value)}"
-            raise ConfigError(msg)
+            names = list(value)
+            raise ConfigError(f"`engine_options` has a name that is not a string among {names}")
         return ("mapping", *((name, freeze(value[name])) for name in sorted(value)))
     if isinstance(value, (list, tuple)):
         return ("list", *map(freeze, value))
     if isinstance(value, Hashable):
         # True, 1 and 1.0 are equal, but different settings.
         return (type(value).__name__, value)
-    msg = f"`engine_options` holds a {type(value).__name__}, which cannot be compared"
-    raise ConfigError(msg)
+    raise ConfigError(f"`engine_options` holds a {type(value).__name__}, which cannot be compared")

@@ -34,12 +34,7 @@ class QueryPairs:
         documents: Sequence[str] | Sequence[Sequence[str]],
         instructions: Sequence[str],
     ) -> None:
-        """Match the lists; texts are not checked.
-
-        Args:
-            queries: Any number.
-            documents: One list for all queries, or one list for each.
-            instructions: One for each query.
+        """Match queries with their instructions and one list of documents, for all or for each.
 
         Raises:
             InputError: `documents` does not match `queries`; the index is that of the entry of
@@ -86,11 +81,11 @@ def _lists(
         return [cast("Sequence[str]", documents)] * len(queries)
     if len(lists) != len(documents):
         wrong = [_is_list(entry) for entry in documents].index(not _is_list(documents[0]))
-        reason = (
+        raise InputError(
+            wrong,
             "`documents` mixes lists with something else; give one list of strings for all "
-            "queries, or one list of strings for each"
+            "queries, or one list of strings for each",
         )
-        raise InputError(wrong, reason)
     if len(lists) != len(queries):
         reason = f"there are {len(queries)} queries and {len(lists)} lists of documents"
         raise InputError(min(len(lists), len(queries)), reason)

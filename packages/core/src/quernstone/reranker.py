@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from quernstone.encoding.checks import check_instruction, check_list, check_positive, check_texts
-from quernstone.encoding.encoder import Encode
 from quernstone.encoding.prompts import RERANK_INSTRUCTIONS, render_pair
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError, InputError
@@ -239,14 +238,13 @@ class Reranker(Model):
         )
 
     def _scores(self, pairs: Iterable[InstructedPair], *, progress: bool) -> Float32Array:
+        encode = self._session.encoder.pair_encoder(self._template)
         title = "reranking" if progress else ""
-        return _probabilities(self._session.run_all(pairs, self._pair_encoder(), progress=title))
+        return _probabilities(self._session.run_all(pairs, encode, progress=title))
 
     async def _ascores(self, pairs: Iterable[InstructedPair]) -> Float32Array:
-        return _probabilities(await self._session.arun_all(pairs, self._pair_encoder()))
-
-    def _pair_encoder(self) -> Encode[InstructedPair]:
-        return self._session.encoder.pair_encoder(self._template)
+        encode = self._session.encoder.pair_encoder(self._template)
+        return _probabilities(await self._session.arun_all(pairs, encode))
 
     def _pairs_of(
         self, query: str, documents: Sequence[str], top_n: int | None, instruction: str | None
@@ -254,16 +252,15 @@ class Reranker(Model):
         check_list("documents", documents)
         if top_n is not None:
             check_positive("top_n", top_n)
-        chosen = self._chosen(instruction)
+        chosen = self._usable(instruction)
         return [(query, document, chosen) for document in documents]
 
     def _instructed(self, pairs: Sequence[Pair], instruction: str | None) -> list[InstructedPair]:
         check_list("pairs", pairs)
         for index, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                reason = f"{type(pair).__name__} is not a (query, document) pair"
-                raise InputError(index, reason)
-        chosen = self._chosen(instruction)
+                raise InputError(index, f"{type(pair).__name__} is not a (query, document) pair")
+        chosen = self._usable(instruction)
         return [(query, document, chosen) for query, document in pairs]
 
     def _pairs_of_many(
@@ -283,27 +280,24 @@ class Reranker(Model):
 
     def _one_each(self, instruction: str | Sequence[str] | None, queries: int) -> Sequence[str]:
         if instruction is None or isinstance(instruction, str):
-            return [self._chosen(instruction)] * queries
+            return [self._usable(instruction)] * queries
         if len(instruction) != queries:
-            msg = (
+            raise ConfigError(
                 f"{len(instruction)} instructions for {queries} queries; give one string for all "
                 "queries, or one for each"
             )
-            raise ConfigError(msg)
         return [self._usable(each) for each in instruction]
 
-    def _chosen(self, instruction: str | None) -> str:
-        return self._instruction if instruction is None else self._usable(instruction)
-
-    def _usable(self, instruction: str) -> str:
-        """Return the instruction, if the model can read one."""
+    def _usable(self, instruction: str | None) -> str:
+        """Return the instruction of a call, None being the default, if the model can read one."""
+        if instruction is None:
+            return self._instruction
         check_instruction(instruction)
         if self._session.own_prompts and (instruction or self._template != "card"):
-            msg = (
+            raise ConfigError(
                 f"`{self.model}` is not a Qwen3-Reranker: it reads only the query and the "
                 "document, so leave out `instruction` and `template`"
             )
-            raise ConfigError(msg)
         return instruction
 
 

@@ -23,14 +23,9 @@ TokenArray = npt.NDArray[np.int32]
 
 
 def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
-    """Cut vectors to their first numbers, then normalize them to length 1.
+    """Cut vectors to their first `size` numbers, then normalize them; zeros stay zeros.
 
-    Args:
-        vectors: Shape: (..., dimensions)
-        size: Numbers to keep.
-
-    Returns:
-        Unit vectors, and zeros for zeros. Shape: (..., size)
+    Shape: (..., dimensions) -> (..., size)
     """
     cut = vectors[..., :size]
     length = np.linalg.norm(cut, axis=-1, keepdims=True)
@@ -54,15 +49,10 @@ class Prefix:
     __slots__ = ("_key", "ids", "parent")
 
     def __init__(self, ids: TokenArray, parent: Prefix | None = None) -> None:
-        """Hold the ids of a prefix.
-
-        Args:
-            ids: Shape: (tokens,)
-            parent: A prefix of this prefix that it shares with others: for a reranker's query,
-                the instruction.
-        """
         self.ids = ids
+        """Shape: (tokens,)"""
         self.parent = parent
+        """A shorter prefix that it shares with others: for a reranker's query, the instruction."""
         self._key = ids.tobytes()
 
     def __len__(self) -> int:
@@ -197,11 +187,9 @@ class Engine(Protocol[BatchInput]):
                 caller runs the others again.
             NonFiniteError: With `precise`: the engine cannot compute in float32; see `.detail`.
         """
-        ...
 
     def close(self) -> None:
         """Free the model's memory."""
-        ...
 
 
 class LaunchingEngine(Engine[BatchInput], Protocol):
@@ -211,18 +199,11 @@ class LaunchingEngine(Engine[BatchInput], Protocol):
     """True if the chosen device supports it. If not, `launch` is not called."""
 
     def launch(self, batch: Sequence[BatchInput]) -> Pending:
-        """Start to run a batch, without waiting for it.
+        """Start a batch and return a function that waits for its rows, which is called once.
 
-        Args:
-            batch: As in `run`. At most one other batch is launched before the caller waits.
-
-        Returns:
-            A function that waits for the rows; called once.
-
-        Raises:
-            EngineMemoryError: As in `run`; this and other errors may also be raised by waiting.
+        At most one other batch is launched before the caller waits. The errors of `run` may be
+        raised here or by waiting.
         """
-        ...
 
 
 class Backend(Protocol):
@@ -249,11 +230,9 @@ class Backend(Protocol):
         Raises:
             ClosedError: The backend was closed.
         """
-        ...
 
     def close(self) -> None:
         """Finish the submitted inputs and free all resources."""
-        ...
 
 
 @dataclass(slots=True)

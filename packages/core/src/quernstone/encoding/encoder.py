@@ -28,7 +28,6 @@ class Encode(Protocol[T]):
 
     def __call__(self, inputs: Sequence[T], /, *, offset: int = 0) -> EncodedBatch:
         """Encode inputs; `offset` is added to the index that an error names."""
-        ...
 
 
 class Encoder(Protocol):
@@ -39,14 +38,11 @@ class Encoder(Protocol):
 
     def encode_documents(self, texts: Sequence[str], *, offset: int = 0) -> EncodedBatch:
         """Encode texts without a prompt."""
-        ...
 
     def encode_queries(
         self, texts: Sequence[str], instruction: str, *, offset: int = 0
     ) -> EncodedBatch:
         """Encode queries with their instruction."""
-        ...
 
     def pair_encoder(self, template: RerankTemplate) -> Encode[InstructedPair]:
         """Return a function that encodes pairs to rerank, for use in one call."""
-        ...

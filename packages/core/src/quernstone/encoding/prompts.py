@@ -43,10 +43,7 @@ RERANK_INSTRUCTIONS: dict[RerankTemplate, str] = {
 
 
 def query_frame(instruction: str) -> str:
-    """Return the text before a query. No space follows `Query:`.
-
-    With an empty instruction it is empty, as in evaluations without instructions.
-    """
+    """Return the text before a query: no space at its end; empty without an instruction."""
     return f"Instruct: {instruction}\nQuery:" if instruction else ""
 
 

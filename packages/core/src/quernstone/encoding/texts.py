@@ -36,12 +36,7 @@ class TextEncoder:
         """Wrap pairs with their instructions."""
         check_texts([query for query, _, _ in pairs], offset, "query")
         check_texts([document for _, document, _ in pairs], offset, "document")
-        return EncodedBatch(
-            [
-                TextInput(document, instruction, query, template)
-                for query, document, instruction in pairs
-            ]
-        )
+        return EncodedBatch([TextInput(text, task, query, template) for query, text, task in pairs])
 
     def pair_encoder(self, template: RerankTemplate) -> Encode[InstructedPair]:
         """Return `encode_pairs` for one template."""

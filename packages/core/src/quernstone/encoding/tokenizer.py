@@ -32,15 +32,11 @@ class Tokenizer:
     """The tokenizer of one checkpoint. Thread-safe."""
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
-        """Read `tokenizer.json`.
-
-        Args:
-            folder: The checkpoint's folder.
-            vocab_size: Rows of the model's embedding table.
+        """Read the `tokenizer.json` of a checkpoint.
 
         Raises:
             ModelLoadError: The file is damaged, has no `<|endoftext|>`, or has token ids beyond
-                the embedding table.
+                the embedding table, which has `vocab_size` rows.
         """
         path = folder / "tokenizer.json"
         try:
@@ -51,26 +47,20 @@ class Tokenizer:
             msg = f"`{folder}` holds no `tokenizer.json`, which this engine reads"
             raise ModelLoadError(msg) from error
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            msg = f"`{path}` is not a tokenizer file: {error}"
-            raise ModelLoadError(msg) from error
+            raise ModelLoadError(f"`{path}` is not a tokenizer file: {error}") from error
         highest = max(self._plain.get_vocab_size() - 1, max(self._added.values(), default=0))
         if highest >= vocab_size:
-            msg = (
+            raise ModelLoadError(
                 f"`{path}` is the wrong tokenizer for this model: it numbers tokens up to "
                 f"{highest}, but the embedding table has {vocab_size} rows; use the tokenizer "
                 "file that came with the checkpoint"
             )
-            raise ModelLoadError(msg)
         self._path = path
         self._frames: dict[str, TokenArray] = {}
         self.eos_id = self.token_id(ENDOFTEXT)
 
     def token_id(self, token: str) -> int:
-        """Return the id of a single token.
-
-        Raises:
-            ModelLoadError: The tokenizer does not have it.
-        """
+        """Return the id of a single token, or raise a `ModelLoadError` if there is none."""
         found = self._added.get(token, self._plain.token_to_id(token))
         if found is None:
             msg = f"`{self._path}` has no token {token!r}: not the tokenizer of a Qwen3 model"
@@ -111,14 +101,9 @@ def split(joined: TokenArray, lengths: Iterable[int]) -> list[TokenArray]:
 
 
 def _without_added_tokens(spec: dict[str, Any]) -> tokenizers.Tokenizer:
-    dropped: dict[str, Any] = {
-        "added_tokens": [],
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-    }
-    text = orjson.dumps({**spec, **dropped}).decode()
+    dropped = dict.fromkeys(("post_processor", "truncation", "padding"))
     try:
+        text = orjson.dumps({**spec, **dropped, "added_tokens": []}).decode()
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:
         raise ValueError(str(error)) from error

@@ -71,10 +71,7 @@ class TokenEncoder:
     def encode_queries(
         self, texts: Sequence[str], instruction: str, *, offset: int = 0
     ) -> EncodedBatch:
-        """Encode queries after their instruction, which they share as a `Prefix`.
-
-        Only the query itself is ever cut.
-        """
+        """Encode queries after their instruction, a shared `Prefix`; only the query is ever cut."""
         return self._encode_texts(texts, query_frame(instruction), offset)
 
     def encode_pairs(
@@ -101,20 +98,16 @@ class TokenEncoder:
         for index, limit in enumerate(limits):
             if limit <= 0:
                 what = "the query with its instruction and template"
-                used = framing[heads[index]]
+                used = self._max_length - limit
                 raise InputTooLongError(offset + index, used, self._max_length, what)
         cache = DocumentCache() if cache is None else cache
         bodies, cut = self._truncated(cache.ids(documents, self._document_ids), limits, offset)
         endings = _append(bodies, suffix)
+        parts = [(prefixes[head], ids) for head, ids in zip(heads, endings, strict=True)]
         if self._share_prefix:
-            sequences = [
-                Encoded(ids, prefixes[head]) for head, ids in zip(heads, endings, strict=True)
-            ]
+            sequences = [Encoded(ids, prefix) for prefix, ids in parts]
         else:
-            sequences = [
-                Encoded(np.concatenate((prefixes[head].ids, ids)))
-                for head, ids in zip(heads, endings, strict=True)
-            ]
+            sequences = [Encoded(np.concatenate((prefix.ids, ids))) for prefix, ids in parts]
         total = sum(map(len, bodies)) + sum(map(framing.__getitem__, heads))
         return EncodedBatch(sequences, cut, total)
 
@@ -132,10 +125,12 @@ class TokenEncoder:
         ids = self._ids([frame + text for text in texts] if frame else texts, limit)
         bodies, cut = self._truncated(ids, [limit] * len(texts), offset)
         arrays = _append(bodies, self._end)
-        if shared is None:
-            sequences = [Encoded(ids) for ids in arrays]
-        else:
-            sequences = [_after_prefix(ids, shared) for ids in arrays]
+        sequences = [
+            Encoded(ids[len(shared.ids) :], shared)
+            if shared is not None and _begins_with(ids, shared.ids)
+            else Encoded(ids)
+            for ids in arrays
+        ]
         return EncodedBatch(sequences, cut, sum(map(len, arrays)))
 
     def _read_query_frame(self, frame: str) -> tuple[int, Prefix | None]:
@@ -200,21 +195,11 @@ def _append(bodies: Sequence[TokenArray], end: TokenArray) -> list[TokenArray]:
     return split(joined, [len(body) + len(end) for body in bodies])
 
 
-def _after_prefix(ids: TokenArray, prefix: Prefix) -> Encoded:
-    """Return the sequence with its prefix split off, if the ids begin with it."""
-    if _begins_with(ids, prefix.ids):
-        return Encoded(ids[len(prefix.ids) :], prefix)
-    return Encoded(ids)
-
-
 def _begins_with(ids: TokenArray, start: TokenArray) -> bool:
     return ids[: len(start)].tobytes() == start.tobytes()
 
 
 def _shorten(text: str, size: int) -> str:
-    """Return the start of `text`, about `size` characters that end with a word.
-
-    It is the complete text if no word ends after `size` characters.
-    """
+    """Cut a text at the first end of a word after `size` characters, or not if there is none."""
     place = _WORD_END.search(text, size)
     return text[: place.start()] if place else text

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from quernstone.checkpoints.checkpoint import Checkpoint, resolve
+from quernstone.checkpoints.checkpoint import resolve
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
@@ -47,6 +46,9 @@ from quernstone.types import (
 logger = logging.getLogger("quernstone")
 
 T = TypeVar("T")
+
+# Shared by all sessions of a checkpoint: reading the official 11 MB file takes half a second.
+_tokenizer = lru_cache(maxsize=8)(Tokenizer)
 
 # One window is computed while the next is encoded.
 _WINDOWS_AHEAD = 2
@@ -101,8 +103,16 @@ class Session:
             truncate=True if tokenizer else truncate,
         )
         self._options = config.options
-        self.backend = sharing.acquire(config, partial(_start, config, checkpoint, tokenizer))
+
+        def start() -> Backend:
+            if checkpoint is None:
+                return connect(config)
+            return Worker(partial(load_engine, config, checkpoint, tokenizer))
+
+        self.backend = sharing.acquire(config, start)
         """The model or the connection, shared by all sessions of an equal configuration."""
+        self.width = self.backend.width
+        """Numbers per row that the engine returns."""
         self._release = weakref.finalize(self, sharing.release, config)
         info = self.backend.info
         self.model = model
@@ -121,10 +131,7 @@ class Session:
         """Encodes the inputs of `run` within the limits of this session."""
         if tokenizer:
             self.encoder = TokenEncoder(
-                tokenizer,
-                max_length=self.max_length,
-                truncate=truncate,
-                share_prefix=share_prefix,
+                tokenizer, max_length=self.max_length, truncate=truncate, share_prefix=share_prefix
             )
         self._usage = Usage()
         self._usage_lock = threading.Lock()
@@ -133,11 +140,6 @@ class Session:
     def info(self) -> EngineInfo:
         """Description of the running engine."""
         return self.backend.info
-
-    @property
-    def width(self) -> int:
-        """Numbers per row that the engine returns."""
-        return self.backend.width
 
     def close(self) -> None:
         """Release the model; it is unloaded when no other session of the process holds it."""
@@ -211,11 +213,7 @@ class Session:
         return self._joined([rows async for rows in self.arun(inputs, encode)])
 
     def run_encoded(self, sequences: Sequence[Encoded]) -> Float32Array:
-        """Compute token ids that the caller encoded, without any prompt.
-
-        Returns:
-            The engine's rows. Shape: (len(sequences), width)
-        """
+        """Compute token ids that the caller encoded. Shape: (len(sequences), width)."""
         return self.backend.submit(sequences).result()
 
     def usage(self) -> Usage:
@@ -225,11 +223,7 @@ class Session:
             return replace(self._usage, recomputed=recomputed)
 
     def fingerprint(self, **settings: object) -> str:
-        """Return a stable text that changes whenever results may: for caches and provenance.
-
-        Args:
-            settings: Further settings of the caller that results depend on.
-        """
+        """Return a stable text that changes whenever results may, `settings` included."""
         parts = {
             "model": self.model,
             "revision": self.revision,
@@ -293,19 +287,5 @@ def _single_input_budget(engine: str, max_batch_tokens: int | None) -> int:
     return 1
 
 
-def _start(
-    config: EngineConfig, checkpoint: Checkpoint | None, tokenizer: Tokenizer | None
-) -> Backend:
-    if checkpoint is None:
-        return connect(config)
-    return Worker(partial(load_engine, config, checkpoint, tokenizer))
-
-
 def _is_small(inputs: Sequence[object]) -> bool:
     return 0 < len(inputs) <= _INLINE_INPUTS and sum(map(text_size, inputs)) <= _INLINE_CHARS
-
-
-@lru_cache(maxsize=8)
-def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    # Shared by all sessions of a checkpoint: reading the official 11 MB file takes half a second.
-    return Tokenizer(folder, vocab_size)

@@ -25,14 +25,7 @@ from quernstone.errors import (
     NonFiniteError,
     QuernstoneError,
 )
-from quernstone.types import (
-    Engine,
-    EngineInfo,
-    Float32Array,
-    Input,
-    LaunchingEngine,
-    Pending,
-)
+from quernstone.types import Engine, EngineInfo, Float32Array, Input, LaunchingEngine, Pending
 
 
 @dataclass(slots=True, eq=False)
@@ -73,24 +66,15 @@ class Job:
 Items = list[tuple[Job, int]]
 """The contents of a batch: jobs, and positions among their sequences."""
 
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A batch that the device is computing."""
-
-    items: Items
-    wait: Pending
+Launched = tuple[Items, Pending]
+"""A batch that the device is computing."""
 
 
 class Worker:
     """Runs the jobs of any number of threads and event loops on one engine."""
 
     def __init__(self, load: Callable[[], Engine[Any]]) -> None:
-        """Load the engine on the worker's own thread, and wait for it.
-
-        Raises:
-            QuernstoneError: Any error of `load`.
-        """
+        """Load the engine on the worker's own thread, and wait for it or raise its error."""
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
         self._closing = False
@@ -108,11 +92,7 @@ class Worker:
         """Batches that did not fit into memory."""
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
-        """Queue inputs. See `Backend.submit`.
-
-        Raises:
-            ClosedError: The worker was closed.
-        """
+        """Queue inputs. See `Backend.submit`."""
         job = Job(inputs, offset, np.empty((len(inputs), self.width), dtype=np.float32))
         if not inputs:
             job.future.set_result(job.rows)
@@ -175,34 +155,27 @@ class Worker:
     def _run_next(
         self, engine: Engine[Any], waiting: list[Job], launched: Launched | None
     ) -> Launched | None:
-        """Run the next batch, or launch it and finish the one launched before.
-
-        Returns:
-            The batch that is still being computed.
-        """
-        taken = take_batch(
-            [job.queue for job in waiting], max_batch_tokens=engine.info.max_batch_tokens
-        )
+        """Run the next batch, or launch it, finish the one launched before, and return it."""
+        queues = [job.queue for job in waiting]
+        taken = take_batch(queues, max_batch_tokens=engine.info.max_batch_tokens)
         items = [(waiting[job], place) for job, place in taken]
         served = {job for job, _ in items}
         # Round-robin: a job in this batch waits until the others have had their turn.
-        waiting[:] = [job for job in waiting if job not in served] + [
-            job for job in waiting if job in served
-        ]
-        launch = _launcher(engine)
-        if launch is None:
+        waiting.sort(key=lambda job: job in served)
+        if not getattr(engine, "overlaps", False):
             self._run(engine, items)
             return None
+        launch = cast("LaunchingEngine[Any]", engine).launch
         items = _without_done(items)
         following: Launched | None = None
         failure: Exception | None = None
         if items:
             try:
-                following = Launched(items, launch(_sequences(items)))
+                following = (items, launch(_sequences(items)))
             except Exception as error:  # noqa: BLE001 - handled after the batch launched before
                 failure = error
         if launched is not None:
-            self._finish(engine, launched.items, launched.wait)
+            self._finish(engine, *launched)
         if failure is not None:
             self._handle(engine, items, failure)
         return following
@@ -218,11 +191,10 @@ class Worker:
         try:
             rows = wait()
             if rows.shape != (len(items), engine.width):
-                msg = (
+                raise EngineError(
                     f"the {engine.info.engine} engine gave an array of shape {rows.shape} for "
                     f"{len(items)} inputs, expected ({len(items)}, {engine.width})"
                 )
-                raise EngineError(msg)
             self._recompute_non_finite(engine, items, rows)
         except Exception as error:  # noqa: BLE001 - passed to the callers; the worker must survive
             self._handle(engine, items, error)
@@ -298,13 +270,6 @@ def _non_finite(rows: Float32Array) -> list[int]:
 
 def _sequences(items: Items) -> list[Input]:
     return [job.sequences[place] for job, place in items]
-
-
-def _launcher(engine: Engine[Any]) -> Callable[[Sequence[Input]], Pending] | None:
-    """Return the `launch` method of an engine that overlaps, None for all others."""
-    if not getattr(engine, "overlaps", False):
-        return None
-    return cast("LaunchingEngine[Any]", engine).launch
 
 
 def _engine_error(error: BaseException, engine: str) -> QuernstoneError:
