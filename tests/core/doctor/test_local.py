@@ -23,6 +23,7 @@ def test_the_tiny_models_are_healthy(engine, task):
     assert report.environment["engine"] == engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("layout", ["embedding-0.6b", "embedding-8b", "reranker-0.6b"])
 def test_random_weights_are_told_and_alarm_nobody(checkpoints, layout, engine):

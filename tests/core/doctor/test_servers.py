@@ -140,6 +140,7 @@ def test_another_checkpoint_is_not_the_reference(examine, checkpoints):
     check(report, "reference", says=["have 256 dimensions, the reference has 64"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [None, "mean"])
 @pytest.mark.parametrize("layout", ["embedding-0.6b", "embedding-4b"])
 def test_random_weights_alarm_nobody(examine, checkpoints, layout, fault):

@@ -56,6 +56,7 @@ def test_a_write_that_fails_once(stub, embedder, undisturbed, fault):
     assert sum(points for *_, points in stub.writes()) == len(undisturbed) + 10 * again
 
 
+@pytest.mark.slow
 def test_nearly_every_request_fails_and_every_chunk_arrives(stub, embedder, undisturbed):
     loader = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS | {"batch_size": 3})
     slow = {"slow", "429", "503"}  # these take a second each
