@@ -112,5 +112,5 @@ def test_what_cannot_be_verified(client, embedder, make_embedder, target):
     vectors = models.VectorParams(size=64, distance=models.Distance.COSINE)
     client.create_collection("foreign", vectors_config=vectors)
     for chosen in (None, embedder):
-        with pytest.raises(CollectionError, match="nothing is recorded"):
+        with pytest.raises(CollectionError, match="does not record which model"):
             verify(as_target(client, "foreign"), chosen)

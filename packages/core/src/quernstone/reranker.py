@@ -286,7 +286,7 @@ class Reranker(Model):
                 f"{len(instruction)} instructions for {queries} queries; give one string for all "
                 "queries, or one for each"
             )
-        return [self._usable(each) for each in instruction]
+        return [self._usable(check_instruction(each)) for each in instruction]
 
     def _usable(self, instruction: str | None) -> str:
         """Return the instruction of a call, None being the default, if the model can read one."""
