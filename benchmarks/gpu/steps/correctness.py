@@ -15,7 +15,7 @@ from quernstone import Embedder, Reranker
 from quernstone.types import Dtype
 
 _GRAPH_TOLERANCE = 1e-5
-"""Of a cosine, between a query in a CUDA graph and the same query in transformers."""
+"""Largest allowed cosine distance of a query in a CUDA graph from transformers."""
 
 
 def run(run: Run) -> None:

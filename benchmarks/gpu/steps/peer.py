@@ -1,4 +1,4 @@
-"""The same work done by sentence-transformers, for comparison."""
+"""Run the same work with sentence-transformers, for comparison."""
 
 from __future__ import annotations
 
