@@ -33,7 +33,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,7 +167,7 @@ def _into_nothing(name: str, count: int, embedder: Any) -> Row:
     records: Iterator[dict[str, Any]] = (
         {"id": str(n), "text": f"{n} {words[n % 16]} {words[n // 16 % 16]}"} for n in range(count)
     )
-    command = [sys.executable, "-m", "benchmarks.loading", "--side", "server"]
+    command = [sys.executable, "-m", "benchmarks.sink", _COLLECTION]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         if server.stdout is None:
             raise RuntimeError("the server has no output")
@@ -247,68 +246,6 @@ def _check(stored: float, wanted: int) -> None:
         raise RuntimeError(f"{stored} of {wanted} records are stored")
 
 
-class _Forgetful(BaseHTTPRequestHandler):
-    """A handler that answers like an empty Qdrant and discards all writes."""
-
-    protocol_version = "HTTP/1.1"
-    collection: dict[str, Any] | None = None
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        path = self.path.split("?")[0]
-        kind = type(self)
-        result: Any = {"operation_id": 1, "status": "completed"}
-        if path == "/":
-            return self._send({"title": "forgetful", "version": "1.20.0"})
-        if path.endswith("/exists"):
-            result = {"exists": kind.collection is not None}
-        elif path == f"/collections/{_COLLECTION}":
-            if self.command == "PUT":
-                kind.collection = json.loads(body)
-                result = True
-            else:
-                result = self._state()
-        elif self.command == "POST" and path.endswith("/points"):
-            result = []
-        return self._send({"result": result, "status": "ok", "time": 0.0})
-
-    def _state(self) -> dict[str, Any]:
-        collection = type(self).collection or {}
-        optimizers = {
-            "deleted_threshold": 0.2,
-            "vacuum_min_vector_number": 1000,
-            "default_segment_number": 0,
-            "flush_interval_sec": 5,
-        }
-        config = {
-            "params": {"vectors": collection.get("vectors")},
-            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
-            "optimizer_config": optimizers,
-            "metadata": collection.get("metadata"),
-        }
-        state = {"status": "green", "optimizer_status": "ok", "segments_count": 1}
-        return {**state, "points_count": 0, "config": config, "payload_schema": {}}
-
-    def _send(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_PUT = do_POST = do_PATCH = _answer  # noqa: N815
-
-
-def _serve() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful) as server:
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.serve_forever()
-
-
 def _watched(side: Callable[[int], Row], count: int) -> Row:
     """Run a side and record the peak memory of this process."""
     process, done = psutil.Process(), threading.Event()
@@ -357,12 +294,10 @@ def main(
     folder: Annotated[Path, typer.Option(help="For results.")] = Path("benchmarks/results"),
 ) -> None:
     """Load the same records with every side; print, write and plot the durations."""
-    if side == "server":
-        return _serve()
     if side:
         chosen = {**SIDES, **MEMORY_SIDES}[side]
         print(json.dumps(asdict(_watched(chosen, records))))
-        return None
+        return
     if only_memory:
         counts = (records, 10 * records)
         turns = [[_in_process(name, count) for name in MEMORY_SIDES for count in counts]]
@@ -384,7 +319,7 @@ def main(
     )
     if not only_memory:
         _plot(_medians(turns), title, folder / f"{name}.png")
-    return None
+    return
 
 
 def _medians(turns: list[list[Row]]) -> list[Row]:
