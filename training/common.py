@@ -1,4 +1,4 @@
-"""What the training scripts share: the work folder's files and small readers and writers."""
+"""Files of the work folder, and small readers and writers, for all training scripts."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -39,7 +39,7 @@ DOCUMENT_TOKENS = (
 QUERY_TOKENS = 48
 OTHER_INSTRUCTION_SHARE = 0.25
 TEMPERATURE = 0.05
-SAME = 0.97  # teacher similarity above which two texts are no negatives of each other
+SAME = 0.97  # teacher similarity above which two texts are not negatives of each other
 
 
 def leaves(
@@ -165,7 +165,7 @@ def export(model: TinyQwen3, pieces: list[str], folder: Path) -> None:
 
 
 def main() -> None:
-    """Train, or go on from the last checkpoint."""
+    """Train, or continue from the last checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=1400)

@@ -24,7 +24,7 @@ class Prefix:
     lengths: Tensor
     """Real length of each sequence, Shape: (sequences,)."""
     below: Tensor
-    """What the last layer reads at each sequence's last token, Shape: (sequences, hidden)."""
+    """Input of the last layer at each sequence's last token. Shape: (sequences, hidden)."""
 
     def of(self, owners: Tensor) -> Prefix:
         """The prefix of every row, `owners` naming each row's sequence."""
@@ -86,7 +86,7 @@ class Places:
     cos: Tensor
     sin: Tensor
     mask: Tensor
-    """What is added to the scores, Shape: (rows or 1, 1, 1, length, keys)."""
+    """Mask added to the scores. Shape: (rows or 1, 1, 1, length, keys)."""
 
     def only(self, ends: Tensor) -> Places:
         """The places of each row's one token at `ends`."""

@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from torch import Tensor
 import vocabulary
 from common import SEED, TINY, read_jsonl
 from embedding import SAME, TEMPERATURE, optimizers
-from model import Attention, Config, Layer, TinyQwen3, load, save
+from initial_reranker import separate_answers, start_from, targets
+from model import TinyQwen3, load, save
 from prompts import OTHER_INSTRUCTIONS
 from quernstone.encoding.prompts import (
     DEFAULT_INSTRUCTION,
@@ -33,24 +34,15 @@ from quernstone.encoding.prompts import (
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
 
-LAYERS = 5
-MATCHING_LAYER = 1  # a new layer, put between those of the embedding model
-STILL = torch.cat(
-    (torch.arange(10, 32), torch.arange(42, 64))
-)  # rotary dimensions that turn slowly
-VECTOR = torch.arange(96)  # how the input of the last layer is divided, see `start_from`
-MARK = torch.arange(96, 156)
-ANSWER = 159
-COPY = torch.arange(160, 256)
 NEGATIVES = 7
 QUERIES = 16  # lists in a batch
-BLOCK = 3000  # negatives are mined among so many documents, as many as the held-out set has
+BLOCK = 3000  # negatives are mined among this many documents, the size of the held-out set
 MINED = 20
 BLOCKS = {"debian": 12, "wordnet": 2, "docstring": 3}
 FIRST_ROUND = 1250  # steps of the first of two rounds of the learning rate
 # The cap of a batch's documents, and its share of the batches, in each round.
 DOCUMENT_TOKENS = (((48, 0.35), (80, 0.5), (200, 0.15)), ((64, 0.3), (96, 0.5), (200, 0.2)))
-DROPPED_TOKENS = (0.05, 0.0)  # of a document, against learning training documents by heart
+DROPPED_TOKENS = (0.05, 0.0)  # share of a document's tokens, to prevent overfitting
 QUERY_TOKENS = 48
 OTHER_INSTRUCTION_SHARE = 0.2
 
@@ -72,7 +64,7 @@ class Mined:
 def mine(
     tokenizer: Tokenizer, model: TinyQwen3, pairs: list[dict[str, str]], teacher: Tensor
 ) -> Mined:
-    """Embed all pairs with the tiny embedding model and search each block for what it confuses."""
+    """Embed all pairs with the tiny embedding model, and find each query's hard negatives."""
     queries = TokenEncoder(tokenizer, max_length=64).encode_queries([""], DEFAULT_INSTRUCTION)
     frame = queries.sequences[0]
     vectors = []
@@ -100,106 +92,6 @@ def mine(
     return Mined(near=near, blocks=blocks, queries=queries.half(), documents=documents.half())
 
 
-def start_from(embedding: TinyQwen3, end: int) -> TinyQwen3:
-    """The embedding model's layers, one that looks for like words, and one that compares.
-
-    The last layer starts as arithmetic. It expects what `targets` describes: the query's vector at
-    the token in front of the document, the document's at `</think>`, each with a mark. By the mark
-    its heads find the query's vector and copy it beside the document's; its gated units multiply
-    the two, silu(a) * b - silu(-a) * b being a * b; their sum is the one direction in which the
-    words `yes` and `no` differ.
-    """
-    config = replace(embedding.config, num_hidden_layers=LAYERS)
-    model = TinyQwen3(config)
-    model.embed_tokens.load_state_dict(embedding.embed_tokens.state_dict())
-    kept = [index for index in range(LAYERS - 1) if index != MATCHING_LAYER]
-    for index, layer in zip(kept, embedding.layers, strict=True):
-        model.layers[index].load_state_dict(layer.state_dict())
-    with torch.no_grad():
-        # The score is read at `</think>`: it starts as the token that the embedding model pools.
-        model.embed_tokens.weight[end + 4] = model.embed_tokens.weight[end]
-        start_matching(model.layers[MATCHING_LAYER].self_attn, config)
-        model.layers[MATCHING_LAYER].mlp.down_proj.weight.mul_(0.3)
-        sample = torch.randint(0, end, (64, 24))
-        hidden, _, _ = embedding(sample, torch.full((64,), 23))
-        start_comparing(model.layers[-1], config, float(hidden.square().mean().sqrt()))
-    return model
-
-
-def start_matching(attention: Attention, config: Config) -> None:
-    """Let the heads attend to the same or similar words.
-
-    `q_proj` and `k_proj` start as one projection onto the main directions of the word table.
-    """
-    attention.q_proj.weight.mul_(0.1)
-    attention.k_proj.weight.mul_(0.1)
-    for head in range(config.num_attention_heads):
-        group = head * config.num_key_value_heads // config.num_attention_heads
-        main = torch.arange(group, 2 * len(STILL), config.num_key_value_heads)
-        attention.q_proj.weight[head * config.head_dim + STILL, main] = 1.0
-        attention.k_proj.weight[group * config.head_dim + STILL, main] = 1.0
-    attention.q_norm.weight.fill_(1.7)
-    attention.k_norm.weight.fill_(1.7)
-    attention.o_proj.weight.mul_(0.3)
-
-
-def start_comparing(layer: Layer, config: Config, scale: float) -> None:
-    """Set up the last layer as `start_from` says; `scale` is the root mean square of its input."""
-    attention, mlp = layer.self_attn, layer.mlp
-    for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
-        linear.weight.mul_(0.02)
-    for linear in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj):
-        linear.weight.mul_(0.1)
-    size = config.head_dim
-    for head in range(config.num_attention_heads):
-        group = head * config.num_key_value_heads // config.num_attention_heads
-        marks = MARK[16 * group : 16 * group + len(STILL)]
-        attention.q_proj.weight[head * size + STILL, marks] = -1.0
-        attention.k_proj.weight[group * size + STILL, marks] = 1.0
-    attention.q_norm.weight.fill_(1.7)
-    attention.k_norm.weight.fill_(1.7)
-    units = torch.arange(len(VECTOR))
-    attention.v_proj.weight[units, VECTOR] = 1.0
-    mlp.gate_proj.weight[units, VECTOR] = 1.0
-    mlp.gate_proj.weight[len(units) + units, VECTOR] = -1.0
-    # The two key/value heads hold dimensions 0-63 and 64-95; query heads 0 and 2 read them.
-    columns = torch.where(units < size, units, size + units)
-    attention.o_proj.weight[COPY, columns] = scale
-    for sign, first in ((1.0, 0), (-1.0, len(units))):
-        mlp.up_proj.weight[first + units, COPY] = 1.0
-        mlp.down_proj.weight[ANSWER, first + units] = sign * 0.06 * scale
-    bias = 2 * len(units)
-    mark = -mark_signs() / len(MARK) ** 0.5
-    for linear in (mlp.gate_proj, mlp.up_proj):
-        linear.weight[bias] = 0.0
-        linear.weight[bias, MARK] = mark
-    mlp.down_proj.weight[ANSWER, bias] = -0.08 * scale
-
-
-def separate_answers(model: TinyQwen3, yes: int, no: int) -> None:
-    """Let the words `yes` and `no` differ in one direction only."""
-    with torch.no_grad():
-        table = model.embed_tokens.weight
-        table[no] = table[yes]
-        table[yes, ANSWER] = 2.0
-        table[no, ANSWER] = -2.0
-
-
-def mark_signs() -> Tensor:
-    """The mark of a query's vector; a document's has the opposite signs."""
-    return (
-        torch.randint(0, 2, (len(MARK),), generator=torch.Generator().manual_seed(SEED)) * 2.0 - 1
-    )
-
-
-def targets(vectors: Tensor, sign: float) -> Tensor:
-    """What the last layer shall find: a vector of the embedding model, a mark, else nothing."""
-    wanted = torch.zeros(len(vectors), 256)
-    wanted[:, VECTOR] = functional.normalize(vectors[:, VECTOR].float(), dim=-1) * 0.75**0.5
-    wanted[:, MARK] = sign * mark_signs() / len(MARK) ** 0.5 * 0.25**0.5
-    return wanted
-
-
 class Frames:
     """Token ids of the template's parts."""
 
@@ -209,19 +101,19 @@ class Frames:
         self.system: list[int] = tokenizer.frame_ids(RERANK_PREFIX).tolist()
 
     def plain(self, texts: Sequence[str], most: int = 2048) -> list[list[int]]:
-        """Ids of users' texts, nothing appended."""
+        """Return the token ids of users' texts, without a final token."""
         batch = TokenEncoder(self.tokenizer, max_length=most).encode_documents(texts)
         return [sequence.ids[:-1].tolist() for sequence in batch.sequences]
 
     def opening(self, instruction: str) -> list[int]:
-        """The template up to the query, which all queries share."""
+        """Return the template up to the query, which all queries share."""
         return (
             self.system
             + self.plain([rerank_head("", instruction, "card").split("\n<Document>")[0]])[0]
         )
 
     def queries(self, texts: Sequence[str]) -> list[list[int]]:
-        """The template from the query to the document."""
+        """Return the template from the query to the document, for each query."""
         closing = self.plain(["\n<Document>:"])[0]
         return [ids + closing for ids in self.plain(texts, QUERY_TOKENS)]
 
@@ -234,9 +126,9 @@ def score(
     documents: list[list[int]],
     owners: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logit of yes against no for every document; `owners` names each one's query.
+    """Return the logit of yes against no for every document; `owners` names each one's query.
 
-    Also what the last layer reads in front of the documents and at the end of each.
+    Also return the input of the last layer before the documents and at the end of each.
     """
     prefix = model.read(queries, model.read([opening]))
     hidden, below = model.last([row + frames.suffix for row in documents], prefix, owners)
@@ -248,7 +140,7 @@ def score(
 def choose_list(
     mined: Mined, members: list[list[int]], pair: int, hard: int, choose: random.Random
 ) -> list[int]:
-    """The pair itself, `hard` mined negatives and random ones of its block."""
+    """Return the pair itself, `hard` mined negatives, and random ones of its block."""
     near = [i for i in mined.near[pair].tolist() if i >= 0]
     negatives = choose.sample(near, min(hard, len(near)))
     block = members[int(mined.blocks[pair])]
@@ -262,7 +154,7 @@ def choose_list(
 def losses(
     scores: Tensor, teacher: Tensor, lists: Tensor, hard: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Right document first; the teacher's order of all; each score's own right or wrong."""
+    """Return losses of the first document, of the teacher's order, and of each label."""
     wanted = (teacher[0, lists[:, :1]].float() * teacher[1, lists].float()).sum(dim=-1)
     right = functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
     order = functional.kl_div(
@@ -289,7 +181,7 @@ def export(model: TinyQwen3, pieces: list[str], folder: Path) -> None:
 
 
 def main() -> None:
-    """Mine once, then train or go on from the last checkpoint."""
+    """Mine once, then train, or continue from the last checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=1540)
