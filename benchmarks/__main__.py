@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every comparison, as a table, as JSON, and as a picture."""
+"""Run every comparison: `python -m benchmarks` prints tables and writes JSON and pictures."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def main(
         for result in suites[name]():
             console.print(report.table(result))
             results.append(result)
-            # after each: some take an hour
+            # after each comparison, because some take an hour
             report.write(results, machine, folder / "results.json")
             report.plot(results, machine, folder / "results.png")
     console.print(f"written: {folder}/results.json and {folder}/results.png")

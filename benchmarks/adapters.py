@@ -1,16 +1,16 @@
-"""Our LangChain and LlamaIndex classes beside the stock ones: speed, and what becomes of the input.
+"""Compare our LangChain and LlamaIndex classes with the stock ones: speed and exactness.
 
     python -m benchmarks.adapters --folder checkpoints                             # 0.6B shapes
     python -m benchmarks.adapters --folder checkpoints --layers 2 --documents 20   # a trial
 
-Needs the dependency group `benchmarks`, and minutes on a CPU.
+Needs the dependency group `benchmarks`, and takes minutes on a CPU.
 
 All read the same random checkpoints in the official layout and the same documents (the held-out
 package descriptions of `tests/data`). The stock classes get the files that sentence-transformers
-wants: `modules.json` for embeddings, and for reranking a chat template that renders the model
-card's prompt. All run in one dtype; for the rest each class is constructed with its defaults.
-Each class has a process of its own, as in an application: two users of torch in one process have
-two pools of OpenMP threads, and OpenMP then puts waiting threads to sleep, which slows both.
+needs: `modules.json` for embeddings, and for reranking a chat template that renders the model
+card's prompt. All run in one dtype, and otherwise with the defaults of each class. Each class runs
+in its own process, as in an application: two users of torch in one process have two pools of
+OpenMP threads, and OpenMP then puts waiting threads to sleep, which slows both.
 """
 
 from __future__ import annotations
@@ -65,34 +65,34 @@ CHAT_TEMPLATE = (
 
 @dataclass(slots=True)
 class EmbeddingRow:
-    """One class that embeds."""
+    """The result of a class that embeds."""
 
     name: str
     seconds: float
     query_prompt: bool
-    """The query's vector is that of the model's own prompt."""
+    """True if the query's vector is that of the model's own prompt."""
     verbatim: bool
-    """A newline is not a space."""
+    """True if a newline is not read as a space."""
     reads_to_the_end: bool
-    """A change after 600 tokens changes the vector."""
+    """True if a change after 600 tokens changes the vector."""
 
 
 @dataclass(slots=True)
 class RerankingRow:
-    """One class that reranks."""
+    """The result of a class that reranks."""
 
     name: str
     seconds: float
     off: float
-    """Largest difference of a score from the core's in float32; NaN if there are no scores."""
+    """Largest difference of a score from the core's in float32; NaN if it returns no scores."""
     mutates_input: bool
     reads_to_the_end: bool
-    """A change after 600 tokens changes the score."""
+    """True if a change after 600 tokens changes the score."""
 
 
 @dataclass(slots=True)
 class EmbeddingContender:
-    """Embeds documents and a query."""
+    """A class that embeds documents and a query."""
 
     documents: Callable[[list[str]], list[list[float]]]
     query: Callable[[str], list[float]]
@@ -100,7 +100,7 @@ class EmbeddingContender:
 
 @dataclass(slots=True)
 class RerankingContender:
-    """Reranks texts, wrapped by `wrap`; `score` and `place` read a result."""
+    """A class that reranks texts wrapped by `wrap`; `score` and `place` read a result."""
 
     wrap: Callable[[list[str]], list[Any]]
     rerank: Callable[[str, list[Any]], list[Any]]
@@ -148,7 +148,7 @@ def reranking_contender(name: str, folder: str, dtype: str, count: int) -> Reran
     weights = {"dtype": dtype}
 
     class SentenceTransformersCrossEncoder(BaseCrossEncoder):
-        """What `HuggingFaceCrossEncoder` of the retired langchain-community does."""
+        """A copy of `HuggingFaceCrossEncoder` of the retired langchain-community."""
 
         def __init__(self) -> None:
             self.client = CrossEncoder(folder, model_kwargs=weights)
@@ -198,11 +198,11 @@ def embedding_row(
     """Measure one class that embeds.
 
     Args:
-        name: Of the class.
-        folder: Of the checkpoint.
-        dtype: Of the weights.
-        texts: What is embedded.
-        repeat: The fastest of so many runs counts.
+        name: Name of the class.
+        folder: Folder of the checkpoint.
+        dtype: Dtype of the weights.
+        texts: Texts to embed.
+        repeat: Number of runs, of which the fastest counts.
         expected: The core's vector of `QUERY` in float32.
     """
     long, other = _long_texts()
@@ -233,7 +233,7 @@ def reranking_row(
         seconds = min(seconds, _seconds(lambda used=fresh: contender.rerank(QUERY, used), 1))
     scores = {contender.place(result): contender.score(result) for result in results}
     [one], [two] = (contender.rerank(QUERY, contender.wrap([t])) for t in (long, other))
-    if math.isnan(contender.score(one)):  # no scores: see which of the two comes first
+    if math.isnan(contender.score(one)):  # it returns no scores: see which of the two comes first
         reads = _order_changes(contender, long, other)
     else:
         reads = contender.score(one) != contender.score(two)
@@ -266,7 +266,7 @@ def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _order_changes(contender: RerankingContender, long: str, other: str) -> bool:
-    """Whether swapping two texts swaps the results: a tie keeps the order of the input."""
+    """Return True if swapping two texts swaps the results: a tie keeps the order of the input."""
     first = [contender.place(r) for r in contender.rerank(QUERY, contender.wrap([long, other]))]
     second = [contender.place(r) for r in contender.rerank(QUERY, contender.wrap([other, long]))]
     return first != second

@@ -1,8 +1,8 @@
-"""A side in a process of its own, which is spoken to in lines of JSON.
+"""Run a side in its own process, and call it with lines of JSON.
 
 Two users of torch in one process have two pools of OpenMP threads, and OpenMP then puts waiting
-threads to sleep, which slows both. A child waits at a pipe while others run. Any Python will do,
-so that a side whose packages fit with nobody else's may come from an environment of its own.
+threads to sleep, which slows both. A child waits at a pipe while others run. Its Python can come
+from another environment, for sides whose packages conflict with the others.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Child(AbstractContextManager["Child"]):
 
         Args:
             factory: Function or class to call, as `module:name`.
-            python: Runs the process.
-            environment: Variables beside those of this process.
+            python: Interpreter of the process.
+            environment: Variables in addition to those of this process.
             settings: Arguments of the call.
 
         Raises:
-            RuntimeError: The process ended; what it says is on standard error.
+            RuntimeError: The process ended; its message is on standard error.
         """
         self._factory = factory
         self._process = subprocess.Popen(

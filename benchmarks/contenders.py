@@ -22,11 +22,11 @@ _VLLM_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # no telemetry
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TORCH_LOGS": "-torch",
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # it would leave one core to its scheduler
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # otherwise it reserves one core for its scheduler
 }
-_ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}  # our own bar is enough
+_ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}  # our own progress bar is enough
 
-# vLLM's worker looks for work without sleeping for a second after its last.
+# vLLM's worker polls for work without sleeping for a second after its last.
 _PAUSE_SECONDS = 1.5
 
 Kind = Literal["Embedding", "Reranking"]

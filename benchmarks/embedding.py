@@ -1,4 +1,4 @@
-"""Embedding texts of mixed lengths: ours against what others do."""
+"""Embed texts of mixed lengths with Quernstone and with other libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPECTED = {
 
 
 def run(setup: Setup, name: Mix, documents: int | None) -> Result:
-    """All sides read the same checkpoint in the same dtype. The mix `short` goes as queries."""
+    """Embed with the same checkpoint and dtype on all sides; the mix `short` as queries."""
     texts = mix(name, documents or DOCUMENTS[name])
     method, frame = "documents", ""
     if name == "short":
@@ -46,12 +46,12 @@ def run(setup: Setup, name: Mix, documents: int | None) -> Result:
 
 
 def token_counts(model: Path, texts: list[str]) -> list[int]:
-    """How many tokens the texts have for a model."""
+    """Return the number of tokens that the texts have for a model."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     return [len(one.ids) for one in tokenizer.encode_batch(texts)]
 
 
 def least_cosine(a: list[list[float]], b: list[list[float]]) -> float:
-    """Of the pairs of equal place the one that is furthest apart."""
+    """Return the lowest cosine between two vectors of the same text."""
     one, two = (np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
     return float((one * two).sum(axis=1).min())

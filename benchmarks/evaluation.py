@@ -1,4 +1,4 @@
-"""An evaluation in two stages: ours against mteb's own wrappers of Qwen3.
+"""Evaluate in two stages, with Quernstone and with mteb's own wrappers of Qwen3.
 
     python -m benchmarks.evaluation                                # 0.6B shapes: minutes
     python -m benchmarks.evaluation --layers 2 --documents 40      # a trial
@@ -43,10 +43,10 @@ RERANKING_BATCH = 8
 
 
 def mteb_embedding(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """What mteb's loader of Qwen3-Embedding makes of a checkpoint.
+    """Load a checkpoint like mteb's loader of Qwen3-Embedding.
 
-    Not the loader itself: it asks for the attention implementation in a place where
-    sentence-transformers 6 no longer keeps it, to pad on the left under flash-attn only.
+    The loader itself reads the attention implementation from a place where sentence-transformers 6
+    no longer stores it, to pad on the left under flash-attn only.
     """
     model = InstructSentenceTransformerModel(
         str(folder),
@@ -63,7 +63,7 @@ def mteb_embedding(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def mteb_reranker(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """Mteb's wrapper of Qwen3-Reranker."""
+    """Load a checkpoint in mteb's wrapper of Qwen3-Reranker."""
     model = Qwen3RerankerWrapper(str(folder), device="cpu", dtype=dtype)
     model.mteb_model_meta = ModelMeta.create_empty(  # type: ignore[attr-defined]
         overwrites={"name": "mteb/reranker", "model_type": ["cross-encoder"]}
@@ -86,13 +86,13 @@ def _described(name: str, kind: Any, score: str) -> TaskMetadata:
 
 
 class BenchRetrieval(AbsTaskRetrieval):
-    """The first sentence of a docstring finds the rest."""
+    """Retrieval: the first sentence of a docstring finds the rest."""
 
     metadata = _described("BenchRetrieval", "Retrieval", "ndcg_at_10")
     texts: list[str]
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """Take the texts apart."""
+        """Split the texts."""
         rows = range(len(self.texts))
         split = {
             "corpus": datasets.Dataset.from_list(
@@ -112,7 +112,7 @@ class BenchRetrieval(AbsTaskRetrieval):
 
 
 class BenchSTS(AbsTaskSTS):
-    """Neighbouring docstrings; the scores are of no importance here."""
+    """Similarity of neighbouring docstrings; the labels do not matter here."""
 
     metadata = _described("BenchSTS", "STS", "cosine_spearman")
     texts: list[str]
@@ -146,7 +146,7 @@ def _evaluate(
 def run(
     embedding: Path, reranking: Path, *, dtype: str, documents: int, queries: int, repeats: int
 ) -> list[Result]:
-    """Both stages of both sides."""
+    """Run both stages of both sides."""
     datasets.disable_progress_bars()
     BenchRetrieval.texts = BenchSTS.texts = docstrings(documents, seed=2)
     torch_dtype = getattr(torch, dtype)
@@ -205,7 +205,7 @@ def run(
 
 
 def main() -> None:
-    """Print both comparisons, and write them as JSON."""
+    """Run both comparisons, print them, and write them as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--layers", type=int, default=28)

@@ -1,4 +1,4 @@
-"""A checkpoint as a GGUF file, the only format that llama.cpp reads."""
+"""Write a checkpoint as a GGUF file, the only format that llama.cpp reads."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _BF16 = gguf.GGMLQuantizationType.BF16
 def write_gguf(checkpoint: Path, dtype: str) -> Path:
     """Convert a checkpoint whose tensors are in bfloat16.
 
-    The file has no vocabulary: who runs it passes token ids.
+    The file has no vocabulary: its user passes token ids.
 
     Args:
         checkpoint: Folder with `config.json` and safetensors files.
-        dtype: Of the matrices, `bfloat16` or `float32`. The weights of norms are in float32, for
-            llama.cpp multiplies with no others.
+        dtype: Dtype of the matrices, `bfloat16` or `float32`. The weights of norms are in float32,
+            the only dtype that llama.cpp multiplies with.
 
     Returns:
-        The file, beside the folder. One that is there already is left alone.
+        The file, next to the folder. An existing one is not overwritten.
     """
     path = checkpoint.with_name(f"{checkpoint.name}-{dtype}.gguf")
     if path.exists():
@@ -35,7 +35,7 @@ def write_gguf(checkpoint: Path, dtype: str) -> Path:
     _add_shape(writer, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config["num_hidden_layers"])
     for name, bits in _tensors(checkpoint):
-        # embedding checkpoints store their tensors without the prefix that the map knows
+        # embedding checkpoints store tensors without the prefix that the map expects
         full = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
         known = names.get_name(full, try_suffixes=(".weight",))
         if known is None:
@@ -67,7 +67,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
 
 
 def _tensors(checkpoint: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and bytes; NumPy has no bfloat16. Shape: (*all but the last, 2 * the last)."""
+    """Yield names and bytes; NumPy has no bfloat16. Shape: (*all but the last, 2 * the last)."""
     for file in sorted(checkpoint.glob("*.safetensors")):
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")

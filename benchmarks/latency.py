@@ -1,4 +1,4 @@
-"""One short query: what `embed_query` adds to the matrix products of the model."""
+"""Measure how much time `embed_query` adds to the matrix products of one short query."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks.timing import Result, TimedSide, compare
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, query_frame
 
 EXPECTED = 1 / 1.15
-"""Of the time of `embed_query`, what the matrices alone should take at least."""
+"""Minimum share of the time of `embed_query` that the matrices alone should take."""
 _REPEATS = 30
 _PAUSE_SECONDS = 0.05
 
 
 def run(setup: Setup) -> Result:
-    """The median query, beside the same number of tokens through all matrices as we store them."""
+    """Compare the median query with the same number of tokens through all stored matrices."""
     lines = queries(100)
     frame = query_frame(DEFAULT_INSTRUCTION)
     lengths = token_counts(setup.checkpoint("Embedding"), [frame + line for line in lines])

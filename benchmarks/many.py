@@ -1,4 +1,4 @@
-"""Many queries against shared documents in one call, beside one query with as many pairs."""
+"""Compare many queries against shared documents with one query with as many pairs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ EXPECTED = 1.0
 
 
 def run(setup: Setup, documents: int | None) -> Result:
-    """20 queries x 20 documents beside one query x 400 documents, both ours, in one process.
+    """Rerank 20 queries x 20 documents, and one query x 400 documents, in one process.
 
-    The many documents are numbered copies of the few, so pairs have as many tokens. Each run has
-    queries of its own, so that none finds its prefix computed.
+    The 400 documents are numbered copies of the 20, so pairs have as many tokens. Each run has new
+    queries, so that no prefix is already computed.
     """
     count = documents or DOCUMENTS
     few = docstrings(count, seed=2)

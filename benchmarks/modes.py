@@ -1,4 +1,4 @@
-"""Our own options beside each other: what rounding, float32 and `deterministic` cost or save."""
+"""Compare our own options: how much time rounding, float32 and `deterministic` take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.timing import Result, Side, TimedSide, compare
 
 DOCUMENTS = 40
 Modes = dict[str, tuple[dict[str, Any], float | None]]
-"""Settings beside those of all sides, and how many times as long each should take."""
+"""Settings of each mode, and its expected time as a multiple of the default's."""
 _ON_CPU: Modes = {
     'dtype="int8"': ({"dtype": "int8"}, 0.75),
     'dtype="float32"': ({"dtype": "float32"}, 2.0),
@@ -26,7 +26,7 @@ _ON_GPU: Modes = {
 
 
 def run(setup: Setup, documents: int | None) -> Result:
-    """Embed docstrings in each mode, in processes of their own."""
+    """Embed docstrings in each mode, each in its own process."""
     texts = docstrings(documents or DOCUMENTS)
     notes, sides = [], list[Side]()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Does the time of a token, or the memory, grow with the number of texts? The tiny model says."""
+"""Measure time per token and memory against the number of texts, with the tiny model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from benchmarks.timing import Result, Side, TimedSide, compare
 
 COUNTS = (1_000, 5_000, 20_000, 50_000)
 _POOL = 500
-"""Different docstrings; longer lists repeat them, so that all have the same lengths."""
+"""Number of distinct docstrings; longer lists repeat them, so lengths stay the same."""
 
 
 def run(setup: Setup) -> Result:
-    """Time per token of `Embedder.stream`, and the most memory that its process has had.
+    """Measure the time per token of `Embedder.stream`, and the peak memory of its process.
 
-    Each number of texts has a process of its own. Expected: the same time within 10 % for all
+    Each number of texts has its own process. Expected: the same time within 10 % for all
     numbers of texts, and no more memory for 50,000 than for 5,000. Draws both.
     """
     texts = docstrings(_POOL)

@@ -1,4 +1,4 @@
-"""Searches through `examples/fastapi_server.py`, concurrent and one after another."""
+"""Measure searches through `examples/fastapi_server.py`, concurrent and sequential."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _START_SECONDS = 120
 
 
 def run(path: str, *, repeats: int) -> Result:
-    """200 searches of the tiny model over HTTP, each server in a process of its own.
+    """Run 200 searches of the tiny model over HTTP, with each server in its own process.
 
-    A second server embeds at no cost: it shows how much of the time is the framework's, and so
-    what the rate of concurrent searches could be at best.
+    A second server returns constant vectors: it shows how much of the time the framework takes, and
+    so the best possible rate of concurrent searches.
 
     The client keeps its connections: opening 200 of them would take longer than the searches.
 
@@ -84,7 +84,7 @@ def _server(app: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", app, f"--port={port}", f"--app-dir={ROOT}"]
-    # connections last while the other sides have their turns
+    # connections stay open during the turns of the other sides
     options = ["--log-level=warning", "--timeout-keep-alive=60"]
     process = subprocess.Popen([*command, *options], cwd=EXAMPLES)
     address = f"http://127.0.0.1:{port}"

@@ -16,21 +16,21 @@ from typing import Literal
 
 _SHORTEST = 150
 PACKAGES = ("torch", "transformers", "numpy", "sklearn")
-"""With thousands of docstrings each; the group `benchmarks` installs all of them."""
+"""Packages with thousands of docstrings each; the group `benchmarks` installs all of them."""
 
 Mix = Literal["short", "docstring", "long"]
 DOCUMENTS: Mapping[Mix, int] = {"short": 200, "docstring": 100, "long": 4}
-"""How many texts of a mix are about as much work as of the others."""
+"""Number of texts of each mix that take about the same time."""
 
-# Lengths are chosen by characters, so that nobody needs a tokenizer.
+# Lengths are chosen by characters, which needs no tokenizer.
 _CHARS_PER_TOKEN = 4.4
 _MEDIAN_TOKENS, _P95_TOKENS = 76, 507
-_LONG_TOKENS = (1700, 6500)  # long texts hold more tables, so they have more tokens than that
+_LONG_TOKENS = (1700, 6500)  # long texts have more tables, and so more tokens than that
 _QUERY_WORDS = range(6, 11)
 
 
 def mix(name: Mix, count: int) -> list[str]:
-    """Texts of one mix of lengths. Deterministic.
+    """Return texts of one mix of lengths. Deterministic.
 
     `short` are lines like queries, of about ten tokens; `docstring` is `docstrings`; `long` are
     joined docstrings of 2,000 to 8,000 tokens.
@@ -39,10 +39,10 @@ def mix(name: Mix, count: int) -> list[str]:
 
 
 def docstrings(count: int, seed: int = 0) -> list[str]:
-    """Docstrings whose lengths are spread as in large code bases. Deterministic.
+    """Return docstrings whose lengths are distributed as in large code bases. Deterministic.
 
-    The spread is log-normal, with a median of about 76 tokens of Qwen3 and 507 at the 95th
-    percentile, however many there are; docstrings of the standard library alone are shorter.
+    The distribution is log-normal, with a median of about 76 tokens of Qwen3 and 507 at the 95th
+    percentile, for any count; docstrings of the standard library alone are shorter.
     """
     choose = random.Random(seed)
     pool = sorted(_all_docstrings(), key=len)
@@ -60,7 +60,7 @@ def docstrings(count: int, seed: int = 0) -> list[str]:
 
 
 def queries(count: int) -> list[str]:
-    """First lines of docstrings that are as long as queries: six to ten words. Deterministic."""
+    """Return first lines of docstrings of six to ten words, like queries. Deterministic."""
     lines = (text.splitlines()[0] for text in _all_docstrings())
     fitting = dict.fromkeys(line for line in lines if len(line.split()) in _QUERY_WORDS)
     return random.Random(0).sample(list(fitting), count)
@@ -81,15 +81,15 @@ def _long_texts(count: int) -> list[str]:
 def chunks_and_questions(
     chunks: int, questions: int, *, size: int = 600, packages: Sequence[str] = PACKAGES
 ) -> tuple[list[str], list[str]]:
-    """Chunks of docstrings, all different, and questions that they may answer. Deterministic.
+    """Return distinct chunks of docstrings, and questions that they may answer. Deterministic.
 
     A question is the first paragraph of a docstring that is not among the chunks.
 
     Args:
-        chunks: How many.
-        questions: How many.
-        size: Most characters per chunk.
-        packages: Where to look beside the standard library. Other versions have other texts.
+        chunks: Number of chunks.
+        questions: Number of questions.
+        size: Maximum number of characters per chunk.
+        packages: Packages to read besides the standard library. Other versions have other texts.
     """
     from quernstone_qdrant.documents.chunking import Chunker
     from quernstone_qdrant.documents.records import Record
@@ -133,7 +133,7 @@ def _docstrings_in(root: Path) -> Iterator[str]:
 def _docstrings_of(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:  # test data of packages: for a newer Python, or broken on purpose
+    except SyntaxError:  # test data of packages: for a newer Python, or intentionally broken
         return
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):

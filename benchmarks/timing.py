@@ -97,16 +97,16 @@ def compare(
     """Run all sides in turn, `repeats` times, so that disturbances affect all sides alike.
 
     Args:
-        title: What is compared.
+        title: Title of the comparison.
         sides: Ours first.
-        unit: Of the work.
+        unit: Unit of the work.
         amount: Units in one run.
         repeats: Runs of each side.
         notes: Printed below the figures.
         floor: Measures the machine; its best run counts.
         pause: Seconds before each run, for the threads of the last side to stop spinning.
     """
-    # the floor beside ours: minutes later the machine may be another
+    # right after ours: the speed of a shared machine changes within minutes
     in_turn = [sides[0], floor, *sides[1:]] if floor else sides
     for side in track(in_turn * repeats, title, transient=True):
         time.sleep(pause)

@@ -1,1 +1,1 @@
-"""Ways to embed and to rerank that are compared; each lives in a `benchmarks.child.Child`."""
+"""The compared ways to embed and to rerank; each runs in a `benchmarks.child.Child`."""

@@ -1,7 +1,7 @@
 """The transformers snippets of the model cards, which say how the models are meant to be used.
 
 The cards compute all texts in one padded batch, which for a hundred documents needs more memory
-than most machines have. Eight at a time is kinder to them.
+than most machines have. These compute eight at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""llama.cpp from its own environment, by its C interface, which leaves more to choose.
+"""llama.cpp from its own environment, through its C interface, which has more options.
 
-At its best: as many texts in a batch as it computes at once, packed end to end in one unified
-cache; flash attention; all cores. It gets token ids, so that it reads the same as the others.
+It runs with its best settings: full batches of texts packed end to end in one unified cache, flash
+attention, all cores. It gets token ids, so that it reads the same input as the others.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from quernstone.encoding.prompts import (
 )
 
 _AT_ONCE = 512
-"""Tokens that are computed together. 128 are slower, 2,048 no faster."""
+"""Tokens per batch. 128 are slower, 2,048 are not faster."""
 _LONGEST = 8192
-"""Tokens of a text. Longer ones than `_AT_ONCE` are computed in pieces."""
+"""Tokens of a text. Texts longer than `_AT_ONCE` are computed in pieces."""
 _SEQUENCES = 64
-"""Texts that are computed together."""
+"""Texts per batch."""
 _ERROR = 4
-"""Source: `ggml_log_level` in ggml.h. The binding's own filter has other numbers."""
+"""Source: `ggml_log_level` in ggml.h. The binding's own filter uses other numbers."""
 
 
 @llama_cpp.llama_log_callback
@@ -46,7 +46,7 @@ llama_cpp.llama_log_set(_print_errors, None)
 class Embedding:
     """Pooling of the last token.
 
-    There is no setting by which it would leave out the product of every token with the output head.
+    No setting skips the product of every token with the output head.
     """
 
     def __init__(self, model: str, dtype: str) -> None:
@@ -68,12 +68,12 @@ class Embedding:
         return self.documents([query_frame(DEFAULT_INSTRUCTION) + text for text in texts])
 
     def version(self) -> str:
-        """Of the binding; it has llama.cpp within."""
+        """Version of the binding, which contains llama.cpp."""
         return llama_cpp.__version__
 
 
 class Reranking:
-    """Logits of the last token, behind a prefix that is computed once and that all texts share.
+    """Logits of the last token, after a prefix that is computed once and shared by all texts.
 
     Its pooling for rerankers would compute the prefix for each text, and logits of all tokens.
     """
@@ -101,12 +101,12 @@ class Reranking:
         return 1 / (1 + np.exp(no - yes))
 
     def version(self) -> str:
-        """Of the binding; it has llama.cpp within."""
+        """Version of the binding, which contains llama.cpp."""
         return llama_cpp.__version__
 
 
 class _Context:
-    """A model and its cache."""
+    """A loaded model and its cache."""
 
     def __init__(self, model: str, dtype: str, pooling: int) -> None:
         file = str(write_gguf(Path(model), dtype))
@@ -136,7 +136,7 @@ class _Context:
         """Compute texts, the n-th as a continuation of sequence n from position `start`.
 
         Returns:
-            The place of each text's last token in the batch.
+            The position of each text's last token in the batch.
 
         Raises:
             ValueError: A text is too long.
@@ -152,7 +152,7 @@ class _Context:
                 batch.pos[place] = position
                 batch.n_seq_id[place] = 1
                 batch.seq_id[place][0] = number
-                batch.logits[place] = self._pools  # pooling wants all tokens
+                batch.logits[place] = self._pools  # pooling needs all tokens
                 place += 1
             batch.logits[place - 1] = True
             lasts.append(place - 1)
@@ -163,27 +163,27 @@ class _Context:
         return lasts
 
     def pooled(self, number: int) -> np.ndarray:
-        """Of a sequence. Shape: (hidden,)."""
+        """Return the embedding of a sequence. Shape: (hidden,)."""
         row = llama_cpp.llama_get_embeddings_seq(self._context, number)
         return np.ctypeslib.as_array(row, (self._width,)).copy()
 
     def logits(self, place: int) -> np.ndarray:
-        """Of a last token. Shape: (vocabulary,)."""
+        """Return the logits of a last token. Shape: (vocabulary,)."""
         row = llama_cpp.llama_get_logits_ith(self._context, place)
         return np.ctypeslib.as_array(row, (self._vocab,))
 
     def share(self) -> None:
-        """Let all sequences begin with what sequence 0 holds. Nothing is copied."""
+        """Share the cache of sequence 0 with all sequences, without copying."""
         for number in range(1, _SEQUENCES):
             llama_cpp.llama_memory_seq_cp(self._memory, 0, number, -1, -1)
 
     def forget(self, start: int) -> None:
-        """What all sequences hold from position `start`."""
+        """Remove the cache of all sequences from position `start`."""
         llama_cpp.llama_memory_seq_rm(self._memory, -1, start, -1)
 
 
 def _batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Texts in their order, so many as can be computed at once."""
+    """Yield consecutive texts that fit in one batch."""
     batch: list[Sequence[int]] = []
     for ids in texts:
         tokens = sum(map(len, batch)) + len(ids)

@@ -1,4 +1,4 @@
-"""The matrix products of a model and nothing else: what no engine can be faster than."""
+"""The matrix products of a model and nothing else: a lower bound for every engine."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from quernstone.qwen3.linear import Linear
 
 
 class Floor:
-    """The products that cannot be saved, at the machine's own best rate."""
+    """The unavoidable products, at the machine's best rate."""
 
     def __init__(self, model: str, dtype: str, device: str) -> None:
         self._config = resolve(model, "embed").qwen3_config()
         self._like = {"dtype": dtype, "device": device}
 
     def seconds(self, tokens: int, sequences: int) -> float:
-        """Of so many tokens in so many sequences."""
+        """Return the seconds for this many tokens in this many sequences."""
         return matrix_seconds(self._config, tokens=tokens, sequences=sequences, **self._like)
 
 
 class Forward:
-    """All matrices of a model, one after the other, as our engine multiplies."""
+    """All matrices of a model, one after the other, multiplied like in our engine."""
 
     def __init__(self, model: str, dtype: str, device: str) -> None:
         config = resolve(model, "embed").qwen3_config()
@@ -31,6 +31,6 @@ class Forward:
         self._products = [Linear(torch.randn(shape, **self._like)) for shape in self._shapes]
 
     def seconds(self, tokens: int) -> float:
-        """Of one pass of so many tokens."""
+        """Return the seconds for one pass of this many tokens."""
         inputs = {width: torch.randn(tokens, width, **self._like) for _, width in self._shapes}
         return product_seconds(self._products, [inputs[width] for _, width in self._shapes])

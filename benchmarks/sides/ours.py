@@ -29,10 +29,10 @@ class Embedding:
         return self._embedder.embed_query(text)
 
     def stream(self, texts: Sequence[str], count: int) -> int:
-        """Embed `texts` over and over, each time with another number, and keep nothing.
+        """Embed `texts` repeatedly, with a new number each time, and discard the vectors.
 
         Returns:
-            The number of their tokens.
+            The total number of tokens.
         """
         before = self._embedder.usage.tokens
         numbered = (f"{place:05} {texts[place % len(texts)]}" for place in range(count))
@@ -41,7 +41,7 @@ class Embedding:
         return self._embedder.usage.tokens - before
 
     def peak_bytes(self) -> int:
-        """Most memory that this process has had, as Linux counts it."""
+        """Return the peak resident memory of this process, as Linux counts it."""
         with open("/proc/self/status") as status:
             line = next(line for line in status if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024

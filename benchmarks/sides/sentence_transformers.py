@@ -1,8 +1,7 @@
-"""sentence-transformers 6, with its defaults and at its best.
+"""sentence-transformers 6, with its defaults and with its best batch size.
 
-Its defaults: batches of 32 texts, sorted by length, padded, `sdpa` attention, no cache. What is
-left to choose is the batch size. It packs texts without padding where there is
-flash-attn, which needs a GPU.
+Its defaults: batches of 32 texts, sorted by length, padded, `sdpa` attention, no cache. Only
+the batch size can be tuned. With flash-attn, which needs a GPU, it packs texts without padding.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 _BATCHES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (8, 16, 32, 64, 128, 256)}
-"""To try; larger ones pad more, and keep a GPU busier."""
+"""Sizes to try. Larger batches pad more, and keep a GPU busier."""
 
 # Renders the card's prompt. Jinja drops the last newline of a file, hence the expression.
 CHAT_TEMPLATE = (
@@ -31,14 +30,14 @@ CHAT_TEMPLATE = (
 
 
 class _Batched:
-    """What has a batch size that may be tuned."""
+    """The common base, with a batch size that can be tuned."""
 
     _batch = 32
     """The default of both classes."""
     _device: str
 
     def tune(self, method: str, *arguments: object) -> int:
-        """Take the batch size that is fastest for a call, and return it."""
+        """Choose the fastest batch size for a call, and return it."""
 
         def seconds(size: int) -> float:
             self._batch = size

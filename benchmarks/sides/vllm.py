@@ -1,4 +1,4 @@
-"""vLLM from its own environment, in the way of its own examples."""
+"""vLLM from its own environment, used as in its own examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RERANKER = {
 
 
 class Embedding:
-    """`LLM.embed`. A prefix cache would only cost time here."""
+    """`LLM.embed`. A prefix cache would only take time here."""
 
     def __init__(self, model: str, dtype: str) -> None:
         self._llm = vllm.LLM(convert="embed", **_settings(model, dtype, prefix_caching=False))
@@ -37,7 +37,7 @@ class Embedding:
         return self.documents([query_frame(DEFAULT_INSTRUCTION) + text for text in texts])
 
     def version(self) -> str:
-        """Of vLLM."""
+        """Version of vLLM."""
         return vllm.__version__
 
 
@@ -55,7 +55,7 @@ class Reranking:
         return [output.outputs.probs[0] for output in outputs]
 
     def version(self) -> str:
-        """Of vLLM."""
+        """Version of vLLM."""
         return vllm.__version__
 
 
@@ -69,12 +69,12 @@ def _settings(model: str, dtype: str, *, prefix_caching: bool) -> dict[str, Any]
         "enable_prefix_caching": prefix_caching,
     }
     if not current_platform.is_cpu():
-        # its own default leaves nothing of a GPU to the other sides
+        # its default leaves no GPU memory for the other sides
         settings["gpu_memory_utilization"] = 0.4
     else:
-        # 18,000 tokens of the 0.6B model; its own default is nearly all of the memory
+        # 18,000 tokens of the 0.6B model; its default is nearly all of the memory
         settings["kv_cache_memory_bytes"] = 2 << 30
         if prefix_caching:
-            # its own 128 tokens are more than the prompt up to a short query has
+            # its default of 128 tokens exceeds the prompt up to a short query
             settings["block_size"] = 32
     return settings

@@ -1,4 +1,4 @@
-"""The English of the packages: phrases that our style avoids, in docstrings, comments, messages."""
+"""Our English: phrases that our style avoids, in docstrings, comments and messages."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from tests.support.prose import Passage, passages
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("packages/*/src", "benchmarks", "examples", "training")
 
 AVOIDED = {
     "is no NOUN": r"(?<!there )\b(?:is|are) no (?!longer\b)[a-z]+",  # "there is no file" is fine
@@ -45,10 +46,11 @@ def hits(passage: Passage) -> list[str]:
     return found
 
 
-def test_the_english_of_the_packages():
+def test_english():
     found = [
         f"{passage.path.relative_to(ROOT)}:{passage.line}: {rule}: {passage.text}"
-        for path in sorted(ROOT.glob("packages/*/src/**/*.py"))
+        for folder in FOLDERS
+        for path in sorted(ROOT.glob(f"{folder}/**/*.py"))
         for passage in passages(path)
         for rule in hits(passage)
         if not any(part in passage.text for part in ALLOWED)

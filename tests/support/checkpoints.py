@@ -22,7 +22,7 @@ Layout = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What distinguishes the layouts. Source: the checkpoints' `config.json` files."""
+    """The differences between the layouts. Source: the checkpoints' `config.json` files."""
 
     hidden: int
     intermediate: int
@@ -33,7 +33,7 @@ class Shape:
     vocab: int
     tied: bool
     prefix: str
-    """In front of tensor names: `model.` for rerankers, nothing for embedding models."""
+    """Prefix of tensor names: `model.` for rerankers, empty for embedding models."""
     stores_head: bool
     shards: int
     tokenizer: Kind
@@ -78,7 +78,7 @@ def random_checkpoint(
     """Write a checkpoint of random weights, complete with tokenizer and side files.
 
     Args:
-        folder: Where to; made if it does not exist. A folder that has weights is left alone.
+        folder: Created if it does not exist. A folder that has weights is not changed.
         layout: Which official checkpoint to imitate.
         layers: Depth; None for the official one.
         width: Divides hidden size, intermediate size and the numbers of heads.

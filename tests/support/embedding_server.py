@@ -1,4 +1,4 @@
-"""A server on the loopback that speaks every dialect, and misbehaves when it is told to.
+"""A server on the loopback interface that speaks every dialect, and misbehaves on request.
 
 Its vectors and scores are functions of the texts, so that a test sees at once when a result comes
 back for another input. The answers have the shapes of the real servers, with all fields.
@@ -36,7 +36,7 @@ def score(query, document):
 
 @dataclass
 class Fault:
-    """What the server does instead of a good answer."""
+    """Fault that replaces a correct answer."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class StubServer:
         return made(body) if made else None
 
     def _tokenize(self, body):
-        """A token is a word with the white space in front of it."""
+        """Split into tokens: a token is a word with the white space before it."""
         assert body["add_special_tokens"] is False
         words = re.findall(r"\s*\S+|\s+$", body["prompt"])
         with self._lock:

@@ -1,4 +1,4 @@
-"""What only a CUDA device can do, done on a CPU: everything around it is the real code."""
+"""Stand-ins on a CPU for what only a CUDA device can do; everything around them is real."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -20,7 +20,7 @@ from quernstone.engines.remote.template import chat_template
 
 FAULTS = {
     "mean": "averages the states of all tokens",
-    "default prompt": "puts a prompt in front of every text",
+    "default prompt": "adds a prompt before every text",
     "padding": "pads on the right, and takes the state of the padding",
     "renumbered": "sorts, and numbers its answers in that order",
     "no template": "joins the query and the document",
@@ -101,7 +101,7 @@ class ModelServer:
 
     def get(self, path):
         if path == "/v1/models" and self.says != "tei":
-            owner = "vllm" if self.says == "vllm" else "somebody"
+            owner = "vllm" if self.says == "vllm" else "other"
             card = {"id": self.name, "object": "model", "owned_by": owner, "max_model_len": 2048}
             return {"object": "list", "data": [card]}
         if path == "/info" and self.says == "tei":

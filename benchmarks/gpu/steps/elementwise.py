@@ -39,7 +39,7 @@ def run(run: Run) -> None:
         run.figure("compiling all steps", seconds=time.perf_counter() - start)
     else:
         run.needs_gpu("compiling all steps")
-    # weights are not made in inference mode, and torch compiles another kernel if they are
+    # outside inference mode, because torch compiles another kernel for weights created in it
     weight = torch.randn(_HEADS, reference.HEAD_DIM, device=run.device).bfloat16()
     with torch.inference_mode():
         inputs = _Inputs(run, tokens, weight)
