@@ -51,9 +51,8 @@ def test_a_write_that_fails_once(stub, embedder, undisturbed, fault):
     assert report.retries == 2
     assert report.chunks == report.embedded == len(embedder.embedded) == len(undisturbed)
     assert (report.seen, report.skipped, report.failed, report.removed) == (40, 0, 0, 0)
-    # writes that were applied are detected, and not repeated
-    again = 0 if fault in ("lost", "slow", "late", "acknowledged") else 2
-    assert sum(points for *_, points in stub.writes()) == len(undisturbed) + 10 * again
+    # every write without a confirmation is repeated: maybe only one replica has applied it
+    assert sum(points for *_, points in stub.writes()) == len(undisturbed) + 10 * 2
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ class Retry:
 
     Only a `TransientError` is retried. Each delay is drawn at random between zero and a limit that
     doubles from half a second to 30 s, so that concurrent writers do not retry all at once. If the
-    server asked for a delay, the wait is at least that long.
+    server asked for a delay, the wait is at least that long, but never longer than the patience
+    lasts: the last attempt is made when it ends.
 
     Args:
         patience: Seconds after the first attempt in which a retry may start; 0 never retries.
@@ -38,39 +39,29 @@ class Retry:
         """End all waits: each pending retry fails now, with the error of its last attempt."""
         self._stopped.set()
 
-    def call(self, request: Callable[[], T], check: Callable[[], T | None] | None = None) -> T:
+    def call(self, request: Callable[[], T]) -> T:
         """Make a request and retry it until it succeeds.
 
         Args:
-            request: Makes the request, which must be idempotent.
-            check: Called before each retry, because only the response of the previous attempt may
-                have been lost. Returns the result if that attempt succeeded after all, else None.
+            request: Makes the request, which must be idempotent: the previous attempt may have
+                succeeded, with only its response lost.
 
         Raises:
             TransientError: Every attempt failed. The message says how often and for how long.
             TargetError: The request failed with an error that is not temporary.
         """
-        first = True
-
-        def attempt() -> T:
-            nonlocal first
-            if not first and check is not None and (result := check()) is not None:
-                return result
-            first = False
-            return request()
-
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
-            wait=_pause,
+            wait=self._pause,
             stop=tenacity.stop_any(
-                tenacity.stop_before_delay(self.patience),
+                tenacity.stop_after_delay(self.patience),
                 tenacity.stop_when_event_set(self._stopped),
             ),
             sleep=tenacity.sleep_using_event(self._stopped),
             before_sleep=self._count,
             retry_error_callback=self._give_up,
         )
-        return retrying(attempt)
+        return retrying(request)
 
     def _count(self, _state: tenacity.RetryCallState) -> None:
         with self._lock:
@@ -85,8 +76,9 @@ class Retry:
         if self._stopped.is_set():
             reason = "the load was aborted"
         else:
-            wait = f"{state.upcoming_sleep:.1f} s"
-            reason = f"the next retry (in {wait}) would exceed `patience` ({self.patience:g} s)"
+            reason = f"`patience` is {self.patience:g} s"
+            if error.delay is not None:
+                reason += f", and the server asks to wait {error.delay:g} s more"
         seconds = state.seconds_since_start or 0.0
         raise TransientError(
             f"{error.message} (gave up after {state.attempt_number} attempts in {seconds:.0f} s: "
@@ -94,12 +86,12 @@ class Retry:
             error.delay,
         ) from error
 
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        requested = error.delay if isinstance(error, TransientError) else None
+        # Add jitter to a requested delay: the server asked all writers to wait equally long.
+        pause = _backoff(state) if requested is None else requested + _backoff(state) / 10
+        return max(0.0, min(pause, self.patience - (state.seconds_since_start or 0.0)))
+
 
 _backoff = tenacity.wait_random_exponential(multiplier=_FIRST_SECONDS, max=_MOST_SECONDS)
-
-
-def _pause(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    requested = error.delay if isinstance(error, TransientError) else None
-    # Add jitter to a requested delay: the server asked all writers to wait equally long.
-    return _backoff(state) if requested is None else requested + _backoff(state) / 10

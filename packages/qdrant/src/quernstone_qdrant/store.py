@@ -11,7 +11,7 @@ import orjson
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.layouts import OWN_KEY
-from quernstone_qdrant.documents.points import Point, stored_hash
+from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.errors import TargetError, TooLargeError, WriteError
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Rows
@@ -121,10 +121,9 @@ class PointStore:
     ) -> None:
         ids = tuple(point.id for point in points)
         try:
-            self._retry.call(
-                lambda: self._target.upsert(ids, payloads, rows),
-                lambda: self._are_stored(points) or None,
-            )
+            # After a lost answer the points are written again rather than looked up: one replica
+            # that has them says nothing about the others.
+            self._retry.call(lambda: self._target.upsert(ids, payloads, rows))
         except TooLargeError as error:
             if len(points) == 1:
                 chunk = points[0].chunk
@@ -139,11 +138,6 @@ class PointStore:
                 self._send(points[part], payloads[part], _slice(rows, part), sizes[part])
         except TargetError as error:
             raise WriteError(str(error), ids) from error
-
-    def _are_stored(self, points: Sequence[Point]) -> bool:
-        """Return True if a write succeeded although its response was lost."""
-        stored = self._target.payloads([point.id for point in points], [OWN_KEY])
-        return all(stored_hash(stored.get(point.id)) == point.content_hash for point in points)
 
 
 def _sizes(payloads: Sequence[Payload], rows: Mapping[str, Rows]) -> list[int]:
