@@ -172,7 +172,7 @@ def test_a_server_makes_bm25_vectors_itself(load):
     assert len(server.points["batch"]["vectors"][""][0]) == 64
 
     searcher.search("quern", limit=5, prefetch=50, query_filter={"year": 1200})
-    where = {"must": [{"key": "metadata.year", "match": {"value": 1200}}]}
+    where = {"must": [{"key": "metadata.year", "range": {"gte": 1200.0, "lte": 1200.0}}]}
     (search,) = server.searches
     dense, words = search["prefetch"]
     assert (dense["limit"], dense["filter"], len(dense["query"])) == (50, where, 64)
