@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from quernstone import Embedder
 from quernstone.engines.torch.engine import TorchEngine
-from quernstone.errors import ConfigError, MissingExtraError
+from quernstone.errors import ConfigError
 from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents import bm25
 from quernstone_qdrant.documents.layouts import LAYOUTS
@@ -52,7 +52,7 @@ def exact(embedder, query, records=RECORDS):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_searched_without_being_named(load, embedder, preset):
     searcher = load(preset=preset)
-    assert searcher.provenance.settings == PRESETS[preset].resolved(64, can_encode=True)
+    assert searcher.provenance.settings == PRESETS[preset].resolved(64)
     for query in QUERIES:
         expected = exact(embedder, query)
         # no approximation in here: the embedded client compares all, and the prefetch is all
@@ -70,7 +70,6 @@ def test_every_preset_is_searched_without_being_named(load, embedder, preset):
 
 @pytest.mark.parametrize("preset", ["mrl", "binary", "turbo", "uint8"])
 def test_edge_finds_the_same_with_an_index_and_quantised_vectors(tmp_path, embedder, preset):
-    pytest.importorskip("qdrant_edge")
     from quernstone_qdrant import EdgeTarget
 
     target = EdgeTarget(tmp_path / "edge", "docs")
@@ -145,7 +144,6 @@ def without_ties(scores):
 
 
 def test_hybrid_search_is_the_fusion_of_both_orders(client, load, embedder):
-    pytest.importorskip("qdrant_edge")
     # no two of the same length, so that no two score the same
     records = []
     for n in range(40):
@@ -182,10 +180,8 @@ def test_words_find_what_meaning_misses(load, embedder):
     assert "code" not in {hit.key for hit in dense}
 
 
-def test_without_an_encoder_the_text_index_knows_the_words(client, load, monkeypatch):
-    monkeypatch.setattr("quernstone_qdrant.provenance.has_encoder", lambda: False)
-    searcher = load(hybrid=True)
-    assert searcher.provenance.settings.bm25 == "text"
+def test_a_text_index_finds_words(client, load):
+    searcher = load(preset=CollectionSettings(bm25="text"))
     hits = searcher.search("oven", limit=5)
     assert all("oven" in hit.text for hit in hits)
     found = client.query_points(
@@ -195,22 +191,11 @@ def test_without_an_encoder_the_text_index_knows_the_words(client, load, monkeyp
 
 
 def test_a_text_of_stop_words_is_stored_and_such_a_query_searches_by_meaning(load):
-    pytest.importorskip("qdrant_edge")
     searcher = load(records=[*RECORDS, {"id": "stop", "text": "the of and"}], hybrid=True)
     assert [hit.key for hit in searcher.search("the of and", limit=1)] == ["stop"]
 
 
-def test_an_encoder_that_is_missing_is_named(client, load, monkeypatch):
-    def encoder(language):
-        raise MissingExtraError("qdrant_edge", "edge", "quernstone-qdrant")
-
-    monkeypatch.setattr(bm25, "_encoder", encoder)
-    with pytest.raises(MissingExtraError, match=r'pip install "quernstone-qdrant\[edge\]"'):
-        load(preset=CollectionSettings(bm25="sparse"))
-
-
 def test_every_language_has_an_encoder():
-    pytest.importorskip("qdrant_edge")
     for language in bm25.LANGUAGES:
         assert len(bm25.encode_query(bm25.Bm25Text("E-4711", language)).indices) > 0
 

@@ -1,8 +1,6 @@
 """What is found by short and by quantised vectors, on a smaller scale than benchmarks/recall.py."""
 
 import pytest
-
-pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
 from benchmarks.recall import SETTINGS, Precomputed, measure
 from benchmarks.texts import chunks_and_questions
 

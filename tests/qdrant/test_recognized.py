@@ -47,8 +47,6 @@ def unpacked(tmp_path):
     opened = []
 
     def unpack_and_open(target, kind):
-        if target == "edge" or kind == "hybrid":  # the client's BM25 vectors are Edge's, too
-            pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
         folder = tmp_path / f"{target}-{kind}"
         unpack(archive_path(target, kind), folder)
         opened.append(open_target(target, folder, kind))
@@ -90,8 +88,6 @@ def test_a_second_load_writes_nothing(unpacked, tiny, handbook, monkeypatch, nam
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_collection_has_the_recorded_points(tiny, handbook, kind):
     """An issue that gives new collections another rule changes this test, and only this one."""
-    if kind == "hybrid":
-        pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
     with closing(as_target(QdrantClient(":memory:"), kind)) as target:
         loader = QdrantLoader(target, kind, tiny, **KINDS[kind])
         load_all(loader, handbook)

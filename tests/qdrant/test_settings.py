@@ -22,7 +22,7 @@ def unit_vectors(rows, dimensions, seed=0):
 
 
 def vectors_of(preset, dimensions=256):
-    settings = PRESETS[preset].resolved(dimensions, can_encode=True)
+    settings = PRESETS[preset].resolved(dimensions)
     return dict(settings.vectors(dimensions))
 
 
@@ -43,7 +43,7 @@ def test_the_vectors_of_each_preset():
 
 @pytest.mark.parametrize(("dimensions", "prefix"), [(1024, 256), (4096, 1024), (100, 32)])
 def test_an_automatic_prefix_is_a_quarter_and_at_least_32(dimensions, prefix):
-    assert PRESETS["mrl"].resolved(dimensions, can_encode=True).prefix == prefix
+    assert PRESETS["mrl"].resolved(dimensions).prefix == prefix
 
 
 def test_rows_of_a_hybrid_pair():
@@ -130,7 +130,7 @@ def test_settings_that_cannot_work(settings, message):
 def test_a_prefix_must_be_shorter():
     settings = CollectionSettings(vector="dense", prefix=64)
     with pytest.raises(ConfigError, match="`prefix` is 64; it must be below 64, the size of"):
-        settings.resolved(64, can_encode=True)
+        settings.resolved(64)
 
 
 def test_wishes_change_what_they_name():
@@ -151,7 +151,7 @@ def test_wishes_change_what_they_name():
 
 
 def test_differences_name_both_sides_and_accept_what_auto_became():
-    made = PRESETS["mrl"].resolved(256, can_encode=True)
+    made = PRESETS["mrl"].resolved(256)
     assert PRESETS["mrl"].differences(made) == []
     assert CollectionSettings().differences(made) == [
         ("vector", "dense", ""),

@@ -76,7 +76,6 @@ def test_load_twice(quern, docs):
 
 
 def test_edge(quern, docs):
-    pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
     first = quern("load", docs, "-c", "docs", "--edge", "edge")
     assert (first.exit_code, first.stderr) == (0, "")
     assert first.stdout.startswith("docs in edge: 4 documents, 4 chunks, 4 embedded (")

@@ -19,8 +19,6 @@ import pytest
     ],
 )
 def test_kills(target, kills, records):
-    if target == "edge":
-        pytest.importorskip("qdrant_edge")
     script = Path(__file__).with_name("kill.py")
     command = [sys.executable, str(script), "--target", target]
     done = subprocess.run(

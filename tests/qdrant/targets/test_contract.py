@@ -32,7 +32,6 @@ def target(request, tmp_path):
     """A collection that does not exist yet, in each place."""
     place, name = request.param, f"quernstone-test-{uuid.uuid4().hex[:8]}"
     if place == "edge":
-        pytest.importorskip("qdrant_edge")
         from quernstone_qdrant import EdgeTarget
 
         target = EdgeTarget(str(tmp_path / "edge"), name)

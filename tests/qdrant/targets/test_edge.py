@@ -16,8 +16,6 @@ from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import PREFIX, PRESETS, CollectionSettings
 from quernstone_qdrant.targets import SearchRequest, as_target
 from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage
-
-pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
 from quernstone_qdrant.targets.edge import EdgeTarget, edge_collections
 
 F = models.FieldCondition
@@ -250,7 +248,7 @@ def test_hybrid_ranks_are_fused(target, embedder, bm25):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_indexed_and_finds(target, embedder, preset):
     settings = PRESETS[preset]
-    settings = settings.resolved(embedder.dimensions, can_encode=True)
+    settings = settings.resolved(embedder.dimensions)
     target.create(settings, embedder.dimensions, {"a": 1})
     target.create_indexes(settings)
     assert target.state().vectors.keys() == settings.vectors(embedder.dimensions).keys()

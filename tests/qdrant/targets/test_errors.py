@@ -74,6 +74,8 @@ LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432
         (sqlite3.OperationalError("database or disk is full"), TargetError),
         (OSError("no space left"), TargetError),
         (RuntimeError("closed"), TargetError),
+        (KeyError("Qdrant/bm25"), TargetError),
+        (IndexError("list index out of range"), TargetError),
         (ValueError("wrong size"), TargetError),
     ],
 )

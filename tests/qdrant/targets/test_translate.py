@@ -9,7 +9,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError
-from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text
+from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text, encode_document, encode_query
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest
 from quernstone_qdrant.targets.base import Bm25Stage
@@ -161,14 +161,13 @@ def test_everything_else_that_settings_say(load):
     }
 
 
-def test_a_server_makes_bm25_vectors_itself(load):
+def test_a_server_gets_bm25_vectors(load):
     settings = CollectionSettings(bm25="auto", language="german")
     server, searcher = load(settings)
-    document = {"text": "A quern grinds.", "model": "Qdrant/bm25"}
+    made = encode_document(Bm25Text("A quern grinds.", "german"))
     assert server.created["sparse_vectors"] == {"bm25": {"modifier": "idf"}}
-    (made,) = server.points["batch"]["vectors"]["bm25"]
-    assert {k: made[k] for k in document} == document
-    assert made["options"]["language"] == "german"
+    (sent,) = server.points["batch"]["vectors"]["bm25"]
+    assert (sent["indices"], sent["values"]) == (made.indices, made.values)
     assert len(server.points["batch"]["vectors"][""][0]) == 64
 
     searcher.search("quern", limit=5, prefetch=50, query_filter={"year": 1200})
@@ -177,7 +176,8 @@ def test_a_server_makes_bm25_vectors_itself(load):
     dense, words = search["prefetch"]
     assert (dense["limit"], dense["filter"], len(dense["query"])) == (50, where, 64)
     assert (words["limit"], words["filter"], words["using"]) == (50, where, "bm25")
-    assert (words["query"]["text"], words["query"]["model"]) == ("quern", "Qdrant/bm25")
+    query = encode_query(Bm25Text("quern", "german"))
+    assert words["query"] == {"indices": query.indices, "values": [1.0]}
     assert search["query"] == {"rrf": {"k": 60}}
     assert (search["limit"], search["filter"], search["with_vector"]) == (5, where, [""])
 
@@ -229,7 +229,7 @@ def test_quantised_vectors_are_oversampled_and_rescored(load):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("bm25", ["sparse", "text"])
 def test_grpc_can_say_it_too(preset, bm25):
-    settings = dataclasses.replace(PRESETS[preset].resolved(256, can_encode=True), bm25=bm25)
+    settings = dataclasses.replace(PRESETS[preset].resolved(256), bm25=bm25)
     config = RestToGrpc.convert_vectors_config(vectors_config(settings, 256, memory=True))
     assert sorted(config.params_map.map or [""]) == sorted(settings.vectors(256))
 
@@ -249,14 +249,14 @@ def test_grpc_can_say_it_too(preset, bm25):
     dense, words = map(RestToGrpc.convert_prefetch_query, arguments["prefetch"])
     assert (len(dense.query.nearest.dense.data), dense.params.quantization.rescore) == (256, True)
     if bm25 == "sparse":
-        assert words.query.nearest.document.options["language"].string_value == "german"
+        assert len(words.query.nearest.sparse.indices) == 1
     else:
         assert words.query.text.query == "mill"
     assert RestToGrpc.convert_query(arguments["query"]).rrf.k == 60
 
 
 def test_embedded_points_are_stored_like_points_that_pydantic_made():
-    settings = dataclasses.replace(PRESETS["mrl"].resolved(256, can_encode=True), bm25="sparse")
+    settings = dataclasses.replace(PRESETS["mrl"].resolved(256), bm25="sparse")
     rows = settings.rows(unit_rows(3), ["mill", "oven", "a mill and an oven"])
     ids = [str(UUID(int=n)) for n in range(3)]
     payloads = [{"n": n, "nested": {"deep": [None, 0.1, 2**53 + 1]}} for n in range(3)]
@@ -277,7 +277,7 @@ def test_embedded_points_are_stored_like_points_that_pydantic_made():
 @pytest.mark.parametrize("wrong", ["size", "id"])
 def test_the_embedded_client_refuses_a_batch_with_one_wrong_point(wrong):
     target = ClientTarget(QdrantClient(":memory:"), "docs")
-    target.create(PRESETS["dense"].resolved(256, can_encode=True), 256, {})
+    target.create(PRESETS["dense"].resolved(256), 256, {})
     ids = [str(UUID(int=1)), "mill" if wrong == "id" else str(UUID(int=2))]
     numbers = 255 if wrong == "size" else 256
     with pytest.raises(TargetError, match="writing 2 points"):

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from quernstone.types import EngineInfo, Float32Array
-from quernstone_qdrant.documents.bm25 import has_encoder
 from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
 from quernstone_qdrant.settings import ANY_SETTINGS, CollectionSettings, SettingsWish
@@ -220,10 +219,7 @@ def prepare_collection(
         ProvenanceError: It was created with another model, revision or vector size.
     """
     wanted = Provenance.of(embedder, target.collection)
-    can_encode = target.kind != "embedded" or has_encoder()
-    settings = wish.apply_to(CollectionSettings()).resolved(
-        wanted.dimensions, can_encode=can_encode
-    )
+    settings = wish.apply_to(CollectionSettings()).resolved(wanted.dimensions)
     wanted = replace(wanted, settings=settings)
     if not target.exists():
         target.create(settings, wanted.dimensions, wanted.metadata())

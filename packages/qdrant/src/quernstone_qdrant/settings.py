@@ -79,7 +79,7 @@ class CollectionSettings:
     """Keep full vectors on disk."""
     bm25: Lexical | None = None
     """BM25 for hybrid search. `sparse`: a sparse vector per point. `text`: a text index with scores
-    (Qdrant 1.20 or newer). `auto`: `sparse` if it can be computed, else `text`. None: no BM25."""
+    (Qdrant 1.20 or newer). `auto`: `sparse` in a new collection. None: no BM25."""
     language: str = "english"
     """Language of the stop words and the stemmer of BM25: one of `LANGUAGES`."""
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class CollectionSettings:
         if self.bm25 == "text" and not self.text_field:
             raise ConfigError(
                 f"layout {self.layout!r} has no text field to index for `bm25='text'`; use another "
-                "layout, or `bm25='sparse'` (the embedded client then needs the extra `edge`)"
+                "layout, or `bm25='sparse'`"
             )
         for name, value, known in (
             ("layout", self.layout, LayoutName),
@@ -122,12 +122,11 @@ class CollectionSettings:
         for name, kind in self.indexes.items():
             _check_choice(f"indexes[{name!r}]", kind, get_args(FieldType))
 
-    def resolved(self, dimensions: int, *, can_encode: bool) -> CollectionSettings:
+    def resolved(self, dimensions: int) -> CollectionSettings:
         """Replace each `auto` with its value for a new collection.
 
         Args:
             dimensions: Size of the embeddings.
-            can_encode: True if the target or this process can compute BM25 vectors.
 
         Raises:
             ConfigError: The short vector is not shorter than the full one.
@@ -140,7 +139,7 @@ class CollectionSettings:
                 f"`prefix` is {prefix}; it must be below {dimensions}, the size of the embeddings"
             )
         if bm25 == "auto":
-            bm25 = "sparse" if can_encode else "text"
+            bm25 = "sparse"
         return replace(self, prefix=prefix, bm25=bm25)
 
     def vectors(self, dimensions: int) -> Mapping[str, VectorSettings]:

@@ -28,8 +28,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import orjson
+import qdrant_edge as edge
 
-from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
+from quernstone.errors import ConfigError, QuernstoneError
 from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError, TargetError
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
@@ -42,19 +43,13 @@ from quernstone_qdrant.targets.base import (
     VectorState,
     scroll_start,
 )
-
-try:
-    import qdrant_edge as edge
-
-    from quernstone_qdrant.targets.edge_filters import edge_filter
-    from quernstone_qdrant.targets.edge_translate import (
-        field_schemas,
-        point_vectors,
-        query_request,
-        shard_config,
-    )
-except ImportError as error:
-    raise MissingExtraError("qdrant_edge", "edge", "quernstone-qdrant") from error
+from quernstone_qdrant.targets.edge_filters import edge_filter
+from quernstone_qdrant.targets.edge_translate import (
+    field_schemas,
+    point_vectors,
+    query_request,
+    shard_config,
+)
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -81,7 +76,6 @@ class EdgeTarget:
 
     Raises:
         ConfigError: The collection's name is empty.
-        MissingExtraError: `qdrant-edge-py` is not installed (raised when the module is imported).
 
     Example:
         >>> import tempfile

@@ -25,6 +25,7 @@ CLIENT_ERRORS = (
     sqlite3.Error,  # the embedded client's file
     OSError,
     ValueError,
+    LookupError,
     RuntimeError,
 )
 """All exceptions that `qdrant_client` raises when a request fails."""

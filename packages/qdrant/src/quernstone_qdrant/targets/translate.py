@@ -13,13 +13,7 @@ import numpy as np
 import orjson
 from qdrant_client import models
 
-from quernstone_qdrant.documents.bm25 import (
-    MODEL,
-    Bm25Text,
-    SparseVector,
-    encode_document,
-    encode_query,
-)
+from quernstone_qdrant.documents.bm25 import SparseVector, encode_document, encode_query
 from quernstone_qdrant.settings import (
     BM25,
     CollectionSettings,
@@ -106,7 +100,7 @@ def batch_rows(rows: Rows) -> list[Any]:
         packed = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
         numbers: list[Any] = orjson.loads(packed)
         return numbers
-    return [_document(row) for row in rows]
+    return [_sparse(encode_document(row)) for row in rows]
 
 
 def embedded_points(
@@ -147,7 +141,7 @@ def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]
         params = dense.pop("params", None)  # the embedded client warns about unused parameters
         return {**common, **dense, "search_params": None if embedded else params}
     prefetches = [models.Prefetch(**dense, limit=request.depth)]
-    bm25 = _bm25_query(request.bm25, embedded=embedded)
+    bm25 = _bm25_query(request.bm25)
     if bm25 is not None:
         prefetches.append(
             models.Prefetch(
@@ -221,20 +215,13 @@ def _params(*, rescore: bool, oversampling: float | None = None) -> models.Searc
     return models.SearchParams(quantization=how)
 
 
-def _bm25_query(stage: Bm25Stage, *, embedded: bool) -> Any:
+def _bm25_query(stage: Bm25Stage) -> Any:
     """Return the query of the BM25 stage; None if the text has only stop words."""
     if not stage.sparse:
         return models.TextQuery(text=stage.query.text)
-    if not embedded:
-        return _document(stage.query)
     vector = encode_query(stage.query)
     return _sparse(vector) if vector.indices else None
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:
     return models.SparseVector(indices=list(vector.indices), values=list(vector.values))
-
-
-def _document(text: Bm25Text) -> models.Document:
-    # Options are a mapping, because the client cannot send a `Bm25Config` over gRPC.
-    return models.Document(text=text.text, model=MODEL, options={"language": text.language})
