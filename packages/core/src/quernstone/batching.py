@@ -132,39 +132,21 @@ def take_batch(queues: Sequence[Queue], *, max_batch_tokens: int) -> list[tuple[
     Returns:
         (queue, position) pairs, grouped by queue; empty only when all queues are.
     """
-    batch = _Draft()
-    for job, queue in enumerate(queues):
-        batch.finish(job, queue, max_batch_tokens // 2)
-    for job, queue in enumerate(queues):
-        batch.fill(job, queue, max_batch_tokens)
-    return batch.items
-
-
-class _Draft:
-    """A batch that is being filled."""
-
-    def __init__(self) -> None:
-        self.items: list[tuple[int, int]] = []
-        self._tokens = 0
-        self._prefixes: set[Prefix | None] = {None}
-
-    def finish(self, job: int, queue: Queue, budget: int) -> None:
-        """Take everything from a queue, or nothing if that exceeds the budget."""
-        count, tokens, prefixes = queue.fitting(budget - self._tokens, self._prefixes)
+    batch: list[tuple[int, int]] = []
+    used = 0
+    prefixes: set[Prefix | None] = {None}
+    for job, queue in enumerate(queues):  # first the jobs that can be finished
+        count, tokens, known = queue.fitting(max_batch_tokens // 2 - used, prefixes)
         if count == len(queue):
-            self._take(job, queue.take(count), tokens, prefixes)
-
-    def fill(self, job: int, queue: Queue, budget: int) -> None:
-        """Take what fits from a queue, and at least one sequence if the batch is empty."""
-        count, tokens, prefixes = queue.fitting(budget - self._tokens, self._prefixes)
-        if not (count or self.items) and len(queue):
-            count, tokens = 1, budget
-        self._take(job, queue.take(count), tokens, prefixes)
-
-    def _take(self, job: int, places: list[int], tokens: int, prefixes: set[Prefix | None]) -> None:
-        self.items += [(job, place) for place in places]
-        self._tokens += tokens
-        self._prefixes = prefixes
+            batch += [(job, place) for place in queue.take(count)]
+            used, prefixes = used + tokens, known
+    for job, queue in enumerate(queues):  # then whatever fits
+        count, tokens, known = queue.fitting(max_batch_tokens - used, prefixes)
+        if not (count or batch) and len(queue):
+            count, tokens = 1, max_batch_tokens  # longer than the budget, so alone
+        batch += [(job, place) for place in queue.take(count)]
+        used, prefixes = used + tokens, known
+    return batch
 
 
 def _prefix_numbers(sequences: Sequence[Input]) -> list[int]:
