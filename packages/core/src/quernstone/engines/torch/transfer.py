@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,28 +16,14 @@ _ROWS_STEP = 8
 _ROWS_STEPS = 256
 
 
-class Transfer(Protocol):
-    """Copies between this process and a device."""
+class Transfer:
+    """Copies between this process and a device: synchronous, and one for each array.
 
-    overlaps: bool
-    """True if the device computes while this thread continues."""
-
-    def upload(
-        self, rows: Sequence[TokenArray], integers: Sequence[TokenArray]
-    ) -> Sequence[Tensor]:
-        """Copy arrays to the device. `rows`, with a number per row of a matrix, may be padded."""
-
-    def refill(self, device_buffer: Tensor, arrays: Sequence[TokenArray]) -> None:
-        """Overwrite a buffer on the device with the concatenated arrays."""
-
-    def download(self, rows: Tensor) -> Pending:
-        """Start to copy rows from the device. The result waits for them, and returns float32."""
-
-
-class PlainTransfer:
-    """Synchronous copies, one per array. On a CPU, arrays are shared instead of copied."""
+    On a CPU, arrays are shared instead of copied.
+    """
 
     overlaps = False
+    """True if the device computes while this thread continues."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -46,30 +31,27 @@ class PlainTransfer:
     def upload(
         self, rows: Sequence[TokenArray], integers: Sequence[TokenArray]
     ) -> Sequence[Tensor]:
-        """See `Transfer`."""
+        """Copy arrays to the device. `rows`, with a number per row of a matrix, may be padded."""
         if self._device.type == "cpu":
             rows = [_padded(values) for values in rows]
         return [torch.from_numpy(array).to(self._device) for array in (*rows, *integers)]
 
     def refill(self, device_buffer: Tensor, arrays: Sequence[TokenArray]) -> None:
-        """See `Transfer`."""
+        """Overwrite a buffer on the device with the concatenated arrays."""
         device_buffer.copy_(torch.from_numpy(np.concatenate(arrays)))
 
     def download(self, rows: Tensor) -> Pending:
-        """See `Transfer`."""
+        """Start to copy rows from the device. The result waits for them, and returns float32."""
         return rows.float().cpu().numpy
 
 
-class PinnedTransfer:
+class PinnedTransfer(Transfer):
     """Asynchronous copies to CUDA and back, through pinned memory.
 
     torch does not reuse pinned memory during a copy, so no reference to it has to be kept.
     """
 
     overlaps = True
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
 
     def upload(
         self, rows: Sequence[TokenArray], integers: Sequence[TokenArray]
@@ -111,7 +93,7 @@ class PinnedTransfer:
 
 def choose_transfer(device: torch.device) -> Transfer:
     """Choose the transfer for a device."""
-    return PinnedTransfer(device) if device.type == "cuda" else PlainTransfer(device)
+    return PinnedTransfer(device) if device.type == "cuda" else Transfer(device)
 
 
 def _padded(values: TokenArray) -> TokenArray:
