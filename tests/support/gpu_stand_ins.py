@@ -3,7 +3,8 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quernstone.attention import SdpaMaker, VarlenMaker
+from quernstone.attention.sdpa import sdpa_maker
+from quernstone.attention.varlen import varlen_maker
 from quernstone.engines.torch import engine
 from quernstone.engines.torch.transfer import PinnedTransfer
 from quernstone.qwen3.elementwise import Elementwise
@@ -87,7 +88,7 @@ def use(monkeypatch, *, record=None):
         lambda config, device, dtype, fp8: Elementwise(config.rms_norm_eps),
     )
     # the second is for float32 beside another dtype, as on CUDA
-    makers = iter([VarlenMaker("stand-in", kernel), SdpaMaker(torch.device("cpu"))] * 100)
+    makers = iter([varlen_maker("stand-in", kernel), sdpa_maker(torch.device("cpu"))] * 100)
     monkeypatch.setattr(engine, "choose_attention", lambda device, dtype: next(makers))
     monkeypatch.setattr(engine, "choose_recorder", lambda device: record)
     return transfers

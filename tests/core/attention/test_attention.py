@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from quernstone import attention
-from quernstone.attention import PrefixKeys, SdpaAttention, VarlenMaker, sdpa
+from quernstone.attention import PrefixKeys, sdpa
+from quernstone.attention.base import merge
+from quernstone.attention.sdpa import SdpaAttention
+from quernstone.attention.varlen import varlen_maker
 from quernstone.batching import pack
 from quernstone.types import Encoded, Prefix
 
@@ -35,7 +38,7 @@ def naive_kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
     return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts])
 
 
-VARLEN = VarlenMaker("naive", naive_kernel)
+VARLEN = varlen_maker("naive", naive_kernel)
 MAKERS = {
     "sdpa": lambda batch: SdpaAttention(batch, torch.device("cpu")),
     "varlen": lambda batch: VARLEN.make(batch, [*map(torch.from_numpy, VARLEN.integers(batch))]),
@@ -160,7 +163,7 @@ def test_merging_halves_gives_the_whole():
     whole, whole_lse = naive(query, key, value, causal=False)
     left = naive(query, key[:13], value[:13], causal=False)
     right = naive(query, key[13:], value[13:], causal=False)
-    torch.testing.assert_close(attention.merge(*left, *right), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(merge(*left, *right), whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(torch.logaddexp(left[1], right[1]), whole_lse)
 
 

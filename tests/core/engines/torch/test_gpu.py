@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quernstone import Embedder, Reranker
-from quernstone.attention import SdpaAttention, choose_attention
+from quernstone.attention import choose_attention
+from quernstone.attention.sdpa import SdpaAttention
 from quernstone.batching import pack
 from quernstone.engines.torch import engine
 from quernstone.types import Encoded

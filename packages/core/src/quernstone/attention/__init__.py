@@ -10,26 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from quernstone.attention.base import AttentionMaker, BatchAttention, PrefixKeys, merge
-from quernstone.attention.sdpa import SdpaAttention, SdpaMaker
-from quernstone.attention.varlen import (
-    VarlenAttention,
-    VarlenMaker,
-    flash_attn_varlen,
-    torch_varlen,
-)
+from quernstone.attention.base import AttentionMaker, BatchAttention, PrefixKeys
+from quernstone.attention.sdpa import sdpa_maker
+from quernstone.attention.varlen import flash_attn_varlen, torch_varlen, varlen_maker
 
-__all__ = [
-    "AttentionMaker",
-    "BatchAttention",
-    "PrefixKeys",
-    "SdpaAttention",
-    "SdpaMaker",
-    "VarlenAttention",
-    "VarlenMaker",
-    "choose_attention",
-    "merge",
-]
+__all__ = ["AttentionMaker", "BatchAttention", "PrefixKeys", "choose_attention"]
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype) -> AttentionMaker:
@@ -41,5 +26,5 @@ def choose_attention(device: torch.device, dtype: torch.dtype) -> AttentionMaker
     if device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0):
         for name, kernel in (("torch-varlen", torch_varlen()), ("flash-attn", flash_attn_varlen())):
             if kernel is not None:
-                return VarlenMaker(name, kernel)
-    return SdpaMaker(device)
+                return varlen_maker(name, kernel)
+    return sdpa_maker(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,20 +48,19 @@ class BatchAttention(Protocol):
         """Let only the last token of each sequence attend. `query` and result: (sequences, ...)."""
 
 
-class AttentionMaker(Protocol):
+@dataclass(frozen=True, slots=True)
+class AttentionMaker:
     """Creates the `BatchAttention` of a batch."""
 
     name: str
     """The name of the kernel, for `EngineInfo.attention`."""
+    integers: Callable[[PackedBatch], list[TokenArray]]
+    """Returns the arrays that `make` needs on the device."""
+    make: Callable[[PackedBatch, Sequence[Tensor]], BatchAttention]
+    """Creates the attention of a batch from its `integers` on the device."""
     replayable: bool
     """True if batches with equal numbers of tokens and sequences differ only in their integers, so
     that one CUDA graph computes them all."""
-
-    def integers(self, batch: PackedBatch) -> list[TokenArray]:
-        """Return the arrays that `make` needs on the device."""
-
-    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> BatchAttention:
-        """Create the attention of a batch from its `integers` on the device."""
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:

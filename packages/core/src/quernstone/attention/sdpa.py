@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import PrefixKeys
+from quernstone.attention.base import AttentionMaker, PrefixKeys
 from quernstone.attention.head_order import HeadOrder
 from quernstone.batching import PackedBatch
-from quernstone.types import TokenArray
 
 # Tokens per block of scores, which skips most of the scores above the diagonal.
 _SCORE_TOKENS = 128
@@ -36,22 +35,11 @@ _BUCKET_TOKENS = 8
 _LENGTH_STEP = 8
 
 
-class SdpaMaker:
-    """Creates a `SdpaAttention`, whose buckets are planned on the host."""
-
-    name = "sdpa"
-    replayable = False
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def integers(self, batch: PackedBatch) -> list[TokenArray]:  # noqa: ARG002 - see `AttentionMaker`
-        """See `AttentionMaker`."""
-        return []
-
-    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> SdpaAttention:  # noqa: ARG002
-        """See `AttentionMaker`."""
-        return SdpaAttention(batch, self._device)
+def sdpa_maker(device: torch.device) -> AttentionMaker:
+    """Return the maker of `SdpaAttention`, whose buckets are planned on the host."""
+    return AttentionMaker(
+        "sdpa", lambda _batch: [], lambda batch, _: SdpaAttention(batch, device), replayable=False
+    )
 
 
 class SdpaAttention:

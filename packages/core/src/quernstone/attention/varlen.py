@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import PrefixKeys, merge
+from quernstone.attention.base import AttentionMaker, PrefixKeys, merge
 from quernstone.batching import PackedBatch
 from quernstone.errors import EngineError
 from quernstone.types import TokenArray
@@ -22,24 +23,16 @@ Tokens and heads of q, k and v may have any strides, so views of a merged projec
 is contiguous. `cu_q` and `cu_k` are int32. `max_q` and `max_k` may exceed the longest sequence."""
 
 
-class VarlenMaker:
-    """Creates a `VarlenAttention`."""
+def varlen_maker(name: str, kernel: VarlenKernel) -> AttentionMaker:
+    """Return the maker of `VarlenAttention` with a kernel."""
+    return AttentionMaker(name, _integers, partial(VarlenAttention, kernel=kernel), replayable=True)
 
-    replayable = True
 
-    def __init__(self, name: str, kernel: VarlenKernel) -> None:
-        self.name = name
-        self._kernel = kernel
-
-    def integers(self, batch: PackedBatch) -> list[TokenArray]:
-        """See `AttentionMaker`: the bounds of sequences, and of one query per sequence."""
-        bounds = np.asarray(batch.cu_seqlens, dtype=np.int32)
-        found = [bounds, np.arange(len(bounds), dtype=np.int32)]
-        return [*found, *_group_bounds(batch)] if batch.groups else found
-
-    def make(self, batch: PackedBatch, integers: Sequence[Tensor]) -> VarlenAttention:
-        """See `AttentionMaker`."""
-        return VarlenAttention(batch, integers, self._kernel)
+def _integers(batch: PackedBatch) -> list[TokenArray]:
+    """Return the bounds of sequences, of one query per sequence, and of any groups."""
+    bounds = np.asarray(batch.cu_seqlens, dtype=np.int32)
+    found = [bounds, np.arange(len(bounds), dtype=np.int32)]
+    return [*found, *_group_bounds(batch)] if batch.groups else found
 
 
 class VarlenAttention:
