@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class SdpaAttention:
     def __init__(self, batch: PackedBatch, device: torch.device) -> None:
         self._buckets = list(_buckets(batch, device))
         self._tokens = batch.cu_seqlens[-1]
-        self._masks: dict[int, Tensor] = {}
+        self._future = cache(_future)  # for all layers
 
     def all_tokens(
         self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
@@ -98,7 +99,7 @@ class SdpaAttention:
         for start in range(0, length, step):
             end = min(start + step, length)
             rows = slice(start * repeat, end * repeat)
-            mask = self._future(end - start, repeat, query)
+            mask = self._future(end - start, repeat, query.dtype, query.device)
             for heads in _head_blocks(query[:, :, rows], end, prefix):
                 _attend(
                     query[heads, :, rows],
@@ -109,13 +110,11 @@ class SdpaAttention:
                     out=out[heads, :, rows],
                 )
 
-    def _future(self, rows: int, repeat: int, like: Tensor) -> Tensor:
-        """Return a mask with -inf at later keys among the last `rows` keys; see `_attend`."""
-        mask = self._masks.get(rows)
-        if mask is None:
-            mask = torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device)
-            mask = self._masks[rows] = mask.triu_(1).repeat_interleave(repeat, 0)
-        return mask
+
+def _future(rows: int, repeat: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a mask with -inf at later keys among the last `rows` keys; see `_attend`."""
+    mask = torch.full((rows, rows), -torch.inf, dtype=dtype, device=device)
+    return mask.triu_(1).repeat_interleave(repeat, 0)
 
 
 class _Prefix(NamedTuple):
