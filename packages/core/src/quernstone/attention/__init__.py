@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from quernstone.attention.base import AttentionMaker, BatchAttention, PrefixKeys
+from quernstone.attention.base import AttentionMaker, BatchAttention, GroupKeys, PrefixKeys
 from quernstone.attention.sdpa import sdpa_maker
 from quernstone.attention.varlen import flash_attn_varlen, torch_varlen, varlen_maker
 
-__all__ = ["AttentionMaker", "BatchAttention", "PrefixKeys", "choose_attention"]
+__all__ = ["AttentionMaker", "BatchAttention", "GroupKeys", "PrefixKeys", "choose_attention"]
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype) -> AttentionMaker:

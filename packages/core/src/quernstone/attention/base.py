@@ -29,22 +29,21 @@ class PrefixKeys:
         return PrefixKeys(torch.cat((self.key, other.key)), torch.cat((self.value, other.value)))
 
 
+GroupKeys = list[PrefixKeys]
+"""Keys and values, in one layer, of the prefix of each of a batch's groups."""
+
+
 class BatchAttention(Protocol):
     """Attention for one batch, whose layout is prepared once for all layers."""
 
-    def all_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
+    def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """Let every token attend to the prefix and to its sequence up to itself.
 
-        The results for padding rows after the batch's last token are undefined. There is one prefix
-        for each of the batch's groups. Shapes: (tokens, heads, head_dim), with fewer heads in `key`
-        and `value`.
+        The results for padding rows after the batch's last token are undefined.
+        Shapes: (tokens, heads, head_dim), with fewer heads in `key` and `value`.
         """
 
-    def last_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
+    def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """Let only the last token of each sequence attend. `query` and result: (sequences, ...)."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import AttentionMaker, PrefixKeys
+from quernstone.attention.base import AttentionMaker, GroupKeys, PrefixKeys
 from quernstone.attention.head_order import HeadOrder
 from quernstone.batching import PackedBatch
 
@@ -55,9 +55,7 @@ class SdpaAttention:
         self._tokens = batch.cu_seqlens[-1]
         self._future = cache(_future)  # for all layers
 
-    def all_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
+    def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """See `BatchAttention`."""
         out = query.new_empty(query.shape)
         out[self._tokens :] = 0
@@ -69,9 +67,7 @@ class SdpaAttention:
             bucket.order.by_token(attended, out)
         return out
 
-    def last_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
+    def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """See `BatchAttention`."""
         out = torch.zeros_like(query)
         kv_heads = key.shape[1]

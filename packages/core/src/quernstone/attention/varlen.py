@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import AttentionMaker, PrefixKeys, merge
+from quernstone.attention.base import AttentionMaker, GroupKeys, merge
 from quernstone.batching import PackedBatch
 from quernstone.errors import EngineError
 from quernstone.types import TokenArray
@@ -50,22 +50,18 @@ class VarlenAttention:
             longest = [int(np.diff(bounds).max()) for bounds in _group_bounds(batch)]
             self._rows, self._tokens, self._keys = map(_Bounds, starts, groups, longest)
 
-    def all_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
+    def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """See `BatchAttention`."""
         own = self._kernel(query, key, value, self._cu, self._cu, self._max, self._max, causal=True)
         return self._with_prefixes(*own, query, prefixes, self._tokens) if prefixes else own[0]
 
-    def last_tokens(
-        self, query: Tensor, key: Tensor, value: Tensor, prefixes: list[PrefixKeys]
-    ) -> Tensor:
+    def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """See `BatchAttention`."""
         own = self._kernel(query, key, value, self._cu_last, self._cu, 1, self._max, causal=False)
         return self._with_prefixes(*own, query, prefixes, self._rows) if prefixes else own[0]
 
     def _with_prefixes(
-        self, out: Tensor, lse: Tensor, query: Tensor, prefixes: list[PrefixKeys], bounds: _Bounds
+        self, out: Tensor, lse: Tensor, query: Tensor, prefixes: GroupKeys, bounds: _Bounds
     ) -> Tensor:
         """Merge attention to the prefixes into the results of the queries that have one."""
         key = torch.cat([prefix.key for prefix in prefixes])

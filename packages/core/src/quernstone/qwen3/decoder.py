@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.attention import BatchAttention, PrefixKeys
+from quernstone.attention import BatchAttention, GroupKeys, PrefixKeys
 from quernstone.batching import PackedBatch
 from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.elementwise import Elementwise
@@ -182,7 +182,7 @@ class DecoderLayer:
         hidden_states: Tensor,
         rope: Tensor,
         attention: BatchAttention,
-        prefixes: list[PrefixKeys],
+        prefixes: GroupKeys,
         cache: _PrefixCache | None = None,
     ) -> Tensor:
         """Compute every token, and add its key and value to `cache`."""
@@ -209,7 +209,7 @@ class LastDecoderLayer:
         ends: Tensor,
         rope: Tensor,
         attention: BatchAttention,
-        prefixes: list[PrefixKeys],
+        prefixes: GroupKeys,
     ) -> Tensor:
         """Compute the tokens at `ends`. Shape: (sequences, hidden)."""
         normed = self.input_layernorm(hidden_states)
