@@ -240,11 +240,6 @@ class Qwen3:
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         self._inv_freq = (config.rope_theta**-exponent).to(embed_tokens.device)
 
-    @property
-    def device(self) -> torch.device:
-        """The device that holds the weights."""
-        return self.embed_tokens.device
-
     def pooled(
         self,
         inputs: Inputs,
