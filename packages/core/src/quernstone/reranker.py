@@ -32,7 +32,7 @@ class Reranker(Model):
         1
     """
 
-    def __init__(
+    def __init__(  # noqa: D417 - the others are those of `Embedder`
         self,
         model: str = "Qwen/Qwen3-Reranker-0.6B",
         *,
@@ -51,30 +51,18 @@ class Reranker(Model):
     ) -> None:
         """Load a model, or share one that this process has already loaded.
 
+        The other arguments are those of `Embedder`. `deterministic` computes each pair in a batch
+        of its own.
+
         Args:
-            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
-                `remote` the server's name for it.
-            engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
-                `auto`: `torch` for Qwen3, else one that can run the model.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto` is bfloat16 where the hardware supports it, else float32. `int8` (CPUs
-                with VNNI) and `fp8` (GPUs of compute capability 8.9 or later) round the weights,
-                with the engine `torch` only: faster, less exact.
             instruction: What a relevant document has to meet. None: the template's default.
             template: `card` is the prompt of the model card; `eval` is that of the official
                 evaluation, which the published tables come from.
             max_length: Tokens per pair, template included; at most the model's own limit.
             truncate: Cut documents of longer pairs and count them in `usage`; False makes them
                 an error. The query, the instruction and the template are never cut.
-            max_batch_tokens: Tokens per forward pass. None: chosen by the free memory.
-            deterministic: Compute each pair in a batch of its own: its score is then the same to
-                the last bit regardless of other pairs, on one machine with one number of threads.
-                Slower; not for `vllm` and `remote`, which plan their own batches.
             prefix_sharing: False computes every pair from its first token. Scores differ by
                 rounding only.
-            revision: Branch, tag or commit of a hub id.
-            engine_options: Keyword arguments for the constructor of sentence-transformers or
-                vLLM; with `remote` a `RemoteOptions`, or a mapping of its fields.
 
         Raises:
             ConfigError: A setting that can never work.
