@@ -33,7 +33,7 @@ LAYERS = {
         ["documents"],
         ["settings", "filters"],
         ["sources", "targets", "store", "retry", "provenance"],
-        ["loading", "verify", "report"],
+        ["checks", "loading", "verify", "report"],
         ["loader", "searcher", "migration"],
         ["ray"],
         ["cli"],

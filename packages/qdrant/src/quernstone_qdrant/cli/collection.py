@@ -175,6 +175,13 @@ def _print(report: Verification) -> None:
     )
     if report.foreign:
         typer.echo(f"  {report.foreign:,} points were written by another program")
+    if report.rounded:
+        typer.echo(f"  {report.rounded:,} points have floats that Qdrant rounded; counted as equal")
+    if report.unchecked:
+        typer.echo(
+            f"  {report.unchecked:,} points cannot be checked: an older version loaded them, and "
+            "Qdrant may have rounded their floats"
+        )
     for problem in report.problems:
         typer.echo(f"  {problem}")
     more = report.failures - len(report.problems)

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import orjson
 
 from quernstone.errors import ConfigError
+from quernstone_qdrant.documents.floats import equal
 from quernstone_qdrant.documents.json_values import JsonValue
 
 LayoutName: TypeAlias = Literal["universal", "langchain", "llamaindex", "plain"]
@@ -97,9 +98,8 @@ class Layout:
 
     def read(self, payload: Mapping[str, Any]) -> Content:
         """Extract the content of a payload. Missing fields are empty."""
-        own = payload.get(OWN_KEY)
-        own = own if isinstance(own, dict) else {}
-        node = orjson.loads(payload.get("_node_content") or "{}") if self.node else {}
+        own = _own(payload)
+        node = _parsed_node(payload) if self.node else {}
         text = payload.get(self.text_field) if self.text_field else node.get("text")
         if self.nested:
             metadata = payload.get("metadata")
@@ -108,8 +108,30 @@ class Layout:
         else:
             reserved = _reserved(self)
             metadata = {name: value for name, value in payload.items() if name not in reserved}
-            metadata |= own.get("metadata") or {}
-        return Content(key=str(own.get("key", "")), text=str(text or ""), metadata=metadata or {})
+            hidden = own.get("metadata")
+            metadata |= hidden if isinstance(hidden, dict) else {}
+        return _content(own, text, metadata)
+
+    def copies(self, payload: Mapping[str, Any]) -> list[Content]:
+        """Return the complete copies of the content in a payload; the first is that of `read`."""
+        found = [self.read(payload)]
+        if self.node and self.text_field:
+            node = _parsed_node(payload)
+            found.append(_content(_own(payload), node.get("text"), node.get("metadata")))
+        return found
+
+    def equal(self, name: str, stored: Any, expected: Any) -> bool:
+        """Compare a top-level field with its expected value.
+
+        Floats may differ by the rounding of Qdrant, and maps by the order of their keys, also those
+        in LlamaIndex's JSON.
+        """
+        if name == "_node_content" and isinstance(stored, str):
+            try:
+                return equal(orjson.loads(stored), orjson.loads(expected))
+            except orjson.JSONDecodeError:
+                return False
+        return equal(stored, expected)
 
     def field(self, name: str) -> str:
         """Return the path of a metadata field, for filters and payload indexes."""
@@ -137,6 +159,28 @@ def layout_of(name: str) -> Layout:
         if known == name:
             return layout
     raise ConfigError(f"`layout` is {name!r}; it must be one of {', '.join(get_args(LayoutName))}")
+
+
+def _own(payload: Mapping[str, Any]) -> dict[str, Any]:
+    own = payload.get(OWN_KEY)
+    return own if isinstance(own, dict) else {}
+
+
+def _parsed_node(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the LlamaIndex node in a payload; empty if it is missing or damaged."""
+    try:
+        node = orjson.loads(payload.get("_node_content") or "{}")
+    except (TypeError, ValueError):
+        return {}
+    return node if isinstance(node, dict) else {}
+
+
+def _content(own: Mapping[str, Any], text: object, metadata: object) -> Content:
+    return Content(
+        key=str(own.get("key", "")),
+        text=str(text or ""),
+        metadata=metadata if isinstance(metadata, dict) else {},
+    )
 
 
 @functools.cache

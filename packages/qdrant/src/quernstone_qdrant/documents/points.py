@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from quernstone_qdrant.documents.chunking import Chunk
+from quernstone_qdrant.documents.floats import last_bits
 from quernstone_qdrant.documents.json_values import JsonValue
 from quernstone_qdrant.documents.layouts import OWN_KEY, Layout
 
@@ -38,7 +39,12 @@ class Point:
     def payload(self) -> dict[str, JsonValue]:
         """Build the payload."""
         key, number = self.chunk.record.key, self.chunk.number
-        own: dict[str, JsonValue] = {"key": key, "chunk": number, "hash": self.content_hash}
+        own: dict[str, JsonValue] = {
+            "key": key,
+            "chunk": number,
+            "hash": self.content_hash,
+            "floats": last_bits(self.metadata),
+        }
         if self.chunk.record.source:
             own["source"] = self.chunk.record.source
         return self.layout.payload(

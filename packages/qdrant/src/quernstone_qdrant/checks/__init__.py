@@ -1,0 +1,1 @@
+"""Checks of stored points, shared by `verify` and `repair`."""
