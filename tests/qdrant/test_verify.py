@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.qdrant.conftest import WordEmbedder
 
 from quernstone_qdrant import CollectionError, ProvenanceError, QdrantLoader, Record
 from quernstone_qdrant.documents.layouts import LAYOUTS
+from quernstone_qdrant.documents.points import point_id
 from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.verify import verify
 
@@ -303,3 +305,61 @@ def test_a_damaged_node_is_found(client, embedder, layout, node):
     report = verify(as_target(client, "docs"), embedder)
     assert report.failures == 1
     assert report.problems[0].startswith(f"point {point.id}")
+
+
+def test_a_wrong_prefix_is_found_without_a_model(client, embedder):
+    loader = QdrantLoader(client, "docs", embedder, preset="mrl")
+    loader.load(RECORDS)
+    points, _ = client.scroll("docs", limit=100)
+    wrong = np.eye(32, dtype=np.float32)[0].tolist()
+    changed = [models.PointVectors(id=p.id, vector={"prefix": wrong}) for p in points[:40]]
+    client.update_vectors("docs", points=changed)
+    report = verify(as_target(client, "docs"), None)
+    assert report.failures == 40
+    assert "its vector `prefix` is not the beginning of `dense`" in report.problems[0]
+
+
+def test_every_named_vector_is_compared_with_the_text(client, embedder):
+    """Both vectors fit each other, but belong to another text."""
+    QdrantLoader(client, "docs", embedder, preset="mrl").load(RECORDS)
+    point, other = client.scroll("docs", limit=2, with_vectors=True)[0]
+    changed = [models.PointVectors(id=point.id, vector=other.vector)]
+    client.update_vectors("docs", points=changed)
+    report = verify(as_target(client, "docs"), embedder, anew=1000)
+    assert report.failures == 2
+    assert ["`dense`" in problem for problem in report.problems] == [True, False]
+    assert "`prefix`" in report.problems[1]
+
+
+@pytest.mark.parametrize("value", [0.0, 128.0, 255.0])
+def test_uint8_vectors_of_one_value_are_found(client, embedder, value):
+    QdrantLoader(client, "docs", embedder, preset="uint8").load(RECORDS)
+    points, _ = client.scroll("docs", limit=100)
+    half = points[: len(points) // 2]
+    changed = [models.PointVectors(id=p.id, vector=[value] * 64) for p in half]
+    client.update_vectors("docs", points=changed)
+    report = verify(as_target(client, "docs"), None)
+    assert report.failures == len(half)
+    assert "its vector has length" in report.problems[0]
+
+
+@pytest.mark.parametrize("lost", [[0], [2], [1, 2], [0, 1, 2, 3], [0, 2, 3, 5]])
+def test_missing_chunks_are_found(client, embedder, lost):
+    text = " ".join(f"Sentence {n} about mills and their stones." for n in range(30))
+    records = [{"id": name, "text": text} for name in ("a", "b", "c")]
+    loader = QdrantLoader(client, "docs", embedder, chunk_size=100, chunk_overlap=0)
+    chunks = loader.load(records).chunks // 3
+    assert chunks > 8
+    client.delete("docs", [point_id(loader.provenance.namespace, "b", n) for n in lost])
+    report = verify(as_target(client, "docs"), None)
+    runs = [n for n in lost if n + 1 not in lost]
+    assert report.failures == len(runs)
+    assert all("record 'b': chunk" in problem for problem in report.problems)
+    assert any(f"but chunk {runs[0] + 1} is stored" in problem for problem in report.problems)
+    assert sum(map(counted, report.problems)) == len(lost)
+
+
+def counted(problem):
+    """Return the number of chunks that a problem calls missing."""
+    found = re.search(r"chunks? (\d+)(?: to (\d+))? (?:is|are) missing", problem)
+    return int(found[2] or found[1]) - int(found[1]) + 1

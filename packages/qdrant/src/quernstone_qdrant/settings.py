@@ -214,7 +214,7 @@ class CollectionSettings:
         """
         if self.datatype != "uint8":
             return vectors
-        scale = _uint8_scale(vectors.shape[-1])
+        scale = uint8_scale(vectors.shape[-1])
         stored: Float32Array = np.clip(np.rint(vectors * scale) + 128, 0, 255).astype(np.float32)
         return stored
 
@@ -272,7 +272,7 @@ class CollectionSettings:
         return cls(**stored)
 
 
-def _uint8_scale(dimensions: int) -> float:
+def uint8_scale(dimensions: int) -> float:
     """Return the scale of uint8 values. A unit vector's values are about 1/sqrt(dimensions)."""
     return 127 * math.sqrt(dimensions) / _SIGMAS
 

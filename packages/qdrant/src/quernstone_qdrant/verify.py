@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import partial
 
 from quernstone.types import Float32Array
+from quernstone_qdrant.checks.chunks import ChunkSequences
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
-from quernstone_qdrant.documents.layouts import OWN_KEY, Layout, layout_of
+from quernstone_qdrant.checks.vectors import VectorCheck
+from quernstone_qdrant.documents.layouts import OWN_KEY, layout_of
 from quernstone_qdrant.errors import CollectionError
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
 from quernstone_qdrant.retry import Retry
@@ -18,8 +19,6 @@ from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
 
 _MAX_PROBLEMS = 20
-_LENGTH_TOLERANCE = 0.01
-"""Tolerance for the length of a unit vector: float16 storage rounds each number to three digits."""
 _MIN_COSINE = 0.99
 """Minimum cosine between a stored vector and the text embedded again; bfloat16 against float32
 gives 0.999."""
@@ -41,7 +40,8 @@ class Verification:
     """Points that an older version loaded and whose hash does not match, perhaps only because
     Qdrant rounded their floats. They are not failures, but nothing confirms them either."""
     vectors: int
-    """Sampled points whose vectors were checked: names, sizes, lengths, and finite numbers."""
+    """Sampled points whose dense vectors were checked: names, sizes, lengths, finite numbers, and
+    the short vector of an MRL pair against the full one."""
     embedded: int
     """Sampled points whose text was embedded again and compared with the stored vector."""
     least_cosine: float | None
@@ -68,8 +68,8 @@ def verify(
 ) -> Verification:
     """Check a collection against its own metadata, hashes and vectors.
 
-    Reads every payload, in bounded memory. For a random sample it also checks the vectors, and
-    embeds some of the texts again to compare.
+    Reads every payload, in bounded memory, and looks for missing chunks inside documents. For a
+    random sample it also checks the dense vectors, and embeds some of the texts again to compare.
 
     Args:
         target: The collection.
@@ -97,121 +97,124 @@ def verify(
     else:
         expected = Provenance.of(embedder, target.collection)
         provenance = check_provenance(state, target.collection, expected)
-    check = _Check(provenance)
-    store = PointStore(target, provenance.settings, Retry(patience))
-    sampled: list[tuple[StoredPoint, CheckedPayload]] = []
-    rng = random.Random(seed)
-    points = 0
-    for point in store.scroll(None):
-        points += 1
-        if (checked := check.payload(point)) is not None:
-            # Reservoir sampling: each point of the loader is chosen with the same probability.
-            i = len(sampled) if len(sampled) < sample else rng.randrange(check.own)
-            if i < sample:
-                sampled[i : i + 1] = [(point, checked)]
-        if progress is not None and points % _PROGRESS_INTERVAL == 0:
-            progress(points)
-    counted = target.count()
-    if counted != points:
-        check.fail(
-            f"{points:,} points were read, but the target counts {counted:,}: if a load is "
-            "running, verify again after it"
+    check = _Check(target, provenance, patience=patience, sample=sample, seed=seed)
+    check.all_points(progress)
+    check.sampled_vectors(embedder, anew)
+    return check.result()
+
+
+class _Check:
+    def __init__(
+        self, target: Target, provenance: Provenance, *, patience: float, sample: int, seed: int
+    ) -> None:
+        self._target, self._provenance = target, provenance
+        self._retry = Retry(patience)
+        self._store = PointStore(target, provenance.settings, self._retry)
+        self._layout = layout_of(provenance.settings.layout)
+        self._check_payload = PayloadCheck(provenance)
+        self._check_vectors = VectorCheck(provenance)
+        self._size, self._rng = sample, random.Random(seed)
+        self._sample: list[tuple[StoredPoint, CheckedPayload]] = []
+        self._points = self._own = self._rounded = self._unchecked = 0
+        self._embedded = self._failures = 0
+        self._least_cosine: float | None = None
+        self._problems: list[str] = []
+
+    def all_points(self, progress: Callable[[int], None] | None) -> None:
+        """Check what is checked for every point, and draw the sample."""
+        with ChunkSequences(self._provenance.namespace) as sequences:
+            for point in self._store.scroll(None):
+                self._points += 1
+                checked = self._check_payload(point)
+                if checked is not None:
+                    self._count(checked)
+                    self._draw(point, checked)
+                    if checked.identified:
+                        sequences.add(checked.key, checked.number)
+                if progress is not None and self._points % _PROGRESS_INTERVAL == 0:
+                    progress(self._points)
+            for key, numbers in sequences.gaps(self._store):
+                one = len(numbers) == 1
+                runs = (
+                    f"chunk {numbers[0]} is" if one else f"chunks {numbers[0]} to {numbers[-1]} are"
+                )
+                self._fail(f"record {key!r}: {runs} missing, but chunk {numbers.stop} is stored")
+        counted = self._retry.call(self._target.count)
+        if counted != self._points:
+            self._fail(
+                f"{self._points:,} points were read, but the target counts {counted:,}: if a load "
+                "is running, verify again after it"
+            )
+
+    def sampled_vectors(self, embedder: TextEmbedder | None, anew: int) -> None:
+        """Check the dense vectors of the sample, and embed some of its texts again."""
+        self._rng.shuffle(self._sample)
+        valid: list[tuple[StoredPoint, Mapping[str, Float32Array]]] = []
+        for point, checked in self._sample:
+            vectors = self._retry.call(partial(_vectors_of, self._target, point.id))
+            problems = self._check_vectors.problems(vectors)
+            for problem in problems:
+                self._fail(f"{checked.name}: {problem}")
+            if not problems and (checked.content or checked.unchecked):
+                valid.append((point, vectors))
+        if embedder is not None and valid[:anew]:
+            self._embed_again(embedder, valid[:anew])
+
+    def result(self) -> Verification:
+        """Return the figures and problems so far."""
+        return Verification(
+            collection=self._target.collection,
+            points=self._points,
+            foreign=self._points - self._own,
+            rounded=self._rounded,
+            unchecked=self._unchecked,
+            vectors=len(self._sample),
+            embedded=self._embedded,
+            least_cosine=self._least_cosine,
+            failures=self._failures,
+            problems=tuple(self._problems),
         )
-    rng.shuffle(sampled)
-    vectors = {point.id: _vectors_of(target, point.id) for point, _ in sampled}
-    valid = [
-        point
-        for point, checked in sampled
-        if check.vectors(point.id, vectors[point.id])
-        and (checked.content is not None or checked.unchecked)
-    ]
-    if embedder is not None:
-        check.embed_again(embedder, valid[:anew], vectors)
-    return Verification(
-        collection=target.collection,
-        points=points,
-        foreign=points - check.own,
-        rounded=check.rounded,
-        unchecked=check.unchecked,
-        vectors=len(sampled),
-        embedded=check.embedded,
-        least_cosine=check.least_cosine,
-        failures=check.failures,
-        problems=tuple(check.problems),
-    )
+
+    def _fail(self, problem: str) -> None:
+        self._failures += 1
+        if len(self._problems) < _MAX_PROBLEMS:
+            self._problems.append(problem)
+
+    def _count(self, checked: CheckedPayload) -> None:
+        self._own += 1
+        self._rounded += checked.rounded
+        self._unchecked += checked.unchecked
+        for problem in checked.problems:
+            self._fail(f"{checked.name}: {problem}")
+
+    def _draw(self, point: StoredPoint, checked: CheckedPayload) -> None:
+        """Choose each point of the loader with the same probability (reservoir sampling)."""
+        i = len(self._sample)
+        if i >= self._size:
+            i = self._rng.randrange(self._own)
+        if i < self._size:
+            self._sample[i : i + 1] = [(point, checked)]
+
+    def _embed_again(
+        self, embedder: TextEmbedder, points: list[tuple[StoredPoint, Mapping[str, Float32Array]]]
+    ) -> None:
+        """Embed texts again and compare the result with the stored vectors."""
+        texts = [self._layout.read(point.payload).text for point, _ in points]
+        embeddings = embedder.embed_documents(texts)
+        for (point, vectors), embedding, text in zip(points, embeddings, texts, strict=True):
+            self._embedded += 1
+            for name, cosine in self._check_vectors.cosines(vectors, embedding, text).items():
+                least = self._least_cosine
+                self._least_cosine = cosine if least is None else min(cosine, least)
+                if cosine < _MIN_COSINE:
+                    label = f"the stored vector{f' `{name}`' if name else ''}"
+                    self._fail(
+                        f"point {point.id}: its text embedded again has a cosine of {cosine:.3f} "
+                        f"to {label} (at least {_MIN_COSINE} expected): another model computed "
+                        "the vector, or the text was changed"
+                    )
 
 
 def _vectors_of(target: Target, point: str) -> Mapping[str, Float32Array]:
     found = next(target.scroll([OWN_KEY], with_vectors=True, batch=1, start=point), None)
     return found.vectors if found is not None and found.id == point else {}
-
-
-class _Check:
-    def __init__(self, provenance: Provenance) -> None:
-        self._provenance = provenance
-        self._layout: Layout = layout_of(provenance.settings.layout)
-        self._check_payload = PayloadCheck(provenance)
-        self.own = self.failures = self.embedded = self.rounded = self.unchecked = 0
-        self.least_cosine: float | None = None
-        self.problems: list[str] = []
-
-    def fail(self, problem: str) -> None:
-        self.failures += 1
-        if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(problem)
-
-    def payload(self, point: StoredPoint) -> CheckedPayload | None:
-        """Check a payload; return None if no loader wrote the point."""
-        checked = self._check_payload(point)
-        if checked is None:
-            return None
-        self.own += 1
-        self.rounded += checked.rounded
-        self.unchecked += checked.unchecked
-        for problem in checked.problems:
-            self.fail(f"{checked.name}: {problem}")
-        return checked
-
-    def vectors(self, point: str, vectors: Mapping[str, Float32Array]) -> bool:
-        """Check the vectors of a point against the settings; return True if all are valid."""
-        before = self.failures
-        for name, expected in self._provenance.settings.vectors(
-            self._provenance.dimensions
-        ).items():
-            label = f"point {point}: its vector" + (f" `{name}`" if name else "")
-            vector = vectors.get(name)
-            if vector is None:
-                self.fail(f"{label} is missing")
-            elif vector.shape != (expected.size,):
-                self.fail(f"{label} has {vector.size} numbers instead of {expected.size}")
-            elif not np.isfinite(vector).all():
-                self.fail(f"{label} contains NaN or infinity")
-            elif expected.distance == "Cosine":
-                length = float(np.linalg.norm(vector))
-                if abs(length - 1) > _LENGTH_TOLERANCE:
-                    self.fail(f"{label} has length {length:.3f} instead of 1")
-        return self.failures == before
-
-    def embed_again(
-        self,
-        embedder: TextEmbedder,
-        points: list[StoredPoint],
-        vectors: Mapping[str, Mapping[str, Float32Array]],
-    ) -> None:
-        """Embed texts again and compare the result with the stored vectors."""
-        if not points:
-            return
-        settings = self._provenance.settings
-        texts = [self._layout.read(point.payload).text for point in points]
-        for point, vector in zip(points, embedder.embed_documents(texts), strict=True):
-            cosine = settings.cosine(vector, vectors[point.id][settings.vector])
-            self.embedded += 1
-            self.least_cosine = (
-                cosine if self.least_cosine is None else min(cosine, self.least_cosine)
-            )
-            if cosine < _MIN_COSINE:
-                self.fail(
-                    f"point {point.id}: its text embedded again has a cosine of {cosine:.3f} to "
-                    f"the stored vector (at least {_MIN_COSINE} expected): another model computed "
-                    "the vector, or the text was changed"
-                )

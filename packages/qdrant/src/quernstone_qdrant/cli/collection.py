@@ -81,8 +81,8 @@ def verify(
 ) -> None:
     """Check that a collection matches its own records; exit with code 1 if not.
 
-    Counts the points, recomputes the id and the hash of every payload, checks a sample of the
-    vectors (size, length 1, finite), and embeds some of the texts again.
+    Counts the points, recomputes the id and the hash of every payload, looks for missing chunks,
+    checks the dense vectors of a sample, and embeds some of its texts again.
     """
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.verify import verify as check

@@ -46,6 +46,13 @@ class SeenHashes:
         position = int(np.searchsorted(bucket, key)[0])
         return position < len(bucket) and bool(bucket[position] == key[0])
 
+    def __le__(self, other: SeenHashes) -> bool:
+        """Return True if `other` contains every hash of this set."""
+        return all(
+            np.isin(self._bucket(number), other._bucket(number), kind="sort").all()
+            for number in range(_BUCKETS)
+        )
+
     def _bucket(self, number: int) -> npt.NDArray[np.bytes_]:
         bucket = self._sorted.get(number)
         if bucket is None:
