@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from tests.qdrant.conftest import WordEmbedder
 
-from quernstone_qdrant import CollectionError, ProvenanceError, QdrantLoader, Record
+from quernstone_qdrant import CollectionError, EdgeTarget, ProvenanceError, QdrantLoader, Record
+from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.documents.points import point_id
 from quernstone_qdrant.targets import as_target
@@ -363,3 +364,26 @@ def counted(problem):
     """Return the number of chunks that a problem calls missing."""
     found = re.search(r"chunks? (\d+)(?: to (\d+))? (?:is|are) missing", problem)
     return int(found[2] or found[1]) - int(found[1]) + 1
+
+
+@pytest.mark.parametrize("place", ["embedded", "edge"])
+def test_wrong_bm25_vectors_are_found(tmp_path, embedder, place):
+    client = QdrantClient(":memory:")
+    target = as_target(client, "docs") if place == "embedded" else EdgeTarget(tmp_path, "docs")
+    loader = QdrantLoader(target, "docs", embedder, hybrid=True)
+    records = [{"id": f"d{n}", "text": f"The mill number {n} grinds rye."} for n in range(30)]
+    records.append({"id": "stop", "text": "the of and"})
+    loader.load(records)
+    report = verify(target, embedder)
+    assert report.passed, report.problems
+    assert (report.points, report.bm25) == (31, 31)
+
+    wrong = Bm25Text("The mill number 8 grinds rye.", "english")
+    ids = [point_id(loader.provenance.namespace, f"d{n}", 0) for n in (3, 5)]
+    dense = embedder.embed_documents([f"The mill number {n} grinds rye." for n in (3, 5)])
+    payloads = {p.id: p.payload for p in target.scroll(None)}
+    target.upsert(ids, [payloads[i] for i in ids], {"": dense, "bm25": [wrong, wrong]})
+    report = verify(target, embedder, sample=1000)
+    assert report.failures == 2
+    assert all("its vector `bm25` is not that of its text" in p for p in report.problems)
+    target.close()

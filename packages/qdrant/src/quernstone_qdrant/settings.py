@@ -203,8 +203,12 @@ class CollectionSettings:
         if isinstance(self.prefix, int):
             rows[PREFIX] = unit_prefix(embeddings, self.prefix)
         if self.bm25 == "sparse":
-            rows[BM25] = [Bm25Text(text, self.language) for text in texts]
+            rows[BM25] = [self.bm25_text(text) for text in texts]
         return rows
+
+    def bm25_text(self, text: str) -> Bm25Text:
+        """Return a document or a query with what BM25 has to know about the collection."""
+        return Bm25Text(text, self.language)
 
     def encode(self, vectors: Float32Array) -> Float32Array:
         """Convert unit vectors to the values that the full vector stores.

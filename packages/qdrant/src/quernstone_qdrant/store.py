@@ -57,15 +57,23 @@ class PointStore:
         """
         return self._retry.call(lambda: self._target.payloads(ids, [OWN_KEY])) if ids else {}
 
-    def scroll(self, fields: Sequence[str] | None, *, batch: int = 1000) -> Iterator[StoredPoint]:
-        """Yield all points in the order of their ids, with the payload `fields` (None: all).
+    def scroll(
+        self,
+        fields: Sequence[str] | None,
+        *,
+        batch: int = 1000,
+        with_vectors: bool | Sequence[str] = False,
+    ) -> Iterator[StoredPoint]:
+        """Yield all points in the order of their ids; see `Target.scroll`.
 
         Raises:
             TargetError: The points cannot be read.
         """
         start: str | None = None
         while True:
-            pages = partial(self._target.scroll, fields, batch=batch, start=start)
+            pages = partial(
+                self._target.scroll, fields, batch=batch, with_vectors=with_vectors, start=start
+            )
             page = self._retry.call(lambda pages=pages: list(islice(pages(), batch)))  # type: ignore[misc]
             yield from (point for point in page if point.id != start)
             if len(page) < batch:

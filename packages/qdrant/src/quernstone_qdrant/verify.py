@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from quernstone.types import Float32Array
+from quernstone_qdrant.checks.bm25 import is_bm25_of
 from quernstone_qdrant.checks.chunks import ChunkSequences
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
 from quernstone_qdrant.checks.vectors import VectorCheck
@@ -15,6 +16,7 @@ from quernstone_qdrant.documents.layouts import OWN_KEY, layout_of
 from quernstone_qdrant.errors import CollectionError
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
 from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.settings import BM25
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
 
@@ -42,6 +44,8 @@ class Verification:
     vectors: int
     """Sampled points whose dense vectors were checked: names, sizes, lengths, finite numbers, and
     the short vector of an MRL pair against the full one."""
+    bm25: int = 0
+    """Points whose BM25 vector was computed again and compared; 0 without sparse vectors."""
     embedded: int
     """Sampled points whose text was embedded again and compared with the stored vector."""
     least_cosine: float | None
@@ -68,8 +72,9 @@ def verify(
 ) -> Verification:
     """Check a collection against its own metadata, hashes and vectors.
 
-    Reads every payload, in bounded memory, and looks for missing chunks inside documents. For a
-    random sample it also checks the dense vectors, and embeds some of the texts again to compare.
+    Reads every payload, in bounded memory, looks for missing chunks inside documents, and computes
+    all BM25 vectors again. For a random sample it also checks the dense vectors, and embeds some of
+    the texts again to compare.
 
     Args:
         target: The collection.
@@ -108,6 +113,7 @@ class _Check:
         self, target: Target, provenance: Provenance, *, patience: float, sample: int, seed: int
     ) -> None:
         self._target, self._provenance = target, provenance
+        self._settings = provenance.settings
         self._retry = Retry(patience)
         self._store = PointStore(target, provenance.settings, self._retry)
         self._layout = layout_of(provenance.settings.layout)
@@ -116,19 +122,22 @@ class _Check:
         self._size, self._rng = sample, random.Random(seed)
         self._sample: list[tuple[StoredPoint, CheckedPayload]] = []
         self._points = self._own = self._rounded = self._unchecked = 0
-        self._embedded = self._failures = 0
+        self._bm25 = self._embedded = self._failures = 0
         self._least_cosine: float | None = None
         self._problems: list[str] = []
 
     def all_points(self, progress: Callable[[int], None] | None) -> None:
         """Check what is checked for every point, and draw the sample."""
+        names = [BM25] if self._settings.bm25 == "sparse" else False
         with ChunkSequences(self._provenance.namespace) as sequences:
-            for point in self._store.scroll(None):
+            for point in self._store.scroll(None, with_vectors=names):
                 self._points += 1
                 checked = self._check_payload(point)
                 if checked is not None:
                     self._count(checked)
                     self._draw(point, checked)
+                    if names and checked.content is not None:
+                        self._compare_bm25(point, checked, checked.content.text)
                     if checked.identified:
                         sequences.add(checked.key, checked.number)
                 if progress is not None and self._points % _PROGRESS_INTERVAL == 0:
@@ -169,6 +178,7 @@ class _Check:
             rounded=self._rounded,
             unchecked=self._unchecked,
             vectors=len(self._sample),
+            bm25=self._bm25,
             embedded=self._embedded,
             least_cosine=self._least_cosine,
             failures=self._failures,
@@ -186,6 +196,11 @@ class _Check:
         self._unchecked += checked.unchecked
         for problem in checked.problems:
             self._fail(f"{checked.name}: {problem}")
+
+    def _compare_bm25(self, point: StoredPoint, checked: CheckedPayload, text: str) -> None:
+        self._bm25 += 1
+        if not is_bm25_of(text, point.sparse.get(BM25), self._settings):
+            self._fail(f"{checked.name}: its vector `{BM25}` is not that of its text")
 
     def _draw(self, point: StoredPoint, checked: CheckedPayload) -> None:
         """Choose each point of the loader with the same probability (reservoir sampling)."""

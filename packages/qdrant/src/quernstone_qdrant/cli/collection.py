@@ -81,8 +81,8 @@ def verify(
 ) -> None:
     """Check that a collection matches its own records; exit with code 1 if not.
 
-    Counts the points, recomputes the id and the hash of every payload, looks for missing chunks,
-    checks the dense vectors of a sample, and embeds some of its texts again.
+    Counts the points, recomputes the id, the hash and the BM25 vector of every point, looks for
+    missing chunks, checks the dense vectors of a sample, and embeds some of its texts again.
     """
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.verify import verify as check
@@ -173,6 +173,8 @@ def _print(report: Verification) -> None:
         f"{report.collection}: {report.points:,} points read, {report.vectors:,} vectors checked, "
         f"{report.embedded:,} texts embedded again{cosine}"
     )
+    if report.bm25:
+        typer.echo(f"  {report.bm25:,} BM25 vectors computed again")
     if report.foreign:
         typer.echo(f"  {report.foreign:,} points were written by another program")
     if report.rounded:

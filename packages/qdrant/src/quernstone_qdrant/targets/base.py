@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
-from quernstone_qdrant.documents.bm25 import Bm25Text
+from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class StoredPoint:
     """Requested fields that the point has."""
     vectors: Mapping[str, Float32Array] = field(default_factory=dict)
     """Dense vectors by name, if requested. Shape of each: (dimensions,)"""
+    sparse: Mapping[str, SparseVector] = field(default_factory=dict)
+    """Sparse vectors by name, if requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +208,7 @@ class Target(Protocol):
         self,
         fields: Sequence[str] | None,
         *,
-        with_vectors: bool = False,
+        with_vectors: bool | Sequence[str] = False,
         batch: int = 256,
         where: Filter | None = None,
         start: str | None = None,
@@ -215,7 +217,7 @@ class Target(Protocol):
 
         Args:
             fields: Payload fields to read; None: all.
-            with_vectors: Also read the dense vectors.
+            with_vectors: Also read the vectors: all of them, or those with these names.
             batch: Maximum number of points per request.
             where: Filter; None: all points.
             start: First id to read; None: start at the beginning.

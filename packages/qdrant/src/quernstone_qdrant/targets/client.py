@@ -15,6 +15,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import CollectionNotFoundError, TargetError, TransientError
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
@@ -205,7 +206,7 @@ class ClientTarget:
         self,
         fields: Sequence[str] | None,
         *,
-        with_vectors: bool = False,
+        with_vectors: bool | Sequence[str] = False,
         batch: int = 256,
         where: models.Filter | None = None,
         start: str | None = None,
@@ -224,7 +225,10 @@ class ClientTarget:
                 )
             for record in found:
                 yield StoredPoint(
-                    id=str(record.id), payload=record.payload or {}, vectors=_vectors(record.vector)
+                    id=str(record.id),
+                    payload=record.payload or {},
+                    vectors=_vectors(record.vector),
+                    sparse=_sparse(record.vector),
                 )
             if offset is None:
                 return
@@ -320,5 +324,14 @@ def _vectors(stored: Any) -> dict[str, Any]:
     return {
         name: np.asarray(vector, dtype=np.float32)
         for name, vector in named.items()
-        if isinstance(vector, list)  # skip sparse vectors: every write recomputes them
+        if isinstance(vector, list)
+    }
+
+
+def _sparse(stored: Any) -> dict[str, SparseVector]:
+    named = stored if isinstance(stored, dict) else {}
+    return {
+        name: SparseVector(vector.indices, vector.values)
+        for name, vector in named.items()
+        if hasattr(vector, "indices")
     }

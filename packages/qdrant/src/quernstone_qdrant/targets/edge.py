@@ -31,6 +31,7 @@ import orjson
 import qdrant_edge as edge
 
 from quernstone.errors import ConfigError, QuernstoneError
+from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError, TargetError
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
@@ -180,7 +181,7 @@ class EdgeTarget:
         self,
         fields: Sequence[str] | None,
         *,
-        with_vectors: bool = False,
+        with_vectors: bool | Sequence[str] = False,
         batch: int = 256,
         where: Filter | None = None,
         start: str | None = None,
@@ -196,12 +197,17 @@ class EdgeTarget:
                         limit=batch,
                         filter=condition,
                         with_payload=True if fields is None else _selector(fields),
-                        with_vector=with_vectors,
+                        with_vector=with_vectors
+                        if isinstance(with_vectors, bool)
+                        else list(with_vectors),
                     )
                 )
             for record in found:
                 yield StoredPoint(
-                    id=str(record.id), payload=record.payload or {}, vectors=_dense(record.vector)
+                    id=str(record.id),
+                    payload=record.payload or {},
+                    vectors=_dense(record.vector),
+                    sparse=_sparse(record.vector),
                 )
             if offset is None:
                 return
@@ -358,7 +364,16 @@ def _dense(stored: Any) -> dict[str, Any]:
     return {
         name: np.asarray(vector, dtype=np.float32)
         for name, vector in named.items()
-        if isinstance(vector, list)  # skip sparse vectors: every write recomputes them
+        if isinstance(vector, list)
+    }
+
+
+def _sparse(stored: Any) -> dict[str, SparseVector]:
+    named = stored if isinstance(stored, dict) else {}
+    return {
+        name: SparseVector(vector.indices, vector.values)
+        for name, vector in named.items()
+        if hasattr(vector, "indices")
     }
 
 
