@@ -119,7 +119,7 @@ def bm25_scores(query, encode, records=RECORDS):
     """BM25 of all records that share a term, best first: sum of IDF times the stored weight."""
     rows = [encode(record["text"]) for record in records]
     scores = {}
-    for term in dict.fromkeys(bm25.encode_query(bm25.Bm25Text(query, "english")).indices):
+    for term in dict.fromkeys(bm25.encode_query(bm25.Bm25Text(query, "english", 2)).indices):
         holders = [i for i, row in enumerate(rows) if term in row]
         idf = np.log((len(rows) - len(holders) + 0.5) / (len(holders) + 0.5) + 1)
         for i in holders:
@@ -129,7 +129,7 @@ def bm25_scores(query, encode, records=RECORDS):
 
 
 def sparse_row(text):
-    row = bm25.encode_document(bm25.Bm25Text(text, "english"))
+    row = bm25.encode_document(bm25.Bm25Text(text, "english", 2))
     return dict(zip(row.indices, row.values, strict=True))
 
 
@@ -197,7 +197,7 @@ def test_a_text_of_stop_words_is_stored_and_such_a_query_searches_by_meaning(loa
 
 def test_every_language_has_an_encoder():
     for language in bm25.LANGUAGES:
-        assert len(bm25.encode_query(bm25.Bm25Text("E-4711", language)).indices) > 0
+        assert len(bm25.encode_query(bm25.Bm25Text("E-4711", language, 2)).indices) > 0
 
 
 def test_an_unknown_language_makes_no_collection(client, load):

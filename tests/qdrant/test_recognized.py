@@ -24,6 +24,8 @@ from tests.qdrant.fixtures.make_collections import (
 )
 
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
+from quernstone_qdrant.documents.bm25 import Bm25Text, encode_document
+from quernstone_qdrant.settings import BM25
 from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.verify import verify
 
@@ -118,6 +120,28 @@ def test_it_can_be_searched(unpacked, tiny, name, kind):
         assert (hits[0].fused_score is not None) == (kind == "hybrid")
     filtered = searcher.search("sacks", limit=3, query_filter={"month": 4})
     assert [hit.key for hit in filtered] == ["note-4"]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_old_collection_keeps_its_bm25_rule(unpacked, tiny, monkeypatch, name):
+    target = unpacked(name, "hybrid")
+    searcher = QdrantSearcher(target, "hybrid", tiny)
+    assert searcher.provenance.settings.bm25_rule == 1
+    asked, query = [], target.query
+    monkeypatch.setattr(target, "query", lambda request: asked.append(request) or query(request))
+    # the whole text is one term of this rule
+    assert searcher.search("石磨把谷物磨成面粉", limit=1)[0].key == "chinese"
+    assert asked[0].bm25.query == Bm25Text("石磨把谷物磨成面粉", "english", 1)
+    loader = QdrantLoader(target, "hybrid", tiny, hybrid=True)
+    report = loader.load([{"id": "more", "text": "水磨转动石头。"}])
+    assert report.embedded == 1
+    if name == "embedded":
+        for point in target.client.scroll("hybrid", limit=200, with_vectors=[BM25])[0]:
+            stored = point.vector[BM25]
+            made = encode_document(Bm25Text(point.payload["page_content"], "english", 1))
+            assert dict(zip(stored.indices, stored.values, strict=True)) == pytest.approx(
+                dict(zip(made.indices, made.values, strict=True)), rel=1e-6
+            )
 
 
 @pytest.mark.parametrize("name", TARGETS)

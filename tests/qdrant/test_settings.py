@@ -56,7 +56,7 @@ def test_rows_of_a_hybrid_pair():
     np.testing.assert_allclose(
         rows[PREFIX], cut / np.linalg.norm(cut, axis=1, keepdims=True), rtol=1e-6
     )
-    assert rows[BM25] == [Bm25Text("eins", "german"), Bm25Text("zwei", "german")]
+    assert rows[BM25] == [Bm25Text("eins", "german", 2), Bm25Text("zwei", "german", 2)]
     with pytest.raises(ValueError, match="2 embeddings for 1 texts"):
         settings.rows(embeddings, ["eins"])
 
@@ -97,7 +97,21 @@ def test_fields_follow_the_layout():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_settings_survive_the_metadata(preset):
     settings = dataclasses.replace(PRESETS[preset], indexes={"year": "integer"}, bm25="sparse")
+    settings = settings.resolved(256)
     assert CollectionSettings.from_json(settings.to_json()) == settings
+
+
+def test_a_collection_keeps_its_bm25_rule():
+    new = CollectionSettings(bm25="auto").resolved(64)
+    assert new.to_json() == {"bm25": "sparse", "bm25_rule": 2}
+    old = CollectionSettings.from_json({"bm25": "sparse"})  # as version 0.1.0 wrote it
+    assert (old.bm25_rule, old.bm25_text("mill").rule) == (1, 1)
+    assert CollectionSettings.from_json(old.to_json()) == old
+    assert CollectionSettings(bm25="auto").differences(old) == []
+    other = CollectionSettings(bm25="sparse", bm25_rule=2)
+    assert other.differences(old) == [("bm25_rule", 1, 2)]
+    for without in (CollectionSettings(), CollectionSettings(bm25="text")):
+        assert "bm25_rule" not in without.resolved(64).to_json()
 
 
 def test_the_metadata_holds_what_is_not_the_default():
@@ -119,6 +133,8 @@ def test_the_metadata_holds_what_is_not_the_default():
         ({"layout": "flat"}, "`layout` is 'flat'; it must be one of universal"),
         ({"bm25": "yes"}, "`bm25` is 'yes'; it must be one of auto, sparse, text"),
         ({"bm25": "text", "layout": "llamaindex"}, "layout 'llamaindex' has no text field"),
+        ({"bm25_rule": 3}, "`bm25_rule` is 3; it must be one of auto, 1, 2"),
+        ({"bm25": "text", "bm25_rule": 1}, "`bm25_rule` is 1 and `bm25` is 'text'"),
         ({"indexes": {"year": "number"}}, r"`indexes\['year'\]` is 'number'"),
     ],
 )

@@ -378,7 +378,7 @@ def test_wrong_bm25_vectors_are_found(tmp_path, embedder, place):
     assert report.passed, report.problems
     assert (report.points, report.bm25) == (31, 31)
 
-    wrong = Bm25Text("The mill number 8 grinds rye.", "english")
+    wrong = Bm25Text("The mill number 8 grinds rye.", "english", 2)
     ids = [point_id(loader.provenance.namespace, f"d{n}", 0) for n in (3, 5)]
     dense = embedder.embed_documents([f"The mill number {n} grinds rye." for n in (3, 5)])
     payloads = {p.id: p.payload for p in target.scroll(None)}

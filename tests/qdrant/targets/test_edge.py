@@ -236,7 +236,7 @@ def test_hybrid_ranks_are_fused(target, embedder, bm25):
     words = Bm25Stage(
         using="bm25" if bm25 == "sparse" else "page_content",
         sparse=bm25 == "sparse",
-        query=Bm25Text("foxes number 3", "english"),
+        query=Bm25Text("foxes number 3", "english", 2),
     )
     vector = embedder.embed_query("the quick brown fox number 3")
     request = SearchRequest(vector=vector, limit=9, bm25=words, depth=9, rrf_k=60)

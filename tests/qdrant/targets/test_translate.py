@@ -164,7 +164,7 @@ def test_everything_else_that_settings_say(load):
 def test_a_server_gets_bm25_vectors(load):
     settings = CollectionSettings(bm25="auto", language="german")
     server, searcher = load(settings)
-    made = encode_document(Bm25Text("A quern grinds.", "german"))
+    made = encode_document(Bm25Text("A quern grinds.", "german", 2))
     assert server.created["sparse_vectors"] == {"bm25": {"modifier": "idf"}}
     (sent,) = server.points["batch"]["vectors"]["bm25"]
     assert (sent["indices"], sent["values"]) == (made.indices, made.values)
@@ -176,7 +176,7 @@ def test_a_server_gets_bm25_vectors(load):
     dense, words = search["prefetch"]
     assert (dense["limit"], dense["filter"], len(dense["query"])) == (50, where, 64)
     assert (words["limit"], words["filter"], words["using"]) == (50, where, "bm25")
-    query = encode_query(Bm25Text("quern", "german"))
+    query = encode_query(Bm25Text("quern", "german", 2))
     assert words["query"] == {"indices": query.indices, "values": [1.0]}
     assert search["query"] == {"rrf": {"k": 60}}
     assert (search["limit"], search["filter"], search["with_vector"]) == (5, where, [""])
@@ -241,7 +241,7 @@ def test_grpc_can_say_it_too(preset, bm25):
     stage = Bm25Stage(
         using="bm25" if bm25 == "sparse" else "page_content",
         sparse=bm25 == "sparse",
-        query=Bm25Text("mill", "german"),
+        query=Bm25Text("mill", "german", 2),
     )
     vector = np.ones(256, np.float32)
     request = SearchRequest(vector=vector, limit=5, bm25=stage, depth=20, oversampling=2.0)

@@ -12,7 +12,6 @@ from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, RankedDocument, unit_prefix
-from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import layout_of
 from quernstone_qdrant.filters import FieldValue, metadata_filter
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
@@ -264,7 +263,7 @@ class QdrantSearcher:
             bm25 = Bm25Stage(
                 using=BM25 if sparse else settings.text_field,
                 sparse=sparse,
-                query=Bm25Text(search.query, settings.language),
+                query=settings.bm25_text(search.query),
             )
         return SearchRequest(
             vector=settings.encode(vector),

@@ -11,7 +11,7 @@ import numpy as np
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, unit_prefix
-from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text
+from quernstone_qdrant.documents.bm25 import LANGUAGES, NEWEST_RULE, Bm25Rule, Bm25Text
 from quernstone_qdrant.documents.layouts import KEY_FIELD, LayoutName, layout_of
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
@@ -82,6 +82,9 @@ class CollectionSettings:
     (Qdrant 1.20 or newer). `auto`: `sparse` in a new collection. None: no BM25."""
     language: str = "english"
     """Language of the stop words and the stemmer of BM25: one of `LANGUAGES`."""
+    bm25_rule: Bm25Rule | Literal["auto"] = "auto"
+    """Rule by which sparse BM25 vectors split texts into terms; see `documents/bm25.py`. `auto`:
+    the newest for a new collection. 1: a server's own, for programs that let it encode queries."""
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
     """Types of the metadata fields to index for filters. Created before the first point."""
     m: int | None = None
@@ -118,7 +121,13 @@ class CollectionSettings:
             ("bm25", self.bm25, Lexical),
         ):
             _check_choice(name, value, get_args(known))
+        _check_choice("bm25_rule", self.bm25_rule, ["auto", *get_args(Bm25Rule)])
         _check_choice("language", self.language, LANGUAGES)
+        if self.bm25 == "text" and self.bm25_rule != "auto":
+            raise ConfigError(
+                f"`bm25_rule` is {self.bm25_rule} and `bm25` is 'text': a text index splits texts "
+                "by Qdrant's own rule; use `bm25='sparse'`, or leave `bm25_rule` out"
+            )
         for name, kind in self.indexes.items():
             _check_choice(f"indexes[{name!r}]", kind, get_args(FieldType))
 
@@ -131,7 +140,7 @@ class CollectionSettings:
         Raises:
             ConfigError: The short vector is not shorter than the full one.
         """
-        prefix, bm25 = self.prefix, self.bm25
+        prefix, bm25, rule = self.prefix, self.bm25, self.bm25_rule
         if prefix == "auto":
             prefix = max(dimensions // 4, _MIN_PREFIX)
         if prefix is not None and prefix >= dimensions:
@@ -140,7 +149,9 @@ class CollectionSettings:
             )
         if bm25 == "auto":
             bm25 = "sparse"
-        return replace(self, prefix=prefix, bm25=bm25)
+        if bm25 == "sparse" and rule == "auto":
+            rule = NEWEST_RULE
+        return replace(self, prefix=prefix, bm25=bm25, bm25_rule=rule)
 
     def vectors(self, dimensions: int) -> Mapping[str, VectorSettings]:
         """Return the dense vectors of a point by name, for embeddings of size `dimensions`."""
@@ -208,7 +219,8 @@ class CollectionSettings:
 
     def bm25_text(self, text: str) -> Bm25Text:
         """Return a document or a query with what BM25 has to know about the collection."""
-        return Bm25Text(text, self.language)
+        rule = NEWEST_RULE if self.bm25_rule == "auto" else self.bm25_rule
+        return Bm25Text(text, self.language, rule)
 
     def encode(self, vectors: Float32Array) -> Float32Array:
         """Convert unit vectors to the values that the full vector stores.
@@ -273,6 +285,8 @@ class CollectionSettings:
                 f"the collection has unknown settings ({', '.join(unknown)}), because a newer "
                 "version of quernstone-qdrant created it; upgrade quernstone-qdrant"
             )
+        if stored.get("bm25") == "sparse":  # version 0.1.0 had rule 1 and did not record it
+            stored = {"bm25_rule": 1, **stored}
         return cls(**stored)
 
 
@@ -281,9 +295,9 @@ def uint8_scale(dimensions: int) -> float:
     return 127 * math.sqrt(dimensions) / _SIGMAS
 
 
-def _check_choice(name: str, value: str | None, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: object, known: Sequence[object]) -> None:
     if value is not None and value not in known:
-        raise ConfigError(f"`{name}` is {value!r}; it must be one of {', '.join(known)}")
+        raise ConfigError(f"`{name}` is {value!r}; it must be one of {', '.join(map(str, known))}")
 
 
 PRESETS: Mapping[Preset, CollectionSettings] = {
