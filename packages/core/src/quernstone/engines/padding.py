@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from quernstone.types import Encoded, TokenArray
-
-Int64Array = npt.NDArray[np.int64]
 
 
 def whole_ids(sequence: Encoded) -> TokenArray:
@@ -30,15 +31,16 @@ def padded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[i
     return batches
 
 
-def pad_left(sequences: Sequence[TokenArray], pad_id: int) -> tuple[Int64Array, Int64Array]:
-    """Pad on the left, like the model cards. Return token ids and attention mask.
+def pad_left(
+    sequences: Sequence[TokenArray], pad_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Pad on the left, like the model cards. Return the inputs of a model of transformers.
 
-    Both have the shape (sequences, tokens of the longest).
+    The shape of both is (sequences, tokens of the longest).
     """
-    longest = max(map(len, sequences))
-    ids = np.full((len(sequences), longest), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, longest - len(sequence) :] = sequence
-        mask[row, longest - len(sequence) :] = 1
-    return ids, mask
+    ids = [torch.from_numpy(sequence).long() for sequence in sequences]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    return {
+        "input_ids": pad(ids, padding_value=pad_id).to(device),
+        "attention_mask": pad([torch.ones_like(each) for each in ids]).to(device),
+    }

@@ -107,10 +107,8 @@ class SentenceTransformersEngine:
 
     def _run_ids(self, model: Any, sequences: Sequence[TokenArray], pad_id: int) -> Float32Array:
         """Run the library's modules on our token ids."""
-        ids, mask = pad_left(sequences, pad_id)
         features: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids).to(model.device),
-            "attention_mask": torch.from_numpy(mask).to(model.device),
+            **pad_left(sequences, pad_id, model.device),
             # If its tokenizer has a chat template, the model only supports messages.
             "modality": "text" if "text" in model[0].modality_config else "message",
         }

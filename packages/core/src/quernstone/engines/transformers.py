@@ -70,15 +70,11 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
     def _forward(self, model: Any, sequences: Sequence[TokenArray]) -> Float32Array:
-        ids, mask = pad_left(sequences, self._pad_id)
-        inputs = {
-            "input_ids": torch.from_numpy(ids).to(self._device),
-            "attention_mask": torch.from_numpy(mask).to(self._device),
-            "use_cache": False,
-        }
+        inputs = pad_left(sequences, self._pad_id, self._device)
         if self._yes_no is None:
-            rows = model(**inputs).last_hidden_state[:, -1]
+            rows = model(**inputs, use_cache=False).last_hidden_state[:, -1]
         else:
-            rows = model(**inputs, logits_to_keep=1).logits[:, -1, self._yes_no]
+            out = model(**inputs, use_cache=False, logits_to_keep=1)
+            rows = out.logits[:, -1, self._yes_no]
         result: Float32Array = rows.float().cpu().numpy()
         return result
