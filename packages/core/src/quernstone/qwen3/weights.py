@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,6 +29,8 @@ from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import Linear
+
+_Shape = tuple[int, ...]
 
 
 def load_qwen3(
@@ -58,7 +60,7 @@ def load_qwen3(
     with ExitStack() as stack:
         tensors = _Tensors(folder, stack, device, dtype)
         head_stored = bool(head_rows) and not config.tie_word_embeddings
-        _check(folder, tensors, _expected_shapes(config, with_head=head_stored))
+        _check(folder, tensors.shapes(), _expected_shapes(config, with_head=head_stored))
         build = _Builder(tensors, config, rounding, elementwise)
         embed_tokens = tensors.read("embed_tokens.weight")
         last = config.num_hidden_layers - 1
@@ -95,15 +97,11 @@ class _Tensors:
                 raise ModelLoadError(f"`{path}` cannot be read as safetensors: {error}") from error
             self._stored.update({name.removeprefix("model."): (file, name) for name in names})
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._stored
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        file, stored_name = self._stored[name]
-        return tuple(file.get_slice(stored_name).get_shape())
+    def shapes(self) -> dict[str, _Shape]:
+        return {
+            name: tuple(file.get_slice(stored_name).get_shape())
+            for name, (file, stored_name) in self._stored.items()
+        }
 
     def read(self, name: str) -> Tensor:
         file, stored_name = self._stored[name]
@@ -194,10 +192,10 @@ def _interleave(weight: Tensor, head_dim: int) -> Tensor:
     return halves.transpose(1, 2).flatten(0, 2)
 
 
-def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, _Shape]:
     hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
-    layer: dict[str, tuple[int, ...]] = {
+    layer: dict[str, _Shape] = {
         "input_layernorm.weight": (hidden,),
         "self_attn.q_proj.weight": (query, hidden),
         "self_attn.k_proj.weight": (key, hidden),
@@ -223,17 +221,17 @@ def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, tuple
     }
 
 
-def _check(folder: Path, tensors: _Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing = [name for name in expected if name not in tensors]
+def _check(folder: Path, stored: dict[str, _Shape], expected: dict[str, _Shape]) -> None:
+    missing = [name for name in expected if name not in stored]
     # Checkpoints may store a head even if it is tied, or not needed.
-    unexpected = [name for name in tensors if name not in expected and name != "lm_head.weight"]
+    unexpected = [name for name in stored if name not in expected and name != "lm_head.weight"]
     groups = (("missing", missing), ("unexpected", unexpected))
     problems = [f"{kind} {_listed(names)}" for kind, names in groups if names]
-    for name, shape in expected.items():
-        if name in tensors and tensors.shape(name) != shape:
-            problems.append(
-                f"`{name}` has shape {tensors.shape(name)}, `config.json` asks for {shape}"
-            )
+    problems += [
+        f"`{name}` has shape {stored[name]}, `config.json` asks for {shape}"
+        for name, shape in expected.items()
+        if stored.get(name, shape) != shape
+    ]
     if problems:
         msg = f"the weights in `{folder}` do not fit its `config.json`: {'; '.join(problems[:5])}"
         raise ModelLoadError(msg)
