@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -40,6 +40,11 @@ class Inputs(NamedTuple):
     positions: Tensor
     ends: Tensor
     """Index of the last token of each sequence. Shape: (sequences,)"""
+    attention: BatchAttention
+    prefixes: Sequence[LayerPrefixes]
+    """One for each of the batch's groups."""
+    dtype: torch.dtype
+    """The dtype to compute in. Weights of another dtype are converted one by one."""
 
 
 class RMSNorm:
@@ -104,52 +109,6 @@ class MergedMLP:
         return self.down_proj.add(hidden, residual)
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """`Qwen3Attention`, with one projection for queries, keys and values.
-
-    RoPE rotates the first half of a head against the second. `qkv_proj` and `qk_norm` have the
-    two halves interleaved, so that a pair to rotate is one complex number.
-    """
-
-    config: ModelConfig
-    qkv_proj: AnyLinear
-    o_proj: AnyLinear
-    qk_norm: RMSNorm
-    """`q_norm` for each query head, then `k_norm` for each key head."""
-
-    def qkv(self, hidden_states: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to heads. Shape of each: (tokens, heads, head_dim)."""
-        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        qkv = self.qkv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
-        qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
-        query, key = self.qk_norm(qk, rope).split([heads, kv_heads], 1)
-        return query, key, value
-
-
-@dataclass(frozen=True, slots=True)
-class LastAttention:
-    """`Qwen3Attention` of the last layer, which needs few queries. Interleaved like `Attention`."""
-
-    config: ModelConfig
-    q_proj: AnyLinear
-    kv_proj: AnyLinear
-    o_proj: AnyLinear
-    q_norm: RMSNorm
-    k_norm: RMSNorm
-
-    def q(self, hidden_states: Tensor, rope: Tensor) -> Tensor:
-        """Project to queries. Shape: (tokens, heads, head_dim)."""
-        query = self.q_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
-        return self.q_norm(query, rope)
-
-    def kv(self, hidden_states: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Project to keys and values. Shape of each: (tokens, kv heads, head_dim)."""
-        kv = self.kv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
-        key, value = kv.chunk(2, 1)
-        return self.k_norm(key, rope), value
-
-
 class _PrefixCache:
     """Collects the keys and values of a batch's sequences, layer by layer."""
 
@@ -168,60 +127,91 @@ class _PrefixCache:
             sequence.append(own.copy() if parent is None else parent[len(sequence)].append(own))
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    """`Qwen3DecoderLayer`: any layer but the last."""
+class Context(NamedTuple):
+    """The inputs of every layer of a batch."""
 
-    input_layernorm: RMSNorm
-    self_attn: Attention
-    post_attention_layernorm: RMSNorm
-    mlp: MLP | MergedMLP
-
-    def __call__(
-        self,
-        hidden_states: Tensor,
-        rope: Tensor,
-        attention: BatchAttention,
-        prefixes: GroupKeys,
-        cache: _PrefixCache | None = None,
-    ) -> Tensor:
-        """Compute every token, and add its key and value to `cache`."""
-        query, key, value = self.self_attn.qkv(self.input_layernorm(hidden_states), rope)
-        if cache is not None:
-            cache.update(key, value)
-        attn_output = attention.all_tokens(query, key, value, prefixes)
-        hidden_states = self.self_attn.o_proj.add(attn_output.flatten(1), hidden_states)
-        return self.mlp(self.post_attention_layernorm(hidden_states), residual=hidden_states)
+    rope: Tensor
+    """The rotation of each position, as complex numbers. Shape: (tokens, 1, head_dim / 2)"""
+    ends: Tensor
+    attention: BatchAttention
+    cache: _PrefixCache | None
+    """Gets the keys and values of all layers but the last, if given."""
 
 
 @dataclass(frozen=True, slots=True)
-class LastDecoderLayer:
-    """`Qwen3DecoderLayer` for the last token of each sequence."""
+class Attention:
+    """`Qwen3Attention`, with one projection for queries, keys and values.
 
-    input_layernorm: RMSNorm
-    self_attn: LastAttention
-    post_attention_layernorm: RMSNorm
-    mlp: MLP | MergedMLP
+    RoPE rotates the first half of a head against the second. `qkv_proj` and `qk_norm` have the
+    two halves interleaved, so that a pair to rotate is one complex number.
+    """
+
+    config: ModelConfig
+    qkv_proj: AnyLinear
+    o_proj: AnyLinear
+    qk_norm: RMSNorm
+    """`q_norm` for each query head, then `k_norm` for each key head."""
 
     def __call__(
-        self,
-        hidden_states: Tensor,
-        ends: Tensor,
-        rope: Tensor,
-        attention: BatchAttention,
-        prefixes: GroupKeys,
+        self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: GroupKeys
     ) -> Tensor:
-        """Compute the tokens at `ends`. Shape: (sequences, hidden)."""
-        normed = self.input_layernorm(hidden_states)
-        key, value = self.self_attn.kv(normed, rope)
-        query = self.self_attn.q(normed[ends], rope[ends])
-        attn_output = attention.last_tokens(query, key, value, prefixes)
-        hidden_states = self.self_attn.o_proj.add(attn_output.flatten(1), hidden_states[ends])
-        return self.mlp(self.post_attention_layernorm(hidden_states), residual=hidden_states)
+        """Return the output plus `residual`, for every token."""
+        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        qkv = self.qkv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
+        qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
+        query, key = self.qk_norm(qk, context.rope).split([heads, kv_heads], 1)
+        if context.cache is not None:
+            context.cache.update(key, value)
+        attn_output = context.attention.all_tokens(query, key, value, prefixes)
+        return self.o_proj.add(attn_output.flatten(1), residual)
+
+
+@dataclass(frozen=True, slots=True)
+class LastAttention:
+    """`Qwen3Attention` of the last layer, which needs few queries. Interleaved like `Attention`."""
+
+    config: ModelConfig
+    q_proj: AnyLinear
+    kv_proj: AnyLinear
+    o_proj: AnyLinear
+    q_norm: RMSNorm
+    k_norm: RMSNorm
+
+    def __call__(
+        self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: GroupKeys
+    ) -> Tensor:
+        """Return the output plus `residual`, for the last token of each sequence."""
+        key, value = self.kv(hidden_states, context.rope)
+        ends = context.ends
+        query = self.q_proj(hidden_states[ends]).unflatten(1, (-1, self.config.head_dim))
+        query = self.q_norm(query, context.rope[ends])
+        attn_output = context.attention.last_tokens(query, key, value, prefixes)
+        return self.o_proj.add(attn_output.flatten(1), residual[ends])
 
     def kv(self, hidden_states: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute only the keys and values of every token."""
-        return self.self_attn.kv(self.input_layernorm(hidden_states), rope)
+        """Project to keys and values. Shape of each: (tokens, kv heads, head_dim)."""
+        kv = self.kv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
+        key, value = kv.chunk(2, 1)
+        return self.k_norm(key, rope), value
+
+
+AnyAttention = TypeVar("AnyAttention", Attention, LastAttention)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer(Generic[AnyAttention]):
+    """`Qwen3DecoderLayer`."""
+
+    input_layernorm: RMSNorm
+    self_attn: AnyAttention
+    post_attention_layernorm: RMSNorm
+    mlp: MLP | MergedMLP
+
+    def __call__(self, hidden_states: Tensor, context: Context, prefixes: GroupKeys) -> Tensor:
+        """Compute every token, or in the last layer the last token of each sequence."""
+        normed = self.input_layernorm(hidden_states)
+        hidden_states = self.self_attn(normed, hidden_states, context, prefixes)
+        return self.mlp(self.post_attention_layernorm(hidden_states), residual=hidden_states)
 
 
 class Qwen3:
@@ -231,8 +221,8 @@ class Qwen3:
         self,
         config: ModelConfig,
         embed_tokens: Tensor,
-        layers: list[DecoderLayer],
-        last_layer: LastDecoderLayer,
+        layers: list[DecoderLayer[Attention]],
+        last_layer: DecoderLayer[LastAttention],
         norm: RMSNorm,
     ) -> None:
         self.config, self.embed_tokens = config, embed_tokens
@@ -240,49 +230,34 @@ class Qwen3:
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         self._inv_freq = (config.rope_theta**-exponent).to(embed_tokens.device)
 
-    def pooled(
-        self,
-        inputs: Inputs,
-        attention: BatchAttention,
-        prefixes: Sequence[LayerPrefixes],
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def pooled(self, inputs: Inputs) -> Tensor:
         """Return the final hidden state of each sequence's last token. Shape: (sequences, hidden).
 
-        This neither waits for the device nor sends anything to it. There is one prefix for each of
-        the batch's groups. Weights of another dtype than `dtype` are converted one by one.
+        This neither waits for the device nor sends anything to it.
         """
-        hidden_states, rope = self._embed(inputs, dtype)
-        for index, layer in enumerate(self.layers):
-            shared = [prefix[index] for prefix in prefixes]
-            hidden_states = layer(hidden_states, rope, attention, shared)
-        shared = [prefix[-1] for prefix in prefixes]
-        return self.norm(self.last_layer(hidden_states, inputs.ends, rope, attention, shared))
+        hidden_states, context = self._before_last(inputs)
+        shared = [prefix[-1] for prefix in inputs.prefixes]
+        return self.norm(self.last_layer(hidden_states, context, shared))
 
-    def prefix_keys(
-        self,
-        batch: PackedBatch,
-        inputs: Inputs,
-        attention: BatchAttention,
-        prefixes: Sequence[LayerPrefixes],
-        dtype: torch.dtype,
-    ) -> list[LayerPrefixes]:
+    def prefix_keys(self, batch: PackedBatch, inputs: Inputs) -> list[LayerPrefixes]:
         """Return the keys and values of every sequence, for use as a shared prefix.
 
-        Those of a sequence that has a prefix include the prefix. `inputs` are those of `batch`;
-        the other arguments are as in `pooled`.
+        Those of a sequence that has a prefix include the prefix. `inputs` are those of `batch`.
         """
-        cache = _PrefixCache(batch, prefixes)
-        hidden_states, rope = self._embed(inputs, dtype)
-        for index, layer in enumerate(self.layers):
-            shared = [prefix[index] for prefix in prefixes]
-            hidden_states = layer(hidden_states, rope, attention, shared, cache)
-        cache.update(*self.last_layer.kv(hidden_states, rope))
+        cache, last = _PrefixCache(batch, inputs.prefixes), self.last_layer
+        hidden_states, context = self._before_last(inputs, cache)
+        cache.update(*last.self_attn.kv(last.input_layernorm(hidden_states), context.rope))
         return cache.sequences
 
-    def _embed(self, inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the embeddings, and each position's rotation as complex numbers."""
-        positions = inputs.positions.to(torch.float32)
-        angles = torch.outer(positions, self._inv_freq)[:, None, :]
+    def _before_last(
+        self, inputs: Inputs, cache: _PrefixCache | None = None
+    ) -> tuple[Tensor, Context]:
+        """Compute all layers but the last."""
+        angles = torch.outer(inputs.positions.to(torch.float32), self._inv_freq)[:, None, :]
         rope = torch.polar(torch.ones_like(angles), angles)
-        return F.embedding(inputs.ids, self.embed_tokens).to(dtype), rope
+        context = Context(rope, inputs.ends, inputs.attention, cache)
+        hidden_states = F.embedding(inputs.ids, self.embed_tokens).to(inputs.dtype)
+        for index, layer in enumerate(self.layers):
+            shared = [prefix[index] for prefix in inputs.prefixes]
+            hidden_states = layer(hidden_states, context, shared)
+        return hidden_states, context

@@ -20,7 +20,6 @@ from quernstone.qwen3.decoder import (
     Attention,
     DecoderLayer,
     LastAttention,
-    LastDecoderLayer,
     MergedMLP,
     Qwen3,
     RMSNorm,
@@ -127,7 +126,7 @@ class _Builder:
         self._read, self._config = tensors.read, config
         self._rounding, self._elementwise = rounding, elementwise
 
-    def layer(self, at: str) -> DecoderLayer:
+    def layer(self, at: str) -> DecoderLayer[Attention]:
         config = self._config
         q_norm = self._head_norm(at, "q", config.num_attention_heads)
         k_norm = self._head_norm(at, "k", config.num_key_value_heads)
@@ -140,7 +139,7 @@ class _Builder:
         input_norm, post_norm = self._layer_norms(at)
         return DecoderLayer(input_norm, attention, post_norm, self._mlp(at))
 
-    def last_layer(self, at: str) -> LastDecoderLayer:
+    def last_layer(self, at: str) -> DecoderLayer[LastAttention]:
         config = self._config
         attention = LastAttention(
             config,
@@ -151,7 +150,7 @@ class _Builder:
             k_norm=self._rms_norm(self._head_norm(at, "k", config.num_key_value_heads)),
         )
         input_norm, post_norm = self._layer_norms(at)
-        return LastDecoderLayer(input_norm, attention, post_norm, self._mlp(at))
+        return DecoderLayer(input_norm, attention, post_norm, self._mlp(at))
 
     def norm(self, name: str) -> RMSNorm:
         return self._rms_norm(self._read(name))

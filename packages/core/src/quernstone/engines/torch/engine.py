@@ -122,7 +122,7 @@ class TorchEngine:
         packed = pack(batch)
         prefixes = self._prefix_keys([prefix for prefix, _, _ in packed.groups], dtype)
         sent = self._transfer.upload(*self._arrays(packed, dtype))
-        return packed, self._rows(packed, sent, prefixes, dtype)
+        return packed, self._rows(self._inputs(packed, sent, prefixes, dtype))
 
     def _choose_graphs(self, device: torch.device, *, deterministic: bool) -> Graphs | None:
         """Return None if attention cannot be replayed, or results must be deterministic.
@@ -134,7 +134,10 @@ class TorchEngine:
         if record is None or deterministic or not self._attention.replayable:
             return None
         arrays = partial(self._arrays, dtype=self._dtype)
-        rows = partial(self._rows, prefixes=[], dtype=self._dtype)
+
+        def rows(packed: PackedBatch, sent: Sequence[Tensor]) -> Tensor:
+            return self._rows(self._inputs(packed, sent, [], self._dtype))
+
         return Graphs(arrays, rows, self._transfer, record)
 
     def close(self) -> None:
@@ -157,16 +160,21 @@ class TorchEngine:
         rows = [packed.input_ids, packed.position_ids, ends]
         return rows, self._maker(dtype).integers(packed)
 
-    def _rows(
+    def _inputs(
         self,
         packed: PackedBatch,
         sent: Sequence[Tensor],
         prefixes: Sequence[LayerPrefixes],
         dtype: torch.dtype,
-    ) -> Tensor:
-        """Compute the rows of a batch from the arrays on the device. Shape: (rows, width)."""
-        attention = self._maker(dtype).make(packed, sent[3:])
-        rows = self._model.pooled(Inputs(*sent[:3]), attention, prefixes, dtype).float()
+    ) -> Inputs:
+        """Return the inputs of the model: a batch's `_arrays` on the device, and its prefixes."""
+        ids, positions, ends, *integers = sent
+        attention = self._maker(dtype).make(packed, integers)
+        return Inputs(ids, positions, ends, attention, prefixes, dtype)
+
+    def _rows(self, inputs: Inputs) -> Tensor:
+        """Compute the rows of a batch. Shape: (rows, width)."""
+        rows = self._model.pooled(inputs).float()
         return rows if self._head is None else rows @ self._head.T
 
     def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> list[LayerPrefixes]:
@@ -181,8 +189,8 @@ class TorchEngine:
             packed = pack([Encoded(p.ids[len(p.parent or ()) :], p.parent) for p in missing])
             parents = self._prefix_keys([parent for parent, _, _ in packed.groups], dtype)
             sent = self._transfer.upload(*self._arrays(packed, dtype))
-            attention = self._maker(dtype).make(packed, sent[3:])
-            computed = self._model.prefix_keys(packed, Inputs(*sent[:3]), attention, parents, dtype)
+            inputs = self._inputs(packed, sent, parents, dtype)
+            computed = self._model.prefix_keys(packed, inputs)
             found.update(
                 (missing[place], keys) for place, keys in zip(packed.order, computed, strict=True)
             )
