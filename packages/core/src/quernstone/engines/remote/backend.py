@@ -115,7 +115,7 @@ class RemoteBackend:
         if facts.max_inputs is not None and self._options.max_inputs is None:
             self._max_inputs = facts.max_inputs
         request = self._request([_PROBE[self._task]])
-        found = _read(request, await self._transport.post(request.path, request.body), self._url)
+        found = await self._results(request)
         if self._task == "embed" and len(found) == 1:
             self.width = max(1, int(np.size(found[0][1])))
         self._rows(found, [0], 0, request)
@@ -150,7 +150,7 @@ class RemoteBackend:
         """Send one request. If it is refused, split it until the faulty input is found."""
         request = self._request([texts[place] for place in places])
         try:
-            answer = await self._transport.post(request.path, request.body)
+            found = await self._results(request)
         except RemoteRequestError as error:
             if error.status not in _REFUSES_INPUT:
                 raise
@@ -159,8 +159,15 @@ class RemoteBackend:
             middle = len(places) // 2
             first = await self._ask(texts, places[:middle], offset)
             return first + await self._ask(texts, places[middle:], offset)
-        found = _read(request, answer, self._url)
         return [(places, self._rows(found, places, offset, request))]
+
+    async def _results(self, request: Request) -> Found:
+        answer = await self._transport.post(request.path, request.body)
+        try:
+            return request.read(answer)
+        except ShapeError as error:
+            reason = f"sent an answer of another shape: {error}; is this the right dialect?"
+            raise RemoteAnswerError(reason, self._url(request), 200) from error
 
     def _rows(
         self, found: Found, places: Sequence[int], offset: int, request: Request
@@ -236,14 +243,6 @@ def find_key(options: RemoteOptions) -> str:
         return options.api_key.get_secret_value() if options.api_key else ""
     found = os.environ.get(KEY_VARIABLE, "")
     return read_key(found, KEY_VARIABLE).get_secret_value() if found else ""
-
-
-def _read(request: Request, answer: Any, url: Any) -> Found:
-    try:
-        return request.read(answer)
-    except ShapeError as error:
-        reason = f"sent an answer of another shape: {error}; is this the right dialect?"
-        raise RemoteAnswerError(reason, url(request), 200) from error
 
 
 def _numbers(value: Any, url: str, place: int) -> Float32Array:
