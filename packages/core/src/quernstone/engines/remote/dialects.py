@@ -92,14 +92,10 @@ class Dialect:
     facts_path: ClassVar[str | None] = None
     """The path of `facts`, if the server has any."""
 
-    def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:
+    def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:  # noqa: ARG002
         """Request the embeddings of rendered texts."""
-        body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "base64"}
-        return Request("/v1/embeddings", {**body, **self.embed_fields(limits)}, read_embeddings)
-
-    def embed_fields(self, limits: Limits) -> dict[str, Any]:  # noqa: ARG002
-        """Return the additional fields of this server's `/v1/embeddings`."""
-        return {}
+        body = {"model": model, "input": list(texts), "encoding_format": "base64"}
+        return Request("/v1/embeddings", body, read_embeddings)
 
     def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
         """Request the scores of pairs whose prompt the server renders."""
@@ -132,13 +128,14 @@ class VLLM(Dialect):
     lends_tokenizer = True
     facts_path = "/v1/models"
 
-    def embed_fields(self, limits: Limits) -> dict[str, Any]:
+    def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:
         """Set truncation, and the byte order that `read_embeddings` expects."""
-        fields: dict[str, Any] = {"embed_dtype": "float32", "endianness": "little"}
+        request = super().embed(model, texts, limits)
+        request.body.update(embed_dtype="float32", endianness="little")
         if limits.truncate and limits.max_length is not None:
             # This keeps the final <|endoftext|>, like the truncation of Hugging Face's tokenizers.
-            fields["truncate_prompt_tokens"] = limits.max_length
-        return fields
+            request.body["truncate_prompt_tokens"] = limits.max_length
+        return request
 
     def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
         """Use `/v1/rerank` for one query, and `/score` for several."""
