@@ -62,8 +62,7 @@ class SdpaAttention:
         shared = [_by_head(prefix) for prefix in prefixes]
         for bucket in self._buckets:
             q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
-            attended = torch.empty_like(q)
-            self._causal(q, k, v, bucket.prefix(shared), bucket.score_tokens, attended)
+            attended = self._causal(q, k, v, bucket.prefix(shared), bucket.score_tokens)
             bucket.order.by_token(attended, out)
         return out
 
@@ -81,15 +80,10 @@ class SdpaAttention:
         return out
 
     def _causal(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix: _Prefix | None,
-        step: int,
-        out: Tensor,
-    ) -> None:
+        self, query: Tensor, key: Tensor, value: Tensor, prefix: _Prefix | None, step: int
+    ) -> Tensor:
         """Compute a padded bucket in blocks of `step` tokens and of several heads."""
+        out = torch.empty_like(query)
         length = key.shape[2]
         repeat = query.shape[2] // length
         for start in range(0, length, step):
@@ -105,6 +99,7 @@ class SdpaAttention:
                     mask,
                     out=out[heads, :, rows],
                 )
+        return out
 
 
 def _future(rows: int, repeat: int, dtype: torch.dtype, device: torch.device) -> Tensor:
