@@ -174,9 +174,7 @@ def _refuse_unsupported(raw: dict[str, Any], folder: Path) -> None:
 def _stored_instruction(folder: Path) -> str:
     """Return the instruction of a stored `query` prompt in Qwen3's form, else the default."""
     path = folder / "config_sentence_transformers.json"
-    if not path.is_file():
-        return DEFAULT_INSTRUCTION
-    prompts = _read_json(path).get("prompts")
+    prompts = _read_json(path).get("prompts") if path.is_file() else None
     prompt = prompts.get("query") if isinstance(prompts, dict) else None
     if isinstance(prompt, str) and prompt.startswith("Instruct: ") and prompt.endswith("\nQuery:"):
         return prompt.removeprefix("Instruct: ").removesuffix("\nQuery:")
