@@ -59,9 +59,8 @@ def _from_hub(name: str, revision: str | None) -> Source:
     command = f"hf download {name}{_option(revision)}"
     fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
     try:
-        if pinned := _complete_in_cache(fetch, revision, LocalEntryNotFoundError):
-            return _snapshot(pinned, command, "--force-download")
-        return _snapshot(fetch(), command, "--force-download")
+        folder = _complete_in_cache(fetch, revision, LocalEntryNotFoundError) or fetch()
+        return _snapshot(folder, command, "--force-download")
     except HFValidationError as error:
         raise ModelLoadError(
             f"`{name}` is neither an existing folder, nor `tiny`, nor a hub id like `org/model`, "
@@ -91,10 +90,10 @@ def _from_modelscope(name: str, revision: str | None) -> Source:
     command = f"modelscope download {name}{_option(revision)}"
     fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
     try:
-        if pinned := _complete_in_cache(fetch, revision, HubError):
-            return _snapshot(pinned, command, "--force")
+        folder = _complete_in_cache(fetch, revision, HubError)
         # `HF_HUB_OFFLINE` applies to both hubs.
-        return _snapshot(fetch(local_files_only=constants.HF_HUB_OFFLINE), command, "--force")
+        folder = folder or fetch(local_files_only=constants.HF_HUB_OFFLINE)
+        return _snapshot(folder, command, "--force")
     except (HubError, OSError, ValueError) as error:
         with suppress(HubError):
             return _snapshot(fetch(local_files_only=True), command, "--force")
