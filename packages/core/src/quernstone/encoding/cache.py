@@ -35,6 +35,3 @@ class DocumentCache:
                 self._left -= cost
                 self._ids[text] = ids
         return [new[text] if text in new else self._ids[text] for text in documents]
-
-    def __contains__(self, document: str) -> bool:
-        return document in self._ids
