@@ -65,7 +65,9 @@ class SentenceTransformersEngine:
         self._pad_id = tokenization.eos_id if tokenization else None
         self._truncate = config.truncate
         if config.max_length is not None:
-            self._limit_length(config.max_length)
+            own = self._model.max_seq_length or config.max_length
+            # A tokenizer without a limit reports 1e30.
+            self._model.max_seq_length = min(config.max_length, int(own))
         if self._reranks:
             self.width, labels = 2 if tokenization else 1, self._model.num_labels
             if labels != 1:
@@ -156,11 +158,6 @@ class SentenceTransformersEngine:
             raise NonFiniteError(0, detail)
         # Converted as a copy, because converting back would round the rotary frequencies.
         return copy.deepcopy(self._model).float()
-
-    def _limit_length(self, max_length: int) -> None:
-        own = self._model.max_seq_length
-        # A tokenizer without a limit reports 1e30.
-        self._model.max_seq_length = max_length if own is None else min(max_length, int(own))
 
     def _check_length(self, texts: Sequence[TextInput], rows: Sequence[int], prompt: str) -> None:
         """Log how many texts the library will truncate, or refuse them."""
