@@ -34,10 +34,7 @@ def padded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[i
 def pad_left(
     sequences: Sequence[TokenArray], pad_id: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Pad on the left, like the model cards. Return the inputs of a model of transformers.
-
-    The shape of both is (sequences, tokens of the longest).
-    """
+    """Pad on the left, like the model cards. Shape of each input: (sequences, longest)."""
     ids = [torch.from_numpy(sequence).long() for sequence in sequences]
     pad = partial(pad_sequence, batch_first=True, padding_side="left")
     return {

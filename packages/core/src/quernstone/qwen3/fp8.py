@@ -14,9 +14,6 @@ from torch import Tensor
 
 from quernstone.qwen3.elementwise import round_to_fp8
 
-CAPABILITY = (8, 9)
-"""The lowest compute capability that multiplies 8-bit floating point."""
-
 Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Like `quernstone.qwen3.elementwise.round_to_fp8`."""
 
@@ -51,5 +48,5 @@ class Fp8Linear:
 
 
 def can_compute_fp8(device: torch.device) -> bool:
-    """Return whether a device multiplies 8-bit floating point."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY
+    """Return whether a device multiplies 8-bit floating point: from compute capability 8.9 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)

@@ -69,9 +69,7 @@ class Graphs:
 
         The batch gets dummy sequences at the end. The next call overwrites its rows.
         """
-        tokens = padded_tokens(batch)
-        graph = None if tokens is None else self._graph(tokens)
-        if tokens is None or graph is None:
+        if (tokens := padded_tokens(batch)) is None or (graph := self._graph(tokens)) is None:
             return None
         packed = pack(add_dummies(batch, tokens))
         self._transfer.refill(graph.inputs, self._flat(packed))
