@@ -50,8 +50,6 @@ class Inputs(NamedTuple):
 class RMSNorm:
     """`Qwen3RMSNorm`, optionally followed by RoPE, in float32."""
 
-    __slots__ = ("_elementwise", "_eps", "_weight")
-
     def __init__(self, weight: Tensor, eps: float, elementwise: Elementwise | None = None) -> None:
         """Keep the weight. Shape: (dim,), or (heads, dim) for the norm of heads."""
         self._weight, self._eps, self._elementwise = weight, eps, elementwise

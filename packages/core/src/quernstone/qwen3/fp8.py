@@ -24,8 +24,6 @@ class Fp8Linear:
     Float32 activations, of rows that overflowed in bfloat16, are not rounded.
     """
 
-    __slots__ = ("_round", "_scale", "_weight")
-
     def __init__(self, weight: Tensor, rounding: Rounding) -> None:
         """Round a matrix. Shape: (outputs, inputs), both multiples of 16."""
         self._round = rounding

@@ -22,8 +22,6 @@ _BLOCK_TOKENS = 128
 class Int8Linear:
     """A weight matrix in int8, with the methods of `quernstone.qwen3.linear.Linear`."""
 
-    __slots__ = ("_packed", "_scale", "_zeros")
-
     def __init__(self, weight: Tensor) -> None:
         """Round a matrix. Shape: (outputs, inputs)."""
         scale = _scale(weight.float(), _LARGEST)

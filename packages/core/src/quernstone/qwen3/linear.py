@@ -36,8 +36,6 @@ def limit_kernel_caches() -> None:
 class Linear:
     """A weight matrix, converted to the dtype of its input where the two differ."""
 
-    __slots__ = ("_packed", "_weight")
-
     def __init__(self, weight: Tensor) -> None:
         """Pack the matrix if possible. Shape: (outputs, inputs)."""
         self._packed = _can_pack(weight)
