@@ -26,8 +26,6 @@ class Options(Mapping[str, object]):
     names the options and hides their values, which may contain an access token.
     """
 
-    __slots__ = ("_key", "_values")
-
     def __init__(self, values: Mapping[str, object]) -> None:
         """Copy the values."""
         self._values = dict(values)
@@ -47,9 +45,6 @@ class Options(Mapping[str, object]):
 
     def __hash__(self) -> int:
         return hash(self._key)
-
-    def __reduce__(self) -> tuple[type[Options], tuple[Mapping[str, object]]]:
-        return Options, (self._values,)
 
     def __repr__(self) -> str:
         return f"Options({', '.join(self._values)})"
