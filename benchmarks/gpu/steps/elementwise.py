@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu import reference
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import device_seconds
-from quernstone.attention import merge
+from quernstone.attention.base import merge
 from quernstone.qwen3.elementwise import Elementwise, compile_steps
 
 _EPS = 1e-6
