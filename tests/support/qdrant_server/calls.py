@@ -117,6 +117,10 @@ OPERATIONS = {
         Operation("optimizations", "GET", _COLLECTION + "/optimizations", "collection"),
         Operation("list_snapshots", "GET", _COLLECTION + "/snapshots", "collection"),
         Operation("create_snapshot", "POST", _COLLECTION + "/snapshots", "collection"),
+        Operation("delete_snapshot", "DELETE", _COLLECTION + "/snapshots/{item}", "collection"),
+        Operation(
+            "recover", "PUT", _COLLECTION + "/snapshots/recover", body=models.SnapshotRecover
+        ),
         Operation(
             "create_index", "PUT", _COLLECTION + "/index", "collection", models.CreateFieldIndex
         ),

@@ -44,9 +44,9 @@ class Replica:
     def drop(self) -> None:
         self.client.delete_collection(self.collection)
 
-    def copy_from(self, other: "Replica") -> None:
-        """Take over the points of another replica."""
-        self.client._client.collections[self.collection] = copy.deepcopy(other.local)
+    def load(self, points: LocalCollection) -> None:
+        """Replace the points by a copy of others."""
+        self.client._client.collections[self.collection] = copy.deepcopy(points)
         self.state = "Active"
 
     def points(self) -> dict[Any, tuple[dict[str, Any], Any]]:

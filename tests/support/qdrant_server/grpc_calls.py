@@ -218,6 +218,31 @@ _POINTS = {
     ),
 }
 
+_SNAPSHOTS = {
+    "Create": Rpc(
+        "create_snapshot",
+        grpc.CreateSnapshotRequest,
+        lambda result: grpc.CreateSnapshotResponse(
+            snapshot_description=RestToGrpc.convert_snapshot_description(result)
+        ),
+    ),
+    "List": Rpc(
+        "list_snapshots",
+        grpc.ListSnapshotsRequest,
+        lambda results: grpc.ListSnapshotsResponse(
+            snapshot_descriptions=[
+                RestToGrpc.convert_snapshot_description(result) for result in results
+            ]
+        ),
+    ),
+    "Delete": Rpc(
+        "delete_snapshot",
+        grpc.DeleteSnapshotRequest,
+        lambda result: grpc.DeleteSnapshotResponse(),
+        item="snapshot_name",
+    ),
+}
+
 _SERVICE = {
     "HealthCheck": Rpc("info", grpc.HealthCheckRequest, RestToGrpc.convert_health_check_reply)
 }
@@ -227,6 +252,7 @@ RPCS = {
     for service, rpcs in (
         ("Collections", _COLLECTIONS),
         ("Points", _POINTS),
+        ("Snapshots", _SNAPSHOTS),
         ("Qdrant", _SERVICE),
     )
     for name, rpc in rpcs.items()

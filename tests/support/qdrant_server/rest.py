@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import numpy as np
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import models
@@ -114,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         plain = isinstance(value, str)
-        body = b"" if value is None else value.encode() if plain else orjson.dumps(value)
+        body = b"" if value is None else value.encode() if plain else _dumps(value)
         self.send_response(status)
         self.send_header("content-type", "text/plain" if plain else "application/json")
         self.send_header("content-length", str(len(body)))
@@ -128,17 +129,26 @@ def as_json(value: Any) -> Any:
     """Return a result as REST sends it: fields that are not set are left out."""
     if isinstance(value, BaseModel):
         return {
-            name: as_json(part) if name != "payload" else part
+            name: np.float32(part)
+            if name == "score"
+            else part
+            if name == "payload"
+            else as_json(part)
             for name, part in value
             if part is not None or name == "next_page_offset"
         }
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, list) and value and not isinstance(value[0], float):
-        return [as_json(part) for part in value]
+    if isinstance(value, list):
+        numbers = value and isinstance(value[0], float)
+        return np.asarray(value, np.float32) if numbers else [as_json(part) for part in value]
     if isinstance(value, dict):
         return {key: as_json(part) for key, part in value.items()}
     return value
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _route(method: str, path: str) -> tuple[Operation, dict[str, str]]:

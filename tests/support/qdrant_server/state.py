@@ -20,6 +20,7 @@ from tests.support.qdrant_server.config import (
 from tests.support.qdrant_server.optimizer import optimizations
 from tests.support.qdrant_server.points import Points
 from tests.support.qdrant_server.replication import Replication
+from tests.support.qdrant_server.snapshots import Snapshots
 from tests.support.qdrant_server.telemetry import cluster_status, collection_shards, telemetry
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Machine:
         self._names = threading.Lock()
         self._replication = Replication(server)
         self._points = Points(self._replication)
+        self._snapshots = Snapshots()
         self.held: dict[str, Collection] = {}
         self.alias_of: dict[str, str] = {}
 
@@ -108,10 +110,8 @@ class Machine:
 
     def create(self, call: Call) -> Any:
         name, body = call.names["collection"], call.body
-        nodes = self._server.nodes
-        defaults = {"shard_number": len(nodes), **self._server.replication}
+        defaults = {"shard_number": len(self._server.nodes), **self._server.replication}
         config = new_config(body, defaults)
-        copies = min(config["params"]["replication_factor"], len(nodes))
         with self._names:
             if name in self.held:
                 raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
@@ -121,7 +121,7 @@ class Machine:
                     f"Wrong input: Can't create collection with name {name}. Alias with the same "
                     "name already exists",
                 )
-            replicas = [Replica(n, nodes[n].embedded, name) for n in range(copies)]
+            replicas = self._place(name, config)
             try:
                 for replica in replicas:
                     replica.create(config)
@@ -142,6 +142,13 @@ class Machine:
             with collection.lock:
                 for replica in collection.replicas:
                     replica.drop()
+        return True
+
+    def recover(self, call: Call) -> Any:
+        """Replace a collection by a snapshot, or create it from one."""
+        snapshot, name = self._snapshots.find(call.body.location), call.names["collection"]
+        with self._names:
+            self.held[name] = snapshot.collection(name, self._place(name, snapshot.config))
         return True
 
     def aliases(self, call: Call) -> Any:
@@ -213,6 +220,15 @@ class Machine:
         asked = call.params.get("with", "")
         return optimizations(self._server.current_status, collection.count(), asked)
 
+    def list_snapshots(self, collection: Collection, call: Call) -> Any:
+        return self._snapshots.of(collection.name)
+
+    def create_snapshot(self, collection: Collection, call: Call) -> Any:
+        return self._snapshots.create(collection)
+
+    def delete_snapshot(self, collection: Collection, call: Call) -> Any:
+        return self._snapshots.delete(collection.name, call.names["item"])
+
     def create_index(self, collection: Collection, call: Call) -> Any:
         body: models.CreateFieldIndex = call.body
         schema = body.field_schema
@@ -265,7 +281,13 @@ class Machine:
                 source = next(r for r in collection.replicas if r.state == "Active")
                 for replica in collection.replicas:
                     if replica.node == node and replica.state == "Dead":
-                        replica.copy_from(source)
+                        replica.load(source.local)
+
+    def _place(self, name: str, config: dict[str, Any]) -> list[Replica]:
+        """Return the replicas of a new collection: on the first nodes."""
+        nodes = self._server.nodes
+        copies = min(config["params"]["replication_factor"], len(nodes))
+        return [Replica(number, nodes[number].embedded, name) for number in range(copies)]
 
     def _find(self, name: str) -> Collection:
         found = self.held.get(self.alias_of.get(name, name))
