@@ -11,9 +11,9 @@ from quernstone_qdrant.settings import (
     PREFIX,
     PRESETS,
     CollectionSettings,
-    SettingsWish,
     VectorSettings,
 )
+from quernstone_qdrant.wish import SettingsWish
 
 
 def unit_vectors(rows, dimensions, seed=0):

@@ -31,11 +31,11 @@ LAYERS = {
     "quernstone_qdrant": [
         ["errors"],
         ["documents"],
-        ["settings", "filters"],
-        ["sources", "targets", "store", "retry", "provenance"],
+        ["settings", "wish", "filters"],
+        ["sources", "targets", "store", "retry", "provenance", "reconcile"],
         ["checks", "loading", "verify", "report"],
         ["loader", "searcher", "migration"],
-        ["ray"],
+        ["ray", "ray_rows"],
         ["cli"],
     ],
 }

@@ -1,15 +1,37 @@
-"""Indexing put off, put back and waited for, against a stub that keeps a collection's settings."""
-
-import subprocess
-import sys
+"""Waiting for the index, against a stub that keeps a collection's settings."""
 
 import pytest
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 
 from quernstone_qdrant import CollectionError, TargetError
 from quernstone_qdrant.errors import TransientError
-from quernstone_qdrant.targets import ClientTarget, indexing
-from quernstone_qdrant.targets.indexing import DEFERRED_KEY, deferred_index, wait_until_green
+from quernstone_qdrant.targets import ClientTarget
+from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
+
+
+def step(name, done=None, total=None, children=()):
+    return {"name": name, "done": done, "total": total, "children": list(children)}
+
+
+OPTIMIZATIONS = {
+    "summary": {
+        "queued_optimizations": 2,
+        "queued_segments": 5,
+        "queued_points": 40_000,
+        "idle_segments": 1,
+    },
+    "running": [
+        {
+            "uuid": "b9f467dd-7ddb-4b45-a0ef-115a395583e1",
+            "optimizer": "indexing",
+            "status": "optimizing",
+            "segments": [],
+            "progress": step(
+                "segment", children=[step("copy", 50, 50), step("graph", 25, 150), step("end")]
+            ),
+        }
+    ],
+}
 
 
 class Server:
@@ -37,6 +59,8 @@ class Server:
     def answer(self, method, path, body):
         if path.endswith("/exists"):
             return 200, {"exists": True}
+        if path.endswith("/optimizations"):
+            return 200, OPTIMIZATIONS
         if method == "PATCH":
             if self.failures:
                 self.failures -= 1
@@ -74,17 +98,6 @@ class Server:
             },
         }
 
-    def index(self):
-        m = {n: v.get("hnsw_config", {}).get("m") for n, v in self.vectors.items()}
-        return self.hnsw["m"], m, self.optimizers["indexing_threshold"]
-
-
-ORIGINAL = (24, {"dense": 0, "prefix": None, "own": 8}, 12345)
-DEFERRED = {
-    "m0": (0, {"dense": 0, "prefix": None, "own": 0}, 12345),
-    "threshold": (24, {"dense": 0, "prefix": None, "own": 8}, 0),
-}
-
 
 @pytest.fixture
 def server(serve):
@@ -100,74 +113,7 @@ def target(server):
     client.close()
 
 
-@pytest.mark.parametrize("how", ["m0", "threshold"])
-def test_indexing_is_put_off_and_back(server, target, how):
-    with deferred_index(target, how):
-        assert server.index() == DEFERRED[how]
-        assert DEFERRED_KEY in server.metadata
-    assert server.index() == ORIGINAL
-    assert server.metadata == {}
-
-
-def test_it_is_written_down_before_anything_changes(server, target):
-    with deferred_index(target, "m0"):
-        pass
-    assert [sorted(update) for update in server.updates[:2]] == [
-        ["metadata"],
-        ["hnsw_config", "optimizers_config", "vectors"],
-    ]
-
-
-def test_it_is_put_back_when_the_load_fails(server, target):
-    with pytest.raises(ZeroDivisionError), deferred_index(target, "m0"):
-        1 / 0  # noqa: B018
-    assert server.index() == ORIGINAL
-    assert server.metadata == {}
-
-
-@pytest.mark.parametrize(("how", "then"), [("m0", "none"), ("m0", "m0"), ("threshold", "m0")])
-def test_after_a_crash_the_next_load_puts_the_original_values_back(server, target, how, then):
-    code = (
-        "import os\n"
-        "from qdrant_client import QdrantClient\n"
-        "from quernstone_qdrant.targets import ClientTarget\n"
-        "from quernstone_qdrant.targets.indexing import deferred_index\n"
-        f"client = QdrantClient(url={server.url!r}, check_compatibility=False)\n"
-        f"with deferred_index(ClientTarget(client, 'docs'), {how!r}):\n"
-        "    os._exit(9)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
-    assert server.index() == DEFERRED[how]
-    with deferred_index(target, then):
-        # a load that defers indexing as well keeps the values that the first one saved
-        assert server.index() == (ORIGINAL if then == "none" else DEFERRED[how])
-    assert server.index() == ORIGINAL
-    assert server.metadata == {}
-
-
-def test_a_server_that_is_gone_at_the_end_does_not_hide_the_first_error(
-    server, target, monkeypatch
-):
-    def load():
-        with deferred_index(target, "m0"):
-            server.failures = 1000
-            1 / 0  # noqa: B018
-
-    with pytest.raises(ZeroDivisionError):
-        load()
-    server.failures = 0
-    assert server.index() == DEFERRED["m0"]
-    with deferred_index(target, "none"):
-        assert server.index() == ORIGINAL
-    monkeypatch.setattr(indexing, "_RESTORE_PATIENCE", 0)
-    with pytest.raises(TargetError, match="changing the index"), deferred_index(target, "m0"):
-        server.failures = 1000
-
-
 def test_a_server_that_is_away_for_a_moment_is_waited_for(server, target):
-    with deferred_index(target, "m0"):
-        server.failures = 1
-    assert server.index() == ORIGINAL
     server.states = [None, ("yellow", "ok", 0), None, ("green", "ok", 0), ("green", "ok", 0)]
     server.asked = 0
     wait_until_green(target, timeout=30, interval=0)
@@ -195,7 +141,6 @@ def test_grey_is_woken_up(server, target):
     server.states = [("grey", "ok", 0), ("yellow", "ok", 0), ("green", "ok", 0)]
     wait_until_green(target, timeout=30, interval=0)
     assert server.updates == [{"optimizers_config": {}}]
-    assert server.index() == ORIGINAL
 
 
 @pytest.mark.parametrize(
@@ -221,3 +166,15 @@ def test_waiting_has_an_end(server, target):
 def test_the_embedded_client_has_nothing_to_wait_for(client, monkeypatch):
     monkeypatch.setattr(client, "get_collection", None)
     ClientTarget(client, "docs").wait_for_index(timeout=0)
+
+
+def test_waiting_shows_what_the_optimizer_runs(server, target):
+    server.states = [("yellow", "ok", 0), ("green", "ok", 0), ("green", "ok", 0)]
+    shown = []
+    wait_until_green(target, timeout=30, interval=0, progress=shown.append)
+    assert shown == ["indexing 38%, 2 queued with 40,000 points"] * 3
+    nothing = {
+        "summary": {**dict.fromkeys(OPTIMIZATIONS["summary"], 0), "idle_segments": 8},
+        "running": [],
+    }
+    assert running_optimizations(models.OptimizationsResponse(**nothing)) == ""

@@ -10,7 +10,7 @@ from quernstone_qdrant import QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, connect
-from quernstone_qdrant.targets.indexing import DEFERRED_KEY
+from quernstone_qdrant.targets.deferral import deferrals
 
 WORDS = "stone mill grain rain roof bread hand water flour wheel wind corn oven".split()
 RNG = np.random.default_rng(7)
@@ -96,13 +96,13 @@ def test_every_layout_is_filtered_by_an_indexed_field(server, collection, embedd
 def test_indexing_is_put_off_and_back(server, collection, embedder, how):
     target = ClientTarget(server, collection)
     loader = QdrantLoader(server, collection, embedder, defer_index=how, index_timeout=60)
-    before = target.read_index()
+    before = target.state().index
     with target.deferred_index(how):
-        inside = target.read_index()
-        assert (inside.m, inside.threshold)[how == "threshold"] == 0
-        assert DEFERRED_KEY in target.state().metadata
-    assert target.read_index() == before
-    assert DEFERRED_KEY not in target.state().metadata
+        inside = target.state()
+        assert (inside.index.m, inside.index.threshold)[how == "threshold"] == 0
+        assert len(deferrals(inside)) == 1
+    assert target.state().index == before
+    assert deferrals(target.state()) == []
     assert loader.load(RECORDS).embedded == len(RECORDS)
-    assert target.read_index() == before
+    assert target.state().index == before
     assert target.state().status == "green"

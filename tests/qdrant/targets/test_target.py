@@ -8,7 +8,7 @@ import orjson
 import pytest
 from qdrant_client import QdrantClient
 
-from quernstone_qdrant import CollectionError, QdrantLoader, TargetError
+from quernstone_qdrant import CollectionError, QdrantLoader, TargetError, provenance
 from quernstone_qdrant.targets import connect
 
 
@@ -78,14 +78,15 @@ def test_an_answer_that_is_no_success(embedder, status, body, message):
         QdrantLoader(client, "docs", embedder)
 
 
-def test_a_server_that_is_too_old_for_metadata_says_so(embedder):
+def test_a_server_that_is_too_old_for_metadata_says_so(embedder, monkeypatch):
     def answer(method, path):
         if path.endswith("/exists"):
             return 200, {"result": {"exists": True}}
         if method == "GET":
             return 200, {"result": collection(None, 0)}
-        return 200, {"result": True}
+        return 200, {"result": {"count": 0} if path.endswith("/count") else True}
 
+    monkeypatch.setattr(provenance, "_METADATA_PATIENCE", 0)
     with (
         server(answer) as client,
         pytest.raises(CollectionError, match="does not store collection metadata"),

@@ -13,10 +13,10 @@ from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text, encode_documen
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest
 from quernstone_qdrant.targets.base import Bm25Stage
+from quernstone_qdrant.targets.configuration import version_of
 from quernstone_qdrant.targets.translate import (
     batch_rows,
     embedded_points,
-    knows_memory,
     query_arguments,
     vectors_config,
 )
@@ -28,6 +28,9 @@ class Server:
     def __init__(self, version):
         self.version = version
         self.created = None
+        self.metadata = {}
+        self.hnsw = {}
+        self.threshold = 20000
         self.indexes = {}
         self.points = None
         self.searches = []
@@ -43,9 +46,16 @@ class Server:
             return 200, {"exists": self.created is not None}
         if path == "/collections/docs" and method == "PUT":
             self.created = body
+            self.metadata = dict(body["metadata"])
             return 200, True
         if path == "/collections/docs" and method == "PATCH":
             self.changes.append(body)
+            self.hnsw |= body.get("hnsw_config", {})
+            self.threshold = body.get("optimizers_config", {}).get(
+                "indexing_threshold", self.threshold
+            )
+            merged = self.metadata | body.get("metadata", {})
+            self.metadata = {key: value for key, value in merged.items() if value is not None}
             return 200, True
         if path == "/collections/docs":
             return 200, self.info()
@@ -58,6 +68,10 @@ class Server:
             return 200, done
         if path.endswith("/points"):
             return 200, []
+        if path.endswith("/optimizations"):
+            return 404, None
+        if path.endswith("/points/count"):
+            return 200, {"count": 0}
         if path.endswith("/points/query"):
             self.searches.append(body)
             return 200, {"points": []}
@@ -71,15 +85,26 @@ class Server:
             "points_count": 0,
             "payload_schema": {},
             "config": {
-                "params": {"vectors": self.created["vectors"]},
-                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+                "params": {
+                    name: self.created[name]
+                    for name in self.created
+                    if name not in ("hnsw_config", "metadata")
+                },
+                "hnsw_config": {
+                    "m": 16,
+                    "ef_construct": 100,
+                    "full_scan_threshold": 10000,
+                    **self.created.get("hnsw_config", {}),
+                    **self.hnsw,
+                },
                 "optimizer_config": {
                     "deleted_threshold": 0.2,
                     "vacuum_min_vector_number": 1000,
                     "default_segment_number": 0,
                     "flush_interval_sec": 5,
+                    "indexing_threshold": self.threshold,
                 },
-                "metadata": self.created["metadata"],
+                "metadata": self.metadata,
             },
         }
 
@@ -130,10 +155,8 @@ def test_a_pair_is_created_in_the_words_of_the_servers_version(load, version, co
 
 
 def test_versions():
-    told = {text: knows_memory(text) for text in ("1.9.9", "1.18.3", "1.19.0", "2.0.0-dev", "dev")}
-    assert told == {
-        "1.9.9": False, "1.18.3": False, "1.19.0": True, "2.0.0-dev": True, "dev": False,
-    }  # fmt: skip
+    versions = ("1.9.9", "1.18.3", "2.0.0-dev", "dev", "", None)
+    assert [version_of(text) for text in versions] == [(1, 9), (1, 18), (2, 0), None, None, None]
 
 
 def test_a_gateway_that_hides_the_version_gets_the_older_words(load):
@@ -299,10 +322,16 @@ def test_a_server_has_everything(serve):
 
 def test_a_load_defers_the_index_and_waits_for_it(load):
     server, _ = load("dense", defer_index="m0", index_timeout=30)
-    remember, defer, points, restore, forget = server.changes
-    original = {"m": 16, "vectors": {}, "threshold": None}
-    assert remember == {"metadata": {"quernstone_deferred": original}}
+    remember, defer, points, end, restore, forget = server.changes
+    ((key, saved),) = remember["metadata"].items()
+    assert key.startswith("quernstone_deferred:")
+    assert {name: saved[name] for name in ("m", "vectors", "threshold")} == {
+        "m": 16,
+        "vectors": {},
+        "threshold": 20000,
+    }
     assert defer["hnsw_config"] == {"m": 0}
     assert points == "points"
+    assert end["metadata"][key]["ended"]
     assert restore["hnsw_config"] == {"m": 16}
-    assert forget == {"metadata": {"quernstone_deferred": None}}
+    assert forget == {"metadata": {key: None}}

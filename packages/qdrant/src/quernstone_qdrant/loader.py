@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 
 from qdrant_client import QdrantClient
@@ -13,10 +13,11 @@ from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.report import Depths, LoadReport
-from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset, SettingsWish
+from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.sources.arrow import as_rows
 from quernstone_qdrant.store import REQUEST_BYTES
 from quernstone_qdrant.targets import Target, as_target
+from quernstone_qdrant.wish import SettingsWish
 
 
 class QdrantLoader:
@@ -33,7 +34,9 @@ class QdrantLoader:
         collection: Name of the collection, which is created if it does not exist.
         embedder: Usually a `quernstone.Embedder`. It is called from several threads.
         preset: How the collection stores its points: the name of a preset, or your own settings;
-            None: the settings of an existing collection, or `dense` for a new one.
+            None: the settings of an existing collection, or `dense` for a new one. In a collection
+            that holds points, settings in `settings.IN_PLACE` are changed, and others refused.
+        settings: Single fields of `CollectionSettings` to change, by name, such as `{"m": 32}`.
         layout: Shape of the payload; None: that of an existing collection, or `universal`.
         hybrid: Add BM25 for hybrid search; None: as in an existing collection, or False.
         chunk_size: Maximum number of characters per chunk; None keeps each text whole.
@@ -46,7 +49,7 @@ class QdrantLoader:
         patience: Seconds in which to retry a request that fails temporarily, because of a lost
             connection or a server that is overloaded or restarting; 0 never retries.
         defer_index: Whether a server builds its index only after the load; see `DeferIndex`. The
-            original setting is restored in any case, after a crash by the next load.
+            last of several loads restores the original settings, after a crash the next one.
         index_timeout: Seconds to wait after the load until all points are indexed; None: a server
             continues in the background.
         skip_errors: Skip and count items that cannot be read or embedded. Otherwise the load stops
@@ -79,6 +82,7 @@ class QdrantLoader:
         embedder: TextEmbedder,
         *,
         preset: Preset | CollectionSettings | None = None,
+        settings: Mapping[str, object] | None = None,
         layout: LayoutName | None = None,
         hybrid: bool | None = None,
         chunk_size: int | None = 1200,
@@ -101,11 +105,13 @@ class QdrantLoader:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
         target = as_target(client, collection)
         chunker = Chunker(chunk_size, chunk_overlap)
+        notes: list[str] = []
         provenance = prepare_collection(
             target,
             embedder,
-            SettingsWish(preset=preset, layout=layout, hybrid=hybrid),
+            SettingsWish(preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}),
             allow_mismatch=allow_mismatch,
+            note=notes.append,
         )
         self._plan = LoadPlan(
             target=target,
@@ -118,6 +124,7 @@ class QdrantLoader:
             patience=patience,
             defer_index=defer_index,
             index_timeout=index_timeout,
+            notes=notes,
             skip_errors=skip_errors or dead_letter is not None,
             dead_letter=dead_letter,
             on_error=on_error,

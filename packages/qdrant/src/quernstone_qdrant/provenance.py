@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -11,11 +12,16 @@ from uuid import UUID
 from quernstone.types import EngineInfo, Float32Array
 from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
-from quernstone_qdrant.settings import ANY_SETTINGS, CollectionSettings, SettingsWish
+from quernstone_qdrant.reconcile import adopted_settings, reconcile, updated_settings
+from quernstone_qdrant.settings import IN_PLACE, CollectionSettings
 from quernstone_qdrant.targets import CollectionState, Target
+from quernstone_qdrant.wish import ANY_SETTINGS, SettingsWish
 
 METADATA_KEY = "quernstone"
 """Key of the collection's metadata under which this package stores its own."""
+
+_METADATA_PATIENCE = 5.0
+"""Seconds until a cluster must show metadata that it has accepted."""
 
 
 class TextEmbedder(Protocol):
@@ -202,16 +208,19 @@ def prepare_collection(
     wish: SettingsWish = ANY_SETTINGS,
     *,
     allow_mismatch: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Provenance:
     """Create the collection for the vectors of `embedder`, or check that an existing one fits.
 
-    An empty collection of another program is adopted if its vectors fit.
+    An empty collection of another program is adopted if it fits. Requested settings that can change
+    in place are changed, and payload indexes that are missing are created.
 
     Args:
         target: The collection, which may be missing.
         embedder: Embedder of the vectors.
         wish: Settings requested for a new collection, or expected of an existing one.
         allow_mismatch: Accept a collection of another model, and record the second model in it.
+        note: Called with each change of an existing collection, in words.
 
     Raises:
         CollectionError: The collection cannot store these vectors, does not record its model, or
@@ -219,65 +228,81 @@ def prepare_collection(
         ProvenanceError: It was created with another model, revision or vector size.
     """
     wanted = Provenance.of(embedder, target.collection)
-    settings = wish.apply_to(CollectionSettings()).resolved(wanted.dimensions)
-    wanted = replace(wanted, settings=settings)
     if not target.exists():
+        settings = wish.apply_to(CollectionSettings()).resolved(wanted.dimensions)
+        wanted = replace(wanted, settings=settings)
         target.create(settings, wanted.dimensions, wanted.metadata())
-    state = target.state()
-    if Provenance.read(state) is None and not state.points:
-        _check_vectors(state, target.collection, wanted)
-        target.describe(wanted.metadata())
+        state = _described_state(target)
+    else:
         state = target.state()
+    if Provenance.read(state) is None and not target.count():
+        settings = adopted_settings(
+            state, wish, wanted.dimensions, embedded=target.kind == "embedded"
+        )
+        wanted = replace(wanted, settings=settings)
+        reconcile(target, state, settings, wanted.dimensions, requested=IN_PLACE, note=note)
+        target.describe(wanted.metadata())
+        state = _described_state(target)
         if Provenance.read(state) is None:
             raise CollectionError(
                 target.collection,
                 "the server does not store collection metadata; upgrade it to Qdrant 1.16 or newer",
             )
     recorded = check_provenance(state, target.collection, wanted, allow_mismatch=allow_mismatch)
-    _check_settings(recorded.settings, wish.apply_to(recorded.settings), target.collection)
-    _check_vectors(state, target.collection, recorded)
-    if not state.points:  # also completes a creation that a crash interrupted
-        target.create_indexes(recorded.settings)
+    described = _with_settings(target, state, recorded, wish, note)
     if not recorded.is_model_of(wanted):
-        recorded = recorded.mixed_with(wanted)
-        target.describe(recorded.metadata())
-    return recorded
+        described = described.mixed_with(wanted)
+    if described != recorded:  # recorded last: the server has confirmed the changes
+        target.describe(described.metadata())
+    return described
 
 
-def _check_settings(
-    existing: CollectionSettings, wanted: CollectionSettings, collection: str
-) -> None:
-    differences = wanted.differences(existing)
-    if differences:
-        found = ", ".join(f"{name}={value!r}" for name, value, _ in differences)
-        expected = ", ".join(f"{name}={value!r}" for name, _, value in differences)
+def change_settings(
+    target: Target, wish: SettingsWish, *, note: Callable[[str], None] = lambda _: None
+) -> Provenance:
+    """Change settings of an existing collection in place, without a model.
+
+    Args:
+        target: The collection.
+        wish: The requested settings.
+        note: Called with each change, in words.
+
+    Raises:
+        CollectionError: The collection does not record its model, or a setting cannot change.
+    """
+    state = target.state()
+    recorded = Provenance.read(state)
+    if recorded is None:
         raise CollectionError(
-            collection,
-            f"it was created with {found}, but {expected} is requested; do not request it, or use "
-            "another collection",
+            target.collection, "another program created it; only collections of ours can change"
         )
+    described = _with_settings(target, state, recorded, wish, note)
+    if described != recorded:
+        target.describe(described.metadata())
+    return described
 
 
-def _check_vectors(state: CollectionState, collection: str, wanted: Provenance) -> None:
-    needed = wanted.settings.vectors(wanted.dimensions)
-    if set(state.vectors) != set(needed):
-        raise CollectionError(
-            collection,
-            f"it has {_described(state.vectors)}, but the settings need {_described(needed)}; "
-            "use another collection",
-        )
-    for name, vector in state.vectors.items():
-        if vector.size != needed[name].size:
-            raise ProvenanceError(collection, "dimensions", vector.size, needed[name].size)
-        distances = {"Cosine", "Dot"} if needed[name].distance == "Cosine" else {"Euclid"}
-        if vector.distance not in distances:
-            raise CollectionError(
-                collection,
-                f"its distance is {vector.distance}; it must be {' or '.join(sorted(distances))}: "
-                "use another collection",
-            )
+def _with_settings(
+    target: Target,
+    state: CollectionState,
+    recorded: Provenance,
+    wish: SettingsWish,
+    note: Callable[[str], None],
+) -> Provenance:
+    """Change what is requested in the collection; return the provenance to record then."""
+    settings = updated_settings(recorded.settings, wish, recorded.dimensions, target.collection)
+    reconcile(target, state, settings, recorded.dimensions, requested=wish.names, note=note)
+    created = target.create_indexes(settings)
+    if created and state.points:
+        note(f"created the payload indexes of {', '.join(created)}, which were missing")
+    return replace(recorded, settings=settings)
 
 
-def _described(vectors: Iterable[str]) -> str:
-    names = [f"`{name}`" for name in vectors if name]
-    return f"named vectors ({', '.join(names)})" if names else "one unnamed vector"
+def _described_state(target: Target) -> CollectionState:
+    """Return the collection's state, once a cluster shows the metadata that it has accepted."""
+    deadline = time.monotonic() + _METADATA_PATIENCE
+    while True:
+        state = target.state()
+        if Provenance.read(state) is not None or time.monotonic() >= deadline:
+            return state
+        time.sleep(_METADATA_PATIENCE / 100)

@@ -14,8 +14,7 @@ from __future__ import annotations
 import pickle
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -33,21 +32,22 @@ from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
 from quernstone_qdrant.report import LoadReport
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset, SettingsWish
+from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import Target, as_target
+from quernstone_qdrant.wish import SettingsWish
 
 try:
     import ray
     from ray.data import ActorPoolStrategy, Dataset
-    from ray.exceptions import RayTaskError
+
+    from quernstone_qdrant.ray_rows import COLUMN, result_or_error, unpacked, unwrapped
 except ImportError as error:
     raise MissingExtraError("ray", "ray", "quernstone-qdrant") from error
 
 Connect: TypeAlias = "Callable[[], QdrantClient | Target]"
 OpenEmbedder: TypeAlias = "Callable[[], TextEmbedder]"
 
-_COLUMN = "batches"
 _TASK_CPUS = 0.5
 """CPUs per reading or writing task, which waits for Qdrant half of the time."""
 _BATCH_CHARS = 256_000
@@ -66,6 +66,8 @@ class _Plan:
     open_embedder: OpenEmbedder
     provenance: Provenance
     max_points: int | None
+    notes: list[str]
+    """Changes of the collection when it was opened, in words."""
     chunk_size: int | None
     chunk_overlap: int | None
     batch_size: int
@@ -87,6 +89,7 @@ class RayLoader:
         gpus: Accelerators per actor, possibly a fraction; 0: the actors use the CPU.
         cpus: CPU cores per actor.
         preset: See `QdrantLoader` for this and all later arguments except `documents`.
+        settings: Single fields of `CollectionSettings` to change, by name.
         layout: Shape of the payload.
         hybrid: Add BM25 for hybrid search.
         chunk_size: Maximum number of characters per chunk.
@@ -129,6 +132,7 @@ class RayLoader:
         gpus: float = 0,
         cpus: float = 1,
         preset: Preset | CollectionSettings | None = None,
+        settings: Mapping[str, object] | None = None,
         layout: LayoutName | None = None,
         hybrid: bool | None = None,
         chunk_size: int | None = 1200,
@@ -152,7 +156,9 @@ class RayLoader:
         self._connect, self._collection = connect, collection
         self._open_embedder = open_embedder
         self._workers, self._gpus, self._cpus = workers, gpus, cpus
-        self._wish = SettingsWish(preset=preset, layout=layout, hybrid=hybrid)
+        self._wish = SettingsWish(
+            preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}
+        )
         self._chunking = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
         self._documents, self._batch_size = documents, batch_size
         self._request_bytes, self._patience = request_bytes, patience
@@ -182,21 +188,25 @@ class RayLoader:
             ray.init()
         self._check_cores()
         started = time.monotonic()
-        with _unwrapped():
+        with unwrapped():
             plan = self._plan()
             target = as_target(self._connect(), self._collection)
             report = LoadReport(ignored=tuple(target.ignored(plan.provenance.settings)))
-            with target.deferred_index(self._defer_index):
+            with target.deferred_index(self._defer_index) as deferral:
                 for row in self._stages(dataset, plan).iter_rows():
-                    done = pickle.loads(row[_COLUMN])
+                    done = pickle.loads(row[COLUMN])
                     if isinstance(done, QuernstoneError):
                         raise done
                     report = done.added_to(report, time.monotonic() - started)
                     self._notify(done, report)
             if self._index_timeout is not None:
                 target.wait_for_index(self._index_timeout)
+            if target.kind == "server":
+                state = target.state()
+                report = replace(report, points=state.points, status=state.status)
             target.close()
-        return replace(report, seconds=time.monotonic() - started)
+        notes = (*plan.notes, *deferral)
+        return replace(report, notes=notes, seconds=time.monotonic() - started)
 
     def _notify(self, done: _Done, report: LoadReport) -> None:
         for failure in done.failures:
@@ -219,7 +229,7 @@ class RayLoader:
     def _plan(self) -> _Plan:
         """Prepare the collection, on a worker because the driver may not have an accelerator."""
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
-        provenance, max_points = ray.get(
+        provenance, max_points, notes = ray.get(
             prepare.remote(self._connect, self._collection, self._open_embedder, self._wish)
         )
         return _Plan(
@@ -229,6 +239,7 @@ class RayLoader:
             open_embedder=self._open_embedder,
             provenance=provenance,
             max_points=max_points,
+            notes=notes,
             batch_size=self._batch_size,
             request_bytes=self._request_bytes,
             patience=self._patience,
@@ -287,28 +298,18 @@ class _Done:
 
 def _prepare(
     connect: Connect, collection: str, open_embedder: OpenEmbedder, wish: SettingsWish
-) -> tuple[Provenance, int | None]:
+) -> tuple[Provenance, int | None, list[str]]:
     target = as_target(connect(), collection)
-    provenance = prepare_collection(target, open_embedder(), wish)
+    notes: list[str] = []
+    provenance = prepare_collection(target, open_embedder(), wish, note=notes.append)
     max_points = target.state().max_batch
     target.close()
-    return provenance, max_points
-
-
-def _result_or_error(work: Callable[[], object]) -> pa.Table:
-    """Pack the result of a stage, or its error, which the driver then raises.
-
-    Ray Data would wrap an error raised in the stage, and lose the original.
-    """
-    try:
-        return _packed(work())
-    except QuernstoneError as error:
-        return _packed(error)
+    return provenance, max_points, notes
 
 
 def _read(rows: pa.Table, plan: _Plan) -> pa.Table:
     """Split a group of documents into chunks, and look them up."""
-    return _result_or_error(lambda: _looked_up(rows, plan))
+    return result_or_error(lambda: _looked_up(rows, plan))
 
 
 def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
@@ -334,7 +335,7 @@ class _Embed:
         self._embedder = plan.open_embedder()
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _result_or_error(lambda: self._embedded(_unpacked(row)))
+        return result_or_error(lambda: self._embedded(unpacked(row)))
 
     def _embedded(self, batches: list[Batch]) -> list[Batch]:
         for batch in batches:
@@ -344,7 +345,7 @@ class _Embed:
 
 def _write(row: pa.Table, plan: _Plan) -> pa.Table:
     """Write a group of documents in the order of their chunks."""
-    return _result_or_error(lambda: _written(_unpacked(row), plan))
+    return result_or_error(lambda: _written(unpacked(row), plan))
 
 
 def _written(batches: list[Batch], plan: _Plan) -> _Done:
@@ -374,27 +375,3 @@ def _lightened(batch: Batch) -> Batch:
         for p in batch.points
     ]
     return replace(batch, points=points, previous=None, follower=None)
-
-
-def _packed(value: object) -> pa.Table:
-    column = pa.array([pickle.dumps(value)], type=pa.large_binary())
-    return pa.table({_COLUMN: column})
-
-
-def _unpacked(row: pa.Table) -> list[Batch]:
-    """Unpack batches, or raise the error that an earlier stage packed instead."""
-    value: list[Batch] | QuernstoneError = pickle.loads(row[_COLUMN][0].as_py())
-    if isinstance(value, QuernstoneError):
-        raise value
-    return value
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Raise the original error of a worker instead of the `RayTaskError` around it."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, QuernstoneError):
-            raise error.cause from error
-        raise

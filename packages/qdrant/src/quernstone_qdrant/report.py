@@ -33,6 +33,12 @@ class LoadReport:
     """True if `QdrantLoader.stop` ended the load before all records were read."""
     ignored: tuple[str, ...] = ()
     """Collection settings that the target does not support, such as `quantisation`."""
+    notes: tuple[str, ...] = ()
+    """Changes of an existing collection, and deviations from what was asked, in words."""
+    points: int | None = None
+    """Points in the collection after the load; approximate on a server."""
+    status: str = ""
+    """Status of the index after the load: `green`, `yellow` (indexing), `grey` or `red`."""
     seconds: float = 0.0
 
 
@@ -45,3 +51,5 @@ class Depths:
     writing: int = 0
     indexing: bool = False
     """True once everything is written and the load waits for the index."""
+    index: str = ""
+    """Work of the server's optimiser meanwhile, in words."""

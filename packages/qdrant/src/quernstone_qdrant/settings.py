@@ -20,19 +20,44 @@ Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
 Datatype = Literal["float32", "float16", "uint8"]
 Quantization = Literal["scalar", "binary", "turbo1", "turbo2", "turbo4", "turbo8"]
 """Compression of the searched vectors. The digit of TurboQuant is the number of bits per value."""
-FieldType = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
+FieldType = Literal["keyword", "tenant", "integer", "float", "bool", "datetime", "uuid", "text"]
+"""Type of a payload index. `tenant`: keywords of which most searches name one, such as a customer;
+the server stores the points of a tenant together. Use it with `payload_m`."""
 Lexical = Literal["auto", "sparse", "text"]
 Preset = Literal["dense", "mrl", "scalar", "binary", "turbo", "float16", "uint8"]
 
 DeferIndex = Literal["none", "m0", "threshold"]
-"""How to defer a server's indexing during a load. `m0`: build no graph (needs little memory).
-`threshold`: never reach the indexing threshold (fastest; needs memory for all vectors)."""
+"""How to defer a server's indexing during a load. `threshold`: never reach the indexing threshold;
+an existing graph stays. `m0`: build no graph; only for an empty collection, because it drops an
+existing graph. In a collection that holds points, `m0` is replaced by `threshold`, with a note."""
 
 PREFIX = "prefix"
 """Name of the short vector of an MRL pair."""
 BM25 = "bm25"
 """Name of the sparse vector."""
 
+GRAPH: Mapping[str, str] = {
+    "m": "m",
+    "ef_construct": "ef_construct",
+    "full_scan_threshold": "full_scan_threshold",
+    "max_indexing_threads": "max_indexing_threads",
+    "payload_m": "payload_m",
+    "graph_on_disk": "on_disk",
+}
+"""Settings of the HNSW graph, and their names in Qdrant."""
+STORAGE: Mapping[str, str] = {
+    "payload_on_disk": "on_disk_payload",
+    "shards": "shard_number",
+    "replication_factor": "replication_factor",
+    "write_consistency": "write_consistency_factor",
+}
+"""Settings of shards, replicas and payloads, and their names in Qdrant."""
+CONFIGURED = (*GRAPH, *STORAGE)
+"""Settings of which None is the server's default, or leaves an existing collection's value."""
+IN_PLACE = frozenset((*CONFIGURED, "quantization", "on_disk", "indexes")) - {"shards"}
+"""Settings that can change in a collection that holds points."""
+
+_AT_LEAST_ONE = ("shards", "replication_factor", "write_consistency")
 _MIN_PREFIX = 32
 _SIGMAS = 8.0
 """Clipping limit of uint8, in multiples of the root mean square of a unit vector's values. Recall
@@ -55,7 +80,7 @@ class VectorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSettings:
-    """How a new collection stores and indexes its points. The settings cannot change later.
+    """How a new collection stores and indexes its points. Those in `IN_PLACE` can change later.
 
     The default is one unnamed cosine vector, which LangChain and LlamaIndex use by default.
 
@@ -88,11 +113,26 @@ class CollectionSettings:
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
     """Types of the metadata fields to index for filters. Created before the first point."""
     m: int | None = None
-    """Edges per node of the HNSW graph; None: the server's default."""
+    """Edges per node of the HNSW graph; None: the server's default, as for all later fields."""
     ef_construct: int | None = None
-    """Neighbours considered when building the graph; None: the server's default."""
+    """Neighbours considered when building the graph."""
+    full_scan_threshold: int | None = None
+    """Size in KB of the vectors below which a search compares them all instead of the graph."""
+    max_indexing_threads: int | None = None
+    """Threads that build one graph; 0: the server chooses."""
+    payload_m: int | None = None
+    """Edges per node of the additional graphs of filtered points. With `m=0` there is one graph per
+    tenant, and none of all points."""
+    graph_on_disk: bool | None = None
+    """Keep the graph on disk."""
+    payload_on_disk: bool | None = None
+    """Keep payloads on disk."""
     shards: int | None = None
-    """Number of shards; None: the server's default."""
+    """Number of shards."""
+    replication_factor: int | None = None
+    """Number of replicas of each shard."""
+    write_consistency: int | None = None
+    """Number of replicas that must confirm a write."""
 
     def __post_init__(self) -> None:
         if self.prefix is not None and not self.vector:
@@ -120,16 +160,20 @@ class CollectionSettings:
             ("quantization", self.quantization, Quantization),
             ("bm25", self.bm25, Lexical),
         ):
-            _check_choice(name, value, get_args(known))
-        _check_choice("bm25_rule", self.bm25_rule, ["auto", *get_args(Bm25Rule)])
-        _check_choice("language", self.language, LANGUAGES)
+            check_choice(name, value, get_args(known))
+        check_choice("bm25_rule", self.bm25_rule, ["auto", *get_args(Bm25Rule)])
+        check_choice("language", self.language, LANGUAGES)
         if self.bm25 == "text" and self.bm25_rule != "auto":
             raise ConfigError(
                 f"`bm25_rule` is {self.bm25_rule} and `bm25` is 'text': a text index splits texts "
                 "by Qdrant's own rule; use `bm25='sparse'`, or leave `bm25_rule` out"
             )
         for name, kind in self.indexes.items():
-            _check_choice(f"indexes[{name!r}]", kind, get_args(FieldType))
+            check_choice(f"indexes[{name!r}]", kind, get_args(FieldType))
+        for name in CONFIGURED:
+            value, least = getattr(self, name), int(name in _AT_LEAST_ONE)
+            if value is not None and value < least:
+                raise ConfigError(f"`{name}` is {value}; it must be at least {least}")
 
     def resolved(self, dimensions: int) -> CollectionSettings:
         """Replace each `auto` with its value for a new collection.
@@ -192,11 +236,28 @@ class CollectionSettings:
             "quantisation": self.quantization is not None,
             f"{self.datatype} storage": self.datatype != "float32",
             "vectors on disk": self.on_disk,
-            "an HNSW graph": self.m is not None or self.ef_construct is not None,
+            "an HNSW graph": any(getattr(self, name) is not None for name in GRAPH),
             "payload indexes": bool(self.indexes),
+            "payloads on disk": self.payload_on_disk is not None,
             "shards": self.shards is not None,
+            "replicas": self.has_replicas,
         }
         return [name for name, used in server_only.items() if used]
+
+    @property
+    def has_replicas(self) -> bool:
+        """True if a setting of replicas is given."""
+        return self.replication_factor is not None or self.write_consistency is not None
+
+    def since(self) -> Mapping[str, tuple[int, int]]:
+        """Return the settings that not every supported server has, and the version they need."""
+        needed: dict[str, tuple[int, int]] = {}
+        if (self.quantization or "").startswith("turbo"):
+            newest = self.quantization == "turbo8"
+            needed[f"quantization={self.quantization!r}"] = (1, 20) if newest else (1, 18)
+        if self.bm25 == "text":
+            needed["bm25='text' (a text index with scores)"] = (1, 20)
+        return needed
 
     def rows(self, embeddings: Float32Array, texts: Sequence[str]) -> Mapping[str, Rows]:
         """Return the vectors to write for a batch.
@@ -256,14 +317,17 @@ class CollectionSettings:
 
         Returns:
             (name, existing value, value in `self`) per difference. `auto` equals any value except
-            None.
+            None, and None in `CONFIGURED` equals any value. Indexes are only added.
         """
-        return [
-            (name, found, wanted)
-            for name, wanted in asdict(self).items()
-            if wanted != (found := getattr(existing, name))
-            and not (wanted == "auto" and found is not None)
-        ]
+        differences: list[tuple[str, object, object]] = []
+        for name, wanted in asdict(self).items():
+            found = getattr(existing, name)
+            if name == "indexes":
+                wanted = {**found, **wanted}
+            unnamed = wanted is None and name in CONFIGURED
+            if wanted != found and not unnamed and not (wanted == "auto" and found is not None):
+                differences.append((name, found, wanted))
+        return differences
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that differ from the default, for the collection's metadata."""
@@ -295,7 +359,8 @@ def uint8_scale(dimensions: int) -> float:
     return 127 * math.sqrt(dimensions) / _SIGMAS
 
 
-def _check_choice(name: str, value: object, known: Sequence[object]) -> None:
+def check_choice(name: str, value: object, known: Sequence[object]) -> None:
+    """Raise a `ConfigError` unless `value` is None or one of `known`."""
     if value is not None and value not in known:
         raise ConfigError(f"`{name}` is {value!r}; it must be one of {', '.join(map(str, known))}")
 
@@ -310,36 +375,3 @@ PRESETS: Mapping[Preset, CollectionSettings] = {
     "uint8": CollectionSettings(datatype="uint8"),
 }
 """Presets, also to start from: `dataclasses.replace(PRESETS["mrl"], prefix=128)`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettingsWish:
-    """Changes that the caller requests to a collection's settings; None leaves a value unchanged.
-
-    Raises:
-        ConfigError: The preset or the layout is unknown.
-    """
-
-    preset: Preset | CollectionSettings | None = None
-    layout: LayoutName | None = None
-    hybrid: bool | None = None
-
-    def __post_init__(self) -> None:
-        self.apply_to(CollectionSettings())
-
-    def apply_to(self, settings: CollectionSettings) -> CollectionSettings:
-        """Return `settings` with the requested changes."""
-        if isinstance(self.preset, CollectionSettings):
-            settings = self.preset
-        elif self.preset is not None:
-            _check_choice("preset", self.preset, list(PRESETS))
-            settings = PRESETS[self.preset]
-        if self.layout is not None:
-            settings = replace(settings, layout=self.layout)
-        if self.hybrid is not None and self.hybrid != (settings.bm25 is not None):
-            settings = replace(settings, bm25="auto" if self.hybrid else None)
-        return settings
-
-
-ANY_SETTINGS = SettingsWish()
-"""A request without changes."""

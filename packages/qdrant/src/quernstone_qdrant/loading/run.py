@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +50,8 @@ class LoadPlan:
     defer_index: DeferIndex
     index_timeout: float | None
     """Seconds to wait for the index after the load; None: do not wait."""
+    notes: Sequence[str]
+    """Changes of the collection when it was opened, in words."""
     skip_errors: bool
     dead_letter: str | PathLike[str] | None
     on_error: Callable[[QuernstoneError], None] | None
@@ -65,6 +67,9 @@ class Load:
         self._plan = plan
         self._prune_scope = prune
         self._stopping = self._indexing = False
+        self._index = ""
+        self._deferral: list[str] = []
+        """Notes of the deferred index."""
         self._started = time.monotonic()
         self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
         self._retry = Retry(plan.patience)
@@ -102,7 +107,9 @@ class Load:
     @property
     def depths(self) -> Depths:
         """Number of batches in or waiting for each stage."""
-        return Depths(indexing=True) if self._indexing else self._pipeline.depths
+        if self._indexing:
+            return Depths(indexing=True, index=self._index)
+        return self._pipeline.depths
 
     def stop(self) -> None:
         """End the load early; see `QdrantLoader.stop`."""
@@ -117,7 +124,9 @@ class Load:
                 self._letters = stack.enter_context(DeadLetters(self._plan.dead_letter))
             if self._seen is not None:
                 stack.enter_context(self._seen)
-            stack.enter_context(self._plan.target.deferred_index(self._plan.defer_index))
+            self._deferral = stack.enter_context(
+                self._plan.target.deferred_index(self._plan.defer_index)
+            )
             try:
                 self._pipeline.run()
                 if self._seen is not None:
@@ -134,10 +143,15 @@ class Load:
             timeout = math.inf  # unlike a server, Edge only indexes while this call waits
         if timeout is not None and not self._stopping:
             self._indexing = True
-            self._plan.target.wait_for_index(timeout)
+            self._plan.target.wait_for_index(timeout, self._show_index)
             self._indexing = False
-            self._count()
+        state = self._retry.call(self._plan.target.state)
+        self.report = replace(self.report, points=state.points, status=state.status)
+        self._count(stopped=self._stopping)
         return self.report
+
+    def _show_index(self, progress: str) -> None:
+        self._index = progress
 
     def _embed(self, batch: Batch) -> None:
         with self._pace.embedding(sum(len(point.text) for point in batch.points)):
@@ -182,5 +196,6 @@ class Load:
             seconds=time.monotonic() - self._started,
             retries=self._retry.retries,
             stopped=stopped,
+            notes=(*self._plan.notes, *self._deferral),
             **sums,
         )

@@ -6,7 +6,7 @@ a target with filters of its own translates them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -29,6 +29,23 @@ class VectorState:
     size: int
     distance: str
     """`Cosine`, `Dot`, `Euclid` or `Manhattan`."""
+    datatype: str = "float32"
+    quantization: str | None = None
+    """Kind of quantisation as `CollectionSettings` names it, or `product`."""
+    on_disk: bool = False
+    multivector: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexConfig:
+    """Settings that decide when and how densely a server indexes; None leaves one unchanged."""
+
+    m: int | None = None
+    """Edges per node of the graph, for the vectors without a value of their own."""
+    vectors: Mapping[str, int] = field(default_factory=dict)
+    """`m` of the vectors that set their own, by name."""
+    threshold: int | None = None
+    """Size in KB from which a segment's vectors are indexed; 0 disables indexing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +64,18 @@ class CollectionState:
     """Message of the optimiser if it failed."""
     queued: int = 0
     """Number of writes that are accepted but not applied yet."""
+    sparse: Mapping[str, bool] = field(default_factory=dict)
+    """Sparse vectors by name: True if the server weights them by IDF."""
+    payload_indexes: Mapping[str, str] = field(default_factory=dict)
+    """Types of the payload indexes by path, as `CollectionSettings.indexes` names them."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Values in force of the settings in `settings.CONFIGURED`; empty if the target has none."""
+    index: IndexConfig = field(default_factory=IndexConfig)
+    """When and how densely the vectors are indexed now, which a deferring load changes."""
+    segments: int | None = None
+    """Number of segments; None if the target does not say."""
+    indexed: int | None = None
+    """Indexed vectors of all names together. Segments without a graph count as indexed."""
     max_batch: int | None = None
     """Maximum number of points per write in the collection's strict mode; None: no limit."""
 
@@ -173,8 +202,21 @@ class Target(Protocol):
         """Create the collection for embeddings of `dimensions` numbers."""
         ...
 
-    def create_indexes(self, settings: CollectionSettings) -> None:
-        """Create the payload indexes of the settings that do not exist yet."""
+    def create_indexes(self, settings: CollectionSettings) -> list[str]:
+        """Create the payload indexes of the settings that do not exist yet; return their paths."""
+        ...
+
+    def change(self, settings: CollectionSettings, dimensions: int, names: Collection[str]) -> None:
+        """Change the existing collection in place, and add the vectors that it lacks.
+
+        Args:
+            settings: The new settings.
+            dimensions: Size of the embeddings.
+            names: Fields of `settings` that differ from the collection's, of `settings.IN_PLACE`.
+
+        Raises:
+            CollectionError: The server is too old for a value, or to add vectors.
+        """
         ...
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
@@ -232,19 +274,25 @@ class Target(Protocol):
         """Describe the settings that this target ignores, for messages to the user."""
         ...
 
-    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:
         """Defer indexing inside the block and restore it at the end, also after an error.
 
-        After a crash, the next load restores it, also with `none`. Does nothing for a target that
-        does not index during writes.
+        If several loads defer at once, the last one restores. What a crashed load left deferred is
+        restored as well. Does nothing for a target that does not index during writes.
+
+        Yields:
+            Notes for the user, appended as they arise: what was done otherwise than asked.
         """
         ...
 
-    def wait_for_index(self, timeout: float) -> None:
+    def wait_for_index(
+        self, timeout: float, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Wait until all written points are indexed, if the target has an index.
 
         Args:
             timeout: Seconds to wait; may be infinite.
+            progress: Called now and then with what is being indexed, in words.
 
         Raises:
             CollectionError: The optimiser failed; the error says why.

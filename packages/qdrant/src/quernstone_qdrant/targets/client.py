@@ -6,7 +6,7 @@ Only this module and `targets/errors.py` know what these clients return and rais
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,34 +16,49 @@ from qdrant_client.http.exceptions import ApiException
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from quernstone_qdrant.documents.bm25 import SparseVector
-from quernstone_qdrant.errors import CollectionNotFoundError, TargetError, TransientError
+from quernstone_qdrant.errors import (
+    CollectionError,
+    CollectionNotFoundError,
+    TargetError,
+    TransientError,
+)
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
     FoundPoint,
+    IndexConfig,
     Payload,
     SearchRequest,
     StoredPoint,
     TargetKind,
-    VectorState,
     scroll_start,
 )
-from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
-from quernstone_qdrant.targets.indexing import (
-    IndexConfig,
-    deferred_index,
+from quernstone_qdrant.targets.configuration import (
+    ADDS_VECTORS_SINCE,
+    change_arguments,
+    configured,
     index_arguments,
     index_config,
-    wait_until_green,
+    index_types,
+    new_vector,
+    sparse_states,
+    too_new,
+    vector_states,
+    version_of,
 )
+from quernstone_qdrant.targets.deferral import deferred_index
+from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
+from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
 from quernstone_qdrant.targets.translate import (
+    MEMORY_SINCE,
     batch_rows,
     embedded_points,
+    field_index,
     graph_config,
     key_index,
-    knows_memory,
     query_arguments,
     sparse_config,
+    storage_config,
     text_index,
     vectors_config,
 )
@@ -106,15 +121,19 @@ class ClientTarget:
         self.writers = 1 if embedded else _SERVER_WRITERS
 
     @functools.cached_property
-    def _memory(self) -> bool:
-        """True if the server takes the option `memory` instead of `on_disk`."""
+    def version(self) -> str | None:
+        """Version of the server; None for the embedded client, or if a gateway hides it."""
         if self.kind != "server":
-            return False
+            return None
         try:
-            version = self.client.info().version
+            return self.client.info().version or None
         except (ApiException, ValueError):
-            return False  # a gateway may hide the version; every server accepts `on_disk`
-        return knows_memory(version)
+            return None
+
+    @property
+    def _memory(self) -> bool:
+        """True if the server takes the option `memory`; every server accepts `on_disk`."""
+        return (version_of(self.version) or (0, 0)) >= MEMORY_SINCE
 
     def exists(self) -> bool:
         """See `Target.exists`."""
@@ -128,36 +147,61 @@ class ClientTarget:
                 names = [found.name for found in self.client.get_collections().collections]
             raise CollectionNotFoundError(self.collection, sorted(names))
         with self._failures("reading the configuration"):
-            return _state(self.client.get_collection(self.collection))
+            info = self.client.get_collection(self.collection)
+        return _state(info, embedded=self.kind == "embedded")
 
     def create(
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
     ) -> None:
         """See `Target.create`."""
+        self._check_version(settings)
         with self._failures("creating the collection"):
             self.client.create_collection(
                 self.collection,
                 vectors_config=vectors_config(settings, dimensions, memory=self._memory),
-                sparse_vectors_config=sparse_config(settings),
+                sparse_vectors_config=sparse_config(settings) or None,
                 hnsw_config=graph_config(settings),
-                shard_number=settings.shards,
                 metadata=dict(metadata),
+                **storage_config(settings),
             )
 
-    def create_indexes(self, settings: CollectionSettings) -> None:
-        """See `Target.create_indexes`."""
+    def create_indexes(self, settings: CollectionSettings) -> list[str]:
+        """See `Target.create_indexes`. A server with points builds them in the background."""
         schemas: dict[str, Any] = {}
         if self.kind == "server":  # the embedded client filters without an index
-            schemas = dict(settings.fields())
+            schemas = {path: field_index(kind) for path, kind in settings.fields().items()}
             for name in settings.key_fields():
                 schemas[name] = key_index(memory=self._memory)
         if settings.bm25 == "text":
             schemas[settings.text_field] = text_index(settings, embedded=self.kind == "embedded")
-        for name, schema in schemas.items():
-            with self._failures(f"creating the index of {name}"):
+        state = self.state()
+        missing = {path: schemas[path] for path in schemas if path not in state.payload_indexes}
+        if self.kind == "embedded" and state.points:
+            missing = {}  # it does not list its indexes, and keeps them
+        for path, schema in missing.items():
+            with self._failures(f"creating the index of {path}"):
                 self.client.create_payload_index(
-                    self.collection, field_name=name, field_schema=schema, wait=True
+                    self.collection, field_name=path, field_schema=schema, wait=not state.points
                 )
+        return list(missing)
+
+    def change(self, settings: CollectionSettings, dimensions: int, names: Collection[str]) -> None:
+        """See `Target.change`. The embedded client has only the vectors of these settings."""
+        self._check_version(settings)
+        state = self.state()
+        wanted = [*settings.vectors(dimensions), *sparse_config(settings)]
+        for name in wanted:
+            if name not in state.vectors and name not in state.sparse:
+                self._add_vector(name, new_vector(settings, dimensions, name))
+        arguments = change_arguments(settings, dimensions, names, memory=self._memory)
+        if arguments and self.kind == "server":
+            with self._failures(f"changing {', '.join(sorted(names))}"):
+                self.client.update_collection(self.collection, **arguments)
+        for path, kind in settings.fields().items():
+            if state.payload_indexes.get(path, kind) != kind:
+                with self._failures(f"replacing the index of {path}"):
+                    self.client.delete_payload_index(self.collection, path)
+        self.create_indexes(settings)
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """See `Target.describe`."""
@@ -258,19 +302,23 @@ class ClientTarget:
         """See `Target.ignored`."""
         return settings.needs_server() if self.kind == "embedded" else []
 
-    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:
         """See `Target.deferred_index`."""
-        return deferred_index(self, how) if self.kind == "server" else nullcontext()
+        return deferred_index(self, how) if self.kind == "server" else nullcontext([])
 
-    def wait_for_index(self, timeout: float) -> None:
+    def wait_for_index(
+        self, timeout: float, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
         """See `Target.wait_for_index`. The embedded client has no index."""
         if self.kind == "server":
-            wait_until_green(self, timeout)
+            wait_until_green(self, timeout, progress=progress)
 
-    def read_index(self) -> IndexConfig:
-        """Read the settings that decide when and how densely the vectors are indexed."""
-        with self._failures("reading the configuration"):
-            return index_config(self.client.get_collection(self.collection).config)
+    def optimizations(self) -> str:
+        """Describe what the server's optimiser runs; empty if it runs nothing or does not say."""
+        try:
+            return running_optimizations(self.client.get_optimizations(self.collection))
+        except CLIENT_ERRORS:  # servers before 1.17 do not say
+            return ""
 
     def change_index(self, config: IndexConfig) -> None:
         """Set the values of `config` that are not None."""
@@ -280,6 +328,25 @@ class ClientTarget:
     def close(self) -> None:
         """See `Target.close`."""
         self.client.close()
+
+    def _add_vector(self, name: str, config: Any) -> None:
+        if self.kind == "server" and (version_of(self.version) or (0, 0)) < ADDS_VECTORS_SINCE:
+            raise CollectionError(
+                self.collection,
+                f"it lacks the vector `{name}`, which a server can add from Qdrant 1.18 on; this "
+                f"one is {self.version or 'of an unknown version'}: upgrade it, or use another "
+                "collection",
+            )
+        with self._failures(f"adding the vector {name}"):
+            self.client.create_vector_name(self.collection, name, config)
+
+    def _check_version(self, settings: CollectionSettings) -> None:
+        lacking = too_new(settings, self.version)
+        if lacking:
+            raise CollectionError(
+                self.collection,
+                f"{'; '.join(lacking)}: use other settings, or upgrade the server",
+            )
 
     def _apply(self, doing: str, request: Callable[[], models.UpdateResult]) -> None:
         with self._failures(doing):
@@ -300,21 +367,22 @@ class ClientTarget:
             raise classify(error, failure) from error
 
 
-def _state(info: models.CollectionInfo) -> CollectionState:
+def _state(info: models.CollectionInfo, *, embedded: bool) -> CollectionState:
     config = info.config
-    params = config.params.vectors or {}
-    named = {"": params} if isinstance(params, models.VectorParams) else params
     strict = config.strict_mode_config
     return CollectionState(
         metadata=config.metadata or {},
         points=info.points_count or 0,
-        vectors={
-            name: VectorState(size=vector.size, distance=vector.distance.value)
-            for name, vector in named.items()
-        },
+        vectors=vector_states(config),
         status=info.status.value,
         failure=getattr(info.optimizer_status, "error", None),
         queued=info.update_queue.length if info.update_queue else 0,
+        sparse=sparse_states(config),
+        payload_indexes=index_types(info.payload_schema),
+        config={} if embedded else configured(config),
+        index=index_config(config),
+        segments=None if embedded else info.segments_count,
+        indexed=None if embedded else info.indexed_vectors_count,
         max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
     )
 

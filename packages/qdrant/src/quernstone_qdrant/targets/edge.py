@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,6 @@ from quernstone_qdrant.targets.base import (
     SearchRequest,
     StoredPoint,
     TargetKind,
-    VectorState,
     scroll_start,
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
@@ -49,6 +48,7 @@ from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
     point_vectors,
     query_request,
+    settings_state,
     shard_config,
 )
 
@@ -109,14 +109,13 @@ class EdgeTarget:
         description = self._description()
         settings = CollectionSettings.from_json(description["settings"])
         with self._failures("reading the state"):
-            points = self._shard().info().points_count
+            info = self._shard().info()
         return CollectionState(
             metadata=description["metadata"],
-            points=points,
-            vectors={
-                name: VectorState(size=vector.size, distance=vector.distance)
-                for name, vector in settings.vectors(description["dimensions"]).items()
-            },
+            points=info.points_count,
+            segments=info.segments_count,
+            indexed=info.indexed_vectors_count,
+            **settings_state(settings, description["dimensions"], info.payload_schema),
         )
 
     def create(
@@ -137,14 +136,30 @@ class EdgeTarget:
             {"settings": settings.to_json(), "dimensions": dimensions, "metadata": dict(metadata)}
         )
 
-    def create_indexes(self, settings: CollectionSettings) -> None:
+    def create_indexes(self, settings: CollectionSettings) -> list[str]:
         """See `Target.create_indexes`."""
         with self._failures("reading the indexes"):
             existing = self._shard().info().payload_schema
-        for name, schema in field_schemas(settings).items():
-            if name not in existing:
-                with self._failures(f"creating the index of {name}"):
-                    self._shard().update(edge.UpdateOperation.create_field_index(name, schema))
+        schemas = field_schemas(settings)
+        missing = [path for path in schemas if path not in existing]
+        for path in missing:
+            with self._failures(f"creating the index of {path}"):
+                self._shard().update(edge.UpdateOperation.create_field_index(path, schemas[path]))
+        return missing
+
+    def change(self, settings: CollectionSettings, dimensions: int, names: Collection[str]) -> None:
+        """See `Target.change`."""
+        before = self.state().payload_indexes
+        for path, kind in settings.fields().items() if "indexes" in names else ():
+            if before.get(path, kind) != kind:
+                with self._failures(f"replacing the index of {path}"):
+                    self._shard().update(edge.UpdateOperation.delete_field_index(path))
+        self.close()
+        with self._failures(f"changing {', '.join(sorted(names))}"), self._opening:
+            config = shard_config(settings, dimensions)
+            self._opened = _load(self._home / _SHARD, config)
+        self._describe({**self._description(), "settings": settings.to_json()})
+        self.create_indexes(settings)
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """See `Target.describe`."""
@@ -219,13 +234,18 @@ class EdgeTarget:
 
     def ignored(self, settings: CollectionSettings) -> list[str]:
         """See `Target.ignored`."""
-        return [] if settings.shards is None else ["shards"]
+        lacking = {"shards": settings.shards is not None, "replicas": settings.has_replicas}
+        return [name for name, given in lacking.items() if given]
 
-    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[None]:  # noqa: ARG002
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:  # noqa: ARG002
         """See `Target.deferred_index`. Edge indexes only in `wait_for_index`."""
-        return nullcontext()
+        return nullcontext([])
 
-    def wait_for_index(self, timeout: float) -> None:
+    def wait_for_index(
+        self,
+        timeout: float,
+        progress: Callable[[str], None] = lambda _: None,  # noqa: ARG002 - Edge reports none
+    ) -> None:
         """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
         # Close first: only one process can open the shard. `edge_optimise.py` explains why
         # indexing runs in a process of its own.
@@ -329,11 +349,11 @@ class EdgeTarget:
             ) from error
 
 
-def _load(shard: Path) -> edge.EdgeShard:
+def _load(shard: Path, config: edge.EdgeConfig | None = None) -> edge.EdgeShard:
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            return edge.EdgeShard.load(str(shard))
+            return edge.EdgeShard.load(str(shard), config)
         except Exception as error:  # noqa: PERF203 - Edge raises only bare exceptions
             if not _is_locked(error) or time.monotonic() > deadline:
                 raise

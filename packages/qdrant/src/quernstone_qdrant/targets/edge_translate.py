@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import qdrant_edge as edge
 from quernstone_qdrant.documents.bm25 import SparseVector, encode_document, encode_query
 from quernstone_qdrant.settings import (
     BM25,
+    CONFIGURED,
     CollectionSettings,
     FieldType,
     Quantization,
     Rows,
     VectorSettings,
 )
-from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest
+from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest, VectorState
 from quernstone_qdrant.targets.edge_filters import edge_filter
 
 _M, _EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000
@@ -34,8 +35,9 @@ _TURBO_BITS = {
     "turbo4": edge.TurboQuantBitSize.Bits4,
     "turbo8": edge.TurboQuantBitSize.Bits8,
 }
-_SCHEMAS: dict[FieldType, edge.PayloadSchemaType] = {
+_SCHEMAS: dict[FieldType, Any] = {
     "keyword": edge.PayloadSchemaType.Keyword,
+    "tenant": edge.KeywordIndexParams(is_tenant=True),
     "integer": edge.PayloadSchemaType.Integer,
     "float": edge.PayloadSchemaType.Float,
     "bool": edge.PayloadSchemaType.Bool,
@@ -53,8 +55,38 @@ def shard_config(settings: CollectionSettings, dimensions: int) -> edge.EdgeConf
     }
     sparse = {BM25: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)}
     return edge.EdgeConfig(
-        vectors=vectors, sparse_vectors=sparse if settings.bm25 == "sparse" else None
+        vectors=vectors,
+        sparse_vectors=sparse if settings.bm25 == "sparse" else None,
+        on_disk_payload=settings.payload_on_disk,
     )
+
+
+def settings_state(
+    settings: CollectionSettings, dimensions: int, indexed: Iterable[str]
+) -> dict[str, Any]:
+    """Return the part of a `CollectionState` that the settings of a shard decide.
+
+    Args:
+        settings: Settings that the shard was created with, or changed to.
+        dimensions: Size of the embeddings.
+        indexed: Payload paths that have an index.
+    """
+    kinds = settings.fields()
+    return {
+        "vectors": {
+            name: VectorState(
+                size=vector.size,
+                distance=vector.distance,
+                datatype=vector.datatype,
+                quantization=vector.quantization,
+                on_disk=vector.on_disk,
+            )
+            for name, vector in settings.vectors(dimensions).items()
+        },
+        "sparse": {BM25: True} if settings.bm25 == "sparse" else {},
+        "payload_indexes": {path: kinds.get(path, "keyword") for path in indexed},
+        "config": {name: getattr(settings, name) for name in CONFIGURED},
+    }
 
 
 def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
@@ -105,12 +137,19 @@ def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge
         datatype=_DATATYPES[vector.datatype],
         quantization_config=_quantization(vector.quantization),
         hnsw_config=edge.HnswIndexConfig(
-            (settings.m or _M) if vector.graph else 0,
-            settings.ef_construct or _EF_CONSTRUCT,
-            _FULL_SCAN_KB,
+            _given(settings.m, _M) if vector.graph else 0,
+            _given(settings.ef_construct, _EF_CONSTRUCT),
+            _given(settings.full_scan_threshold, _FULL_SCAN_KB),
+            max_indexing_threads=settings.max_indexing_threads or 0,
+            on_disk=settings.graph_on_disk,
+            payload_m=settings.payload_m,
         ),
         memory=edge.Memory.Cold if vector.on_disk else edge.Memory.Cached,
     )
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def _text_index(language: str) -> edge.TextIndexParams:

@@ -16,26 +16,23 @@ from qdrant_client import models
 from quernstone_qdrant.documents.bm25 import SparseVector, encode_document, encode_query
 from quernstone_qdrant.settings import (
     BM25,
+    GRAPH,
+    STORAGE,
     CollectionSettings,
+    FieldType,
     Quantization,
     Rows,
     VectorSettings,
 )
 from quernstone_qdrant.targets.base import Bm25Stage, Payload, SearchRequest
 
-_MEMORY_SINCE = (1, 19)
+MEMORY_SINCE = (1, 19)
 _TURBO_BITS = {
     "turbo1": models.TurboQuantBitSize.BITS1,
     "turbo2": models.TurboQuantBitSize.BITS2,
     "turbo4": models.TurboQuantBitSize.BITS4,
     "turbo8": models.TurboQuantBitSize.BITS8,
 }
-
-
-def knows_memory(version: str) -> bool:
-    """Return True if a server of this version takes `memory`; False if it is unreadable."""
-    parts = version.split(".")[:2]
-    return all(part.isdecimal() for part in parts) and tuple(map(int, parts)) >= _MEMORY_SINCE
 
 
 def vectors_config(
@@ -55,18 +52,29 @@ def vectors_config(
     return named[""] if list(named) == [""] else named
 
 
-def sparse_config(settings: CollectionSettings) -> dict[str, models.SparseVectorParams] | None:
-    """Return the sparse vector of a new collection, if it has one."""
+def sparse_config(settings: CollectionSettings) -> dict[str, models.SparseVectorParams]:
+    """Return the sparse vector of a new collection by name, if it has one."""
     if settings.bm25 != "sparse":
-        return None
+        return {}
     return {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)}
 
 
 def graph_config(settings: CollectionSettings) -> models.HnswConfigDiff | None:
     """Return the HNSW settings that differ from the server's defaults."""
-    if settings.m is None and settings.ef_construct is None:
-        return None
-    return models.HnswConfigDiff(m=settings.m, ef_construct=settings.ef_construct)
+    given = _given(settings, GRAPH)
+    return models.HnswConfigDiff(**given) if given else None
+
+
+def storage_config(settings: CollectionSettings) -> dict[str, Any]:
+    """Return the settings of shards, replicas and payloads that differ from the defaults."""
+    return _given(settings, STORAGE)
+
+
+def field_index(kind: FieldType) -> Any:
+    """Return the payload index of a metadata field."""
+    if kind == "tenant":
+        return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+    return kind
 
 
 def key_index(*, memory: bool) -> models.KeywordIndexParams:
@@ -155,6 +163,11 @@ def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]
     return {**common, "prefetch": prefetches, "query": fusion}
 
 
+def _given(settings: CollectionSettings, names: Mapping[str, str]) -> dict[str, Any]:
+    given = {theirs: getattr(settings, name) for name, theirs in names.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _vector_params(vector: VectorSettings, *, memory: bool) -> models.VectorParams:
     where: dict[str, Any] = {}
     if vector.on_disk:
@@ -163,13 +176,15 @@ def _vector_params(vector: VectorSettings, *, memory: bool) -> models.VectorPara
         size=vector.size,
         distance=models.Distance(vector.distance),
         datatype=None if vector.datatype == "float32" else models.Datatype(vector.datatype),
-        quantization_config=_quantization(vector.quantization, memory=memory),
+        quantization_config=quantization_config(vector.quantization, memory=memory),
         hnsw_config=None if vector.graph else models.HnswConfigDiff(m=0),
         **where,
     )
 
 
-def _quantization(kind: Quantization | None, *, memory: bool) -> models.QuantizationConfig | None:
+def quantization_config(
+    kind: Quantization | None, *, memory: bool
+) -> models.QuantizationConfig | None:
     """Return the quantisation. Quantised vectors stay in RAM, because every search reads them."""
     where: dict[str, Any] = {"memory": models.Memory.PINNED} if memory else {"always_ram": True}
     if kind is None:

@@ -1,0 +1,185 @@
+"""Read a server's configuration of a collection, and translate changes of it.
+
+Only a server's answers are read here; the embedded client keeps most settings without using them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from qdrant_client import models
+
+from quernstone_qdrant.settings import BM25, GRAPH, STORAGE, CollectionSettings
+from quernstone_qdrant.targets.base import IndexConfig, VectorState
+from quernstone_qdrant.targets.translate import quantization_config
+
+ADDS_VECTORS_SINCE = (1, 18)
+
+
+def version_of(text: str | None) -> tuple[int, int] | None:
+    """Return the major and minor version; None if it is not readable, as with some gateways."""
+    parts = (text or "").split(".")[:2]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        return None
+    return int(parts[0]), int(parts[1])
+
+
+def too_new(settings: CollectionSettings, version: str | None) -> list[str]:
+    """Describe the settings that a server of this version does not have."""
+    known = version_of(version)
+    if known is None:
+        return []
+    return [
+        f"{what} needs Qdrant {major}.{minor} or newer, but the server is {version}"
+        for what, (major, minor) in settings.since().items()
+        if known < (major, minor)
+    ]
+
+
+def vector_states(config: models.CollectionConfig) -> dict[str, VectorState]:
+    """Return the dense vectors of a collection by name."""
+    return {
+        name: VectorState(
+            size=vector.size,
+            distance=vector.distance.value,
+            datatype=vector.datatype.value if vector.datatype else "float32",
+            quantization=_kind(vector.quantization_config or config.quantization_config),
+            on_disk=bool(vector.on_disk) or vector.memory == models.Memory.COLD,
+            multivector=vector.multivector_config is not None,
+        )
+        for name, vector in _named(config).items()
+    }
+
+
+def sparse_states(config: models.CollectionConfig) -> dict[str, bool]:
+    """Return the sparse vectors of a collection by name: True if IDF weights them."""
+    return {
+        name: vector.modifier == models.Modifier.IDF
+        for name, vector in (config.params.sparse_vectors or {}).items()
+    }
+
+
+def index_types(schema: Mapping[str, models.PayloadIndexInfo]) -> dict[str, str]:
+    """Return the types of the payload indexes by path, as `CollectionSettings` names them."""
+    return {
+        path: "tenant" if getattr(index.params, "is_tenant", None) else index.data_type.value
+        for path, index in schema.items()
+    }
+
+
+def configured(config: models.CollectionConfig) -> dict[str, Any]:
+    """Return the values in force of the settings in `CONFIGURED`, as far as the server says."""
+    values = {name: getattr(config.hnsw_config, theirs) for name, theirs in GRAPH.items()}
+    values |= {name: getattr(config.params, theirs) for name, theirs in STORAGE.items()}
+    if config.hnsw_config.memory is not None:
+        values["graph_on_disk"] = config.hnsw_config.memory == models.Memory.COLD
+    if config.params.payload is not None and config.params.payload.memory is not None:
+        values["payload_on_disk"] = config.params.payload.memory == models.Memory.COLD
+    return values
+
+
+def index_config(config: models.CollectionConfig) -> IndexConfig:
+    """Extract the index settings from a server's answer."""
+    return IndexConfig(
+        m=config.hnsw_config.m,
+        vectors={
+            name: vector.hnsw_config.m
+            for name, vector in _named(config).items()
+            if vector.hnsw_config is not None and vector.hnsw_config.m is not None
+        },
+        threshold=config.optimizer_config.indexing_threshold,
+    )
+
+
+def index_arguments(config: IndexConfig) -> dict[str, Any]:
+    """Return the arguments of `QdrantClient.update_collection` without the collection's name.
+
+    An update that changes nothing still wakes the server's optimiser.
+    """
+    arguments: dict[str, Any] = {
+        "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=config.threshold)
+    }
+    if config.m is not None:
+        arguments["hnsw_config"] = models.HnswConfigDiff(m=config.m)
+    if config.vectors:
+        arguments["vectors_config"] = {
+            name: models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=m))
+            for name, m in config.vectors.items()
+        }
+    return arguments
+
+
+def change_arguments(
+    settings: CollectionSettings, dimensions: int, names: Collection[str], *, memory: bool
+) -> dict[str, Any]:
+    """Return the arguments of `QdrantClient.update_collection` that change settings in place.
+
+    Args:
+        settings: The new settings.
+        dimensions: Size of the embeddings.
+        names: Fields of `settings` to change; `indexes` is not part of the configuration.
+        memory: True if the server takes `memory` instead of `on_disk`.
+    """
+    arguments: dict[str, Any] = {}
+    graph = {theirs: getattr(settings, name) for name, theirs in GRAPH.items() if name in names}
+    if graph:
+        arguments["hnsw_config"] = models.HnswConfigDiff(**graph)
+    storage = {theirs: getattr(settings, name) for name, theirs in STORAGE.items() if name in names}
+    if storage:
+        arguments["collection_params"] = models.CollectionParamsDiff(**storage)
+    needed = settings.vectors(dimensions)
+    vectors: dict[str, dict[str, Any]] = {name: {} for name in needed}
+    for name, vector in needed.items():
+        if "quantization" in names:
+            vectors[name]["quantization_config"] = (
+                quantization_config(vector.quantization, memory=memory) or models.Disabled.DISABLED
+            )
+        if "on_disk" in names and memory:
+            where = models.Memory.COLD if vector.on_disk else models.Memory.CACHED
+            vectors[name]["memory"] = where
+        elif "on_disk" in names:
+            vectors[name]["on_disk"] = vector.on_disk
+    if "quantization" in names and any(one.quantization is None for one in needed.values()):
+        # A vector without a quantisation of its own has the collection's.
+        arguments["quantization_config"] = models.Disabled.DISABLED
+    if any(vectors.values()):
+        arguments["vectors_config"] = {
+            name: models.VectorParamsDiff(**change) for name, change in vectors.items()
+        }
+    return arguments
+
+
+def new_vector(settings: CollectionSettings, dimensions: int, name: str) -> Any:
+    """Return the configuration of a vector to add. Where it is stored is changed afterwards."""
+    if name == BM25:
+        return models.SparseVectorNameConfig(
+            sparse=models.SparseVectorConfig(modifier=models.Modifier.IDF)
+        )
+    vector = settings.vectors(dimensions)[name]
+    return models.DenseVectorNameConfig(
+        dense=models.DenseVectorConfig(
+            size=vector.size,
+            distance=models.Distance(vector.distance),
+            datatype=models.VectorStorageDatatype(vector.datatype),
+        )
+    )
+
+
+def _named(config: models.CollectionConfig) -> dict[str, models.VectorParams]:
+    vectors = config.params.vectors or {}
+    return {"": vectors} if isinstance(vectors, models.VectorParams) else vectors
+
+
+def _kind(quantization: models.QuantizationConfig | None) -> str | None:
+    if isinstance(quantization, models.ScalarQuantization):
+        return "scalar"
+    if isinstance(quantization, models.BinaryQuantization):
+        return "binary"
+    if isinstance(quantization, models.ProductQuantization):
+        return "product"
+    if isinstance(quantization, models.TurboQuantization):
+        # Qdrant's default is 4 bits.
+        bits = quantization.turbo.bits or models.TurboQuantBitSize.BITS4
+        return bits.value.replace("bits", "turbo")
+    return None
