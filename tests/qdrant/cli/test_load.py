@@ -71,6 +71,9 @@ def test_load_twice(quern, docs):
         "retries": 0,
         "stopped": False,
         "ignored": [],
+        "notes": [],
+        "points": 4,
+        "status": "green",
     }
     assert len(texts()) == 4
 

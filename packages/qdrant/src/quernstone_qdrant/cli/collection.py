@@ -13,23 +13,27 @@ from quernstone.cli.expand import expand_options
 from quernstone.cli.options import Json, ModelOptions, model_option, on_terminal
 from quernstone.cli.printing import print_json
 from quernstone.cli.table import new_app
+from quernstone_qdrant.cli.index import index, index_lines
 from quernstone_qdrant.cli.options import CollectionOptions
 
 if TYPE_CHECKING:
     from quernstone_qdrant.verify import Verification
 
 app = new_app(no_args_is_help=True, help="Show, verify and prune a collection in Qdrant.")
+app.command()(index)
 
 
 @app.command()
 @expand_options
 def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
-    """Show the points and vectors of a collection, and the model it was created with."""
+    """Show the points, vectors and index of a collection, and the model it was created with."""
     from quernstone_qdrant.provenance import METADATA_KEY
+    from quernstone_qdrant.targets.index_report import index_report
 
     with collection.open() as target:
         state = target.state()
         points = target.count()
+        report = index_report(target)
     provenance = state.metadata.get(METADATA_KEY) or {}
     if as_json:
         print_json(
@@ -41,6 +45,7 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
                 "vectors": {
                     name: dataclasses.asdict(vector) for name, vector in state.vectors.items()
                 },
+                "index": dataclasses.asdict(report),
                 "provenance": provenance or None,
             }
         )
@@ -49,6 +54,8 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
     for name, vector in state.vectors.items():
         label = f"vector {name}" if name else "vector"
         typer.echo(f"  {label}: {vector.size} numbers, {vector.distance}")
+    for line in index_lines(report, points):
+        typer.echo(f"  {line}")
     if not provenance:
         typer.echo("  created by another program: nothing is recorded about its model")
     for name, entry in provenance.items():
@@ -85,11 +92,13 @@ def verify(
     missing chunks, checks the dense vectors of a sample, and embeds some of its texts again.
     """
     from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.targets.deferral import deferrals
     from quernstone_qdrant.verify import verify as check
 
     with ExitStack() as stack:
         target = stack.enter_context(collection.open())
-        provenance = Provenance.read(target.state())
+        state = target.state()
+        provenance = Provenance.read(state)
         embedder = None
         if anew and provenance is not None:
             embedder = stack.enter_context(
@@ -103,9 +112,12 @@ def verify(
             progress=_show_count if on_terminal() else None,
         )
     if as_json:
-        print_json({"passed": report.passed, **dataclasses.asdict(report)})
+        deferred = [load.describe() for load in deferrals(state)]
+        print_json({"passed": report.passed, "deferred": deferred, **dataclasses.asdict(report)})
     else:
         _print(report)
+        for load in deferrals(state):
+            typer.echo(f"indexing is deferred by {load.describe()}")
     if not report.passed:
         raise typer.Exit(1)
 

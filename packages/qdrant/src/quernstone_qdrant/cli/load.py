@@ -111,6 +111,7 @@ def load(
     from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import count_records, read_paths
+    from quernstone_qdrant.targets.index_report import STATUS_WORDS
 
     where = collection.where
     if prune or prune_all:
@@ -124,7 +125,8 @@ def load(
             target,
             collection.name,
             embedder,
-            preset=storage.settings(),
+            preset=storage.preset,
+            settings=storage.changes(),
             layout=storage.layout,
             hybrid=storage.hybrid,
             defer_index=storage.defer_index,
@@ -153,12 +155,16 @@ def load(
     report = loader.report
     if report.ignored:
         typer.echo(f"quern: {_ignored(report)}", err=True)
+    for note in report.notes:
+        typer.echo(f"quern: {note}", err=True)
     if (prune or prune_all) and report.failed:
         typer.echo("quern: nothing was pruned, because something was left out", err=True)
     if as_json:
         print_json({"collection": collection.name, "target": where, **dataclasses.asdict(report)})
     else:
         typer.echo(f"{collection.name} in {where}: {figures(report)}, {report.seconds:.1f} s")
+        if collection.url is not None and report.points is not None:
+            typer.echo(f"  {report.points:,} points, {STATUS_WORDS[report.status]}")
     if report.stopped:
         typer.echo(
             "quern: stopped before the end; the documents counted above are stored, "

@@ -48,7 +48,8 @@ class LoadDisplay:
                 report, depths = display._loader.report, display._loader.depths
                 display._advance(task, report)
                 if depths.indexing:
-                    return Text(f"{figures(report)} [indexing]")
+                    running = f": {depths.index}" if depths.index else ""
+                    return Text(f"{figures(report)} [indexing{running}]")
                 queues = (
                     f"look up {depths.looking_up} > embed {depths.embedding} "
                     f"> write {depths.writing}"
