@@ -7,10 +7,11 @@ import sqlite3
 import grpc
 import httpx
 import pytest
+from google.protobuf.message import DecodeError, EncodeError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from quernstone_qdrant.errors import TargetError, TooLargeError, TransientError
+from quernstone_qdrant.errors import RefusedError, TargetError, TooLargeError, TransientError
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
 
@@ -48,7 +49,9 @@ LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432
         (http(408), TransientError),
         (http(413), TooLargeError),
         (http(400, LARGER), TooLargeError),
-        (http(400), TargetError),
+        (http(400), RefusedError),
+        (http(422), RefusedError),
+        (http(400, b"Max payload storage size limit of 1MB reached!"), TargetError),
         (http(401), TargetError),
         (http(404), TargetError),
         (http(501), TargetError),
@@ -67,7 +70,11 @@ LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432
             Rpc(CODE.OUT_OF_RANGE, "Error, decoded message length too large: found 9, limit 4"),
             TooLargeError,
         ),
-        (Rpc(CODE.INVALID_ARGUMENT, "bad id"), TargetError),
+        (Rpc(CODE.INVALID_ARGUMENT, "bad id"), RefusedError),
+        (Rpc(CODE.INVALID_ARGUMENT, "Max points count limit of 9 reached!"), TargetError),
+        (Rpc(CODE.INTERNAL, "panicked"), TransientError),
+        (Rpc(CODE.INTERNAL, "Exception serializing request!"), RefusedError),
+        (Rpc(CODE.INTERNAL, "Exception deserializing response!"), TargetError),
         (Rpc(CODE.UNAUTHENTICATED, "no key"), TargetError),
         (Rpc(CODE.NOT_FOUND, None), TargetError),
         (grpc.RpcError("bare"), TransientError),
@@ -76,7 +83,12 @@ LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432
         (RuntimeError("closed"), TargetError),
         (KeyError("Qdrant/bm25"), TargetError),
         (IndexError("list index out of range"), TargetError),
-        (ValueError("wrong size"), TargetError),
+        (ValueError("wrong size"), RefusedError),
+        (TypeError("not a number"), RefusedError),
+        (OverflowError("not 64 bits"), RefusedError),
+        (RecursionError("too deep"), RefusedError),
+        (DecodeError("Exceeded upb_DecodeOptions_MaxDepth"), RefusedError),
+        (EncodeError("too deep"), RefusedError),
     ],
 )
 def test_each_error_has_one_meaning(error, kind):

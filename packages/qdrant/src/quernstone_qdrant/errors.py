@@ -6,6 +6,7 @@
     `-- TargetError (RuntimeError)         Qdrant failed
         |-- TransientError                 the same request may succeed later; `.delay`
         |-- TooLargeError                  a smaller request may succeed
+        |-- RefusedError                   the content is refused; a part of it may be accepted
         |-- WriteError                     points that may not be written; `.ids`
         `-- CollectionError                one collection; `.collection`
             |-- CollectionNotFoundError (LookupError)   `.available` lists existing ones
@@ -67,6 +68,13 @@ class TransientError(TargetError):
 
 class TooLargeError(TargetError):
     """The server refused a request because of its size."""
+
+
+class RefusedError(TargetError):
+    """The server or its client refused the content of a request.
+
+    The same content will be refused again. If it holds several points, one of them may be at fault.
+    """
 
 
 class WriteError(TargetError):

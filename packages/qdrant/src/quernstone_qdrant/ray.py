@@ -350,7 +350,7 @@ def _write(row: pa.Table, plan: _Plan) -> pa.Table:
 
 def _written(batches: list[Batch], plan: _Plan) -> _Done:
     for batch in batches:
-        write(batch, _store(plan))
+        write(batch, _store(plan), skip_errors=True)
     return _Done.of(batches)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -12,7 +13,7 @@ import orjson
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.documents.points import Point
-from quernstone_qdrant.errors import TargetError, TooLargeError, WriteError
+from quernstone_qdrant.errors import RefusedError, TargetError, TooLargeError, WriteError
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Rows
 from quernstone_qdrant.targets.base import Payload, StoredPoint, Target
@@ -20,9 +21,41 @@ from quernstone_qdrant.targets.base import Payload, StoredPoint, Target
 REQUEST_BYTES = 2 << 20
 """A hundred or more typical vectors. A server accepts 32 MB (`max_request_size_mb`), but a client
 holds several copies of a write, as objects and as text, on each thread."""
+MAX_POINT_BYTES = 32 << 20
+"""A REST server accepts 32 MiB (`max_request_size_mb`). gRPC takes more, but what one transport
+takes the other must as well."""
 _NUMBER_BYTES = 13
 """Size of a float32 in JSON, with the comma; gRPC needs 4 bytes."""
 _DELETE_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A point that was refused in a request of its own."""
+
+    point: Point
+    reason: str
+    """The server's message, and the chunk and record of the point."""
+    error: TargetError
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Points to write."""
+
+    points: Sequence[Point]
+    payloads: Sequence[Payload]
+    rows: Mapping[str, Rows]
+    sizes: Sequence[int]
+    """Estimated bytes of each point."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(point.id for point in self.points)
+
+    def part(self, part: slice) -> _Request:
+        rows = {name: matrix[part] for name, matrix in self.rows.items()}
+        return _Request(self.points[part], self.payloads[part], rows, self.sizes[part])
 
 
 class PointStore:
@@ -48,6 +81,8 @@ class PointStore:
         self._target, self._settings, self._retry = target, settings, retry
         self._max_points = max_points
         self._request_bytes = request_bytes
+        self._accepts = False
+        """True once a point was accepted."""
 
     def payloads(self, ids: Sequence[str]) -> dict[str, Payload]:
         """Return the loader's own payload field of each existing point in `ids`, by id.
@@ -80,21 +115,44 @@ class PointStore:
                 return
             start = page[-1].id
 
-    def write(self, points: Sequence[Point], embeddings: Float32Array) -> None:
+    def write(
+        self, points: Sequence[Point], embeddings: Float32Array, *, skip_refused: bool = False
+    ) -> list[Refusal]:
         """Write points, and return once all are confirmed.
+
+        A request whose content or size is refused is divided until the points at fault are alone.
 
         Args:
             points: The points to store.
             embeddings: Shape: (len(points), dimensions)
+            skip_refused: Leave out the points that are refused alone.
+
+        Returns:
+            The points that were left out.
 
         Raises:
-            WriteError: Some points are not confirmed; the error names them.
+            WriteError: Some points are not confirmed; the error names them. Also raised with
+                `skip_refused` if no point at all was accepted, as then the points are not at fault.
         """
         rows = self._settings.rows(embeddings, [point.text for point in points])
         payloads = [point.payload() for point in points]
-        sizes = _sizes(payloads, rows)
-        for part in self._parts(sizes):
-            self._send(points[part], payloads[part], _slice(rows, part), sizes[part])
+        whole = _Request(points, payloads, rows, _sizes(payloads, rows))
+        left_out: list[Refusal] = []
+        for part in self._parts(whole.sizes):
+            request = whole.part(part)
+            refused = self._send(request, skip_refused=skip_refused)
+            if refused and not skip_refused:
+                first = refused[0]
+                raise WriteError(first.reason, request.ids[request.ids.index(first.point.id) :])
+            if len(refused) < len(request.ids):
+                self._accepts = True
+            elif len(refused) > 1 and not self._accepts:
+                raise WriteError(
+                    f"{refused[0].reason}; all {len(refused)} points of the request are refused",
+                    request.ids,
+                )
+            left_out += refused
+        return left_out
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points in the given order, and return once this is confirmed.
@@ -120,39 +178,43 @@ class PointStore:
         if start < len(sizes):
             yield slice(start, len(sizes))
 
-    def _send(
-        self,
-        points: Sequence[Point],
-        payloads: Sequence[Payload],
-        rows: Mapping[str, Rows],
-        sizes: Sequence[int],
-    ) -> None:
-        ids = tuple(point.id for point in points)
+    def _send(self, request: _Request, *, skip_refused: bool) -> list[Refusal]:
+        """Write points, and return those that are refused: without `skip_refused`, the first."""
+        ids, size = request.ids, sum(request.sizes)
         try:
+            if len(ids) == 1 and size > MAX_POINT_BYTES and self._target.kind == "server":
+                raise TooLargeError(
+                    f"a server takes at most {MAX_POINT_BYTES:,} bytes (collection "
+                    f"{self._target.collection!r})"
+                )
             # After a lost answer the points are written again rather than looked up: one replica
             # that has them says nothing about the others.
-            self._retry.call(lambda: self._target.upsert(ids, payloads, rows))
-        except TooLargeError as error:
-            if len(points) == 1:
-                chunk = points[0].chunk
-                raise WriteError(
-                    f"{error}; chunk {chunk.number} of record {chunk.record.key!r} alone is about "
-                    f"{sizes[0]:,} bytes: split it, or shorten its metadata",
-                    ids,
-                ) from error
-            self._request_bytes = min(self._request_bytes, max(1, sum(sizes) // 2))
-            middle = len(points) // 2
-            for part in (slice(0, middle), slice(middle, len(points))):
-                self._send(points[part], payloads[part], _slice(rows, part), sizes[part])
+            self._retry.call(lambda: self._target.upsert(ids, request.payloads, request.rows))
+        except (TooLargeError, RefusedError) as error:
+            if len(ids) == 1:
+                return [Refusal(request.points[0], _reason(error, request.points[0], size), error)]
+            if isinstance(error, TooLargeError):
+                self._request_bytes = min(self._request_bytes, max(1, size // 2))
+            middle = len(ids) // 2
+            refused = self._send(request.part(slice(0, middle)), skip_refused=skip_refused)
+            if skip_refused or not refused:
+                rest = request.part(slice(middle, len(ids)))
+                refused += self._send(rest, skip_refused=skip_refused)
+            return refused
         except TargetError as error:
             raise WriteError(str(error), ids) from error
+        return []
+
+
+def _reason(error: TargetError, point: Point, size: int) -> str:
+    chunk = f"chunk {point.chunk.number} of record {point.chunk.record.key!r}"
+    if isinstance(error, TooLargeError):
+        advice = "split it, or shorten its metadata"
+        return f"{error}; {chunk} alone is about {size:,} bytes: {advice}"
+    return f"{error}; the request holds only {chunk}"
 
 
 def _sizes(payloads: Sequence[Payload], rows: Mapping[str, Rows]) -> list[int]:
     """Estimate the size of each point in a request, in bytes."""
     numbers = sum(matrix.shape[1] for matrix in rows.values() if isinstance(matrix, np.ndarray))
     return [_NUMBER_BYTES * numbers + len(orjson.dumps(payload)) for payload in payloads]
-
-
-def _slice(rows: Mapping[str, Rows], part: slice) -> dict[str, Rows]:
-    return {name: matrix[part] for name, matrix in rows.items()}

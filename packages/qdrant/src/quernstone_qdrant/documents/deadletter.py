@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from quernstone.errors import ConfigError, QuernstoneError
-from quernstone_qdrant.documents.json_values import to_json
+from quernstone_qdrant.documents.json_values import JsonValue, to_json
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
 
@@ -49,10 +49,8 @@ class DeadLetters:
         line: dict[str, Any] = {MARK: str(error), "error": type(error).__name__}
         if isinstance(error, SourceError):
             line |= {"path": error.path, "row": error.row, "reason": error.reason}
-        elif isinstance(failure.record, Record):
-            line["record"] = to_json(asdict(failure.record))
         else:
-            line["value"] = to_json(failure.record)
+            line |= _content(failure.record)
         self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         self._file.flush()
 
@@ -67,6 +65,18 @@ class DeadLetters:
     ) -> None:
         self._file.close()
         self._part.replace(self._path)
+
+
+def _content(record: object) -> dict[str, JsonValue]:
+    try:
+        if isinstance(record, Record):
+            content = {"record": to_json(asdict(record))}
+        else:
+            content = {"value": to_json(record)}
+        orjson.dumps(content)
+    except (RecursionError, orjson.JSONEncodeError) as error:
+        return {"left_out": f"the record, which JSON cannot hold: {error}"}
+    return content
 
 
 def refuse_to_prune_by(paths: Iterable[Path]) -> None:

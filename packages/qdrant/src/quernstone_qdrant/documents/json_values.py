@@ -45,6 +45,26 @@ def to_json(value: Any) -> JsonValue:
     return _other(value)
 
 
+def too_deep(value: Any, levels: int) -> str | None:
+    """Return the path of the first object or list nested more than `levels` deep, such as `.a[0]`.
+
+    None if there is none.
+    """
+    if isinstance(value, Mapping):
+        items = ((f".{name}", item) for name, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        items = ((f"[{place}]", item) for place, item in enumerate(value))
+    else:
+        return None
+    if not levels:
+        return ""
+    for name, item in items:
+        rest = too_deep(item, levels - 1)
+        if rest is not None:
+            return f"{name}{rest}"
+    return None
+
+
 def _other(value: Any) -> JsonValue:
     if isinstance(value, (np.generic, np.ndarray)):
         if isinstance(value, (np.datetime64, np.timedelta64)):

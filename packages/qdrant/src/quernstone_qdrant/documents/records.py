@@ -6,16 +6,20 @@ import dataclasses
 import hashlib
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
 
 from quernstone.types import TEXT_FIELDS
-from quernstone_qdrant.documents.json_values import JsonValue, storable, to_json
+from quernstone_qdrant.documents.json_values import JsonValue, storable, to_json, too_deep
 from quernstone_qdrant.errors import RecordError
 
 TextFormat = Literal["text", "markdown"]
+
+NESTING = 28
+"""Maximum number of nested objects and lists in a field of the metadata. gRPC takes about 30, REST
+122. A search over gRPC fails if it finds a point that is nested deeper."""
 
 ID_FIELDS = ("id", "key", "doc_id")
 """Fields that may hold the key of a mapping; the first one that is not None is used."""
@@ -55,15 +59,17 @@ def to_record(value: object, position: int) -> Record:
         RecordError: The value has no text, or its type is not supported.
     """
     if isinstance(value, Record):
-        record = value
+        _check_nesting(value.key, value.metadata)
+        record = replace(value, metadata=_clean(value.metadata))
     elif isinstance(value, Mapping):
         record = _from_fields(value, position)
     elif isinstance(value, str):
-        record = _make(None, value, {})
+        record = _make(None, value, {}, position)
     elif hasattr(value, "page_content") and hasattr(value, "metadata"):  # LangChain
-        record = _make(getattr(value, "id", None), value.page_content, value.metadata)
+        record = _make(getattr(value, "id", None), value.page_content, value.metadata, position)
     elif hasattr(value, "get_content") and hasattr(value, "node_id"):  # LlamaIndex
-        record = _make(_lasting_id(value), value.get_content(), getattr(value, "metadata", {}))
+        metadata = getattr(value, "metadata", {})
+        record = _make(_lasting_id(value), value.get_content(), metadata, position)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         record = _from_fields(
             {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, position
@@ -88,7 +94,7 @@ def _from_fields(fields: Mapping[Any, Any], position: int) -> Record:
         )
     id_field = next((name for name in ID_FIELDS if fields.get(name) is not None), None)
     metadata = metadata_fields(fields, without=(text_field, id_field))
-    return _make(fields[id_field] if id_field else None, fields[text_field], metadata)
+    return _make(fields[id_field] if id_field else None, fields[text_field], metadata, position)
 
 
 def metadata_fields(
@@ -105,12 +111,35 @@ def metadata_fields(
     return rest
 
 
-def _make(key: object, text: Any, metadata: Mapping[Any, Any]) -> Record:
-    clean = {str(name): to_json(value) for name, value in metadata.items()}
+def nesting_error(metadata: Mapping[Any, Any]) -> str | None:
+    """Return the reason if a field of the metadata is nested more than `NESTING` levels deep."""
+    path = too_deep(metadata, NESTING + 1)
+    if path is None:
+        return None
+    return (
+        f"the metadata field `{path.lstrip('.')}` is nested more than {NESTING} levels deep, the "
+        "most that Qdrant's gRPC carries: flatten it, or store it as a JSON string"
+    )
+
+
+def _check_nesting(key: object, metadata: Mapping[Any, Any]) -> None:
+    reason = nesting_error(metadata)
+    if reason is not None:
+        raise RecordError(storable(str(key)), reason)
+
+
+def _make(key: object, text: Any, metadata: Mapping[Any, Any], position: int) -> Record:
+    # Before the conversion, which would recurse without end in a value that contains itself.
+    _check_nesting(position if key is None else key, metadata)
+    clean = _clean(metadata)
     if key is None and isinstance(text, str):
         content = orjson.dumps([storable(text), clean], option=orjson.OPT_SORT_KEYS)
         key = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return Record(str(key), text, clean)
+
+
+def _clean(metadata: Mapping[Any, Any]) -> dict[str, JsonValue]:
+    return {str(name): to_json(value) for name, value in metadata.items()}
 
 
 def _lasting_id(node: Any) -> str | None:

@@ -98,7 +98,7 @@ class Load:
             self._reader.batches(records),
             look_up=partial(look_up, store=self._store, namespace=provenance.namespace),
             embed=self._embed,
-            write=partial(write, store=self._store),
+            write=partial(write, store=self._store, skip_errors=plan.skip_errors),
             count=self._count_batch,
             give_up=self._retry.stop,
             writers=plan.target.writers,

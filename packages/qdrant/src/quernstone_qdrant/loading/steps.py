@@ -16,7 +16,7 @@ from quernstone_qdrant.documents.points import Point, point_id, stored_hash
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.provenance import TextEmbedder
-from quernstone_qdrant.store import PointStore
+from quernstone_qdrant.store import PointStore, Refusal
 
 _PROBE = 64
 """Number of ids per lookup when searching for points past the end of a shorter document."""
@@ -85,12 +85,26 @@ def _validated(vectors: Float32Array, count: int, dimensions: int) -> Float32Arr
     return vectors
 
 
-def write(batch: Batch, store: PointStore) -> None:
-    """Store the points, delete the stale ones, and return once both are confirmed."""
+def write(batch: Batch, store: PointStore, *, skip_errors: bool) -> None:
+    """Store the points, delete the stale ones, and return once both are confirmed.
+
+    With `skip_errors`, points that the target refuses move from `points` to `failures`.
+    """
     if batch.points and batch.vectors is not None:
-        store.write(batch.points, batch.vectors)
+        refused = store.write(batch.points, batch.vectors, skip_refused=skip_errors)
+        if refused:
+            left_out = {refusal.point.id for refusal in refused}
+            batch.points = [point for point in batch.points if point.id not in left_out]
+            batch.failures.extend(_not_stored(refusal) for refusal in refused)
     if not batch.lost:
         store.delete(batch.stale)
+
+
+def _not_stored(refusal: Refusal) -> Failure:
+    chunk = refusal.point.chunk
+    error = RecordError(chunk.record.key, f"chunk {chunk.number} is refused: {refusal.reason}")
+    error.__cause__ = refusal.error
+    return Failure(error, chunk.record)
 
 
 def _failure(point: Point, error: InputError | EngineMemoryError | NonFiniteError) -> Failure:

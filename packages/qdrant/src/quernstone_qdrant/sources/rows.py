@@ -8,7 +8,7 @@ from typing import Any
 
 from quernstone.types import TEXT_FIELDS
 from quernstone_qdrant.documents.json_values import to_json
-from quernstone_qdrant.documents.records import Record, metadata_fields
+from quernstone_qdrant.documents.records import Record, metadata_fields, nesting_error
 from quernstone_qdrant.errors import SourceError
 
 
@@ -74,6 +74,9 @@ class RowReader:
                 )
             key = str(value)
         fields = metadata_fields(row, without=(name, self.id_field))
+        too_deep = nesting_error(fields)
+        if too_deep is not None:
+            return SourceError(self.path, too_deep, number)
         metadata = {column: to_json(value) for column, value in fields.items()}
         metadata.setdefault("source", self.source)
         metadata.setdefault("row", number)

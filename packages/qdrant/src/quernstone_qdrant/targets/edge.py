@@ -32,7 +32,12 @@ import qdrant_edge as edge
 
 from quernstone.errors import ConfigError, QuernstoneError
 from quernstone_qdrant.documents.bm25 import SparseVector
-from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError, TargetError
+from quernstone_qdrant.errors import (
+    CollectionError,
+    CollectionNotFoundError,
+    RefusedError,
+    TargetError,
+)
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
@@ -344,7 +349,8 @@ class EdgeTarget:
                     f"collection {self.collection!r} in {str(self.path)!r} is in use by another "
                     "process; Edge allows one process at a time: end the other one first"
                 ) from error
-            raise TargetError(
+            not_encoded = isinstance(error, (TypeError, ValueError, OverflowError))
+            raise (RefusedError if not_encoded else TargetError)(
                 f"Qdrant Edge failed at {doing} (collection {self.collection!r}): {error}"
             ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -9,6 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import grpc
 import httpx
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import (
     ApiException,
@@ -16,7 +18,7 @@ from qdrant_client.http.exceptions import (
     UnexpectedResponse,
 )
 
-from quernstone_qdrant.errors import TargetError, TooLargeError, TransientError
+from quernstone_qdrant.errors import RefusedError, TargetError, TooLargeError, TransientError
 
 CLIENT_ERRORS = (
     ApiException,  # REST
@@ -24,9 +26,12 @@ CLIENT_ERRORS = (
     grpc.RpcError,
     sqlite3.Error,  # the embedded client's file
     OSError,
+    ProtobufError,
+    TypeError,
     ValueError,
     LookupError,
     RuntimeError,
+    OverflowError,
 )
 """All exceptions that `qdrant_client` raises when a request fails."""
 
@@ -46,6 +51,12 @@ _TRANSIENT_CODES = frozenset(
 """gRPC status codes of failures that may pass."""
 _TOO_LARGE = ("larger than allowed", "larger than max", "message length too large")
 """Phrases in the messages of Qdrant's REST server, the gRPC client and the gRPC server (tonic)."""
+_REFUSED_STATUS = frozenset({400, 422})
+"""HTTP status codes of requests whose content is refused."""
+_NOT_ENCODED = (ProtobufError, TypeError, ValueError, RecursionError, OverflowError)
+"""Exceptions of a client that cannot encode a request."""
+_FULL = re.compile(r"limit of \S+ reached", re.IGNORECASE)
+"""Part of the message when a collection is as large as its strict mode allows."""
 _NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Transport errors of httpx that mean the request itself is invalid."""
 
@@ -58,7 +69,8 @@ def classify(error: Exception, failure: str) -> TargetError:
         failure: Start of the message: what failed.
 
     Returns:
-        A `TransientError`, a `TooLargeError`, or a plain `TargetError`, which is final.
+        A `TransientError`, a `TooLargeError`, a `RefusedError`, or a plain `TargetError`, which is
+        final.
     """
     if isinstance(error, ResourceExhaustedResponse):
         return TransientError(f"{failure}: {_text(error)}", float(error.retry_after_s))
@@ -72,7 +84,8 @@ def classify(error: Exception, failure: str) -> TargetError:
         return _grpc(error, failure)
     if isinstance(error, QdrantException):  # `Retry-After` is a date, which the client rejects
         return TransientError(f"{failure}: {_text(error)}")
-    return TargetError(f"{failure}: {_text(error)}")
+    kind = RefusedError if isinstance(error, _NOT_ENCODED) else TargetError
+    return kind(f"{failure}: {_text(error)}")
 
 
 def _http(error: UnexpectedResponse, failure: str) -> TargetError:
@@ -82,7 +95,7 @@ def _http(error: UnexpectedResponse, failure: str) -> TargetError:
         return TooLargeError(message)
     if error.status_code in _TRANSIENT_STATUS:
         return TransientError(message, _retry_after(error.headers))
-    return TargetError(message)
+    return _final(message, refused=error.status_code in _REFUSED_STATUS)
 
 
 def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
@@ -93,7 +106,21 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
     message = f"{failure}: {code.name}: {details}"
     if _is_too_large(details):
         return TooLargeError(message)
-    return TransientError(message) if code in _TRANSIENT_CODES else TargetError(message)
+    if code is grpc.StatusCode.INTERNAL and "serializing" in details:
+        # Reported by the client itself. A response that cannot be read has no content to refuse.
+        return _final(message, refused="deserializing" not in details)
+    if code in _TRANSIENT_CODES:
+        return TransientError(message)
+    return _final(message, refused=code is grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def _final(message: str, *, refused: bool) -> TargetError:
+    """Return the error of a request that always fails; `refused`: because of its content."""
+    if _FULL.search(message):
+        return TargetError(
+            f"{message}; the collection is full: raise this limit of its strict mode"
+        )
+    return (RefusedError if refused else TargetError)(message)
 
 
 def _is_too_large(text: str) -> bool:
