@@ -1,9 +1,20 @@
 """Writes that are refused because of a few points."""
 
+import orjson
 import pytest
 from qdrant_client import QdrantClient
+from tests.support.qdrant_server import running_server
 
-from quernstone_qdrant import QdrantLoader, TargetError, WriteError, read_paths
+from quernstone_qdrant import (
+    QdrantLoader,
+    QdrantSearcher,
+    Record,
+    RecordError,
+    TargetError,
+    WriteError,
+    read_paths,
+)
+from quernstone_qdrant.documents.records import NESTING
 from quernstone_qdrant.errors import RefusedError
 from quernstone_qdrant.targets import ClientTarget
 
@@ -92,3 +103,109 @@ def test_another_error_in_a_part_ends_the_load(target, embedder, monkeypatch):
     monkeypatch.setattr(target, "upsert", failing)
     with pytest.raises(WriteError, match="status 403"):
         loader.load(records(20, 7))
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def grpc(request):
+    return request.param == "grpc"
+
+
+def nested(levels, kind):
+    value = 1
+    for level in range(levels):
+        value = [value] if kind == "lists" or (kind == "mixed" and level % 2) else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("kind", ["objects", "lists", "mixed"])
+def test_both_transports_take_the_same_nesting(grpc, embedder, kind, tmp_path):
+    """What either takes can be found over both."""
+    path, errors = tmp_path / "left-out.jsonl", []
+    depths = [1, NESTING - 1, NESTING, NESTING + 1, 40, 100, 122, 130, 240]
+    with running_server() as server:
+        client = server.client(prefer_grpc=grpc)
+        loader = QdrantLoader(client, "docs", embedder, dead_letter=path, on_error=errors.append)
+        report = loader.load(
+            {"id": f"d{n}", "text": f"mill {n}", "deep": nested(n, kind)} for n in depths
+        )
+        assert (report.seen, report.embedded, report.failed) == (9, 3, 6)
+        assert [error.key for error in errors] == [f"d{n}" for n in depths if n > NESTING]
+        for again in (False, True):
+            searcher = QdrantSearcher(server.client(prefer_grpc=again), "docs", embedder)
+            hits = {hit.key: hit.metadata["deep"] for hit in searcher.search("mill")}
+            assert hits == {f"d{n}": nested(n, kind) for n in depths if n <= NESTING}
+    assert [orjson.loads(line)["value"]["id"] for line in path.read_bytes().splitlines()] == [
+        error.key for error in errors
+    ]
+
+
+def endless():
+    value = {}
+    value["itself"] = value
+    return value
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        (lambda: nested(NESTING + 1, "objects"), r"`deep(\.a){28}`"),
+        (lambda: {"x": [0, nested(2_000, "lists")]}, r"`deep\.x\[1\](\[0\])+`"),
+        (endless, r"`deep(\.itself)+`"),
+    ],
+)
+@pytest.mark.parametrize("record", [True, False])
+def test_one_nested_record_does_not_stop_the_others(client, embedder, tmp_path, make, path, record):
+    metadata = {"deep": make()}
+    bad = Record("bad", "mill", metadata) if record else {"id": "bad", "text": "mill", **metadata}
+    rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(99)]
+    with pytest.raises(RecordError, match=f"record 'bad': the metadata field {path} is nested"):
+        QdrantLoader(client, "docs", embedder).load([*rows, bad])
+    letters = tmp_path / "left-out.jsonl"
+    loader = QdrantLoader(client, "docs", embedder, dead_letter=letters)
+    report = loader.load([bad, *rows])
+    assert (report.skipped, report.failed, client.count("docs").count) == (99, 1, 99)
+    assert "is nested" in orjson.loads(letters.read_bytes())["quernstone_dead_letter"]
+
+
+def test_a_nested_row_of_a_file_is_named(client, embedder, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"text": "a"}\n{"text": "b", "deep": ' + "[" * 900 + "]" * 900 + '}\n{"text": "c"}\n'
+    )
+    errors = []
+    loader = QdrantLoader(client, "docs", embedder, skip_errors=True, on_error=errors.append)
+    assert loader.load(read_paths(tmp_path / "rows.jsonl")).embedded == 2
+    assert (errors[0].row, "nested more than 28 levels" in str(errors[0])) == (2, True)
+
+
+def test_what_the_client_cannot_encode_is_one_records_fault(grpc, embedder, monkeypatch):
+    """Deeper than the check allows: a protobuf error, or a refusal by the server."""
+    monkeypatch.setattr("quernstone_qdrant.documents.records.NESTING", 200)
+    errors = []
+    rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(50)]
+    rows[20]["deep"] = nested(140, "objects")
+    with running_server() as server:
+        client = server.client(prefer_grpc=grpc)
+        loader = QdrantLoader(client, "docs", embedder, skip_errors=True, on_error=errors.append)
+        report = loader.load(rows)
+        assert (report.failed, report.embedded, report.retries) == (1, 49, 0)
+        assert len(server.collections["docs"].points(0)) == 49
+        assert errors[0].key == "d20"
+        rows[20]["id"] = "new"
+        with pytest.raises(WriteError, match=r"chunk 0 of record 'new'"):
+            QdrantLoader(client, "docs", embedder).load(rows)
+
+
+def test_a_large_record_is_left_out_by_either_transport(grpc, embedder, tmp_path):
+    large = {"id": "large", "text": "mill", "blob": "x" * (36 << 20)}
+    rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(9)]
+    errors, path = [], tmp_path / "left-out.jsonl"
+    with running_server() as server:
+        server.request_bytes = {"rest": 32 << 20, "grpc": 1 << 30}
+        client = server.client(prefer_grpc=grpc)
+        loader = QdrantLoader(client, "docs", embedder, dead_letter=path, on_error=errors.append)
+        report = loader.load([*rows[:5], large, *rows[5:]])
+        assert (report.failed, report.embedded) == (1, 9)
+        assert len(server.collections["docs"].points(0)) == 9
+    assert "record 'large': chunk 0 is refused" in str(errors[0])
+    assert "alone is about 113,2" in str(errors[0])  # the layout stores metadata three times
+    assert [record.key for record in read_paths(path)] == ["large"]

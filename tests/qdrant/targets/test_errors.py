@@ -74,6 +74,7 @@ LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432
         (Rpc(CODE.INVALID_ARGUMENT, "Max points count limit of 9 reached!"), TargetError),
         (Rpc(CODE.INTERNAL, "panicked"), TransientError),
         (Rpc(CODE.INTERNAL, "Exception serializing request!"), RefusedError),
+        (Rpc(CODE.INTERNAL, "failed to decode Protobuf message: recursion limit"), RefusedError),
         (Rpc(CODE.INTERNAL, "Exception deserializing response!"), TargetError),
         (Rpc(CODE.UNAUTHENTICATED, "no key"), TargetError),
         (Rpc(CODE.NOT_FOUND, None), TargetError),

@@ -55,7 +55,10 @@ _REFUSED_STATUS = frozenset({400, 422})
 """HTTP status codes of requests whose content is refused."""
 _NOT_ENCODED = (ProtobufError, TypeError, ValueError, RecursionError, OverflowError)
 """Exceptions of a client that cannot encode a request."""
-_FULL = re.compile(r"limit of \S+ reached", re.IGNORECASE)
+_NOT_DECODED = re.compile(r"exception (de)?serializing|failed to decode protobuf", re.IGNORECASE)
+"""Part of a message about a request or a response that protobuf cannot hold: it is nested too
+deeply."""
+_FULL = re.compile(r"limit of \S+ reached|for \"points count\"", re.IGNORECASE)
 """Part of the message when a collection is as large as its strict mode allows."""
 _NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Transport errors of httpx that mean the request itself is invalid."""
@@ -106,8 +109,8 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
     message = f"{failure}: {code.name}: {details}"
     if _is_too_large(details):
         return TooLargeError(message)
-    if code is grpc.StatusCode.INTERNAL and "serializing" in details:
-        # Reported by the client itself. A response that cannot be read has no content to refuse.
+    if code is grpc.StatusCode.INTERNAL and _NOT_DECODED.search(details):
+        # A response that the client cannot read has no content to refuse.
         return _final(message, refused="deserializing" not in details)
     if code in _TRANSIENT_CODES:
         return TransientError(message)
