@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.models import QueryResponse
+from tests.support.qdrant_server import running_server
 
 from quernstone_qdrant import EdgeTarget, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text, encode_document, encode_query
@@ -197,13 +198,22 @@ def test_each_letter_of_a_script_without_spaces_is_one_term():
         assert len(reference(letter + "\u77f3")) == 3 - (letter == "\u77f3"), letter
 
 
-@pytest.mark.parametrize("kind", ["embedded", "edge"])
-def test_a_phrase_of_any_script_ranks_first(kind, tmp_path, embedder):
-    client = QdrantClient(":memory:")
-    target = EdgeTarget(tmp_path, "docs") if kind == "edge" else as_target(client, "docs")
+@pytest.fixture(params=["embedded", "edge", "rest", "grpc"])
+def target(request, tmp_path):
+    if request.param == "edge":
+        target = EdgeTarget(tmp_path, "docs")
+        yield target
+        target.close()
+    elif request.param == "embedded":
+        yield as_target(QdrantClient(":memory:"), "docs")
+    else:
+        with running_server() as server:
+            yield as_target(server.client(prefer_grpc=request.param == "grpc"), "docs")
+
+
+def test_a_phrase_of_any_script_ranks_first(target, embedder):
     loader = QdrantLoader(target, "docs", embedder, hybrid=True)
     loader.load([{"id": name, "text": text} for name, text in DOCUMENTS.items()])
     searcher = QdrantSearcher(target, "docs", embedder)
     first = {phrase: searcher.search(phrase, limit=2)[0].key for _, phrase in PHRASES}
     assert first == {phrase: name for name, phrase in PHRASES}
-    target.close()
