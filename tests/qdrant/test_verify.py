@@ -196,7 +196,7 @@ def load_one(layout, metadata):
     return as_target(client, "docs"), embedder
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(metadata, st.randoms(use_true_random=False))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rounded_floats_and_shuffled_keys_pass(layout, metadata, rng):
@@ -211,7 +211,7 @@ def test_rounded_floats_and_shuffled_keys_pass(layout, metadata, rng):
     assert (again.embedded, again.skipped) == (0, 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(metadata, st.randoms(use_true_random=False))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_changed_leaf_is_found(layout, metadata, rng):
@@ -230,7 +230,7 @@ def test_one_changed_leaf_is_found(layout, metadata, rng):
     assert not report.unchecked
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(metadata, st.randoms(use_true_random=False))
 @pytest.mark.parametrize("layout", ["universal", "llamaindex"])
 def test_one_changed_leaf_inside_a_node_is_found(layout, metadata, rng):

@@ -33,7 +33,7 @@ LAYERS = {
         ["documents"],
         ["settings", "wish", "filters"],
         ["sources", "targets", "store", "retry", "provenance", "reconcile"],
-        ["checks", "loading", "verify", "report"],
+        ["checks", "loading", "verify", "repair", "report"],
         ["loader", "searcher", "migration"],
         ["ray", "ray_rows"],
         ["cli"],

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.qdrant.conftest import WordEmbedder
 
@@ -41,20 +41,22 @@ def unit_vectors(rng, count, dimensions, spread):
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([64, 256, 1024]), st.sampled_from([0.0, 1.0, 2.0]))
 def test_rounded_vectors_pass(datatype, seed, dimensions, spread):
-    check, settings = make_check(datatype, dimensions, dimensions // 4)
+    check, chosen = make_check(datatype, dimensions, dimensions // 4)
     rows = unit_vectors(np.random.default_rng(seed), 20, dimensions, spread)
-    for vectors in store(settings, rows, dimensions // 4):
+    for vectors in store(chosen, rows, dimensions // 4):
         assert check.problems(vectors) == []
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([64, 256, 1024]))
 def test_the_prefix_of_another_vector_is_found(datatype, seed, dimensions):
-    check, settings = make_check(datatype, dimensions, dimensions // 4)
+    check, chosen = make_check(datatype, dimensions, dimensions // 4)
     rows = unit_vectors(np.random.default_rng(seed), 20, dimensions, 0.0)
-    stored = store(settings, rows, dimensions // 4)
+    stored = store(chosen, rows, dimensions // 4)
     for vectors, other in pairwise(stored):
         assert check.problems({**vectors, "prefix": other["prefix"]})
 
@@ -62,8 +64,8 @@ def test_the_prefix_of_another_vector_is_found(datatype, seed, dimensions):
 @pytest.mark.parametrize("datatype", ["float32", "float16"])
 def test_a_prefix_of_another_precision_is_found(datatype):
     """A prefix that was rounded to 8 bits is wrong, although its cosine is 0.9999."""
-    check, settings = make_check(datatype, 256, 64)
-    (vectors,) = store(settings, unit_vectors(np.random.default_rng(0), 1, 256, 0.0), 64)
+    check, chosen = make_check(datatype, 256, 64)
+    (vectors,) = store(chosen, unit_vectors(np.random.default_rng(0), 1, 256, 0.0), 64)
     coarse = np.round(vectors["prefix"] * 127) / 127
     coarse = (coarse / np.linalg.norm(coarse)).astype(np.float32)
     assert coarse @ vectors["prefix"] > 0.999

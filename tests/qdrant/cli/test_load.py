@@ -364,7 +364,21 @@ def test_collection_info_and_verify(quern, docs):
     report = orjson.loads(bad.stdout)
     assert (report["passed"], report["failures"], report["embedded"]) == (False, 1, 0)
     assert point.id in report["problems"][0]
-    for command in (("info",), ("verify",), ("prune", docs)):
+    tried = quern("collection", "repair", "-c", "docs", "--dry-run", "--json")
+    assert orjson.loads(tried.stdout)["payloads"] == 1
+    repaired = quern("collection", "repair", "-c", "docs")
+    assert repaired.exit_code == 0
+    assert repaired.stdout.startswith("docs: 4 points read; 1 payloads, 0 BM25 vectors and 0 short")
+    assert quern("collection", "verify", "-c", "docs", "--anew", 0).exit_code == 0
+
+    client = QdrantClient(path="qdrant-data")
+    client.set_payload("docs", payload={"quernstone": {}}, points=[point.id])
+    client.close()
+    broken = quern("collection", "repair", "-c", "docs")
+    assert broken.exit_code == 1
+    assert "1 points cannot be repaired" in broken.stdout
+    assert point.id in broken.stdout
+    for command in (("info",), ("verify",), ("repair",), ("prune", docs)):
         missing = quern("collection", *command, "-c", "docs", "--path", "nowhere")
         assert missing.exit_code == 2
         assert not os.path.exists("nowhere")

@@ -97,7 +97,7 @@ class PointStore:
         fields: Sequence[str] | None,
         *,
         batch: int = 1000,
-        with_vectors: bool | Sequence[str] = False,
+        with_vectors: bool | list[str] = False,
     ) -> Iterator[StoredPoint]:
         """Yield all points in the order of their ids; see `Target.scroll`.
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from quernstone.types import Float32Array
+from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.provenance import Provenance
-from quernstone_qdrant.settings import PREFIX, VectorSettings, uint8_scale
+from quernstone_qdrant.settings import PREFIX, uint8_scale
 
 _LENGTH_TOLERANCE = 0.01
 """Tolerance for the length of a unit vector: float16 storage rounds each number to three digits."""
@@ -32,10 +32,7 @@ class VectorCheck:
 
     def problems(self, vectors: Mapping[str, Float32Array]) -> list[str]:
         """Describe every vector of a point that is missing, damaged, or not its prefix."""
-        found = {
-            name: self._problem(name, expected, vectors.get(name))
-            for name, expected in self._expected.items()
-        }
+        found = {name: self.problem(name, vectors.get(name)) for name in self._expected}
         wrong = [
             f"its vector{f' `{name}`' if name else ''} {problem}"
             for name, problem in found.items()
@@ -65,6 +62,14 @@ class VectorCheck:
         distance = float(np.linalg.norm(full / length - short / norm))
         return distance <= 2 * rounding / length + _FLOAT32_ERROR
 
+    def prefix_of(self, full: Float32Array) -> Float32Array:
+        """Compute the short vector from the stored full one.
+
+        Shape: (dimensions,) -> (size of the short vector,)
+        """
+        values, _ = self._decoded(full, full.size)
+        return unit_prefix(values.astype(np.float32), self._expected[PREFIX].size)
+
     def cosines(
         self, vectors: Mapping[str, Float32Array], embedding: Float32Array, text: str
     ) -> dict[str, float]:
@@ -85,9 +90,9 @@ class VectorCheck:
             if isinstance(row, np.ndarray)
         }
 
-    def _problem(
-        self, name: str, expected: VectorSettings, vector: Float32Array | None
-    ) -> str | None:
+    def problem(self, name: str, vector: Float32Array | None) -> str | None:
+        """Describe why a vector of a point is not valid by itself; return None if it is."""
+        expected = self._expected[name]
         if vector is None:
             return "is missing"
         if vector.shape != (expected.size,):

@@ -1,4 +1,4 @@
-"""`quern collection`: show, verify and prune a collection."""
+"""`quern collection`: show, verify, repair and prune a collection."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from quernstone_qdrant.cli.index import index, index_lines
 from quernstone_qdrant.cli.options import CollectionOptions
 
 if TYPE_CHECKING:
+    from quernstone_qdrant.repair import Repair
     from quernstone_qdrant.verify import Verification
 
-app = new_app(no_args_is_help=True, help="Show, verify and prune a collection in Qdrant.")
+app = new_app(no_args_is_help=True, help="Show, verify, repair and prune a collection in Qdrant.")
 app.command()(index)
 
 
@@ -124,6 +125,32 @@ def verify(
 
 @app.command()
 @expand_options
+def repair(
+    *,
+    collection: CollectionOptions,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count without writing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rewrite what is wrong, without a model; exit with code 1 if something remains.
+
+    Computes BM25 vectors and short MRL vectors again, rewrites changed copies of text and metadata,
+    and creates missing payload indexes. Other damaged points are marked, so that the next load of
+    their documents replaces them.
+    """
+    from quernstone_qdrant.repair import repair as mend
+
+    with collection.open() as target:
+        report = mend(target, dry_run=dry_run, progress=_show_count if on_terminal() else None)
+    if as_json:
+        print_json({"complete": report.complete, "dry_run": dry_run, **dataclasses.asdict(report)})
+    else:
+        _print_repair(report, dry_run=dry_run)
+    if not report.complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+@expand_options
 def prune(
     paths: Annotated[
         list[Path],
@@ -177,6 +204,30 @@ def _flat(entry: object) -> str:
 
 def _show_count(points: int) -> None:
     typer.echo(f"\r{points:,} points", nl=False, err=True)
+
+
+def _print_repair(report: Repair, *, dry_run: bool) -> None:
+    done = "would be rewritten" if dry_run else "rewritten"
+    typer.echo(
+        f"{report.collection}: {report.points:,} points read; {report.payloads:,} payloads, "
+        f"{report.bm25:,} BM25 vectors and {report.prefixes:,} short vectors {done}"
+    )
+    for count, what in (
+        (report.foreign, "were written by another program"),
+        (
+            report.unchecked,
+            "cannot be checked: Qdrant may have rounded the floats of an older load",
+        ),
+        (report.reloading, "need their documents: load these again"),
+        (report.broken, "cannot be repaired"),
+    ):
+        if count:
+            typer.echo(f"  {count:,} points {what}")
+    for problem in report.problems:
+        typer.echo(f"  {problem}")
+    more = report.reloading + report.broken - len(report.problems)
+    if more:
+        typer.echo(f"  and {more:,} more")
 
 
 def _print(report: Verification) -> None:

@@ -242,6 +242,22 @@ class Target(Protocol):
         """
         ...
 
+    def update(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
+        """Replace payload fields and vectors of existing points. Return when this is applied.
+
+        Args:
+            ids: Ids of the points.
+            payloads: Fields to replace, one mapping per point, which may be empty. The point's
+                other fields stay.
+            vectors: Named vectors, one row per point. Its other vectors stay.
+
+        Raises:
+            TargetError: A point does not exist, or the update failed.
+        """
+        ...
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points, ignoring ids that do not exist. Return when the deletion is applied."""
         ...
@@ -250,7 +266,7 @@ class Target(Protocol):
         self,
         fields: Sequence[str] | None,
         *,
-        with_vectors: bool | Sequence[str] = False,
+        with_vectors: bool | list[str] = False,
         batch: int = 256,
         where: Filter | None = None,
         start: str | None = None,

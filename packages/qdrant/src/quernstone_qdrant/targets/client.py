@@ -10,12 +10,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
@@ -49,6 +47,7 @@ from quernstone_qdrant.targets.configuration import (
 from quernstone_qdrant.targets.deferral import deferred_index
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
 from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
+from quernstone_qdrant.targets.stored import dense_vectors, stored_point
 from quernstone_qdrant.targets.translate import (
     MEMORY_SINCE,
     batch_rows,
@@ -60,6 +59,7 @@ from quernstone_qdrant.targets.translate import (
     sparse_config,
     storage_config,
     text_index,
+    update_operations,
     vectors_config,
 )
 
@@ -237,6 +237,19 @@ class ClientTarget:
             lambda: self.client.upsert(self.collection, points=points, wait=True),
         )
 
+    def update(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
+        """See `Target.update`."""
+        operations = update_operations(ids, payloads, vectors)
+
+        def request() -> models.UpdateResult:
+            results = self.client.batch_update_points(self.collection, operations, wait=True)
+            unfinished = (r for r in results if r.status != models.UpdateStatus.COMPLETED)
+            return next(unfinished, results[-1])
+
+        self._apply(f"changing {len(ids)} points", request)
+
     def delete(self, ids: Sequence[str]) -> None:
         """See `Target.delete`."""
         self._apply(
@@ -250,7 +263,7 @@ class ClientTarget:
         self,
         fields: Sequence[str] | None,
         *,
-        with_vectors: bool | Sequence[str] = False,
+        with_vectors: bool | list[str] = False,
         batch: int = 256,
         where: models.Filter | None = None,
         start: str | None = None,
@@ -268,12 +281,7 @@ class ClientTarget:
                     with_vectors=with_vectors,
                 )
             for record in found:
-                yield StoredPoint(
-                    id=str(record.id),
-                    payload=record.payload or {},
-                    vectors=_vectors(record.vector),
-                    sparse=_sparse(record.vector),
-                )
+                yield stored_point(record)
             if offset is None:
                 return
 
@@ -293,7 +301,7 @@ class ClientTarget:
                 id=str(point.id),
                 score=float(point.score),
                 payload=point.payload or {},
-                vector=_vectors(point.vector).get(request.using),
+                vector=dense_vectors(point.vector).get(request.using),
             )
             for point in found
         ]
@@ -385,21 +393,3 @@ def _state(info: models.CollectionInfo, *, embedded: bool) -> CollectionState:
         indexed=None if embedded else info.indexed_vectors_count,
         max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
     )
-
-
-def _vectors(stored: Any) -> dict[str, Any]:
-    named = stored if isinstance(stored, dict) else {"": stored} if stored is not None else {}
-    return {
-        name: np.asarray(vector, dtype=np.float32)
-        for name, vector in named.items()
-        if isinstance(vector, list)
-    }
-
-
-def _sparse(stored: Any) -> dict[str, SparseVector]:
-    named = stored if isinstance(stored, dict) else {}
-    return {
-        name: SparseVector(vector.indices, vector.values)
-        for name, vector in named.items()
-        if hasattr(vector, "indices")
-    }

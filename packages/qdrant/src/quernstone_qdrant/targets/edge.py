@@ -26,12 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-import numpy as np
 import orjson
 import qdrant_edge as edge
 
 from quernstone.errors import ConfigError, QuernstoneError
-from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
@@ -55,7 +53,9 @@ from quernstone_qdrant.targets.edge_translate import (
     query_request,
     settings_state,
     shard_config,
+    update_operations,
 )
+from quernstone_qdrant.targets.stored import dense_vectors, stored_point
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -191,6 +191,15 @@ class EdgeTarget:
             self._shard().update(edge.UpdateOperation.upsert_points(batch))
             self._sync()
 
+    def update(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
+        """See `Target.update`."""
+        with self._failures(f"changing {len(ids)} points"):
+            for operation in update_operations(ids, payloads, vectors):
+                self._shard().update(operation)
+            self._sync()
+
     def delete(self, ids: Sequence[str]) -> None:
         """See `Target.delete`."""
         with self._failures(f"deleting {len(ids)} points"):
@@ -201,7 +210,7 @@ class EdgeTarget:
         self,
         fields: Sequence[str] | None,
         *,
-        with_vectors: bool | Sequence[str] = False,
+        with_vectors: bool | list[str] = False,
         batch: int = 256,
         where: Filter | None = None,
         start: str | None = None,
@@ -217,18 +226,11 @@ class EdgeTarget:
                         limit=batch,
                         filter=condition,
                         with_payload=True if fields is None else _selector(fields),
-                        with_vector=with_vectors
-                        if isinstance(with_vectors, bool)
-                        else list(with_vectors),
+                        with_vector=with_vectors,
                     )
                 )
             for record in found:
-                yield StoredPoint(
-                    id=str(record.id),
-                    payload=record.payload or {},
-                    vectors=_dense(record.vector),
-                    sparse=_sparse(record.vector),
-                )
+                yield stored_point(record)
             if offset is None:
                 return
 
@@ -283,7 +285,7 @@ class EdgeTarget:
                 id=str(point.id),
                 score=float(point.score),
                 payload=point.payload or {},
-                vector=_dense(point.vector).get(request.using),
+                vector=dense_vectors(point.vector).get(request.using),
             )
             for point in found
         ]
@@ -383,24 +385,6 @@ def _folder_name(collection: str) -> str:
 
 def _selector(fields: Sequence[str]) -> Any:
     return edge.PayloadSelector.Include(list(fields)) if fields else False
-
-
-def _dense(stored: Any) -> dict[str, Any]:
-    named = stored if isinstance(stored, dict) else {"": stored} if stored is not None else {}
-    return {
-        name: np.asarray(vector, dtype=np.float32)
-        for name, vector in named.items()
-        if isinstance(vector, list)
-    }
-
-
-def _sparse(stored: Any) -> dict[str, SparseVector]:
-    named = stored if isinstance(stored, dict) else {}
-    return {
-        name: SparseVector(vector.indices, vector.values)
-        for name, vector in named.items()
-        if hasattr(vector, "indices")
-    }
 
 
 def _sync_folder(path: Path) -> None:

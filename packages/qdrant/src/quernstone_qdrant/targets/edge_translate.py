@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from quernstone_qdrant.settings import (
     Rows,
     VectorSettings,
 )
-from quernstone_qdrant.targets.base import Bm25Stage, SearchRequest, VectorState
+from quernstone_qdrant.targets.base import Bm25Stage, Payload, SearchRequest, VectorState
 from quernstone_qdrant.targets.edge_filters import edge_filter
 
 _M, _EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000
@@ -105,6 +105,24 @@ def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
         name: rows[place] if isinstance(rows, np.ndarray) else _sparse(encode_document(rows[place]))
         for name, rows in vectors.items()
     }
+
+
+def update_operations(
+    ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+) -> list[edge.UpdateOperation]:
+    """Return the operations that replace payload fields and named vectors of points."""
+    operations = [
+        edge.UpdateOperation.set_payload([point], payload)
+        for point, payload in zip(ids, payloads, strict=True)
+        if payload
+    ]
+    if vectors:
+        changed = [
+            edge.PointVectors(point, point_vectors(vectors, place))
+            for place, point in enumerate(ids)
+        ]
+        operations.append(edge.UpdateOperation.update_vectors(changed))
+    return operations
 
 
 def query_request(request: SearchRequest) -> edge.QueryRequest:

@@ -135,6 +135,29 @@ def embedded_points(
     ]
 
 
+def update_operations(
+    ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+) -> list[Any]:
+    """Return the operations that replace payload fields and named vectors of points."""
+    operations: list[Any] = [
+        models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, points=[point]))
+        for point, payload in zip(ids, payloads, strict=True)
+        if payload
+    ]
+    if vectors:
+        columns = {name: batch_rows(rows) for name, rows in vectors.items()}
+        points = [
+            models.PointVectors(
+                id=point, vector={name: column[place] for name, column in columns.items()}
+            )
+            for place, point in enumerate(ids)
+        ]
+        operations.append(
+            models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points))
+        )
+    return operations
+
+
 def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]:
     """Return the arguments of `QdrantClient.query_points` without the collection's name."""
     common = {
