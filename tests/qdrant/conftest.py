@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
 import threading
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
+from tests.support.qdrant_server import running_server
 
 from quernstone.errors import InputError
 from quernstone.types import EngineInfo, RankedDocument
+from quernstone_qdrant.targets import connect
 
 
 class WordEmbedder:
@@ -106,6 +110,29 @@ def assert_same(stored):
             np.testing.assert_allclose(here[point][1], vector, atol=1e-7)
 
     return check
+
+
+@pytest.fixture
+def open_server():
+    """Opens a client of the server at QDRANT_URL, or of a model of one in this process.
+
+    Set QDRANT_API_KEY if the server needs a key.
+    """
+    with ExitStack() as stack:
+
+        def open_server(transport, version="1.18.3"):
+            by_grpc, url = transport == "grpc", os.environ.get("QDRANT_URL")
+            if url is None:
+                server = stack.enter_context(running_server(version))
+                return server.client(prefer_grpc=by_grpc, timeout=60)
+            if version != "1.18.3":
+                pytest.skip("a real server has one version")
+            key = os.environ.get("QDRANT_API_KEY")
+            client = connect(url=url, api_key=key, prefer_grpc=by_grpc)
+            stack.callback(client.close)
+            return client
+
+        yield open_server
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Load with Ray, in a separate process, into a stub server that all workers can reach."""
+"""Load with Ray, in a separate process, into a server that all workers can reach."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from quernstone_qdrant import QdrantLoader
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
-from tests.support.qdrant_server.stub import connected, running_stub
+from tests.support.qdrant_server import running_server
 
 RECORDS = 5_000
 DRIVER = """
@@ -71,14 +71,14 @@ def records(count=RECORDS):
 class Ray:
     """A driver in a separate process."""
 
-    def __init__(self, stub, tmp_path, rows, loads=(False,)):
+    def __init__(self, server, tmp_path, rows, loads=(False,)):
         """Start the driver; `loads` holds `skip_errors` for each load."""
         self.pids = tmp_path / "pids"
         self.pids.mkdir(exist_ok=True)
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = {"workers": 2, "cpus": 0.5, "documents": 100, "rows": str(path), "loads": loads}
-        arguments = [stub.url, str(self.pids), json.dumps(options)]
+        arguments = [server.url, str(self.pids), json.dumps(options)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, *arguments],
             stdout=subprocess.PIPE,
@@ -93,8 +93,8 @@ class Ray:
         return [json.loads(line.removeprefix("RESULT ")) for line in lines]
 
 
-def assert_same_points(stub, expected):
-    with_ray, plain = stub.collections["docs"].points, expected.collections["docs"].points
+def assert_same_points(server, expected):
+    with_ray, plain = server.collections["docs"].points(), expected.collections["docs"].points()
     assert with_ray.keys() == plain.keys()
     assert {i: payload for i, (payload, _) in with_ray.items()} == {
         i: payload for i, (payload, _) in plain.items()
@@ -105,13 +105,13 @@ def assert_same_points(stub, expected):
 
 @pytest.fixture(scope="module")
 def expected():
-    """A stub server that a `QdrantLoader` filled with the records."""
-    with running_stub() as stub, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
-        client = connected(stub, timeout=60)
+    """A server that a `QdrantLoader` filled with the records."""
+    with running_server() as server, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
+        client = server.client(timeout=60)
         report = QdrantLoader(client, "docs", embedder).load(records())
         assert report.embedded == RECORDS
         client.close()
-        yield stub
+        yield server
 
 
 def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
@@ -140,56 +140,56 @@ def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
 
 @pytest.mark.slow
 def test_two_workers_load_what_the_plain_loader_loads(tmp_path, expected):
-    with running_stub() as stub:
-        [report] = Ray(stub, tmp_path, records()).results()
+    with running_server() as server:
+        [report] = Ray(server, tmp_path, records()).results()
         assert (report["seen"], report["embedded"], report["skipped"]) == (RECORDS, RECORDS, 0)
         assert len(list((tmp_path / "pids").iterdir())) >= 2
-        assert_same_points(stub, expected)
+        assert_same_points(server, expected)
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, expected):
-    with running_stub() as stub:
-        ray = Ray(stub, tmp_path, records())
+    with running_server() as server:
+        ray = Ray(server, tmp_path, records())
         deadline = time.monotonic() + 240
-        while not stub.writes():
+        while not server.writes():
             assert ray.process.poll() is None, ray.process.communicate()[1][-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
         # kill the newest worker: the first process may only have prepared the collection
         victim = max(ray.pids.iterdir(), key=lambda path: path.stat().st_mtime)
         os.kill(int(victim.name), signal.SIGKILL)
-        written = len(stub.collections["docs"].points)
+        written = len(server.collections["docs"].points())
         [report] = ray.results()
         assert written < RECORDS
         assert report["embedded"] == RECORDS
-        assert_same_points(stub, expected)
+        assert_same_points(server, expected)
         assert len(list(ray.pids.iterdir())) >= 3  # another took its place
 
 
 @pytest.mark.slow
 def test_a_second_load_goes_on_and_an_error_reaches_the_driver(tmp_path, expected):
-    with running_stub() as stub, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
-        client = connected(stub, timeout=60)
+    with running_server() as server, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
+        client = server.client(timeout=60)
         QdrantLoader(client, "docs", embedder).load(records(3_000))
         client.close()
         rows = [*records(), {"id": "bad", "text": None}]
-        report, stopped = Ray(stub, tmp_path, rows, loads=(True, False)).results()
+        report, stopped = Ray(server, tmp_path, rows, loads=(True, False)).results()
         assert (report["seen"], report["embedded"], report["skipped"], report["failed"]) == (
             RECORDS + 1, RECORDS - 3_000, 3_000, 1,
         )  # fmt: skip
-        assert_same_points(stub, expected)
+        assert_same_points(server, expected)
         assert stopped["error"] == "RecordError"
         assert "'bad'" in stopped["message"]
 
 
 @pytest.mark.slow
 def test_what_the_server_refuses_a_worker_is_raised_by_the_driver(tmp_path):
-    with running_stub() as stub:
-        stub.chaos = lambda method, path: (
+    with running_server() as server:
+        server.chaos = lambda method, path: (
             "403" if method == "PUT" and path.endswith("/points") else None
         )
-        [refused] = Ray(stub, tmp_path, records(50)).results()
+        [refused] = Ray(server, tmp_path, records(50)).results()
         assert refused["error"] == "WriteError"
         assert "status 403" in refused["message"]
-        assert stub.collections["docs"].points == {}
+        assert server.collections["docs"].points() == {}

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
-from tests.support.qdrant_server.stub import FAULTS, connected, random_faults, running_stub
+from tests.support.qdrant_server import FAULTS, random_faults, running_server
 
 from quernstone_qdrant import QdrantLoader, TargetError, WriteError
 
@@ -16,9 +16,9 @@ SETTINGS = {"chunk_size": 60, "chunk_overlap": 0, "batch_size": 10}
 
 
 @pytest.fixture
-def stub():
-    with running_stub() as stub:
-        yield stub
+def server():
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def undisturbed(make_embedder):
     return {point.id: (point.payload, point.vector) for point in points}
 
 
-def assert_complete(stub, undisturbed):
-    stored = stub.collections["docs"].points
+def assert_complete(server, undisturbed):
+    stored = server.collections["docs"].points()
     assert {i: payload for i, (payload, _) in stored.items()} == {
         i: payload for i, (payload, _) in undisturbed.items()
     }
@@ -40,113 +40,121 @@ def assert_complete(stub, undisturbed):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_write_that_fails_once(stub, embedder, undisturbed, fault):
-    stub.script = [None, fault, None, fault]
+def test_a_write_that_fails_once(server, embedder, undisturbed, fault):
+    server.script = [None, fault, None, fault]
     started = time.monotonic()
-    client = connected(stub, timeout=1 if fault == "slow" else 30)
+    client = server.client(timeout=1 if fault == "slow" else 30)
     report = QdrantLoader(client, "docs", embedder, **SETTINGS).load(RECORDS)
     assert time.monotonic() - started < 20
-    assert_complete(stub, undisturbed)
-    assert stub.faults == {fault: 2}
+    assert_complete(server, undisturbed)
+    assert server.faults == {fault: 2}
     assert report.retries == 2
     assert report.chunks == report.embedded == len(embedder.embedded) == len(undisturbed)
     assert (report.seen, report.skipped, report.failed, report.removed) == (40, 0, 0, 0)
     # every write without a confirmation is repeated: maybe only one replica has applied it
-    assert sum(points for *_, points in stub.writes()) == len(undisturbed) + 10 * 2
+    assert sum(write.points for write in server.writes()) == len(undisturbed) + 10 * 2
 
 
 @pytest.mark.slow
-def test_nearly_every_request_fails_and_every_chunk_arrives(stub, embedder, undisturbed):
-    loader = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS | {"batch_size": 3})
+def test_nearly_every_request_fails_and_every_chunk_arrives(server, embedder, undisturbed):
+    loader = QdrantLoader(
+        server.client(timeout=1), "docs", embedder, **SETTINGS | {"batch_size": 3}
+    )
     slow = {"slow", "429", "503"}  # these take a second each
-    stub.chaos = random_faults(7, 0.5, tuple(name for name in FAULTS if name not in slow))
+    server.chaos = random_faults(7, 0.5, tuple(name for name in FAULTS if name not in slow))
     report = loader.load(RECORDS)
-    assert_complete(stub, undisturbed)
-    assert stub.faults.total() > 20
+    assert_complete(server, undisturbed)
+    assert server.faults.total() > 20
     assert report.retries > 10
     assert report.chunks == report.embedded == len(embedder.embedded)
-    stub.chaos = None
+    server.chaos = None
     second = loader.load(RECORDS)
     assert (second.embedded, second.skipped, second.retries) == (0, report.chunks, 0)
 
 
-def test_a_server_that_does_not_recover_ends_the_load_in_time(stub, embedder, undisturbed):
-    loader = QdrantLoader(connected(stub), "docs", embedder, patience=1, **SETTINGS)
-    stub.chaos = lambda method, path: "500" if method == "PUT" and len(stub.writes()) > 3 else None
+def test_a_server_that_does_not_recover_ends_the_load_in_time(server, embedder, undisturbed):
+    loader = QdrantLoader(server.client(timeout=1), "docs", embedder, patience=1, **SETTINGS)
+    server.chaos = lambda method, path: (
+        "500" if method == "PUT" and len(server.writes()) > 3 else None
+    )
     started = time.monotonic()
     with pytest.raises(WriteError, match=r"status 500.*gave up after \d+ attempts in") as caught:
         loader.load(RECORDS)
     assert time.monotonic() - started < 10
-    stored = stub.collections["docs"].points
+    stored = server.collections["docs"].points()
     assert len(caught.value.ids) == 10
     assert not set(caught.value.ids) & set(stored)
     assert loader.report.embedded == len(stored) == 30
 
-    stub.chaos = None
+    server.chaos = None
     report = loader.load(RECORDS)
-    assert_complete(stub, undisturbed)
+    assert_complete(server, undisturbed)
     assert (report.skipped, report.embedded) == (30, report.chunks - 30)
 
 
 @pytest.mark.parametrize(("status", "points"), [("400", 1), ("403", 10)])
-def test_a_request_that_will_never_succeed_is_not_repeated(stub, embedder, status, points):
-    stub.chaos = lambda method, path: status if method == "PUT" and stub.writes()[1:] else None
+def test_a_request_that_will_never_succeed_is_not_repeated(server, embedder, status, points):
+    server.chaos = lambda method, path: status if method == "PUT" and server.writes()[1:] else None
     with pytest.raises(
         WriteError, match=f"writing {points} points.*status {status}: .*and 7 more"
     ) as bad:
-        QdrantLoader(connected(stub), "docs", embedder, **SETTINGS).load(RECORDS)
+        QdrantLoader(server.client(timeout=1), "docs", embedder, **SETTINGS).load(RECORDS)
     assert len(bad.value.ids) == 10
-    assert not set(bad.value.ids) & set(stub.collections["docs"].points)
+    assert not set(bad.value.ids) & set(server.collections["docs"].points())
 
 
 @pytest.mark.parametrize("status", [413, 400])
-def test_what_is_too_large_is_divided(stub, embedder, status):
-    stub.request_bytes, stub.too_large = 7_000, status
+def test_what_is_too_large_is_divided(server, embedder, status):
+    server.request_bytes["rest"], server.too_large = 7_000, status
     records = [{**record, "id": f"{record['id']}.{n}"} for n in range(5) for record in RECORDS]
-    report = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS).load(records)
-    assert len(stub.collections["docs"].points) == report.chunks == 300
+    report = QdrantLoader(server.client(timeout=1), "docs", embedder, **SETTINGS).load(records)
+    assert len(server.collections["docs"].points()) == report.chunks == 300
     assert report.chunks == report.embedded == len(embedder.embedded)
     assert report.retries == 0
-    refused = [size for _, _, size, _ in stub.writes() if size > 7_000]
+    refused = [write.bytes for write in server.writes() if write.bytes > 7_000]
     assert 0 < len(refused) < 15  # the limit is remembered for later batches
 
 
-def test_one_point_that_is_too_large_is_named(stub, embedder):
-    stub.request_bytes = 3_000
+def test_one_point_that_is_too_large_is_named(server, embedder):
+    server.request_bytes["rest"] = 3_000
     records = [{"id": "small", "text": "a mill"}, {"id": "large", "text": "mill " * 1000}]
     with pytest.raises(
         WriteError, match=r"chunk 0 of record 'large' alone is about 1\d,\d{3} bytes"
     ):
-        QdrantLoader(connected(stub), "docs", embedder, chunk_size=None).load(records)
-    assert [p["page_content"] for p, _ in stub.collections["docs"].points.values()] == ["a mill"]
+        QdrantLoader(server.client(timeout=1), "docs", embedder, chunk_size=None).load(records)
+    assert [p["page_content"] for p, _ in server.collections["docs"].points().values()] == [
+        "a mill"
+    ]
 
 
-def test_requests_keep_to_the_limits(stub, embedder, undisturbed):
-    stub.strict = {"upsert_max_batchsize": 7}
-    loader = QdrantLoader(connected(stub), "docs", embedder, request_bytes=8_000, **SETTINGS)
+def test_requests_keep_to_the_limits(server, embedder, undisturbed):
+    server.strict = {"upsert_max_batchsize": 7}
+    loader = QdrantLoader(
+        server.client(timeout=1), "docs", embedder, request_bytes=8_000, **SETTINGS
+    )
     loader.load(RECORDS)
-    assert_complete(stub, undisturbed)
-    assert max(points for *_, points in stub.writes()) <= 7
-    assert max(size for _, _, size, _ in stub.writes()) < 10_000
+    assert_complete(server, undisturbed)
+    assert max(write.points for write in server.writes()) <= 7
+    assert max(write.bytes for write in server.writes()) < 10_000
 
 
-def test_several_threads_write_and_documents_stay_in_order(stub, embedder):
-    stub.delay = 0.05
+def test_several_threads_write_and_documents_stay_in_order(server, embedder):
+    server.delay = 0.05
     long = {"id": "long", "text": " ".join(f"Sentence number {n} is here." for n in range(120))}
-    loader = QdrantLoader(connected(stub, 5), "docs", embedder, **SETTINGS)
+    loader = QdrantLoader(server.client(timeout=5), "docs", embedder, **SETTINGS)
     loader.load([*RECORDS, long])
-    assert 2 <= stub.most_writing <= 4
+    assert 2 <= server.most_writing <= 4
     chunks = [
         payload["quernstone"]["chunk"]
-        for payload, _ in stub.collections["docs"].points.values()
+        for payload, _ in server.collections["docs"].points().values()
         if payload["doc_id"] == "long"
     ]
     assert len(chunks) > 50
     assert chunks == sorted(chunks)  # a dict keeps the order of the writes
 
 
-def test_lookups_and_scrolls_are_repeated_too(stub, embedder):
-    loader = QdrantLoader(connected(stub), "docs", embedder, **SETTINGS)
+def test_lookups_and_scrolls_are_repeated_too(server, embedder):
+    loader = QdrantLoader(server.client(timeout=1), "docs", embedder, **SETTINGS)
     loader.load(RECORDS)
     failed = set()
 
@@ -156,13 +164,13 @@ def test_lookups_and_scrolls_are_repeated_too(stub, embedder):
         failed.add(path)
         return "500"
 
-    stub.chaos = fail_each_path_once
+    server.chaos = fail_each_path_once
     report = loader.load(RECORDS[:30], prune=True)
     assert {path.removeprefix("/collections/docs/points") for path in failed} == {
         "", "/scroll", "/delete",
     }  # fmt: skip
     assert report.retries == 3
-    assert {p["doc_id"] for p, _ in stub.collections["docs"].points.values()} == {
+    assert {p["doc_id"] for p, _ in server.collections["docs"].points().values()} == {
         record["id"] for record in RECORDS[:30]
     }
     assert report.pruned == 16

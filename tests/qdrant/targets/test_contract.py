@@ -1,16 +1,13 @@
 """What holds wherever the points are: embedded, Edge, a server by REST and by gRPC.
 
-The servers are skipped unless QDRANT_URL names one (QDRANT_API_KEY, too, where it wants a key). The
-stub stands in for the loader's side of REST.
+The server is the one at QDRANT_URL, or else the model of one.
 """
 
-import os
 import uuid
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
-from tests.support.qdrant_server.stub import connected, running_stub
 
 from quernstone_qdrant import CollectionNotFoundError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.targets import as_target, connect
@@ -23,12 +20,11 @@ RECORDS = [
     {"id": "long", "text": LONG, "nested": {"ok": True, "none": None}, "big": 2**53 + 1},
 ]
 SETTINGS = {"chunk_size": 100, "chunk_overlap": 0, "batch_size": 8}
-PLACES = ["memory", "path", "edge", "stub", "rest", "grpc"]
-SEARCHABLE = [place for place in PLACES if place != "stub"]
+PLACES = ["memory", "path", "edge", "rest", "grpc"]
 
 
 @pytest.fixture
-def target(request, tmp_path):
+def target(request, tmp_path, open_server):
     """A collection that does not exist yet, in each place."""
     place, name = request.param, f"quernstone-test-{uuid.uuid4().hex[:8]}"
     if place == "edge":
@@ -37,18 +33,10 @@ def target(request, tmp_path):
         target = EdgeTarget(str(tmp_path / "edge"), name)
         yield target
         target.close()
-    elif place == "stub":
-        with running_stub() as stub:
-            yield as_target(connected(stub, 10), name)
     elif place in ("rest", "grpc"):
-        url = os.environ.get("QDRANT_URL")
-        if not url:
-            pytest.skip("QDRANT_URL names no Qdrant server")
-        key = os.environ.get("QDRANT_API_KEY")
-        client = connect(url=url, api_key=key, prefer_grpc=place == "grpc")
+        client = open_server(place)
         yield as_target(client, name)
         client.delete_collection(name)
-        client.close()
     else:
         client = QdrantClient(":memory:") if place == "memory" else connect(path=str(tmp_path))
         yield as_target(client, name)
@@ -56,7 +44,6 @@ def target(request, tmp_path):
 
 
 everywhere = pytest.mark.parametrize("target", PLACES, indirect=True)
-where_one_can_search = pytest.mark.parametrize("target", SEARCHABLE, indirect=True)
 
 
 def everything(target):
@@ -138,7 +125,7 @@ def test_scrolling_can_begin_anywhere(target, embedder):
     assert [point.id for point in target.scroll([], batch=3, start=ids[5])] == ids[5:]
 
 
-@where_one_can_search
+@everywhere
 def test_search(target, embedder, reranker):
     QdrantLoader(target, target.collection, embedder, **SETTINGS).load(RECORDS)
     searcher = QdrantSearcher(target, target.collection, embedder)

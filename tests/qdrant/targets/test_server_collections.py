@@ -1,6 +1,5 @@
-"""Every kind of collection on a real server: set QDRANT_URL, and QDRANT_API_KEY if it needs one."""
+"""Every kind of collection on a server: the one at QDRANT_URL, or else the model of one."""
 
-import os
 import uuid
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
-from quernstone_qdrant.targets import ClientTarget, connect
+from quernstone_qdrant.targets import ClientTarget
 from quernstone_qdrant.targets.deferral import deferrals
 
 WORDS = "stone mill grain rain roof bread hand water flour wheel wind corn oven".split()
@@ -20,18 +19,10 @@ RECORDS = [
 ]
 QUERIES = ["stone mill", "rain on the roof", "flour from corn for bread"]
 
-pytestmark = pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="QDRANT_URL is not set")
 
-
-@pytest.fixture(params=["rest", "grpc"])
-def server(request):
-    client = connect(
-        url=os.environ["QDRANT_URL"],
-        api_key=os.environ.get("QDRANT_API_KEY"),
-        prefer_grpc=request.param == "grpc",
-    )
-    yield client
-    client.close()
+@pytest.fixture(params=["rest 1.18.3", "grpc 1.18.3", "rest 1.20.0", "grpc 1.20.0"])
+def server(request, open_server):
+    return open_server(*request.param.split())
 
 
 @pytest.fixture

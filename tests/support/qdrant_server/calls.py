@@ -57,6 +57,8 @@ class Call:
     """Bytes of the body."""
     points: int = 0
     """Points that the body carries or names."""
+    content: Any = None
+    """The body as it came: bytes of JSON, or a message of gRPC."""
     parse: Callable[[], Any] = lambda: None
     """Returns the body; raises a `Refusal`."""
     body: Any = None
@@ -87,6 +89,8 @@ class Request:
     points: int
     transport: str
     node: int
+    body: Any = None
+    """JSON, or a message of gRPC, if `Server.keep_bodies` is set."""
 
 
 _COLLECTION = "/collections/{collection}"

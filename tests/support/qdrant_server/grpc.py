@@ -52,7 +52,7 @@ class GrpcFront(grpc.GenericRpcHandler):
         try:
             message = _decoded(rpc, data)
             call = Call(OPERATIONS[rpc.operation], _names(rpc, message), "grpc", self._node)
-            call.size, call.points = len(data), _count_points(message)
+            call.size, call.points, call.content = len(data), _count_points(message), message
             call.params = _params(message)
             call.parse = partial(self._parse, rpc, message)
             result = self._model.handle(call)

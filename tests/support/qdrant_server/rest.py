@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             operation, names = _route(self.command, url.path)
             call = Call(operation, names, "rest", self.server.node, len(body))
             call.params = dict(parse_qsl(url.query))
-            call.points = _count_points(body, operation)
+            call.content, call.points = body, _count_points(body, operation)
             call.parse = partial(self._parse, operation, body)
             result = self.server.model.handle(call)
         except Refusal as refusal:

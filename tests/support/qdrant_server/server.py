@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import orjson
 from qdrant_client import QdrantClient, models
 from tests.support.qdrant_server.calls import Call, HangUp, Refusal, Request
 from tests.support.qdrant_server.collection import Collection
@@ -75,6 +76,8 @@ class Server:
         """Values for collections that are created without them."""
         self.requests: list[Request] = []
         """Every request that was received."""
+        self.keep_bodies = False
+        """Keep their bodies as well."""
         self.script: list[str | None] = []
         """Faults of the next writes of points, one each; None: none."""
         self.chaos: Callable[[str, str], str | None] | None = None
@@ -212,7 +215,18 @@ class Server:
             node.close()
 
     def _log(self, call: Call) -> None:
-        request = Request(call.method, call.path, call.size, call.points, call.transport, call.node)
+        content = call.content if self.keep_bodies else None
+        if content and isinstance(content, bytes):
+            content = orjson.loads(content)
+        request = Request(
+            call.method,
+            call.path,
+            call.size,
+            call.points,
+            call.transport,
+            call.node,
+            content or None,
+        )
         with self._lock:
             while self._put_off:
                 with suppress(Refusal):  # the client had its answer
