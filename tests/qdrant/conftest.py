@@ -1,11 +1,8 @@
 """A small embedder with distinguishable vectors, so that these tests need no model."""
 
 import hashlib
-import json
 import os
-import threading
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -125,45 +122,9 @@ def open_server():
             if url is None:
                 server = stack.enter_context(running_server(version))
                 return server.client(prefer_grpc=by_grpc, timeout=60)
-            if version != "1.18.3":
-                pytest.skip("a real server has one version")
             key = os.environ.get("QDRANT_API_KEY")
             client = connect(url=url, api_key=key, prefer_grpc=by_grpc)
             stack.callback(client.close)
             return client
 
         yield open_server
-
-
-@pytest.fixture
-def serve():
-    """Serves `answer(method, path, body) -> (status, result)`, and returns its address."""
-    servers = []
-
-    def serve(answer):
-        class Handler(BaseHTTPRequestHandler):
-            def handle_any(self):
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                status, result = answer(self.command, self.path, json.loads(body or b"{}"))
-                whole = {"result": result, "status": "ok", "time": 0.0}
-                text = json.dumps(result if self.path == "/" else whole).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            do_GET = do_PUT = do_POST = do_PATCH = handle_any
-
-            def log_message(self, *_):
-                pass
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()

@@ -1,12 +1,14 @@
-"""What a server is asked for, word for word, as a stub over loopback hears it."""
+"""What a server is asked for, word for word."""
 
 import dataclasses
+from contextlib import ExitStack
 from uuid import UUID
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.conversions.conversion import RestToGrpc
+from tests.support.qdrant_server import running_server
 
 from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError
 from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text, encode_document, encode_query
@@ -22,105 +24,64 @@ from quernstone_qdrant.targets.translate import (
 )
 
 
-class Server:
-    """Keeps what it is asked; the collection exists once it is created."""
+class Asked:
+    """The requests that a server received, by what they ask for."""
 
-    def __init__(self, version):
-        self.version = version
-        self.created = None
-        self.metadata = {}
-        self.hnsw = {}
-        self.threshold = 20000
-        self.indexes = {}
-        self.points = None
-        self.searches = []
-        self.changes = []
+    def __init__(self, server):
+        self._server = server
+
+    def _bodies(self, method, end):
+        return [
+            request.body
+            for request in self._server.requests
+            if request.method == method and request.path.endswith(end)
+        ]
+
+    @property
+    def created(self):
+        (body,) = self._bodies("PUT", "/collections/docs")
+        return body
+
+    @property
+    def indexes(self):
+        bodies = self._bodies("PUT", "/index")
+        return {body["field_name"]: body["field_schema"] for body in bodies}
+
+    @property
+    def points(self):
+        return self._bodies("PUT", "/points")[-1]
+
+    @property
+    def searches(self):
+        return self._bodies("POST", "/points/query")
+
+    @property
+    def changes(self):
         """Updates of the collection, and `points` where points were written."""
-
-    def answer(self, method, path, body):
-        done = {"operation_id": 1, "status": "completed"}
-        path = path.split("?")[0]
-        if path == "/":
-            return 200, {"title": "qdrant", "version": self.version}
-        if path.endswith("/exists"):
-            return 200, {"exists": self.created is not None}
-        if path == "/collections/docs" and method == "PUT":
-            self.created = body
-            self.metadata = dict(body["metadata"])
-            return 200, True
-        if path == "/collections/docs" and method == "PATCH":
-            self.changes.append(body)
-            self.hnsw |= body.get("hnsw_config", {})
-            self.threshold = body.get("optimizers_config", {}).get(
-                "indexing_threshold", self.threshold
-            )
-            merged = self.metadata | body.get("metadata", {})
-            self.metadata = {key: value for key, value in merged.items() if value is not None}
-            return 200, True
-        if path == "/collections/docs":
-            return 200, self.info()
-        if path.endswith("/index"):
-            self.indexes[body["field_name"]] = body["field_schema"]
-            return 200, done
-        if path.endswith("/points") and method == "PUT":
-            self.points = body
-            self.changes.append("points")
-            return 200, done
-        if path.endswith("/points"):
-            return 200, []
-        if path.endswith("/optimizations"):
-            return 404, None
-        if path.endswith("/points/count"):
-            return 200, {"count": 0}
-        if path.endswith("/points/query"):
-            self.searches.append(body)
-            return 200, {"points": []}
-        raise AssertionError((method, path))
-
-    def info(self):
-        return {
-            "status": "green",
-            "optimizer_status": "ok",
-            "segments_count": 1,
-            "points_count": 0,
-            "payload_schema": {},
-            "config": {
-                "params": {
-                    name: self.created[name]
-                    for name in self.created
-                    if name not in ("hnsw_config", "metadata")
-                },
-                "hnsw_config": {
-                    "m": 16,
-                    "ef_construct": 100,
-                    "full_scan_threshold": 10000,
-                    **self.created.get("hnsw_config", {}),
-                    **self.hnsw,
-                },
-                "optimizer_config": {
-                    "deleted_threshold": 0.2,
-                    "vacuum_min_vector_number": 1000,
-                    "default_segment_number": 0,
-                    "flush_interval_sec": 5,
-                    "indexing_threshold": self.threshold,
-                },
-                "metadata": self.metadata,
-            },
-        }
+        return [
+            "points" if request.method == "PUT" else request.body
+            for request in self._server.requests
+            if request.method == "PATCH"
+            or (request.method == "PUT" and request.path.endswith("/points"))
+        ]
 
 
 @pytest.fixture
-def load(serve, embedder):
-    """Loads one record into a stub; returns the stub and a searcher of it."""
+def load(embedder):
+    """Loads one record into a server; returns what it was asked, and a searcher of it."""
+    with ExitStack() as stack:
 
-    def load(preset, version="1.20.0", **options):
-        server = Server(version)
-        client = QdrantClient(url=serve(server.answer), check_compatibility=False)
-        loader = QdrantLoader(client, "docs", embedder, preset=preset, **options)
-        loader.load([{"id": "mill", "text": "A quern grinds."}])
-        return server, QdrantSearcher(client, "docs", embedder)
+        def load(preset, version="1.20.0", **options):
+            server = stack.enter_context(running_server(version or "1.18.3"))
+            server.keep_bodies = True
+            if version is None:
+                server.chaos = lambda method, path: "403" if path == "/" else None
+            client = server.client()
+            loader = QdrantLoader(client, "docs", embedder, preset=preset, **options)
+            loader.load([{"id": "mill", "text": "A quern grinds."}])
+            return Asked(server), QdrantSearcher(client, "docs", embedder)
 
-    return load
+        yield load
 
 
 SCALAR = {"type": "int8"}
@@ -313,11 +274,10 @@ def unit_rows(count):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_a_server_has_everything(serve):
-    server = Server("1.20.0")
-    client = QdrantClient(url=serve(server.answer), check_compatibility=False)
+def test_a_server_has_everything():
     settings = CollectionSettings(quantization="binary", on_disk=True, m=8, shards=2)
-    assert ClientTarget(client, "docs").ignored(settings) == []
+    with running_server("1.20.0") as server:
+        assert ClientTarget(server.client(), "docs").ignored(settings) == []
 
 
 def test_a_load_defers_the_index_and_waits_for_it(load):
@@ -328,7 +288,7 @@ def test_a_load_defers_the_index_and_waits_for_it(load):
     assert {name: saved[name] for name in ("m", "vectors", "threshold")} == {
         "m": 16,
         "vectors": {},
-        "threshold": 20000,
+        "threshold": 10000,
     }
     assert defer["hnsw_config"] == {"m": 0}
     assert points == "points"

@@ -32,12 +32,12 @@ class Replication:
         up = [replica for replica in active if self._is_up(replica)]
         if call.fault == "partial":
             apply(up[0])
-            raise _failed_write(len(active) - 1, "Timeout error: Deadline Exceeded")
+            raise _failed_write(max(1, len(active) - 1), len(active), "Timeout error")
         for replica in up:
             apply(replica)
         missed = [replica for replica in active if replica not in up]
         if len(up) < min(collection.config["params"]["write_consistency_factor"], len(active)):
-            raise _failed_write(len(missed), self._unreachable(missed[0]))
+            raise _failed_write(len(missed), len(active), self._unreachable(missed[0]))
         for replica in missed:
             replica.state = "Dead"
 
@@ -103,10 +103,10 @@ class Replication:
         )
 
 
-def _failed_write(shards: int, reason: str) -> Refusal:
+def _failed_write(failed: int, replicas: int, reason: str) -> Refusal:
     return Refusal(
         500,
-        f"Service internal error: {shards} out of {shards + 1} shards failed to apply operation. "
+        f"Service internal error: {failed} out of {replicas} shards failed to apply operation. "
         f"First error captured: {reason}",
     )
 

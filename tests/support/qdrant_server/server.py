@@ -89,6 +89,8 @@ class Server:
         """State of all collections; of a list, one for each answer. An update ends a grey one."""
         self.optimizer_error: str | None = None
         self.queued_writes = 0
+        self.optimizations: dict[str, Any] | None = None
+        """Answer about optimizations, in place of the one that `status` leads to."""
         self.float_noise = False
         """Doubles in payloads and metadata lose their last bits, as a real server's do."""
         self.shuffle_keys = False

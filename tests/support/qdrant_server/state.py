@@ -217,8 +217,8 @@ class Machine:
         return collection_shards(self._server, collection, call.node)
 
     def optimizations(self, collection: Collection, call: Call) -> Any:
-        asked = call.params.get("with", "")
-        return optimizations(self._server.current_status, collection.count(), asked)
+        asked, status = call.params.get("with", ""), self._server.current_status
+        return self._server.optimizations or optimizations(status, collection.count(), asked)
 
     def list_snapshots(self, collection: Collection, call: Call) -> Any:
         return self._snapshots.of(collection.name)
@@ -238,11 +238,14 @@ class Machine:
             index = {"data_type": schema.value}
         else:
             index = {"data_type": schema.type.value, "params": plain(schema)}
-            if not self._server.at_least(1, 20):
+            ranks = index["params"].get("scoring") and self._server.at_least(1, 20)
+            if not ranks:
                 index["params"].pop("scoring", None)  # older servers do not know it
+            for replica in collection.replicas if ranks else ():
+                # the embedded client ranks words without a stemmer and stop words
+                simple = models.TextIndexParams(type=schema.type, scoring=True)
+                replica.local.create_payload_index(body.field_name, simple)
         collection.payload_schema[body.field_name] = index
-        for replica in collection.replicas:
-            replica.local.create_payload_index(body.field_name, schema)
         return self._completed(collection)
 
     def delete_index(self, collection: Collection, call: Call) -> Any:
