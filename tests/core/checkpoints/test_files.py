@@ -196,8 +196,8 @@ def test_code_that_comes_with_a_model_is_not_run(copy, tmp_path, monkeypatch, en
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text("from pathlib import Path\nPath('opened').touch()\n")
     monkeypatch.chdir(tmp_path)
-    with Embedder(str(folder), engine=engine, dtype="float32") as embedder:
-        assert embedder.embed_query("a").shape == (128,)  # transformers' own Qwen3
+    with pytest.raises(ModelLoadError, match="needs code that comes with the model"):
+        Embedder(str(folder), engine=engine, dtype="float32")
     assert not (tmp_path / "opened").exists()
 
 
@@ -217,12 +217,12 @@ def test_a_snapshot_and_a_copy_have_one_digest(cached, copy):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_digest_changes_with_every_file_that_vectors_depend_on(copy, name):
     folder = copy()
-    before = content_digest(folder)
+    before = content_digest(folder, modules=False)
     (folder / "README.md").write_text("nothing")
-    assert content_digest(folder) == before
+    assert content_digest(folder, modules=False) == before
     path = folder / name
     path.write_bytes(path.read_bytes()[:-1] + b" ")
-    assert content_digest(folder) != before
+    assert content_digest(folder, modules=False) != before
 
 
 # ------------------------------------------------------------------------------------ the hub

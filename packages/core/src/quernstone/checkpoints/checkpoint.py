@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from quernstone.checkpoints.files import MODULES, check_files, content_digest
+from quernstone.checkpoints.differences import (
+    Difference,
+    find_differences,
+    stored_instruction,
+)
+from quernstone.checkpoints.files import MODULES, check_files, content_digest, read_json
 from quernstone.checkpoints.hubs import locate
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.errors import ModelLoadError
@@ -47,6 +50,8 @@ class Checkpoint:
     raw_config: dict[str, Any]
     instruction: str
     """The instruction for queries that is stored with the model, else the model card's."""
+    differences: tuple[Difference, ...]
+    """Fields by which a decoder differs from the official Qwen3 checkpoints."""
 
     @property
     def is_qwen3(self) -> bool:
@@ -93,19 +98,17 @@ class Checkpoint:
     def qwen3_config(self) -> ModelConfig:
         """Read the configuration for the torch engine."""
         raw = self.raw_config
-        _refuse_unsupported(raw, self.folder)
-        rope = raw.get("rope_parameters") or {}  # of transformers 5
-        heads = self._number("num_attention_heads")
+        rope = raw.get("rope_parameters") or raw  # transformers 5 or older
         return ModelConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             intermediate_size=self._number("intermediate_size"),
             num_hidden_layers=self._number("num_hidden_layers"),
-            num_attention_heads=heads,
-            num_key_value_heads=int(raw.get("num_key_value_heads", heads)),
-            head_dim=int(raw.get("head_dim") or self.hidden_size // heads),
+            num_attention_heads=self._number("num_attention_heads"),
+            num_key_value_heads=self._number("num_key_value_heads"),
+            head_dim=self._number("head_dim"),
             rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 1e6),
+            rope_theta=float(rope.get("rope_theta") or self._number("rope_theta")),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         )
 
@@ -126,8 +129,11 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
     source = locate(name, task, revision)
     check_files(source)
     folder = source.folder
-    raw = _read_json(folder / "config.json")
-    digest = content_digest(folder)
+    raw = read_json(folder / "config.json")
+    stored = stored_instruction(folder)
+    differences = find_differences(folder, raw, task)
+    is_qwens = raw.get("model_type") == "qwen3" and not differences
+    digest = content_digest(folder, modules=not is_qwens)
     return Checkpoint(
         name=name,
         folder=folder,
@@ -135,59 +141,6 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         digest=digest,
         architecture=str((raw.get("architectures") or ["unknown"])[0]),
         raw_config=raw,
-        instruction=_stored_instruction(folder),
+        instruction=DEFAULT_INSTRUCTION if stored is None else stored,
+        differences=differences,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = orjson.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        msg = f"`{path.parent}` holds no `{path.name}`, so it is not a model folder"
-        raise ModelLoadError(msg) from error
-    except orjson.JSONDecodeError as error:
-        raise ModelLoadError(f"`{path}` is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"`{path}` holds a {type(value).__name__}, expected an object")
-    return value
-
-
-def _refuse_unsupported(raw: dict[str, Any], folder: Path) -> None:
-    rope = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type")
-    unsupported = {
-        "use_sliding_window": bool(raw.get("use_sliding_window")),
-        "attention_bias": bool(raw.get("attention_bias")),
-        "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "rope_scaling": rope_type not in (None, "default"),
-        "quantization_config": bool(raw.get("quantization_config")),
-    }
-    for key, present in unsupported.items():
-        if present:
-            raise ModelLoadError(
-                f"`{folder / 'config.json'}`: `{key}` = {raw.get(key)!r} is not supported by "
-                'the torch engine; use `engine="transformers"`'
-            )
-
-
-def _stored_instruction(folder: Path) -> str:
-    """Return the instruction of a stored `query` prompt in Qwen3's form, else the default."""
-    path = folder / "config_sentence_transformers.json"
-    prompts = _read_json(path).get("prompts") if path.is_file() else None
-    prompt = prompts.get("query") if isinstance(prompts, dict) else None
-    if isinstance(prompt, str) and prompt.startswith("Instruct: ") and prompt.endswith("\nQuery:"):
-        return prompt.removeprefix("Instruct: ").removesuffix("\nQuery:")
-    return DEFAULT_INSTRUCTION
-
-
-def stored_pooling(folder: Path) -> str | None:
-    """Return the pooling mode of the checkpoint's sentence-transformers files, if they name one."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return None
-    config = _read_json(path)
-    if "pooling_mode" in config:  # sentence-transformers 6
-        return str(config["pooling_mode"])
-    modes = [key.removeprefix("pooling_mode_") for key, on in config.items() if on is True]
-    return next((mode for mode in modes if mode != "include_prompt"), None)

@@ -9,9 +9,9 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -19,6 +19,9 @@ from quernstone.errors import ModelLoadError
 
 MODULES = "modules.json"
 """The file in which sentence-transformers lists a model's modules and their folders."""
+
+PROMPTS = "config_sentence_transformers.json"
+"""The file in which sentence-transformers stores a model's prompts."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -86,14 +89,18 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
-def content_digest(folder: Path) -> str:
+def content_digest(folder: Path, *, modules: bool) -> str:
     """Hash a checkpoint without reading gigabytes; copies of it have equal digests.
 
     Covers the name, the size, the first and the last mebibyte of `config.json`, `tokenizer.json`
-    and each weight file.
+    and each weight file. With `modules` it also covers the prompts and the configuration of
+    sentence-transformers' modules, which official Qwen3 checkpoints do not need.
     """
     digest = hashlib.sha256()
     paths = [folder / "config.json", folder / "tokenizer.json", *_files(folder, "*.safetensors")]
+    if modules:
+        paths += [folder / name for name in (MODULES, PROMPTS, "sentence_bert_config.json")]
+        paths += [path for each in _module_folders(folder) for path in sorted(each.glob("*.json"))]
     for path in filter(Path.is_file, paths):
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -111,13 +118,37 @@ def _files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def _module_folders(folder: Path) -> Iterator[Path]:
-    path = folder / MODULES
-    with suppress(FileNotFoundError, orjson.JSONDecodeError):
-        modules = orjson.loads(path.read_bytes())
-        for module in modules if isinstance(modules, list) else ():
-            name = module.get("path") if isinstance(module, dict) else None
-            if isinstance(name, str) and name and (folder / name).is_dir():
-                yield folder / name
+    for module in read_modules(folder):
+        name = module.get("path")
+        if isinstance(name, str) and name and (folder / name).is_dir():
+            yield folder / name
+
+
+def read_modules(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of `modules.json`; none if there is no such list."""
+    try:
+        modules = orjson.loads((folder / MODULES).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return []
+    return [each for each in modules if isinstance(each, dict)] if isinstance(modules, list) else []
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        ModelLoadError: It is missing, or holds anything else.
+    """
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        msg = f"`{path.parent}` holds no `{path.name}`, so it is not a model folder"
+        raise ModelLoadError(msg) from error
+    except orjson.JSONDecodeError as error:
+        raise ModelLoadError(f"`{path}` is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"`{path}` holds a {type(value).__name__}, expected an object")
+    return value
 
 
 def _all_weights(source: Source) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from quernstone.doctor.files import MODEL_FILES
 from quernstone.doctor.mistakes import compare_embeddings
 from quernstone.doctor.published import compare_with_published, published_for
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
@@ -374,6 +375,7 @@ def _lowest(subject: EmbeddingSubject) -> float:
 
 
 EMBEDDING_CHECKS: tuple[Check[EmbeddingSubject], ...] = (
+    MODEL_FILES,
     Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
     Check("last token", "the pooled token", _last_token),
     Check("tokenizer file", "what tokenizer.json appends to a text", _tokenizer_file),

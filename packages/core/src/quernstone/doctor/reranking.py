@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, no_control_tokens, not_finite
+from quernstone.doctor.files import MODEL_FILES
 from quernstone.doctor.mistakes import compare_scores
 from quernstone.doctor.published import compare_with_published, published_for
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
@@ -281,6 +282,7 @@ def _ordinary_change(subject: RerankingSubject) -> float:
 
 
 RERANKING_CHECKS: tuple[Check[RerankingSubject], ...] = (
+    MODEL_FILES,
     Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
     Check("template", "the text around a query and a document", _template),
     Check("server's template", "the server's prompt against one rendered here", _both_sides),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from typing import Any
 
-from quernstone.checkpoints.checkpoint import Checkpoint, stored_pooling
+from quernstone.checkpoints.checkpoint import Checkpoint
+from quernstone.checkpoints.differences import Library, stored_pooling
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
 from quernstone.types import Backend, Engine, EngineConfig, EngineName, Task
+
+logger = logging.getLogger("quernstone")
 
 # The module and the class of each engine, and the packages that its extra contains.
 _ENGINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -25,8 +29,12 @@ _ENGINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 ENGINES = tuple(_ENGINES)
 
-_LAST_TOKEN = (None, "lasttoken")
-"""Results of `stored_pooling` for models that pool like Qwen3-Embedding, or do not say."""
+# What each engine leaves to its library. The others compute what Qwen's checkpoints need.
+_OBEYED: dict[str, tuple[Library, ...]] = {
+    "transformers": ("transformers",),
+    "vllm": ("transformers",),
+    "sentence-transformers": ("transformers", "sentence-transformers"),
+}
 
 
 def check_engine(name: str) -> None:
@@ -40,18 +48,35 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
 
     `auto` chooses torch for Qwen3, sentence-transformers for its own models if it is installed, and
     transformers for any other decoder.
+
+    Raises:
+        ModelLoadError: The checkpoint has a field that no engine implements.
+        ConfigError: It has one that this engine does not implement.
+        MissingExtraError: A package of the engine is not installed.
     """
     check_engine(name)
+    for each in checkpoint.differences:
+        if each.library is None:
+            msg = f"`{checkpoint.name}` cannot be run: {each}, and no engine implements it"
+            raise ModelLoadError(msg)
     if name == "auto":
         name = _automatic(checkpoint, task)
+        why = f": {checkpoint.differences[0]}" if checkpoint.differences else ""
+        logger.info("`%s` runs on the %s engine%s", checkpoint.name, name, why)
     if name == "torch" and not checkpoint.is_qwen3:
         raise ConfigError(
             f"the torch engine runs Qwen3 checkpoints, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="transformers"` or '
             '`engine="sentence-transformers"`'
         )
+    for each in checkpoint.differences:
+        if each.library not in _OBEYED.get(name, ()):
+            raise ConfigError(
+                f"the {name} engine cannot run `{checkpoint.name}`: {each}; use "
+                f'`engine="{each.library}"`'
+            )
     pooling = stored_pooling(checkpoint.folder)
-    if task == "embed" and name != "sentence-transformers" and pooling not in _LAST_TOKEN:
+    if task == "embed" and name != "sentence-transformers" and pooling not in (None, "lasttoken"):
         raise ConfigError(
             f"`{checkpoint.name}` pools by {pooling!r}; the {name} engine pools the last token, as "
             'Qwen3-Embedding does; use `engine="sentence-transformers"`'
@@ -72,7 +97,7 @@ def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
         return name == "remote"
     if task == "rerank":
         return checkpoint.architecture != "Qwen3ForCausalLM"
-    return not checkpoint.is_qwen3 or stored_pooling(checkpoint.folder) not in _LAST_TOKEN
+    return not checkpoint.is_qwen3 or _needs_library(checkpoint)
 
 
 def load_engine(
@@ -109,16 +134,21 @@ def _class_of(name: str) -> Any:
 
 
 def _automatic(checkpoint: Checkpoint, task: Task) -> EngineName:
+    if checkpoint.is_qwen3:
+        if not checkpoint.differences:
+            return "torch"
+        return "sentence-transformers" if _needs_library(checkpoint) else "transformers"
     for_library = checkpoint.is_sentence_transformers
-    is_ours = stored_pooling(checkpoint.folder) in _LAST_TOKEN
     if task == "rerank":
         for_library = checkpoint.architecture.endswith("ForSequenceClassification")
-        is_ours = not for_library
-    if checkpoint.is_qwen3 and is_ours:
-        return "torch"
     if for_library and _is_installed("sentence_transformers"):
         return "sentence-transformers"
     return "transformers"
+
+
+def _needs_library(checkpoint: Checkpoint) -> bool:
+    """Return whether prompts, pooling or tokens of a Qwen3 checkpoint are its own."""
+    return any(each.library == "sentence-transformers" for each in checkpoint.differences)
 
 
 def _is_installed(module: str) -> bool:

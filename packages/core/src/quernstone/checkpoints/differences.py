@@ -1,0 +1,274 @@
+"""Compare the files of a model folder with those of the official Qwen3 checkpoints.
+
+A fine-tune may change more than the weights: the direction of attention, pooling, a dense head, the
+prompts. Every field is implemented by our engines, known not to affect results, or a `Difference`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from quernstone.checkpoints.files import MODULES, PROMPTS, read_json, read_modules
+from quernstone.encoding.prompts import ENDOFTEXT
+from quernstone.types import Task
+
+Library = Literal["transformers", "sentence-transformers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field of a model's files that differs from the official Qwen3 checkpoints."""
+
+    file: str
+    field: str
+    value: object
+    meaning: str
+    library: Library | None
+    """The library that obeys the field, with everything that it computes; None if none does.
+
+    `transformers` also stands for vLLM: prompts, tokens and pooling stay ours, and another forward
+    pass runs."""
+
+    def __str__(self) -> str:
+        return f"`{self.field}` in `{self.file}` is {self.value!r}: {self.meaning}"
+
+
+_IMPLEMENTED = {
+    "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings", "model_type",
+    "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps",
+    "rope_theta", "tie_word_embeddings", "vocab_size",
+}  # fmt: skip
+
+# Fields of `config.json` that do not affect the final hidden state. The settings for generation are
+# among them: transformers used to write them into every file.
+_IRRELEVANT = {
+    "_attn_implementation_autoset", "_name_or_path", "attention_dropout", "bos_token_id",
+    "chunk_size_feed_forward", "do_sample", "dtype", "eos_token_id", "finetuning_task", "id2label",
+    "initializer_range", "keys_to_ignore_at_inference", "label2id", "max_length",
+    "max_window_layers", "output_attentions", "output_hidden_states", "pad_token_id", "prefix",
+    "problem_type", "repetition_penalty", "return_dict", "sliding_window", "task_specific_params",
+    "temperature", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
+    "use_cache",
+}  # fmt: skip
+
+_FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "attention_bias": (operator.not_, "its projections have biases"),
+    "hidden_act": (lambda value: value == "silu", "it has another activation"),
+    "layer_types": (
+        lambda value: not value or set(value) == {"full_attention"},
+        "some of its layers have another kind of attention",
+    ),
+    "quantization_config": (operator.not_, "its weights are quantized"),
+    "rope_parameters": (lambda value: _is_plain(value), "its RoPE is scaled"),
+    "rope_scaling": (lambda value: _is_plain(value), "its RoPE is scaled"),
+    "use_sliding_window": (operator.not_, "its attention has a window"),
+}
+"""Field of `config.json` -> (is its value Qwen's?, meaning of another one). transformers and vLLM
+implement all values."""
+
+_CODE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "auto_map": (operator.not_, "it needs code that comes with the model, which is never run"),
+    "is_causal": (lambda value: value is not False, "its attention is bidirectional"),
+    "use_bidirectional_attention": (operator.not_, "its attention is bidirectional"),
+}
+"""Like `_FORWARD`, for what only a model's own code implements: a library would ignore it."""
+
+_CAUSAL_DECODERS = {"qwen2", "qwen3", "llama", "mistral"}
+"""Values of `model_type` whose implementations in libraries ignore the fields of `_CODE`."""
+
+_OURS = {"Qwen3ForCausalLM", "Qwen3Model"}
+
+# Names of sentence-transformers' modules in the order of the official checkpoints.
+_MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_LIBRARY_MODULES = "sentence_transformers."
+
+# Names of a prompt for documents, of which sentence-transformers takes the first that exists.
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+# Fields of `tokenizer_config.json` that change the tokens of a text, unless they are false.
+_TOKEN_FIELDS = ("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case")
+
+# The added tokens of the official tokenizers look like `<|fim_pad|>` or `</tool_call>`.
+_QWEN_TOKEN = re.compile(r"<\|?/?[a-z_]+\|?>")
+
+_TOKENS = "its tokens are not those of Qwen3-Embedding"
+
+
+def find_differences(folder: Path, config: Mapping[str, Any], task: Task) -> tuple[Difference, ...]:
+    """Return everything by which a model folder differs from Qwen's, for one task.
+
+    For other families than Qwen3, only fields that every library ignores are compared.
+
+    Args:
+        folder: The folder, whose small files are read.
+        config: The contents of its `config.json`.
+        task: The use of the model. Modules, prompts and the tokenizer's final token matter for
+            embedding only.
+
+    Raises:
+        ModelLoadError: A file is damaged.
+    """
+    if config.get("model_type") not in _CAUSAL_DECODERS:
+        return ()
+    found = [*_by_rules(config, _CODE, None), *_adapter(folder)]
+    if config["model_type"] == "qwen3":
+        found += [*_by_rules(config, _FORWARD, "transformers"), *_unknown(config)]
+        found += _architecture(config, task)
+        if task == "embed":
+            found += [*_modules(folder), *_prompts(folder), *_tokens(folder)]
+    return tuple(found)
+
+
+def _by_rules(
+    config: Mapping[str, Any],
+    rules: Mapping[str, tuple[Callable[[Any], bool], str]],
+    library: Library | None,
+) -> Iterator[Difference]:
+    for field, (is_qwens, meaning) in rules.items():
+        if field in config and not is_qwens(config[field]):
+            yield Difference("config.json", field, config[field], meaning, library)
+
+
+def _unknown(config: Mapping[str, Any]) -> Iterator[Difference]:
+    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, "architectures"}
+    for field, value in config.items():
+        if field not in known and value:
+            meaning = (
+                "it is unknown how it affects the model; if it does not, remove it from the file"
+            )
+            yield Difference("config.json", field, value, meaning, None)
+
+
+def _architecture(config: Mapping[str, Any], task: Task) -> Iterator[Difference]:
+    name = next(iter(config.get("architectures") or ["Qwen3Model"]))
+    if name in _OURS:
+        return
+    classifies = task == "rerank" and name == "Qwen3ForSequenceClassification"
+    meaning = "it scores by a classification head" if classifies else "its architecture is another"
+    library: Library | None = "sentence-transformers" if classifies else None
+    yield Difference("config.json", "architectures", name, meaning, library)
+
+
+def _adapter(folder: Path) -> Iterator[Difference]:
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        meaning = "an adapter is not merged; run PEFT's `merge_and_unload()` and save the result"
+        yield Difference(path.name, "peft_type", read_json(path).get("peft_type"), meaning, None)
+
+
+def _modules(folder: Path) -> Iterator[Difference]:
+    types = [str(module.get("type")) for module in read_modules(folder)]
+    foreign = [name for name in types if not name.startswith(_LIBRARY_MODULES)]
+    if foreign:
+        meaning = "it needs code that comes with the model, which is never run"
+        yield Difference(MODULES, "type", foreign[0], meaning, None)
+    elif types and [name.rpartition(".")[2] for name in types] not in _MODULES:
+        meaning = "it has other modules than a decoder, pooling and normalization"
+        yield Difference(MODULES, "type", types, meaning, "sentence-transformers")
+    pooling = stored_pooling(folder)
+    if pooling not in (None, "lasttoken"):
+        file, meaning = "1_Pooling/config.json", "it does not pool the last token"
+        yield Difference(file, "pooling_mode", pooling, meaning, "sentence-transformers")
+    path = folder / "sentence_bert_config.json"
+    if path.is_file() and read_json(path).get("do_lower_case"):
+        yield Difference(path.name, "do_lower_case", True, _TOKENS, "sentence-transformers")
+
+
+def _prompts(folder: Path) -> Iterator[Difference]:
+    path = folder / PROMPTS
+    stored = read_json(path) if path.is_file() else {}
+    prompts = stored.get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    meaning = "its prompts are not those of Qwen3-Embedding"
+    own = {name: prompts.get(name) for name in DOCUMENT_PROMPTS if prompts.get(name)}
+    if _instruction(prompts.get("query") or "") is None:
+        own["query"] = prompts["query"]
+    for name, prompt in own.items():
+        yield Difference(PROMPTS, f"prompts.{name}", prompt, meaning, "sentence-transformers")
+    for field in ("default_prompt_name", "truncate_dim"):
+        if stored.get(field):
+            meaning = "sentence-transformers applies it to every text"
+            yield Difference(PROMPTS, field, stored[field], meaning, "sentence-transformers")
+
+
+def stored_instruction(folder: Path) -> str | None:
+    """Return the instruction of the folder's `query` prompt; empty if the prompt is empty.
+
+    None if no prompt is stored, or one that has another form than Qwen's.
+    """
+    path = folder / PROMPTS
+    prompts = read_json(path).get("prompts") if path.is_file() else None
+    prompt = prompts.get("query") if isinstance(prompts, dict) else None
+    return _instruction(prompt) if isinstance(prompt, str) else None
+
+
+def _instruction(prompt: str) -> str | None:
+    """Return the instruction in a prompt of Qwen's form, or an empty one; else None."""
+    if not prompt:
+        return ""
+    match = re.fullmatch(r"Instruct: (.+)\nQuery:", prompt, re.DOTALL)
+    return match[1] if match else None
+
+
+def stored_pooling(folder: Path) -> str | None:
+    """Return the pooling modes in the sentence-transformers files of a model, joined by `+`.
+
+    None if they name none.
+    """
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    if "pooling_mode" in config:  # sentence-transformers 6
+        modes = config["pooling_mode"]
+        return modes if isinstance(modes, str) else "+".join(map(str, modes))
+    on = [key.removeprefix("pooling_mode_") for key, value in config.items() if value is True]
+    return "+".join(mode for mode in on if mode != "include_prompt") or None
+
+
+def _tokens(folder: Path) -> Iterator[Difference]:
+    path = folder / "tokenizer_config.json"
+    stored = read_json(path) if path.is_file() else {}
+    for field in _TOKEN_FIELDS:
+        if stored.get(field):
+            yield Difference(path.name, field, True, _TOKENS, "sentence-transformers")
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    appended, added = _read_tokenizer(path, path.stat().st_mtime_ns)
+    # Qwen's first revisions append nothing to a text; their model card appended the token itself.
+    is_first_revision = not appended and stored_instruction(folder) != ""
+    if appended != (ENDOFTEXT,) and not is_first_revision:
+        meaning = f"it does not append {ENDOFTEXT} alone"
+        yield Difference(path.name, "post_processor", appended, meaning, "sentence-transformers")
+    if added:
+        yield Difference(path.name, "added_tokens", added, _TOKENS, "sentence-transformers")
+
+
+@lru_cache(maxsize=8)
+def _read_tokenizer(path: Path, _modified: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tokens that are added around a text, and added tokens other than Qwen's."""
+    spec = read_json(path)
+    processor = spec.get("post_processor") or {}
+    parts = processor.get("processors") or [processor]
+    template = [item for part in parts for item in part.get("single") or ()]
+    around = tuple(str(item["SpecialToken"]["id"]) for item in template if "SpecialToken" in item)
+    if template and "Sequence" not in template[0]:
+        around = ("...", *around)
+    added = [str(token["content"]) for token in spec.get("added_tokens") or ()]
+    return around, tuple(token for token in added if not _QWEN_TOKEN.fullmatch(token))
+
+
+def _is_plain(rope: Any) -> bool:
+    """Return True if a RoPE configuration has a base and nothing else."""
+    rope = rope or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    others = rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    return kind == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0 and not others

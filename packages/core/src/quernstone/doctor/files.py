@@ -1,0 +1,24 @@
+"""The check of a model's files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quernstone.doctor.report import Outcome, ok, skipped
+from quernstone.doctor.subject import Check, Subject
+
+
+def _model_files(subject: Subject) -> Outcome:
+    checkpoint = subject.checkpoint
+    if checkpoint is None:
+        return skipped("a server does not show its files")
+    kind = f"{len(checkpoint.raw_config)} fields of config.json ({checkpoint.architecture})"
+    if checkpoint.differences:
+        listed = "; ".join(map(str, checkpoint.differences))
+        return ok(f"{kind}; {subject.user.info.engine} runs the model because {listed}")
+    if checkpoint.is_qwen3:
+        return ok(f"{kind} and all side files say the same as those of Qwen3's checkpoints")
+    return ok(f"{kind}; not a Qwen3 model, so {subject.user.info.engine} reads them")
+
+
+MODEL_FILES: Check[Any] = Check("model files", "fields that change the model", _model_files)

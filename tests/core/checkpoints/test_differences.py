@@ -1,0 +1,340 @@
+"""A model folder is obeyed or refused: no field of its files is ignored without a reason."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModel, PreTrainedConfig, Qwen3Config, Qwen3Model
+
+import quernstone
+from quernstone import ConfigError, Embedder, ModelLoadError, Reranker, engines
+from quernstone.checkpoints import differences
+from quernstone.checkpoints.checkpoint import resolve
+from quernstone.model import session_of
+
+TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
+PROMPT = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A copy of the tiny embedding model, and a function that changes one of its JSON files."""
+    folder = shutil.copytree(TINY / "embedding", tmp_path / "model")
+
+    def change(file="config.json", **fields):
+        path = folder / file
+        path.parent.mkdir(exist_ok=True)
+        content = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**content, **fields}))
+        return str(folder)
+
+    change.folder = folder
+    return change
+
+
+def change_modules(folder, *types):
+    path = folder / "modules.json"
+    modules = json.loads(path.read_text())[:2]
+    for place, name in enumerate(types, 2):
+        part = f"{place}_{name.rpartition('.')[2]}"
+        (folder / part).mkdir()
+        modules.append({"idx": place, "name": str(place), "path": part, "type": name})
+    path.write_text(json.dumps(modules))
+    return str(folder)
+
+
+def change_tokenizer(folder, change):
+    path = folder / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    change(spec)
+    path.write_text(json.dumps(spec))
+    return str(folder)
+
+
+# --------------------------------------------------------------------------- refused by name
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("use_bidirectional_attention", True),
+        ("is_causal", False),
+        ("auto_map", {"AutoModel": "modeling_voyage.VoyageQwen3BidirectionalEmbedModel"}),
+        ("architectures", ["JinaForRanking"]),
+        ("architectures", ["VoyageQwen3BidirectionalEmbedModel"]),
+        ("architectures", ["Qwen3ForTokenClassification"]),
+        ("embedding_head", 512),
+    ],
+)
+def test_what_no_library_implements_is_refused(tiny, field, value):
+    name = tiny(**{field: value})
+    for engine in ("auto", "torch", "transformers", "sentence-transformers", "vllm"):
+        with pytest.raises(ModelLoadError, match=f"`{field}` in `config.json` is"):
+            Embedder(name, engine=engine)
+    with pytest.raises(ModelLoadError, match=f"`{field}` in `config.json` is"):
+        Reranker(name)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "mistral"])
+def test_other_decoders_with_code_of_their_own_are_refused(tiny, family):
+    name = tiny(model_type=family, architectures=["AnyModel"], auto_map={"AutoModel": "m.Model"})
+    with pytest.raises(ModelLoadError, match=r"`auto_map` in `config\.json` is"):
+        Embedder(name)
+
+
+def test_an_adapter_that_is_not_merged_is_refused(tiny):
+    name = tiny("adapter_config.json", peft_type="LORA", r=8)
+    with pytest.raises(ModelLoadError, match=r"merge_and_unload\(\)"):
+        Embedder(name)
+
+
+def test_modules_with_code_of_their_own_are_refused(tiny):
+    name = change_modules(tiny.folder, "custom_st.Projector")
+    with pytest.raises(ModelLoadError, match=r"`type` in `modules\.json` is 'custom_st"):
+        Embedder(name)
+
+
+# ------------------------------------------------------------- obeyed by a library, and said
+
+
+def append_nothing(tiny):
+    """Like a model that sentence-transformers trained from Qwen3's base model."""
+    tiny("config_sentence_transformers.json", prompts={"query": "", "document": ""})
+    return change_tokenizer(tiny.folder, lambda spec: spec.update(post_processor=None))
+
+
+def append_another_token(spec):
+    text = json.dumps(spec["post_processor"]).replace("<|endoftext|>", "<|im_end|>")
+    spec["post_processor"] = json.loads(text.replace("24940", "24942"))
+
+
+def add_a_word(spec):
+    last = max(token["id"] for token in spec["added_tokens"])
+    spec["added_tokens"].append(
+        {**spec["added_tokens"][0], "id": last, "content": "quern", "special": False}
+    )
+
+
+OBEYED_BY_SENTENCE_TRANSFORMERS = {
+    "mean pooling": lambda t: t("1_Pooling/config.json", pooling_mode_mean_tokens=True),
+    "two poolings": lambda t: t("1_Pooling/config.json", pooling_mode=["mean", "lasttoken"]),
+    "query prompt": lambda t: t(
+        "config_sentence_transformers.json", prompts={"query": PROMPT + " ", "document": ""}
+    ),
+    "document prompt": lambda t: t(
+        "config_sentence_transformers.json", prompts={"query": PROMPT, "passage": "passage: "}
+    ),
+    "default prompt": lambda t: t("config_sentence_transformers.json", default_prompt_name="query"),
+    "no final token": append_nothing,
+    "another final token": lambda t: change_tokenizer(t.folder, append_another_token),
+    "an added word": lambda t: change_tokenizer(t.folder, add_a_word),
+    "lowercase": lambda t: t("sentence_bert_config.json", do_lower_case=True),
+}
+
+
+@pytest.mark.parametrize("name", OBEYED_BY_SENTENCE_TRANSFORMERS)
+def test_what_a_folder_says_is_obeyed(tiny, name, caplog):
+    folder = OBEYED_BY_SENTENCE_TRANSFORMERS[name](tiny)
+    for engine in ("torch", "transformers", "vllm"):
+        with pytest.raises(ConfigError, match='use `engine="sentence-transformers"`'):
+            Embedder(folder, engine=engine)
+    if name == "an added word":
+        return  # transformers checks the size of the table
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["A Quern grinds grain", "it rains"]
+    caplog.set_level(logging.INFO, "quernstone")
+    with Embedder(folder, dtype="float32", device="cpu") as embedder:
+        assert embedder.info.engine == "sentence-transformers"
+        ours = np.concatenate([embedder.embed_documents(texts), embedder.embed_queries(texts)])
+        width = embedder.dimensions
+        fingerprint = embedder.fingerprint
+    assert "runs on the sentence-transformers engine: `" in caplog.text
+    model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32})
+    prompt = next((model.prompts[n] for n in ("passage",) if n in model.prompts), "")
+    theirs = np.concatenate([model.encode(texts, prompt=prompt), model.encode_query(texts)])
+    theirs = theirs[:, :width] / np.linalg.norm(theirs[:, :width], axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    with Embedder("tiny", dtype="float32", device="cpu") as official:
+        assert fingerprint.split(";revision=")[1] != official.fingerprint.split(";revision=")[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("attention_bias", True),
+        ("hidden_act", "gelu"),
+        ("layer_types", ["full_attention", "sliding_attention", "full_attention"]),
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("rope_parameters", {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}),
+        ("rope_parameters", {"rope_theta": 1e6, "partial_rotary_factor": 0.5}),
+        ("rope_parameters", {"full_attention": {"rope_type": "yarn", "factor": 2.0}}),
+        ("use_sliding_window", True),
+    ],
+)
+def test_another_forward_pass_goes_to_transformers(tiny, field, value):
+    checkpoint = resolve(tiny(**{field: value}), "embed")
+    assert engines.choose_engine("auto", checkpoint) == "transformers"
+    assert engines.choose_engine("sentence-transformers", checkpoint) == "sentence-transformers"
+    with pytest.raises(ConfigError, match=f'`{field}`.*; use `engine="transformers"`'):
+        engines.choose_engine("torch", checkpoint)
+    assert not engines.takes_text("sentence-transformers", checkpoint, "embed")
+
+
+def test_a_dense_module_goes_to_sentence_transformers(tiny):
+    name = change_modules(tiny.folder, "sentence_transformers.models.Dense")
+    assert engines.choose_engine("auto", resolve(name, "embed")) == "sentence-transformers"
+
+
+def test_a_classification_head_goes_to_sentence_transformers(tiny):
+    checkpoint = resolve(tiny(architectures=["Qwen3ForSequenceClassification"]), "rerank")
+    assert engines.choose_engine("auto", checkpoint, "rerank") == "sentence-transformers"
+    with pytest.raises(ConfigError, match="it scores by a classification head"):
+        engines.choose_engine("torch", checkpoint, "rerank")
+
+
+def test_an_empty_query_prompt_is_obeyed(tiny):
+    name = tiny("config_sentence_transformers.json", prompts={"query": "", "document": ""})
+    with Embedder(name, dtype="float32") as embedder:
+        assert (embedder.info.engine, embedder.instruction) == ("torch", "")
+
+
+def test_the_first_revisions_of_qwen_appended_nothing(tiny):
+    name = change_tokenizer(tiny.folder, lambda spec: spec.update(post_processor=None))
+    with Embedder(name, dtype="float32") as embedder, Embedder("tiny", dtype="float32") as right:
+        np.testing.assert_array_equal(embedder.embed_query("a"), right.embed_query("a"))
+
+
+def test_a_model_saved_again_by_sentence_transformers_is_still_qwens(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(TINY / "embedding"), device="cpu").save(str(tmp_path))
+    assert resolve(str(tmp_path), "embed").differences == ()
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_key_value_heads", "head_dim", "rope_theta"])
+def test_a_field_without_a_common_default_is_required(tiny, field):
+    with pytest.raises(ModelLoadError, match=f"`{field}` is None"):
+        Embedder(tiny(**{field: None}))
+
+
+# --------------------------------------------------------------------- equality or a named error
+
+
+def test_every_field_of_transformers_is_known():
+    """A field that a new version of transformers adds must be implemented, excused or refused."""
+    fields = {f.name for f in dataclasses.fields(Qwen3Config)}
+    fields |= {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    fields |= set(Qwen3Config().to_dict())
+    known = {
+        *differences._IMPLEMENTED,
+        *differences._IRRELEVANT,
+        *differences._FORWARD,
+        *differences._CODE,
+        "architectures",
+    }
+    assert fields - known == {"is_encoder_decoder"}  # refused if it is true
+
+
+VALUES = {
+    "hidden_act": st.sampled_from(["silu", "gelu"]),
+    "attention_bias": st.booleans(),
+    "use_sliding_window": st.booleans(),
+    "sliding_window": st.sampled_from([4, 4096]),
+    "max_window_layers": st.integers(0, 2),
+    "head_dim": st.sampled_from([16, 32]),
+    "num_key_value_heads": st.sampled_from([1, 2, 4]),
+    "rms_norm_eps": st.sampled_from([1e-6, 1e-2]),
+    "tie_word_embeddings": st.booleans(),
+    "attention_dropout": st.sampled_from([0.0, 0.3]),
+    "initializer_range": st.sampled_from([0.02, 0.2]),
+    "max_position_embeddings": st.sampled_from([64, 2048]),
+    "rope_parameters": st.sampled_from(
+        [
+            {"rope_type": "default", "rope_theta": 1e6},
+            {"rope_type": "default", "rope_theta": 1e4},
+            {"rope_type": "linear", "rope_theta": 1e6, "factor": 4.0},
+            {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 4.0},
+            {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        ]
+    ),
+    "use_cache": st.booleans(),
+    "pad_token_id": st.sampled_from([None, 0]),
+    "use_bidirectional_attention": st.booleans(),
+    "is_causal": st.booleans(),
+}
+"""Fields of a configuration that are varied, a few of them in each example."""
+
+TEXTS = ["a quern is a hand mill", "grain", "it rains " * 12]
+
+
+def random_model(folder, fields):
+    """Write a model with these fields of a configuration, and the tiny model's side files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(TINY / "embedding", folder)
+    (folder / "model.safetensors").unlink()
+    plain = {
+        "vocab_size": 24945,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    }
+    torch.manual_seed(0)
+    Qwen3Model(Qwen3Config(**{**plain, **fields})).save_pretrained(folder)
+    return folder
+
+
+def expected_vectors(folder, tokenizer, max_length):
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    for ids in tokenizer.ids(TEXTS):
+        sequence = torch.tensor([[*ids[: max_length - 1].tolist(), tokenizer.eos_id]])
+        with torch.inference_mode():
+            state = model(input_ids=sequence, use_cache=False).last_hidden_state[0, -1]
+        yield torch.nn.functional.normalize(state, dim=0).numpy()
+
+
+def test_any_configuration_equals_transformers_or_is_refused_by_name(tmp_path):
+    outcomes = []
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(
+        st.sets(st.sampled_from(sorted(VALUES)), max_size=4).flatmap(
+            lambda names: st.fixed_dictionaries({name: VALUES[name] for name in sorted(names)})
+        )
+    )
+    def check(fields):
+        folder = random_model(tmp_path / "model", fields)
+        is_causal = fields.get("is_causal", True) and not fields.get("use_bidirectional_attention")
+        outcomes.append(is_causal)
+        if not is_causal:
+            with pytest.raises(ModelLoadError, match=r"`(is_causal|use_bidirectional_attention)`"):
+                Embedder(str(folder))
+            return
+        with Embedder(str(folder), dtype="float32", device="cpu") as embedder:
+            tokenizer = session_of(embedder).tokenizer
+            rows = embedder.embed_documents(TEXTS)
+            expected = list(expected_vectors(folder, tokenizer, embedder.max_length))
+        np.testing.assert_allclose(rows, expected, atol=2e-6)
+
+    check()
+    assert sum(outcomes) >= len(outcomes) / 2
