@@ -17,6 +17,7 @@ import quernstone
 from quernstone import ConfigError, Embedder, ModelLoadError, Reranker, engines
 from quernstone.checkpoints import differences
 from quernstone.checkpoints.checkpoint import resolve
+from quernstone.checkpoints.texts import DOCUMENT_PROMPTS
 from quernstone.model import session_of
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
@@ -113,6 +114,16 @@ def append_nothing(tiny):
 
 
 def append_another_token(spec):
+    """Append `<|im_end|>` after `<|endoftext|>`."""
+    template = spec["post_processor"]
+    template["special_tokens"]["<|im_end|>"] = {
+        "id": "<|im_end|>", "ids": [24942], "tokens": ["<|im_end|>"]
+    }  # fmt: skip
+    for kind in ("single", "pair"):
+        template[kind].append({"SpecialToken": {"id": "<|im_end|>", "type_id": 0}})
+
+
+def end_in_im_end(spec):
     text = json.dumps(spec["post_processor"]).replace("<|endoftext|>", "<|im_end|>")
     spec["post_processor"] = json.loads(text.replace("24940", "24942"))
 
@@ -127,15 +138,9 @@ def add_a_word(spec):
 OBEYED_BY_SENTENCE_TRANSFORMERS = {
     "mean pooling": lambda t: t("1_Pooling/config.json", pooling_mode_mean_tokens=True),
     "two poolings": lambda t: t("1_Pooling/config.json", pooling_mode=["mean", "lasttoken"]),
-    "query prompt": lambda t: t(
-        "config_sentence_transformers.json", prompts={"query": PROMPT + " ", "document": ""}
-    ),
-    "document prompt": lambda t: t(
-        "config_sentence_transformers.json", prompts={"query": PROMPT, "passage": "passage: "}
-    ),
     "default prompt": lambda t: t("config_sentence_transformers.json", default_prompt_name="query"),
     "no final token": append_nothing,
-    "another final token": lambda t: change_tokenizer(t.folder, append_another_token),
+    "two final tokens": lambda t: change_tokenizer(t.folder, append_another_token),
     "an added word": lambda t: change_tokenizer(t.folder, add_a_word),
     "lowercase": lambda t: t("sentence_bert_config.json", do_lower_case=True),
 }
@@ -160,8 +165,7 @@ def test_what_a_folder_says_is_obeyed(tiny, name, caplog):
         fingerprint = embedder.fingerprint
     assert "runs on the sentence-transformers engine: `" in caplog.text
     model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32})
-    prompt = next((model.prompts[n] for n in ("passage",) if n in model.prompts), "")
-    theirs = np.concatenate([model.encode(texts, prompt=prompt), model.encode_query(texts)])
+    theirs = np.concatenate([model.encode(texts, prompt=""), model.encode_query(texts)])
     theirs = theirs[:, :width] / np.linalg.norm(theirs[:, :width], axis=1, keepdims=True)
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
     with Embedder("tiny", dtype="float32", device="cpu") as official:
@@ -201,6 +205,55 @@ def test_a_classification_head_goes_to_sentence_transformers(tiny):
     assert engines.choose_engine("auto", checkpoint, "rerank") == "sentence-transformers"
     with pytest.raises(ConfigError, match="it scores by a classification head"):
         engines.choose_engine("torch", checkpoint, "rerank")
+
+
+def prompts(query, document="", name="document"):
+    fields = {"prompts": {"query": query, name: document}}
+    return lambda t: t("config_sentence_transformers.json", **fields)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        prompts(PROMPT + " "),
+        prompts("Instruct: Find code\nQuestion: "),
+        prompts("query: ", "passage: ", "passage"),
+        prompts(PROMPT, "Document: ", "corpus"),
+        prompts(""),
+        lambda t: change_tokenizer(t.folder, end_in_im_end),
+    ],
+)
+def test_prompts_and_the_final_token_are_obeyed_by_our_engine(tiny, change):
+    from sentence_transformers import SentenceTransformer
+
+    name, texts = change(tiny), ["A Quern grinds grain", "it rains", ""]
+    with Embedder(name, dtype="float32", device="cpu") as embedder:
+        assert embedder.info.engine == "torch"
+        queries, documents = embedder.embed_queries(texts), embedder.embed_documents(texts)
+        fingerprint = embedder.fingerprint
+        rendered = [embedder.format_query(texts[0]), embedder.format_document(texts[0])]
+    model = SentenceTransformer(name, device="cpu", model_kwargs={"dtype": torch.float32})
+    stored = next(filter(None, (model.prompts.get(n) for n in DOCUMENT_PROMPTS)), "")
+    np.testing.assert_allclose(queries, model.encode_query(texts), atol=2e-6)
+    np.testing.assert_allclose(documents, model.encode(texts, prompt=stored), atol=2e-6)
+    assert rendered == [model.prompts["query"] + texts[0], stored + texts[0]]
+    with Embedder("tiny", dtype="float32", device="cpu") as official:
+        assert fingerprint != official.fingerprint
+
+
+def test_an_instruction_replaces_that_of_the_stored_prompt(tiny):
+    name = prompts("Instruct: Find code\nQuestion: ")(tiny)
+    with Embedder(name) as embedder:
+        assert embedder.instruction == "Find code"
+        assert embedder.format_query("a", "Find text") == "Instruct: Find text\nQuestion: a"
+
+
+def test_a_prompt_without_a_place_for_an_instruction_refuses_one(tiny):
+    name = prompts("query: ")(tiny)
+    with pytest.raises(ConfigError, match="puts 'query: ' before every query, which has no place"):
+        Embedder(name, instruction="Find code")
+    with Embedder(name) as embedder, pytest.raises(ConfigError, match="no place"):
+        embedder.embed_query("a", "Find code")
 
 
 def test_an_empty_query_prompt_is_obeyed(tiny):

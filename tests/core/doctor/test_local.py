@@ -74,9 +74,7 @@ def test_a_model_with_another_final_token(copy):
     folder = copy()
     append(folder, "<|im_end|>")
     report = diagnose(str(folder), dtype="float32")
-    finding = report["model files"].finding
-    assert "sentence-transformers runs the model because `post_processor`" in finding
-    assert report["tokenizer file"].verdict == "skipped"
+    assert "final token '<|im_end|>'" in report["model files"].finding
 
 
 def test_another_name_for_what_is_wrong_with_the_weights(copy, checkpoints):

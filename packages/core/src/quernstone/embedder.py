@@ -7,7 +7,6 @@ from functools import partial
 
 from quernstone.encoding.checks import check_instruction, check_list
 from quernstone.encoding.encoder import Encode
-from quernstone.encoding.prompts import query_frame
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
 from quernstone.model import Model
@@ -93,7 +92,7 @@ class Embedder(Model):
         try:
             self._dimensions = _check_dimensions(dimensions, self._session.width)
             default = "" if self._session.own_prompts else self._session.instruction
-            self._instruction = check_instruction(default if instruction is None else instruction)
+            self._instruction = self._usable(default if instruction is None else instruction)
         except ConfigError:
             self._session.close()
             raise
@@ -111,13 +110,18 @@ class Embedder(Model):
     def format_query(self, text: str, instruction: str | None = None) -> str:
         """Return the prompt of a query, without the final `<|endoftext|>`.
 
-        Without an instruction, a model other than Qwen3 prepends a prompt of its own, which is
-        not shown.
+        Without an instruction, a model that sentence-transformers renders prepends a prompt of its
+        own, which is not shown.
         """
-        return query_frame(self._instruction if instruction is None else instruction) + text
+        chosen = self._instruction if instruction is None else instruction
+        return self._session.prompts.before_query(chosen) + text
+
+    def format_document(self, text: str) -> str:
+        """Return the prompt of a document, without the final token: for Qwen3 the text itself."""
+        return self._session.prompts.document + text
 
     def embed_documents(self, texts: Sequence[str], *, progress: bool = False) -> Float32Array:
-        """Embed texts without a prompt.
+        """Embed texts, without a prompt unless the model has one for documents.
 
         Args:
             texts: Any number of strings; an empty string is a valid text.
@@ -204,8 +208,18 @@ class Embedder(Model):
         )
 
     def _query_encoder(self, instruction: str | None) -> Encode[str]:
-        chosen = self._instruction if instruction is None else check_instruction(instruction)
+        chosen = self._instruction if instruction is None else self._usable(instruction)
         return partial(self._session.encoder.encode_queries, instruction=chosen)
+
+    def _usable(self, instruction: str) -> str:
+        check_instruction(instruction)
+        prompts = self._session.prompts
+        if instruction and not prompts.takes_instruction:
+            raise ConfigError(
+                f"`{self.model}` puts {prompts.query!r} before every query, which has no place for "
+                "an instruction: leave out `instruction`"
+            )
+        return instruction
 
     def _finish(self, rows: Float32Array) -> Float32Array:
         return unit_prefix(rows, self._dimensions)

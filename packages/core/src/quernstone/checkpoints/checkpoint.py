@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quernstone.checkpoints.differences import (
-    Difference,
-    find_differences,
-    stored_instruction,
-)
+from quernstone.checkpoints.differences import Difference, find_differences
 from quernstone.checkpoints.files import MODULES, check_files, content_digest, read_json
 from quernstone.checkpoints.hubs import locate
-from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
+from quernstone.checkpoints.texts import read_final_token, read_prompts
+from quernstone.encoding.prompts import ENDOFTEXT, Prompts
 from quernstone.errors import ModelLoadError
 from quernstone.types import Task
 
@@ -50,6 +47,10 @@ class Checkpoint:
     raw_config: dict[str, Any]
     instruction: str
     """The instruction for queries that is stored with the model, else the model card's."""
+    prompts: Prompts
+    """The prompts stored with the model, else Qwen3-Embedding's."""
+    final_token: str
+    """The token after an embedded text, whose state is the embedding."""
     differences: tuple[Difference, ...]
     """Fields by which a decoder differs from the official Qwen3 checkpoints."""
 
@@ -130,9 +131,11 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
     check_files(source)
     folder = source.folder
     raw = read_json(folder / "config.json")
-    stored = stored_instruction(folder)
+    prompts, instruction = read_prompts(folder)
+    final_token = read_final_token(folder)
     differences = find_differences(folder, raw, task)
     is_qwens = raw.get("model_type") == "qwen3" and not differences
+    is_qwens = is_qwens and (task == "rerank" or (prompts, final_token) == (Prompts(), ENDOFTEXT))
     digest = content_digest(folder, modules=not is_qwens)
     return Checkpoint(
         name=name,
@@ -141,6 +144,8 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         digest=digest,
         architecture=str((raw.get("architectures") or ["unknown"])[0]),
         raw_config=raw,
-        instruction=DEFAULT_INSTRUCTION if stored is None else stored,
+        instruction=instruction,
+        prompts=prompts,
+        final_token=final_token,
         differences=differences,
     )

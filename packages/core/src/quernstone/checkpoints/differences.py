@@ -10,12 +10,11 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from quernstone.checkpoints.files import MODULES, PROMPTS, read_json, read_modules
-from quernstone.encoding.prompts import ENDOFTEXT
+from quernstone.checkpoints.texts import read_prompts, read_special_tokens
 from quernstone.types import Task
 
 Library = Literal["transformers", "sentence-transformers"]
@@ -88,9 +87,6 @@ _OURS = {"Qwen3ForCausalLM", "Qwen3Model"}
 # Names of sentence-transformers' modules in the order of the official checkpoints.
 _MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 _LIBRARY_MODULES = "sentence_transformers."
-
-# Names of a prompt for documents, of which sentence-transformers takes the first that exists.
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 # Fields of `tokenizer_config.json` that change the tokens of a text, unless they are false.
 _TOKEN_FIELDS = ("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case")
@@ -184,37 +180,10 @@ def _modules(folder: Path) -> Iterator[Difference]:
 def _prompts(folder: Path) -> Iterator[Difference]:
     path = folder / PROMPTS
     stored = read_json(path) if path.is_file() else {}
-    prompts = stored.get("prompts")
-    prompts = prompts if isinstance(prompts, dict) else {}
-    meaning = "its prompts are not those of Qwen3-Embedding"
-    own = {name: prompts.get(name) for name in DOCUMENT_PROMPTS if prompts.get(name)}
-    if _instruction(prompts.get("query") or "") is None:
-        own["query"] = prompts["query"]
-    for name, prompt in own.items():
-        yield Difference(PROMPTS, f"prompts.{name}", prompt, meaning, "sentence-transformers")
     for field in ("default_prompt_name", "truncate_dim"):
         if stored.get(field):
             meaning = "sentence-transformers applies it to every text"
             yield Difference(PROMPTS, field, stored[field], meaning, "sentence-transformers")
-
-
-def stored_instruction(folder: Path) -> str | None:
-    """Return the instruction of the folder's `query` prompt; empty if the prompt is empty.
-
-    None if no prompt is stored, or one that has another form than Qwen's.
-    """
-    path = folder / PROMPTS
-    prompts = read_json(path).get("prompts") if path.is_file() else None
-    prompt = prompts.get("query") if isinstance(prompts, dict) else None
-    return _instruction(prompt) if isinstance(prompt, str) else None
-
-
-def _instruction(prompt: str) -> str | None:
-    """Return the instruction in a prompt of Qwen's form, or an empty one; else None."""
-    if not prompt:
-        return ""
-    match = re.fullmatch(r"Instruct: (.+)\nQuery:", prompt, re.DOTALL)
-    return match[1] if match else None
 
 
 def stored_pooling(folder: Path) -> str | None:
@@ -239,31 +208,16 @@ def _tokens(folder: Path) -> Iterator[Difference]:
     for field in _TOKEN_FIELDS:
         if stored.get(field):
             yield Difference(path.name, field, True, _TOKENS, "sentence-transformers")
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return
-    appended, added = _read_tokenizer(path, path.stat().st_mtime_ns)
-    # Qwen's first revisions append nothing to a text; their model card appended the token itself.
-    is_first_revision = not appended and stored_instruction(folder) != ""
-    if appended != (ENDOFTEXT,) and not is_first_revision:
-        meaning = f"it does not append {ENDOFTEXT} alone"
-        yield Difference(path.name, "post_processor", appended, meaning, "sentence-transformers")
-    if added:
-        yield Difference(path.name, "added_tokens", added, _TOKENS, "sentence-transformers")
-
-
-@lru_cache(maxsize=8)
-def _read_tokenizer(path: Path, _modified: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the tokens that are added around a text, and added tokens other than Qwen's."""
-    spec = read_json(path)
-    processor = spec.get("post_processor") or {}
-    parts = processor.get("processors") or [processor]
-    template = [item for part in parts for item in part.get("single") or ()]
-    around = tuple(str(item["SpecialToken"]["id"]) for item in template if "SpecialToken" in item)
-    if template and "Sequence" not in template[0]:
-        around = ("...", *around)
-    added = [str(token["content"]) for token in spec.get("added_tokens") or ()]
-    return around, tuple(token for token in added if not _QWEN_TOKEN.fullmatch(token))
+    before, after, added = read_special_tokens(folder)
+    words = tuple(token for token in added if not _QWEN_TOKEN.fullmatch(token))
+    appends_nothing = not after and read_prompts(folder)[1] == ""
+    if before or len(after) > 1 or appends_nothing or any(token in words for token in after):
+        value, meaning = (*before, "...", *after), "it does not append one final token"
+        yield Difference(
+            "tokenizer.json", "post_processor", value, meaning, "sentence-transformers"
+        )
+    elif words:
+        yield Difference("tokenizer.json", "added_tokens", words, _TOKENS, "sentence-transformers")
 
 
 def _is_plain(rope: Any) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 from quernstone.doctor.report import Outcome, ok, skipped
 from quernstone.doctor.subject import Check, Subject
+from quernstone.embedder import Embedder
 
 
-def _model_files(subject: Subject) -> Outcome:
+def _model_files(subject: Subject[Any]) -> Outcome:
     checkpoint = subject.checkpoint
     if checkpoint is None:
         return skipped("a server does not show its files")
@@ -16,6 +17,9 @@ def _model_files(subject: Subject) -> Outcome:
     if checkpoint.differences:
         listed = "; ".join(map(str, checkpoint.differences))
         return ok(f"{kind}; {subject.user.info.engine} runs the model because {listed}")
+    if checkpoint.is_qwen3 and isinstance(subject.user, Embedder):
+        kind += f", prompts {checkpoint.prompts.query!r} and {checkpoint.prompts.document!r}, "
+        kind += f"final token {checkpoint.final_token!r}"
     if checkpoint.is_qwen3:
         return ok(f"{kind} and all side files say the same as those of Qwen3's checkpoints")
     return ok(f"{kind}; not a Qwen3 model, so {subject.user.info.engine} reads them")

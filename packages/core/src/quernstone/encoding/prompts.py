@@ -7,6 +7,8 @@ Qwen/Qwen3-Reranker-0.6B, and `evaluation/qwen3_reranker_model.py` of QwenLM/Qwe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from quernstone.types import RerankTemplate
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -42,9 +44,29 @@ RERANK_INSTRUCTIONS: dict[RerankTemplate, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The texts before a query and before a document; by default those of Qwen3-Embedding."""
+
+    query: str = "Instruct: {instruction}\nQuery:"
+    """Holds `{instruction}`, or is the same for every query."""
+    document: str = ""
+
+    @property
+    def takes_instruction(self) -> bool:
+        """True if the instruction of a call is part of the prompt."""
+        return "{instruction}" in self.query
+
+    def before_query(self, instruction: str) -> str:
+        """Return the text before a query; empty if it takes an instruction and there is none."""
+        if self.takes_instruction:
+            return self.query.replace("{instruction}", instruction) if instruction else ""
+        return self.query
+
+
 def query_frame(instruction: str) -> str:
     """Return the text before a query: no space at its end; empty without an instruction."""
-    return f"Instruct: {instruction}\nQuery:" if instruction else ""
+    return Prompts().before_query(instruction)
 
 
 def rerank_stem(instruction: str, template: RerankTemplate) -> str:

@@ -12,9 +12,10 @@ from quernstone.encoding.cache import DocumentCache
 from quernstone.encoding.checks import check_texts
 from quernstone.encoding.encoder import Encode, EncodedBatch
 from quernstone.encoding.prompts import (
+    ENDOFTEXT,
     RERANK_PREFIX,
     RERANK_SUFFIXES,
-    query_frame,
+    Prompts,
     rerank_body,
     rerank_head,
     rerank_stem,
@@ -46,33 +47,38 @@ class TokenEncoder:
         max_length: int,
         truncate: bool = True,
         share_prefix: bool = True,
+        prompts: Prompts = Prompts(),  # noqa: B008 - immutable
+        final_token: str = ENDOFTEXT,
     ) -> None:
-        """Fix the limits.
+        """Fix the limits and the prompts.
 
         Args:
             tokenizer: The checkpoint's.
             max_length: Tokens per sequence, the frame and the pooled token included.
             truncate: Cut longer texts; otherwise they are an error.
             share_prefix: Give pairs of one query a common `Prefix`.
+            prompts: The texts before queries and documents to embed.
+            final_token: The token after a text to embed, whose state is pooled.
         """
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncate = truncate
         self._share_prefix = share_prefix
-        self._end = np.array([tokenizer.eos_id], dtype=np.int32)
+        self._prompts = prompts
+        self._end = np.array([tokenizer.token_id(final_token)], dtype=np.int32)
         # An application has few instructions, and uses one with every query.
         self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
         self._pair_stem = lru_cache(maxsize=64)(self._read_pair_stem)
 
     def encode_documents(self, texts: Sequence[str], *, offset: int = 0) -> EncodedBatch:
-        """Encode texts without a frame, each ending in the pooled token."""
-        return self._encode_texts(texts, "", offset)
+        """Encode documents after the model's prompt, if any, each ending in the pooled token."""
+        return self._encode_texts(texts, self._prompts.document, offset)
 
     def encode_queries(
         self, texts: Sequence[str], instruction: str, *, offset: int = 0
     ) -> EncodedBatch:
         """Encode queries after their instruction, a shared `Prefix`; only the query is ever cut."""
-        return self._encode_texts(texts, query_frame(instruction), offset)
+        return self._encode_texts(texts, self._prompts.before_query(instruction), offset)
 
     def encode_pairs(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
-from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
 from quernstone.encoding.texts import TextEncoder
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
@@ -121,6 +121,8 @@ class Session:
         self.instruction = checkpoint.instruction if checkpoint else DEFAULT_INSTRUCTION
         self.own_prompts = checkpoint is not None and tokenizer is None
         """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
+        self.prompts = checkpoint.prompts if checkpoint and tokenizer else Prompts()
+        """The texts that we put before queries and documents to embed."""
         limits = [max_length, info.max_length]
         if checkpoint and tokenizer:
             limits.append(checkpoint.max_positions)
@@ -131,7 +133,12 @@ class Session:
         """Encodes the inputs of `run` within the limits of this session."""
         if tokenizer:
             self.encoder = TokenEncoder(
-                tokenizer, max_length=self.max_length, truncate=truncate, share_prefix=share_prefix
+                tokenizer,
+                max_length=self.max_length,
+                truncate=truncate,
+                share_prefix=share_prefix,
+                prompts=self.prompts,
+                final_token=checkpoint.final_token if checkpoint else ENDOFTEXT,
             )
         self._usage = Usage()
         self._usage_lock = threading.Lock()
