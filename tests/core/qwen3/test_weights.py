@@ -144,7 +144,7 @@ def test_another_architecture_goes_to_a_library(copy, monkeypatch):
 
 def test_another_pooling_is_a_library_s_affair(copy):
     folder = copy()
-    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     checkpoint = resolve(str(folder), "embed")
     assert engines.choose_engine("auto", checkpoint) == "sentence-transformers"
     for engine in ("torch", "transformers", "vllm"):

@@ -39,6 +39,7 @@ class BatchAttention(Protocol):
     def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """Let every token attend to the prefix and to its sequence up to itself.
 
+        Bidirectional attention covers the complete sequence.
         The results for padding rows after the batch's last token are undefined.
         Shapes: (tokens, heads, head_dim), with fewer heads in `key` and `value`.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -36,21 +36,24 @@ _BUCKET_TOKENS = 8
 _LENGTH_STEP = 8
 
 
-def sdpa_maker(device: torch.device) -> AttentionMaker:
+def sdpa_maker(device: torch.device, *, causal: bool = True) -> AttentionMaker:
     """Return the maker of `SdpaAttention`, whose buckets are planned on the host."""
-    return AttentionMaker(
-        "sdpa", lambda _batch: [], lambda batch, _: SdpaAttention(batch, device), replayable=False
-    )
+
+    def make(batch: PackedBatch, _integers: Sequence[Tensor]) -> SdpaAttention:
+        return SdpaAttention(batch, device, causal=causal)
+
+    return AttentionMaker("sdpa", lambda _batch: [], make, replayable=False)
 
 
 class SdpaAttention:
     """Attention by matrix products over buckets of sequences with similar length and equal prefix.
 
-    Buckets are padded on the right, which the causal mask hides from the real tokens. The scores of
-    a shared prefix and of a sequence's own keys are side by side, so that one softmax covers both.
+    Buckets are padded on the right, which a mask hides from the real tokens. The scores of a shared
+    prefix and of a sequence's own keys are side by side, so that one softmax covers both.
     """
 
-    def __init__(self, batch: PackedBatch, device: torch.device) -> None:
+    def __init__(self, batch: PackedBatch, device: torch.device, *, causal: bool = True) -> None:
+        self._causal = causal
         self._buckets = list(_buckets(batch, device))
         self._tokens = batch.cu_seqlens[-1]
         self._future = cache(_future)  # for all layers
@@ -62,7 +65,7 @@ class SdpaAttention:
         shared = [_by_head(prefix) for prefix in prefixes]
         for bucket in self._buckets:
             q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
-            attended = self._causal(q, k, v, bucket.prefix(shared), bucket.score_tokens)
+            attended = self._attend_in_blocks(q, k, v, bucket, bucket.prefix(shared))
             bucket.order.by_token(attended, out)
         return out
 
@@ -79,22 +82,25 @@ class SdpaAttention:
             out[bucket.rows] = attended.transpose(0, 1).flatten(1, 2)
         return out
 
-    def _causal(
-        self, query: Tensor, key: Tensor, value: Tensor, prefix: _Prefix | None, step: int
+    def _attend_in_blocks(
+        self, query: Tensor, key: Tensor, value: Tensor, bucket: _Bucket, prefix: _Prefix | None
     ) -> Tensor:
-        """Compute a padded bucket in blocks of `step` tokens and of several heads."""
+        """Compute a padded bucket in blocks of some tokens and of several heads."""
         out = torch.empty_like(query)
         length = key.shape[2]
         repeat = query.shape[2] // length
-        for start in range(0, length, step):
-            end = min(start + step, length)
+        for start in range(0, length, bucket.score_tokens):
+            end = min(start + bucket.score_tokens, length)
             rows = slice(start * repeat, end * repeat)
-            mask = self._future(end - start, repeat, query.dtype, query.device)
-            for heads in _head_blocks(query[:, :, rows], end, prefix):
+            keys, mask = length, bucket.padding_mask
+            if self._causal:
+                keys = end
+                mask = self._future(end - start, repeat, query.dtype, query.device)
+            for heads in _head_blocks(query[:, :, rows], keys, prefix):
                 _attend(
                     query[heads, :, rows],
-                    key[heads, :, :end],
-                    value[heads, :, :end],
+                    key[heads, :, :keys],
+                    value[heads, :, :keys],
                     None if prefix is None else _Prefix(prefix.key[heads], prefix.value[heads]),
                     mask,
                     out=out[heads, :, rows],

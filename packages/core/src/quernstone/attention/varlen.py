@@ -23,9 +23,10 @@ Tokens and heads of q, k and v may have any strides, so views of a merged projec
 is contiguous. `cu_q` and `cu_k` are int32. `max_q` and `max_k` may exceed the longest sequence."""
 
 
-def varlen_maker(name: str, kernel: VarlenKernel) -> AttentionMaker:
+def varlen_maker(name: str, kernel: VarlenKernel, *, causal: bool = True) -> AttentionMaker:
     """Return the maker of `VarlenAttention` with a kernel."""
-    return AttentionMaker(name, _integers, partial(VarlenAttention, kernel=kernel), replayable=True)
+    make = partial(VarlenAttention, kernel=kernel, causal=causal)
+    return AttentionMaker(name, _integers, make, replayable=True)
 
 
 def _integers(batch: PackedBatch) -> list[TokenArray]:
@@ -39,9 +40,14 @@ class VarlenAttention:
     """Attention by one varlen flash kernel call per layer, plus one for shared prefixes."""
 
     def __init__(
-        self, batch: PackedBatch, integers: Sequence[Tensor], kernel: VarlenKernel
+        self,
+        batch: PackedBatch,
+        integers: Sequence[Tensor],
+        kernel: VarlenKernel,
+        *,
+        causal: bool = True,
     ) -> None:
-        self._kernel = kernel
+        self._kernel, self._causal = kernel, causal
         self._max = batch.max_seqlen
         self._cu, self._cu_last, *groups = integers
         if batch.groups:  # their sequences are the last of the batch
@@ -52,7 +58,8 @@ class VarlenAttention:
 
     def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
         """See `BatchAttention`."""
-        own = self._kernel(query, key, value, self._cu, self._cu, self._max, self._max, causal=True)
+        bounds = (self._cu, self._cu, self._max, self._max)
+        own = self._kernel(query, key, value, *bounds, causal=self._causal)
         return self._with_prefixes(*own, query, prefixes, self._tokens) if prefixes else own[0]
 
     def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:

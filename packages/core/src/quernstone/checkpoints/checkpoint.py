@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quernstone.checkpoints.differences import Difference, find_differences
+from quernstone.checkpoints.differences import Difference, find_differences, is_causal
 from quernstone.checkpoints.files import MODULES, check_files, content_digest, read_json
 from quernstone.checkpoints.hubs import locate
+from quernstone.checkpoints.modules import DenseConfig, Pooling, pooling_of, read_dense
 from quernstone.checkpoints.texts import read_final_token, read_prompts
 from quernstone.encoding.prompts import ENDOFTEXT, Prompts
 from quernstone.errors import ModelLoadError
@@ -29,6 +30,10 @@ class ModelConfig:
     rms_norm_eps: float
     rope_theta: float
     tie_word_embeddings: bool
+    causal: bool
+    """False if every token attends to the complete sequence."""
+    pooling: Pooling
+    """Which tokens make the embedding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,8 @@ class Checkpoint:
     """The prompts stored with the model, else Qwen3-Embedding's."""
     final_token: str
     """The token after an embedded text, whose state is the embedding."""
+    task: Task
+    """What the model is used for."""
     differences: tuple[Difference, ...]
     """Fields by which a decoder differs from the official Qwen3 checkpoints."""
 
@@ -96,6 +103,23 @@ class Checkpoint:
             raise ModelLoadError(f"`{path}`: `{key}` is {value!r}, expected a positive integer")
         return value
 
+    @property
+    def can_share_prefixes(self) -> bool:
+        """True if the states of a text's first tokens do not depend on the others.
+
+        With another pooling than that of the last token, a result needs the states of all tokens.
+        """
+        return is_causal(self.raw_config) and self._pooling == "lasttoken"
+
+    @property
+    def _pooling(self) -> Pooling:
+        return pooling_of(self.folder) if self.task == "embed" else "lasttoken"
+
+    @property
+    def dense_layers(self) -> tuple[DenseConfig, ...]:
+        """The dense layers after pooling; none for a reranker."""
+        return read_dense(self.folder) if self.task == "embed" else ()
+
     def qwen3_config(self) -> ModelConfig:
         """Read the configuration for the torch engine."""
         raw = self.raw_config
@@ -111,6 +135,8 @@ class Checkpoint:
             rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
             rope_theta=float(rope.get("rope_theta") or self._number("rope_theta")),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            causal=is_causal(raw),
+            pooling=self._pooling,
         )
 
 
@@ -147,5 +173,6 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         instruction=instruction,
         prompts=prompts,
         final_token=final_token,
+        task=task,
         differences=differences,
     )

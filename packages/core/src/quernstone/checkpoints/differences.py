@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quernstone.checkpoints.files import MODULES, PROMPTS, read_json, read_modules
+from quernstone.checkpoints.modules import ACTIVATIONS, read_dense, read_pooling
 from quernstone.checkpoints.texts import read_prompts, read_special_tokens
 from quernstone.types import Task
 
-Library = Literal["transformers", "sentence-transformers"]
+EngineNames = tuple[Literal["torch", "transformers", "sentence-transformers", "vllm"], ...]
+
+ALL: EngineNames = ("torch", "transformers", "sentence-transformers", "vllm")
+"""The engines that run local checkpoints."""
+
+_LIBRARIES: EngineNames = ("transformers", "sentence-transformers", "vllm")
+_SENTENCE_TRANSFORMERS: EngineNames = ("sentence-transformers",)
+_POOLS: EngineNames = ("torch", "sentence-transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +36,8 @@ class Difference:
     field: str
     value: object
     meaning: str
-    library: Library | None
-    """The library that obeys the field, with everything that it computes; None if none does.
-
-    `transformers` also stands for vLLM: prompts, tokens and pooling stay ours, and another forward
-    pass runs."""
+    engines: EngineNames
+    """The engines that obey the field; none if it needs code that comes with the model."""
 
     def __str__(self) -> str:
         return f"`{self.field}` in `{self.file}` is {self.value!r}: {self.meaning}"
@@ -69,23 +74,25 @@ _FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "rope_scaling": (lambda value: _is_plain(value), "its RoPE is scaled"),
     "use_sliding_window": (operator.not_, "its attention has a window"),
 }
-"""Field of `config.json` -> (is its value Qwen's?, meaning of another one). transformers and vLLM
-implement all values."""
+"""Field of `config.json` -> (is its value Qwen's?, meaning of another one). The libraries implement
+all values."""
 
 _CODE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "auto_map": (operator.not_, "it needs code that comes with the model, which is never run"),
+}
+_BIDIRECTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "is_causal": (lambda value: value is not False, "its attention is bidirectional"),
     "use_bidirectional_attention": (operator.not_, "its attention is bidirectional"),
 }
-"""Like `_FORWARD`, for what only a model's own code implements: a library would ignore it."""
+"""Like `_FORWARD`, for fields that the libraries ignore."""
 
 _CAUSAL_DECODERS = {"qwen2", "qwen3", "llama", "mistral"}
-"""Values of `model_type` whose implementations in libraries ignore the fields of `_CODE`."""
+"""Values of `model_type` whose implementations in libraries ignore `_CODE` and `_BIDIRECTIONAL`."""
 
 _OURS = {"Qwen3ForCausalLM", "Qwen3Model"}
 
-# Names of sentence-transformers' modules in the order of the official checkpoints.
-_MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+# Names of sentence-transformers' modules that our engine computes, in their order.
+_MODULES = re.compile("Transformer Pooling( Dense)*( Normalize)?")
 _LIBRARY_MODULES = "sentence_transformers."
 
 # Fields of `tokenizer_config.json` that change the tokens of a text, unless they are false.
@@ -113,33 +120,40 @@ def find_differences(folder: Path, config: Mapping[str, Any], task: Task) -> tup
     """
     if config.get("model_type") not in _CAUSAL_DECODERS:
         return ()
-    found = [*_by_rules(config, _CODE, None), *_adapter(folder)]
-    if config["model_type"] == "qwen3":
-        found += [*_by_rules(config, _FORWARD, "transformers"), *_unknown(config)]
+    is_qwen3 = config["model_type"] == "qwen3"
+    found = [*_by_rules(config, _CODE, ()), *_adapter(folder)]
+    found += _by_rules(config, _BIDIRECTIONAL, ("torch",) if is_qwen3 else ())
+    if is_qwen3:
+        found += [*_by_rules(config, _FORWARD, _LIBRARIES), *_unknown(config)]
         found += _architecture(config, task)
         if task == "embed":
             found += [*_modules(folder), *_prompts(folder), *_tokens(folder)]
     return tuple(found)
 
 
+def is_causal(config: Mapping[str, Any]) -> bool:
+    """Return False if a decoder's `config.json` asks for bidirectional attention."""
+    return not any(_by_rules(config, _BIDIRECTIONAL, ()))
+
+
 def _by_rules(
     config: Mapping[str, Any],
     rules: Mapping[str, tuple[Callable[[Any], bool], str]],
-    library: Library | None,
+    engines: EngineNames,
 ) -> Iterator[Difference]:
     for field, (is_qwens, meaning) in rules.items():
         if field in config and not is_qwens(config[field]):
-            yield Difference("config.json", field, config[field], meaning, library)
+            yield Difference("config.json", field, config[field], meaning, engines)
 
 
 def _unknown(config: Mapping[str, Any]) -> Iterator[Difference]:
-    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, "architectures"}
+    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, *_BIDIRECTIONAL, "architectures"}
     for field, value in config.items():
         if field not in known and value:
             meaning = (
                 "it is unknown how it affects the model; if it does not, remove it from the file"
             )
-            yield Difference("config.json", field, value, meaning, None)
+            yield Difference("config.json", field, value, meaning, ())
 
 
 def _architecture(config: Mapping[str, Any], task: Task) -> Iterator[Difference]:
@@ -148,15 +162,15 @@ def _architecture(config: Mapping[str, Any], task: Task) -> Iterator[Difference]
         return
     classifies = task == "rerank" and name == "Qwen3ForSequenceClassification"
     meaning = "it scores by a classification head" if classifies else "its architecture is another"
-    library: Library | None = "sentence-transformers" if classifies else None
-    yield Difference("config.json", "architectures", name, meaning, library)
+    engines = _SENTENCE_TRANSFORMERS if classifies else ()
+    yield Difference("config.json", "architectures", name, meaning, engines)
 
 
 def _adapter(folder: Path) -> Iterator[Difference]:
     path = folder / "adapter_config.json"
     if path.is_file():
         meaning = "an adapter is not merged; run PEFT's `merge_and_unload()` and save the result"
-        yield Difference(path.name, "peft_type", read_json(path).get("peft_type"), meaning, None)
+        yield Difference(path.name, "peft_type", read_json(path).get("peft_type"), meaning, ())
 
 
 def _modules(folder: Path) -> Iterator[Difference]:
@@ -164,17 +178,24 @@ def _modules(folder: Path) -> Iterator[Difference]:
     foreign = [name for name in types if not name.startswith(_LIBRARY_MODULES)]
     if foreign:
         meaning = "it needs code that comes with the model, which is never run"
-        yield Difference(MODULES, "type", foreign[0], meaning, None)
-    elif types and [name.rpartition(".")[2] for name in types] not in _MODULES:
-        meaning = "it has other modules than a decoder, pooling and normalization"
-        yield Difference(MODULES, "type", types, meaning, "sentence-transformers")
-    pooling = stored_pooling(folder)
+        yield Difference(MODULES, "type", foreign[0], meaning, ())
+        return
+    names = " ".join(name.rpartition(".")[2] for name in types)
+    dense = read_dense(folder)
+    unknown = [layer.activation for layer in dense if layer.activation not in ACTIVATIONS]
+    if names and (unknown or not _MODULES.fullmatch(names)):
+        meaning = "it has other modules than a decoder, pooling, dense layers and normalization"
+        yield Difference(MODULES, "type", types, meaning, _SENTENCE_TRANSFORMERS)
+    elif dense:
+        yield Difference(MODULES, "type", types, "it has dense layers", _POOLS)
+    pooling = read_pooling(folder)
     if pooling not in (None, "lasttoken"):
         file, meaning = "1_Pooling/config.json", "it does not pool the last token"
-        yield Difference(file, "pooling_mode", pooling, meaning, "sentence-transformers")
+        engines = _POOLS if pooling in ("mean", "cls") else _SENTENCE_TRANSFORMERS
+        yield Difference(file, "pooling_mode", pooling, meaning, engines)
     path = folder / "sentence_bert_config.json"
     if path.is_file() and read_json(path).get("do_lower_case"):
-        yield Difference(path.name, "do_lower_case", True, _TOKENS, "sentence-transformers")
+        yield Difference(path.name, "do_lower_case", True, _TOKENS, _SENTENCE_TRANSFORMERS)
 
 
 def _prompts(folder: Path) -> Iterator[Difference]:
@@ -183,23 +204,7 @@ def _prompts(folder: Path) -> Iterator[Difference]:
     for field in ("default_prompt_name", "truncate_dim"):
         if stored.get(field):
             meaning = "sentence-transformers applies it to every text"
-            yield Difference(PROMPTS, field, stored[field], meaning, "sentence-transformers")
-
-
-def stored_pooling(folder: Path) -> str | None:
-    """Return the pooling modes in the sentence-transformers files of a model, joined by `+`.
-
-    None if they name none.
-    """
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return None
-    config = read_json(path)
-    if "pooling_mode" in config:  # sentence-transformers 6
-        modes = config["pooling_mode"]
-        return modes if isinstance(modes, str) else "+".join(map(str, modes))
-    on = [key.removeprefix("pooling_mode_") for key, value in config.items() if value is True]
-    return "+".join(mode for mode in on if mode != "include_prompt") or None
+            yield Difference(PROMPTS, field, stored[field], meaning, _SENTENCE_TRANSFORMERS)
 
 
 def _tokens(folder: Path) -> Iterator[Difference]:
@@ -207,17 +212,16 @@ def _tokens(folder: Path) -> Iterator[Difference]:
     stored = read_json(path) if path.is_file() else {}
     for field in _TOKEN_FIELDS:
         if stored.get(field):
-            yield Difference(path.name, field, True, _TOKENS, "sentence-transformers")
+            yield Difference(path.name, field, True, _TOKENS, _SENTENCE_TRANSFORMERS)
     before, after, added = read_special_tokens(folder)
     words = tuple(token for token in added if not _QWEN_TOKEN.fullmatch(token))
     appends_nothing = not after and read_prompts(folder)[1] == ""
     if before or len(after) > 1 or appends_nothing or any(token in words for token in after):
         value, meaning = (*before, "...", *after), "it does not append one final token"
-        yield Difference(
-            "tokenizer.json", "post_processor", value, meaning, "sentence-transformers"
-        )
+        file = "tokenizer.json"
+        yield Difference(file, "post_processor", value, meaning, _SENTENCE_TRANSFORMERS)
     elif words:
-        yield Difference("tokenizer.json", "added_tokens", words, _TOKENS, "sentence-transformers")
+        yield Difference("tokenizer.json", "added_tokens", words, _TOKENS, _SENTENCE_TRANSFORMERS)
 
 
 def _is_plain(rope: Any) -> bool:

@@ -56,7 +56,7 @@ class TokenEncoder:
             tokenizer: The checkpoint's.
             max_length: Tokens per sequence, the frame and the pooled token included.
             truncate: Cut longer texts; otherwise they are an error.
-            share_prefix: Give pairs of one query a common `Prefix`.
+            share_prefix: Give queries of one instruction, and pairs of one query, a `Prefix`.
             prompts: The texts before queries and documents to embed.
             final_token: The token after a text to embed, whose state is pooled.
         """
@@ -123,7 +123,8 @@ class TokenEncoder:
 
     def _encode_texts(self, texts: Sequence[str], frame: str, offset: int) -> EncodedBatch:
         check_texts(texts, offset)
-        frame_tokens, shared = self._query_frame(frame)
+        frame_tokens, prefix = self._query_frame(frame)
+        shared = prefix if self._share_prefix else None
         if frame_tokens >= self._max_length and texts:
             what = "the instruction with its frame"
             raise InputTooLongError(offset, frame_tokens + 1, self._max_length, what)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from quernstone.checkpoints.checkpoint import Checkpoint
-from quernstone.checkpoints.differences import Library, stored_pooling
+from quernstone.checkpoints.differences import ALL
+from quernstone.checkpoints.modules import read_pooling
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
-from quernstone.types import Backend, Engine, EngineConfig, EngineName, Task
+from quernstone.types import Backend, Engine, EngineConfig, Task
 
 logger = logging.getLogger("quernstone")
 
@@ -29,13 +31,6 @@ _ENGINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 ENGINES = tuple(_ENGINES)
 
-# What each engine leaves to its library. The others compute what Qwen's checkpoints need.
-_OBEYED: dict[str, tuple[Library, ...]] = {
-    "transformers": ("transformers",),
-    "vllm": ("transformers",),
-    "sentence-transformers": ("transformers", "sentence-transformers"),
-}
-
 
 def check_engine(name: str) -> None:
     """Raise `ConfigError` if the engine is unknown."""
@@ -43,7 +38,7 @@ def check_engine(name: str) -> None:
         raise ConfigError(f"unknown engine {name!r}; the engines are auto, {', '.join(ENGINES)}")
 
 
-def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed") -> str:
+def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> str:
     """Resolve `auto` for a local checkpoint, and check that the engine can run it.
 
     `auto` chooses torch for Qwen3, sentence-transformers for its own models if it is installed, and
@@ -55,12 +50,15 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
         MissingExtraError: A package of the engine is not installed.
     """
     check_engine(name)
-    for each in checkpoint.differences:
-        if each.library is None:
-            msg = f"`{checkpoint.name}` cannot be run: {each}, and no engine implements it"
-            raise ModelLoadError(msg)
+    possible = [
+        each for each in ALL if all(each in found.engines for found in checkpoint.differences)
+    ]
+    if (checkpoint.is_qwen3 and not possible) or any(not d.engines for d in checkpoint.differences):
+        listed = "; ".join(map(str, checkpoint.differences))
+        msg = f"no engine runs `{checkpoint.name}` as its files say: {listed}"
+        raise ModelLoadError(msg)
     if name == "auto":
-        name = _automatic(checkpoint, task)
+        name = _automatic(checkpoint, task, possible)
         why = f": {checkpoint.differences[0]}" if checkpoint.differences else ""
         logger.info("`%s` runs on the %s engine%s", checkpoint.name, name, why)
     if name == "torch" and not checkpoint.is_qwen3:
@@ -70,13 +68,14 @@ def choose_engine(name: EngineName, checkpoint: Checkpoint, task: Task = "embed"
             '`engine="sentence-transformers"`'
         )
     for each in checkpoint.differences:
-        if each.library not in _OBEYED.get(name, ()):
+        if name not in each.engines:
             raise ConfigError(
                 f"the {name} engine cannot run `{checkpoint.name}`: {each}; use "
-                f'`engine="{each.library}"`'
+                f'`engine="{possible[0]}"`'
             )
-    pooling = stored_pooling(checkpoint.folder)
-    if task == "embed" and name != "sentence-transformers" and pooling not in (None, "lasttoken"):
+    pooling = read_pooling(checkpoint.folder)
+    is_foreign = not checkpoint.is_qwen3 and pooling not in (None, "lasttoken")
+    if task == "embed" and name != "sentence-transformers" and is_foreign:
         raise ConfigError(
             f"`{checkpoint.name}` pools by {pooling!r}; the {name} engine pools the last token, as "
             'Qwen3-Embedding does; use `engine="sentence-transformers"`'
@@ -97,7 +96,8 @@ def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
         return name == "remote"
     if task == "rerank":
         return checkpoint.architecture != "Qwen3ForCausalLM"
-    return not checkpoint.is_qwen3 or _needs_library(checkpoint)
+    renders = any("transformers" not in found.engines for found in checkpoint.differences)
+    return not checkpoint.is_qwen3 or renders
 
 
 def load_engine(
@@ -133,22 +133,15 @@ def _class_of(name: str) -> Any:
     return getattr(importlib.import_module(f"quernstone.engines.{module}"), class_name)
 
 
-def _automatic(checkpoint: Checkpoint, task: Task) -> EngineName:
+def _automatic(checkpoint: Checkpoint, task: Task, possible: Sequence[str]) -> str:
     if checkpoint.is_qwen3:
-        if not checkpoint.differences:
-            return "torch"
-        return "sentence-transformers" if _needs_library(checkpoint) else "transformers"
+        return possible[0]
     for_library = checkpoint.is_sentence_transformers
     if task == "rerank":
         for_library = checkpoint.architecture.endswith("ForSequenceClassification")
     if for_library and _is_installed("sentence_transformers"):
         return "sentence-transformers"
     return "transformers"
-
-
-def _needs_library(checkpoint: Checkpoint) -> bool:
-    """Return whether prompts, pooling or tokens of a Qwen3 checkpoint are its own."""
-    return any(each.library == "sentence-transformers" for each in checkpoint.differences)
 
 
 def _is_installed(module: str) -> bool:

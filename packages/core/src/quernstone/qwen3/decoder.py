@@ -23,6 +23,7 @@ from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import Linear
+from quernstone.qwen3.pooling import pool
 
 AnyLinear = Linear | Int8Linear | Fp8Linear
 
@@ -220,7 +221,7 @@ class Qwen3:
         config: ModelConfig,
         embed_tokens: Tensor,
         layers: list[DecoderLayer[Attention]],
-        last_layer: DecoderLayer[LastAttention],
+        last_layer: DecoderLayer[LastAttention] | DecoderLayer[Attention],
         norm: RMSNorm,
     ) -> None:
         self.config, self.embed_tokens = config, embed_tokens
@@ -231,11 +232,15 @@ class Qwen3:
     def pooled(self, inputs: Inputs) -> Tensor:
         """Return the final hidden state of each sequence's last token. Shape: (sequences, hidden).
 
-        This neither waits for the device nor sends anything to it.
+        With another pooling, the states of all tokens are pooled. This neither waits for the device
+        nor sends anything to it.
         """
         hidden_states, context = self._before_last(inputs)
         shared = [prefix[-1] for prefix in inputs.prefixes]
-        return self.norm(self.last_layer(hidden_states, context, shared))
+        states = self.norm(self.last_layer(hidden_states, context, shared))
+        if self.config.pooling == "lasttoken":  # all that the last layer computes
+            return states
+        return pool(states, inputs.ends, self.config.pooling)
 
     def prefix_keys(self, batch: PackedBatch, inputs: Inputs) -> list[LayerPrefixes]:
         """Return the keys and values of every sequence, for use as a shared prefix.
@@ -243,6 +248,8 @@ class Qwen3:
         Those of a sequence that has a prefix include the prefix. `inputs` are those of `batch`.
         """
         cache, last = _PrefixCache(batch, inputs.prefixes), self.last_layer
+        if not isinstance(last.self_attn, LastAttention):
+            raise TypeError("only pooling of the last token shares prefixes")
         hidden_states, context = self._before_last(inputs, cache)
         cache.update(*last.self_attn.kv(last.input_layernorm(hidden_states), context.rope))
         return cache.sequences

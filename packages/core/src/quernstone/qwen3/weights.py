@@ -67,7 +67,7 @@ def load_qwen3(
             config,
             embed_tokens,
             [build.layer(f"layers.{index}.") for index in range(last)],
-            build.last_layer(f"layers.{last}."),
+            (build.last_layer if config.pooling == "lasttoken" else build.layer)(f"layers.{last}."),
             build.norm("norm.weight"),
         )
         if head_stored:

@@ -136,7 +136,7 @@ class Session:
                 tokenizer,
                 max_length=self.max_length,
                 truncate=truncate,
-                share_prefix=share_prefix,
+                share_prefix=share_prefix and (checkpoint is None or checkpoint.can_share_prefixes),
                 prompts=self.prompts,
                 final_token=checkpoint.final_token if checkpoint else ENDOFTEXT,
             )

@@ -24,6 +24,7 @@ from quernstone.qwen3.elementwise import choose_elementwise
 from quernstone.qwen3.fp8 import can_compute_fp8
 from quernstone.qwen3.int8 import can_compute_int8
 from quernstone.qwen3.linear import limit_kernel_caches
+from quernstone.qwen3.pooling import DenseLayers
 from quernstone.types import (
     Dtype,
     Encoded,
@@ -72,11 +73,13 @@ class TorchEngine:
             elementwise=choose_elementwise(qwen3, device, self._dtype, fp8=rounding == "fp8"),
         )
         self._head = head.float() if reranks else None
-        self.width = 2 if reranks else qwen3.hidden_size
+        dense = checkpoint.dense_layers
+        self._dense = DenseLayers(checkpoint.folder, dense, device)
+        self.width = 2 if reranks else dense[-1].out_features if dense else qwen3.hidden_size
         self._transfer = choose_transfer(device)
         self.overlaps = self._transfer.overlaps
-        self._attention = choose_attention(device, self._dtype)
-        self._precise_attention = choose_attention(device, torch.float32)
+        self._attention = choose_attention(device, self._dtype, causal=qwen3.causal)
+        self._precise_attention = choose_attention(device, torch.float32, causal=qwen3.causal)
         self._graphs = self._choose_graphs(device, deterministic=config.max_batch_tokens == 1)
         self.info = EngineInfo(
             engine="torch",
@@ -131,7 +134,8 @@ class TorchEngine:
         last bits.
         """
         record = choose_recorder(device)
-        if record is None or deterministic or not self._attention.replayable:
+        pools = self._model.config.pooling != "lasttoken"  # needs the exact number of tokens
+        if record is None or deterministic or pools or not self._attention.replayable:
             return None
         arrays = partial(self._arrays, dtype=self._dtype)
 
@@ -175,7 +179,7 @@ class TorchEngine:
     def _rows(self, inputs: Inputs) -> Tensor:
         """Compute the rows of a batch. Shape: (rows, width)."""
         rows = self._model.pooled(inputs).float()
-        return rows if self._head is None else rows @ self._head.T
+        return self._dense(rows) if self._head is None else rows @ self._head.T
 
     def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> list[LayerPrefixes]:
         """Return the keys and values of `prefixes`, computed in one pass if they are not cached.

@@ -1,0 +1,76 @@
+"""Read the modules of a sentence-transformers model: pooling and dense layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from quernstone.checkpoints.files import read_json, read_modules
+
+Pooling = Literal["lasttoken", "mean", "cls"]
+"""The pooling of our engine, with the names of sentence-transformers."""
+
+_POOLINGS = {"lasttoken": "lasttoken", "mean": "mean", "mean_tokens": "mean", "cls": "cls",
+             "cls_token": "cls"}  # fmt: skip
+
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
+"""Activations of dense layers that our engine computes, as named in `torch.nn`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseConfig:
+    """The configuration of a `Dense` module."""
+
+    folder: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    """The name of a class in `torch.nn`."""
+
+
+def read_pooling(folder: Path) -> str | None:
+    """Return the pooling of a model, joined by `+` if it has several kinds.
+
+    One of `Pooling` for what our engine computes; None if the model has no pooling module.
+    """
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    if "pooling_mode" in config:  # sentence-transformers 6
+        stored = config["pooling_mode"]
+        modes = [stored] if isinstance(stored, str) else list(map(str, stored))
+    else:
+        on = [key.removeprefix("pooling_mode_") for key, value in config.items() if value is True]
+        modes = [mode for mode in on if mode != "include_prompt"]
+    named = "+".join(_POOLINGS.get(mode, mode) for mode in modes)
+    if named == "mean" and config.get("include_prompt") is False:
+        return "mean without the prompt"
+    return named or None
+
+
+def pooling_of(folder: Path) -> Pooling:
+    """Return the pooling for our engine; `lasttoken` if the files name none."""
+    return cast("Pooling", read_pooling(folder) or "lasttoken")
+
+
+def read_dense(folder: Path) -> tuple[DenseConfig, ...]:
+    """Return the dense layers of a model in order."""
+    return tuple(_dense(folder))
+
+
+def _dense(folder: Path) -> Iterator[DenseConfig]:
+    for module in read_modules(folder):
+        if str(module.get("type")).rpartition(".")[2] == "Dense":
+            config = read_json(folder / str(module["path"]) / "config.json")
+            activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+            yield DenseConfig(
+                str(module["path"]),
+                int(config["in_features"]),
+                int(config["out_features"]),
+                bool(config.get("bias", True)),
+                activation.rpartition(".")[2],
+            )
