@@ -89,6 +89,6 @@ def use(monkeypatch, *, record=None):
     )
     # the second is for float32 beside another dtype, as on CUDA
     makers = iter([varlen_maker("stand-in", kernel), sdpa_maker(torch.device("cpu"))] * 100)
-    monkeypatch.setattr(engine, "choose_attention", lambda device, dtype: next(makers))
+    monkeypatch.setattr(engine, "choose_attention", lambda device, dtype, causal: next(makers))
     monkeypatch.setattr(engine, "choose_recorder", lambda device: record)
     return transfers

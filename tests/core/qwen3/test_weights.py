@@ -174,6 +174,8 @@ def test_the_instruction_stored_with_the_model_is_used(copy):
     path.write_text(json.dumps({"prompts": {"query": "Instruct: Find code\nQuery:"}}))
     assert resolve(str(folder), "embed").instruction == "Find code"
     path.write_text(json.dumps({"prompts": {"query": "query: "}}))
+    assert resolve(str(folder), "embed").instruction == ""
+    path.unlink()
     assert resolve(str(folder), "embed").instruction.startswith("Given a web search query")
 
 
