@@ -81,7 +81,9 @@ class Provenance:
     engine: str = ""
     """Name of the engine that ran the model."""
     query_prompt: str = ""
-    """Prompt of queries, with the placeholder `{query}`. Documents have no prompt."""
+    """Prompt of queries, with the placeholder `{query}`."""
+    document_prompt: str = "{text}"
+    """Prompt of documents, with the placeholder `{text}`, if the embedder shows it."""
     loader: str = field(default_factory=lambda: version("quernstone-qdrant"))
     """Version of this package that created the collection."""
     mixed: tuple[Mapping[str, str], ...] = ()
@@ -101,6 +103,7 @@ class Provenance:
             namespace=collection_namespace(collection),
             engine=embedder.info.engine,
             query_prompt=embedder.format_query("{query}"),
+            document_prompt=_document_prompt(embedder),
         )
 
     @classmethod
@@ -109,6 +112,7 @@ class Provenance:
         stored = state.metadata.get(METADATA_KEY)
         if not isinstance(stored, dict):
             return None
+        prompts = stored.get("prompts") or {}
         return cls(
             model=str(stored.get("model")),
             revision=str(stored.get("revision")),
@@ -117,7 +121,8 @@ class Provenance:
             namespace=UUID(str(stored.get("namespace"))),
             settings=CollectionSettings.from_json(stored.get("settings") or {}),
             engine=str(stored.get("engine", "")),
-            query_prompt=str((stored.get("prompts") or {}).get("query", "")),
+            query_prompt=str(prompts.get("query", "")),
+            document_prompt=str(prompts.get("document", "{text}")),
             loader=str(stored.get("loader", "")),
             mixed=tuple(stored.get("mixed") or ()),
         )
@@ -163,7 +168,7 @@ class Provenance:
                 "dimensions": self.dimensions,
                 "dtype": self.dtype,
                 "engine": self.engine,
-                "prompts": {"document": "{text}", "query": self.query_prompt},
+                "prompts": {"document": self.document_prompt, "query": self.query_prompt},
                 "namespace": str(self.namespace),
                 "settings": self.settings.to_json(),
                 "loader": self.loader,
@@ -180,6 +185,12 @@ class Provenance:
             "loader": other.loader,
         }
         return self if entry in self.mixed else replace(self, mixed=(*self.mixed, entry))
+
+
+def _document_prompt(embedder: TextEmbedder) -> str:
+    """Return the prompt of documents; only `quernstone.Embedder` shows it."""
+    render = getattr(embedder, "format_document", None)
+    return str(render("{text}")) if callable(render) else "{text}"
 
 
 def check_provenance(
