@@ -52,14 +52,16 @@ _IMPLEMENTED = {
 # Fields of `config.json` that do not affect the final hidden state. The settings for generation are
 # among them: transformers used to write them into every file.
 _IRRELEVANT = {
-    "_attn_implementation_autoset", "_name_or_path", "attention_dropout", "bos_token_id",
-    "chunk_size_feed_forward", "do_sample", "dtype", "eos_token_id", "finetuning_task", "id2label",
-    "initializer_range", "keys_to_ignore_at_inference", "label2id", "max_length",
-    "max_window_layers", "output_attentions", "output_hidden_states", "pad_token_id", "prefix",
-    "problem_type", "repetition_penalty", "return_dict", "sliding_window", "task_specific_params",
-    "temperature", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
-    "use_cache",
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
+    "_name_or_path", "attention_dropout", "attn_implementation", "bos_token_id",
+    "chunk_size_feed_forward", "do_sample", "dtype", "eos_token_id", "finetuning_task",
+    "gradient_checkpointing", "id2label", "initializer_range", "keys_to_ignore_at_inference",
+    "label2id", "max_length", "max_window_layers", "model_max_length", "output_attentions",
+    "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "repetition_penalty", "return_dict", "sliding_window", "task_specific_params", "temperature",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
+    "use_return_dict",
 }  # fmt: skip
 
 _FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
