@@ -45,12 +45,18 @@ def masked(text):
     return re.sub(r"\d+(\.\d+)*", "N", text).partition(". First error captured")[0]
 
 
-@pytest.fixture
-def world():
+@pytest.fixture(scope="module")
+def shared_world():
     with running_server() as server:
         world = World(server)
         yield world
         world.http.close()
+
+
+@pytest.fixture
+def world(shared_world):
+    yield shared_world
+    shared_world.clear()
 
 
 PARTIAL = {"/metrics": "is shorter", "/telemetry?details_level=8": "is shorter"}

@@ -181,17 +181,22 @@ def everything(server):
 
 
 @pytest.fixture(scope="module")
-def clients():
-    """Clients by REST and by gRPC of one server."""
+def world():
     with running_server() as server:
         world = World(server)
-        world.build_rec()
+        yield world
         world.http.close()
-        yield [server.client(prefer_grpc=prefer) for prefer in (False, True)]
+
+
+@pytest.fixture(scope="module")
+def clients(world):
+    """Clients by REST and by gRPC of one server."""
+    return [world.server.client(prefer_grpc=prefer) for prefer in (False, True)]
 
 
 @pytest.mark.parametrize("name", READS)
-def test_rest_and_grpc_read_the_same(clients, name):
+def test_rest_and_grpc_read_the_same(world, clients, name):
+    world.build_rec()
     rest, by_grpc = (outcome(READS[name], client) for client in clients)
     if name == "slices":  # gRPC of 1.18 does not see the condition
         assert "some form of condition" in rest
@@ -201,16 +206,13 @@ def test_rest_and_grpc_read_the_same(clients, name):
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_rest_and_grpc_write_the_same(name):
+def test_rest_and_grpc_write_the_same(world, clients, name):
     outcomes = []
-    for prefer in (False, True):
-        with running_server() as server:
-            world = World(server)
-            world.build_rec()
-            world.http.close()
-            before = everything(server)
-            answer = outcome(WRITES[name], server.client(prefer_grpc=prefer))
-            outcomes.append([answer, everything(server)])
+    for client in clients:
+        world.build_rec()
+        before = everything(world.server)
+        answer = outcome(WRITES[name], client)
+        outcomes.append([answer, everything(world.server)])
     assert outcomes[0] == outcomes[1]
     refused = isinstance(answer, str)
     assert (outcomes[0][1] == before) == refused

@@ -49,6 +49,11 @@ class World:
     def __init__(self, server):
         self.server, self.http = server, httpx.Client(base_url=server.url, timeout=20)
 
+    def clear(self):
+        """Delete all collections, and their aliases with them."""
+        for name in list(self.server.collections):
+            self.done("DELETE", f"/collections/{name}")
+
     def send(self, method, path, body=None):
         return self.http.request(method, path, json=body)
 
@@ -57,6 +62,8 @@ class World:
         assert answer.status_code == 200, answer.text
 
     def build_rec(self):
+        """Replace all collections by one with named vectors, indexes and an alias."""
+        self.clear()
         self.done("PUT", "/collections/rec", REC)
         schemas = [
             example["request"]

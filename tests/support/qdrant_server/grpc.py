@@ -33,8 +33,12 @@ class GrpcFront(grpc.GenericRpcHandler):
 
     def __init__(self, server: "Server", node: int, port: int):
         self._model, self._node = server, node
-        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._grpc = grpc.server(ThreadPoolExecutor(_THREADS), [self], options=unlimited)
+        options = [
+            ("grpc.max_receive_message_length", -1),  # `Server.request_bytes` is the limit
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._grpc = grpc.server(ThreadPoolExecutor(_THREADS), [self], options=options)
         self.port = self._grpc.add_insecure_port(f"127.0.0.1:{port}")
         self._grpc.start()
 

@@ -1,5 +1,6 @@
 """A server, or a cluster of them, on this machine's loopback."""
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ class Node:
         self.running = False
         self._server, self._number = server, number
         self._rest_port = self._grpc_port = 0
+        self._reserved: list[socket.socket] = []
         self.start()
 
     @property
@@ -45,6 +47,8 @@ class Node:
         """Listen, at the addresses of last time; replicas that were marked dead catch up."""
         if self.running:
             return
+        while self._reserved:
+            self._reserved.pop().close()
         self._rest = RestFront(self._server, self._number, self._rest_port)
         self._grpc = GrpcFront(self._server, self._number, self._grpc_port)
         self._rest_port, self._grpc_port = self._rest.port, self._grpc.port
@@ -58,9 +62,12 @@ class Node:
         self.running = False
         self._rest.close()
         self._grpc.close()
+        self._reserved = [_reserve(self._rest_port), _reserve(self._grpc_port)]
 
     def close(self) -> None:
         self.kill()
+        while self._reserved:
+            self._reserved.pop().close()
         self.embedded.close()
 
 
@@ -253,6 +260,14 @@ class Server:
         time.sleep(self.delay)
         with self._lock:
             self.writing -= 1
+
+
+def _reserve(port: int) -> socket.socket:
+    """Keep a port from being given to another process; connections to it are refused."""
+    placeholder = socket.socket()
+    placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    placeholder.bind(("127.0.0.1", port))
+    return placeholder
 
 
 @contextmanager
