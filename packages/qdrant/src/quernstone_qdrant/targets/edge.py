@@ -24,7 +24,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
 import orjson
 import qdrant_edge as edge
@@ -46,6 +45,12 @@ from quernstone_qdrant.targets.base import (
     TargetKind,
     scroll_start,
 )
+from quernstone_qdrant.targets.edge_files import (
+    DESCRIPTION,
+    edge_collections,
+    folder_name,
+    replace_file,
+)
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
@@ -60,7 +65,6 @@ from quernstone_qdrant.targets.stored import dense_vectors, stored_point
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-_DESCRIPTION = "collection.json"
 _SHARD = "shard"
 _SYNC_SECONDS = 5.0
 """Default of a server (`flush_interval_sec`)."""
@@ -100,14 +104,14 @@ class EdgeTarget:
         self.path, self.collection = Path(path), collection
         self.kind: TargetKind = "edge"
         self.writers = _WRITERS
-        self._home = self.path / _folder_name(collection)
+        self._home = self.path / folder_name(collection)
         self._opened: edge.EdgeShard | None = None
         self._opening = threading.Lock()
         self._synced = time.monotonic()
 
     def exists(self) -> bool:
         """See `Target.exists`."""
-        return (self._home / _DESCRIPTION).is_file()
+        return (self._home / DESCRIPTION).is_file()
 
     def state(self) -> CollectionState:
         """See `Target.state`."""
@@ -319,7 +323,7 @@ class EdgeTarget:
 
     def _description(self) -> dict[str, Any]:
         try:
-            content = (self._home / _DESCRIPTION).read_bytes()
+            content = (self._home / DESCRIPTION).read_bytes()
         except FileNotFoundError:
             raise CollectionNotFoundError(self.collection, edge_collections(self.path)) from None
         with self._failures("reading the description"):
@@ -327,15 +331,11 @@ class EdgeTarget:
         return description
 
     def _describe(self, description: Mapping[str, Any]) -> None:
-        """Replace the description atomically: a crash leaves either the old one or the new one."""
-        new, final = self._home / f"{_DESCRIPTION}.new", self._home / _DESCRIPTION
+        """Replace the description."""
         with self._failures("writing the description"):
-            with new.open("wb") as file:
-                file.write(orjson.dumps(description, option=orjson.OPT_INDENT_2))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(final)
-            _sync_folder(self._home)
+            replace_file(
+                self._home / DESCRIPTION, orjson.dumps(description, option=orjson.OPT_INDENT_2)
+            )
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
@@ -372,26 +372,5 @@ def _is_locked(error: Exception) -> bool:
     return "WouldBlock" in str(error)
 
 
-def edge_collections(path: str | Path) -> list[str]:
-    """Return the sorted names of the collections in a folder, which may be missing."""
-    found = Path(path).glob(f"*/{_DESCRIPTION}")
-    return sorted(unquote(description.parent.name) for description in found)
-
-
-def _folder_name(collection: str) -> str:
-    """Return a name that is valid on every file system and cannot leave the parent folder."""
-    return quote(collection, safe="").replace(".", "%2E")
-
-
 def _selector(fields: Sequence[str]) -> Any:
     return edge.PayloadSelector.Include(list(fields)) if fields else False
-
-
-def _sync_folder(path: Path) -> None:
-    """Sync a folder, so that a rename survives a power failure. Not needed on Windows."""
-    if os.name == "posix":
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
