@@ -84,7 +84,10 @@ def test_a_server_that_is_too_old_for_metadata_says_so(embedder, monkeypatch):
             return 200, {"result": {"exists": True}}
         if method == "GET":
             return 200, {"result": collection(None, 0)}
-        return 200, {"result": {"count": 0} if path.endswith("/count") else True}
+        if path.endswith("/count"):
+            return 200, {"result": {"count": 0}}
+        done = {"operation_id": 1, "status": "completed"}
+        return 200, {"result": done if "/index" in path else True}
 
     monkeypatch.setattr(provenance, "_METADATA_PATIENCE", 0)
     with (

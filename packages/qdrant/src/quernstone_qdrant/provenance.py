@@ -13,7 +13,7 @@ from quernstone.types import EngineInfo, Float32Array
 from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
 from quernstone_qdrant.reconcile import adopted_settings, reconcile, updated_settings
-from quernstone_qdrant.settings import IN_PLACE, CollectionSettings
+from quernstone_qdrant.settings import CollectionSettings
 from quernstone_qdrant.targets import CollectionState, Target
 from quernstone_qdrant.wish import ANY_SETTINGS, SettingsWish
 
@@ -251,7 +251,7 @@ def prepare_collection(
             state, wish, wanted.dimensions, embedded=target.kind == "embedded"
         )
         wanted = replace(wanted, settings=settings)
-        reconcile(target, state, settings, wanted.dimensions, requested=IN_PLACE, note=note)
+        reconcile(target, state, settings, wanted.dimensions, requested=None, note=note)
         target.describe(wanted.metadata())
         state = _described_state(target)
         if Provenance.read(state) is None:

@@ -26,7 +26,7 @@ _ELSEWHERE = "use another collection"
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A difference between a collection and its settings that can be changed in place."""
+    """A difference between a collection and its settings."""
 
     setting: str
     """Field of `CollectionSettings`."""
@@ -68,10 +68,9 @@ def adopted_settings(
     if len(state.vectors) == 1 and not embedded:
         (vector,) = state.vectors.values()
         quantization = vector.quantization if vector.quantization != "product" else None
-        datatype = "float16" if vector.datatype == "float16" else "float32"
         found = replace(
             found,
-            datatype=datatype,
+            datatype="float16" if vector.datatype == "float16" else "float32",
             quantization=quantization,  # type: ignore[arg-type]
             on_disk=vector.on_disk,
         )
@@ -84,7 +83,7 @@ def reconcile(
     settings: CollectionSettings,
     dimensions: int,
     *,
-    requested: Collection[str],
+    requested: Collection[str] | None,
     note: Callable[[str], None],
 ) -> None:
     """Make an existing collection fit its settings, or refuse it before anything is written.
@@ -95,16 +94,25 @@ def reconcile(
         settings: The settings that it should have.
         dimensions: Size of the embeddings.
         requested: Settings that the caller names. Of the others, a difference is an error, because
-            another program may have changed them on purpose.
+            another program may have changed them on purpose. None: the collection is empty, and
+            gets all settings.
         note: Called with each change, in words.
 
     Raises:
         CollectionError: The collection cannot get these settings; the error names the fix.
         ProvenanceError: The size of a vector differs.
     """
-    missing = _check_vectors(target, state, settings, dimensions)
+    adopting = requested is None
+    missing = _check_vectors(target, state, settings, dimensions, adopting=adopting)
     found = [] if target.kind == "embedded" else _mismatches(state, settings, dimensions)
-    foreign = [one for one in found if one.setting not in requested]
+    fixed = [one for one in found if one.setting not in IN_PLACE]
+    if fixed:
+        raise CollectionError(
+            target.collection,
+            "; ".join(f"{one.what} is {one.found!r}, not {one.wanted!r}" for one in fixed)
+            + f", which cannot change: do not request it, or {_ELSEWHERE}",
+        )
+    foreign = [] if requested is None else [one for one in found if one.setting not in requested]
     if foreign:
         raise CollectionError(
             target.collection,
@@ -121,24 +129,29 @@ def reconcile(
             "deferral with `quern collection index --restore`",
         )
     names = {one.setting for one in found}
+    for one in found:
+        note(f"changed {one.what} from {one.found!r} to {one.wanted!r}")
     if missing:
         # Vectors are added without a choice of storage, so it is set afterwards.
         names |= {"quantization", "on_disk"}
         note(f"added {_described(missing)}")
-    if missing or found:
+    if missing or found or adopting:
         target.change(settings, dimensions, names)
-    for one in found:
-        note(f"changed {one.what} from {one.found!r} to {one.wanted!r}")
 
 
 def _check_vectors(
-    target: Target, state: CollectionState, settings: CollectionSettings, dimensions: int
+    target: Target,
+    state: CollectionState,
+    settings: CollectionSettings,
+    dimensions: int,
+    *,
+    adopting: bool,
 ) -> list[str]:
     """Refuse vectors that cannot change; return the names of those that can be added."""
     collection, needed = target.collection, settings.vectors(dimensions)
     missing = [name for name in needed if name not in state.vectors]
     extra = [name for name in state.vectors if name not in needed]
-    if extra or (missing and (missing != [PREFIX] or state.points)):
+    if extra or (missing and (missing != [PREFIX] or not adopting)):
         raise CollectionError(
             collection,
             f"it has {_described(state.vectors)}, but the settings need {_described(needed)}: "
@@ -148,7 +161,7 @@ def _check_vectors(
         _check_vector(collection, name, vector, needed[name], embedded=target.kind == "embedded")
     if settings.bm25 == "sparse":
         if BM25 not in state.sparse:
-            if state.points:
+            if not adopting:
                 raise CollectionError(
                     collection,
                     f"its points have no sparse vectors `{BM25}` for hybrid search; load them into "
@@ -163,7 +176,7 @@ def _check_vectors(
                 f"{_ELSEWHERE}",
             )
     unused = [name for name in state.sparse if name != BM25 or settings.bm25 != "sparse"]
-    if unused and not state.points:
+    if unused and adopting:
         raise CollectionError(
             collection,
             f"it has the sparse vector `{unused[0]}`, which these settings would leave empty: "
@@ -201,10 +214,7 @@ def _check_vector(
 def _mismatches(
     state: CollectionState, settings: CollectionSettings, dimensions: int
 ) -> list[Mismatch]:
-    """Return the differences that can be changed in place.
-
-    Raises nothing: what cannot change is checked before.
-    """
+    """Return the differences in storage, graph and indexes, of which most can change in place."""
     found: list[Mismatch] = []
     needed = settings.vectors(dimensions)
     for name, vector in state.vectors.items():

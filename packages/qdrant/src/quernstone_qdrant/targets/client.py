@@ -34,14 +34,10 @@ from quernstone_qdrant.targets.base import (
 from quernstone_qdrant.targets.configuration import (
     ADDS_VECTORS_SINCE,
     change_arguments,
-    configured,
+    collection_state,
     index_arguments,
-    index_config,
-    index_types,
     new_vector,
-    sparse_states,
     too_new,
-    vector_states,
     version_of,
 )
 from quernstone_qdrant.targets.deferral import deferred_index
@@ -148,7 +144,7 @@ class ClientTarget:
             raise CollectionNotFoundError(self.collection, sorted(names))
         with self._failures("reading the configuration"):
             info = self.client.get_collection(self.collection)
-        return _state(info, embedded=self.kind == "embedded")
+        return collection_state(info, embedded=self.kind == "embedded")
 
     def create(
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
@@ -373,23 +369,3 @@ class ClientTarget:
         except CLIENT_ERRORS as error:
             failure = f"Qdrant failed at {doing} (collection {self.collection!r})"
             raise classify(error, failure) from error
-
-
-def _state(info: models.CollectionInfo, *, embedded: bool) -> CollectionState:
-    config = info.config
-    strict = config.strict_mode_config
-    return CollectionState(
-        metadata=config.metadata or {},
-        points=info.points_count or 0,
-        vectors=vector_states(config),
-        status=info.status.value,
-        failure=getattr(info.optimizer_status, "error", None),
-        queued=info.update_queue.length if info.update_queue else 0,
-        sparse=sparse_states(config),
-        payload_indexes=index_types(info.payload_schema),
-        config={} if embedded else configured(config),
-        index=index_config(config),
-        segments=None if embedded else info.segments_count,
-        indexed=None if embedded else info.indexed_vectors_count,
-        max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
-    )

@@ -11,10 +11,11 @@ from typing import Any
 from qdrant_client import models
 
 from quernstone_qdrant.settings import BM25, GRAPH, STORAGE, CollectionSettings
-from quernstone_qdrant.targets.base import IndexConfig, VectorState
+from quernstone_qdrant.targets.base import CollectionState, IndexConfig, VectorState
 from quernstone_qdrant.targets.translate import quantization_config
 
 ADDS_VECTORS_SINCE = (1, 18)
+_METADATA = "the metadata of a collection, which records its model,"
 
 
 def version_of(text: str | None) -> tuple[int, int] | None:
@@ -32,12 +33,38 @@ def too_new(settings: CollectionSettings, version: str | None) -> list[str]:
         return []
     return [
         f"{what} needs Qdrant {major}.{minor} or newer, but the server is {version}"
-        for what, (major, minor) in settings.since().items()
+        for what, (major, minor) in {_METADATA: (1, 16), **settings.since()}.items()
         if known < (major, minor)
     ]
 
 
-def vector_states(config: models.CollectionConfig) -> dict[str, VectorState]:
+def collection_state(info: models.CollectionInfo, *, embedded: bool) -> CollectionState:
+    """Return the state of a collection from a client's answer.
+
+    Args:
+        info: The answer.
+        embedded: True if it comes from the embedded client, which reports settings that it ignores.
+    """
+    config = info.config
+    strict = config.strict_mode_config
+    return CollectionState(
+        metadata=config.metadata or {},
+        points=info.points_count or 0,
+        vectors=_vectors(config),
+        status=info.status.value,
+        failure=getattr(info.optimizer_status, "error", None),
+        queued=info.update_queue.length if info.update_queue else 0,
+        sparse=_sparse(config),
+        payload_indexes=_index_types(info.payload_schema),
+        config={} if embedded else _configured(config),
+        index=_index_config(config),
+        segments=None if embedded else info.segments_count,
+        indexed=None if embedded else info.indexed_vectors_count,
+        max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
+    )
+
+
+def _vectors(config: models.CollectionConfig) -> dict[str, VectorState]:
     """Return the dense vectors of a collection by name."""
     return {
         name: VectorState(
@@ -52,7 +79,7 @@ def vector_states(config: models.CollectionConfig) -> dict[str, VectorState]:
     }
 
 
-def sparse_states(config: models.CollectionConfig) -> dict[str, bool]:
+def _sparse(config: models.CollectionConfig) -> dict[str, bool]:
     """Return the sparse vectors of a collection by name: True if IDF weights them."""
     return {
         name: vector.modifier == models.Modifier.IDF
@@ -60,7 +87,7 @@ def sparse_states(config: models.CollectionConfig) -> dict[str, bool]:
     }
 
 
-def index_types(schema: Mapping[str, models.PayloadIndexInfo]) -> dict[str, str]:
+def _index_types(schema: Mapping[str, models.PayloadIndexInfo]) -> dict[str, str]:
     """Return the types of the payload indexes by path, as `CollectionSettings` names them."""
     return {
         path: "tenant" if getattr(index.params, "is_tenant", None) else index.data_type.value
@@ -68,7 +95,7 @@ def index_types(schema: Mapping[str, models.PayloadIndexInfo]) -> dict[str, str]
     }
 
 
-def configured(config: models.CollectionConfig) -> dict[str, Any]:
+def _configured(config: models.CollectionConfig) -> dict[str, Any]:
     """Return the values in force of the settings in `CONFIGURED`, as far as the server says."""
     values = {name: getattr(config.hnsw_config, theirs) for name, theirs in GRAPH.items()}
     values |= {name: getattr(config.params, theirs) for name, theirs in STORAGE.items()}
@@ -79,7 +106,7 @@ def configured(config: models.CollectionConfig) -> dict[str, Any]:
     return values
 
 
-def index_config(config: models.CollectionConfig) -> IndexConfig:
+def _index_config(config: models.CollectionConfig) -> IndexConfig:
     """Extract the index settings from a server's answer."""
     return IndexConfig(
         m=config.hnsw_config.m,
