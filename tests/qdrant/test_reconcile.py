@@ -1,6 +1,7 @@
 """Existing collections whose real configuration differs from what a load needs or records."""
 
 import dataclasses
+import threading
 
 import pytest
 from qdrant_client import models
@@ -301,6 +302,45 @@ def test_an_index_is_deferred_and_restored_through_a_server(client, running, emb
     assert all(keys[1].startswith(f"{DEFERRED_KEY}:") for _, keys in seen)
     assert config(running)["hnsw_config"]["m"] == 16
     assert list(running.collections["docs"].metadata) == [METADATA_KEY]
+
+
+def test_two_loads_that_defer_at_once_leave_the_original_settings(running, client, embedder):
+    QdrantLoader(client, "docs", embedder, settings={"m": 24})
+    both = threading.Barrier(2, timeout=30)
+    reports = []
+
+    def load(number):
+        records = [{**record, "id": f"{number}-{record['id']}"} for record in RECORDS]
+        waited = iter([both.wait])
+        reports.append(
+            QdrantLoader(
+                running.client(),
+                "docs",
+                embedder,
+                defer_index="m0",
+                progress=lambda _: next(waited, lambda: None)(),  # no load ends before both began
+            ).load(records)
+        )
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [report.embedded for report in reports] == [len(RECORDS)] * 2
+    assert config(running)["hnsw_config"]["m"] == 24
+    assert config(running)["optimizer_config"]["indexing_threshold"] == 10000
+    assert list(running.collections["docs"].metadata) == [METADATA_KEY]
+
+
+def test_metadata_that_a_cluster_shows_late(embedder):
+    with running_server(nodes=3) as server:
+        server.metadata_delay = 0.2
+        server.float_noise = True
+        loader = QdrantLoader(server.client(), "docs", embedder, defer_index="m0")
+        assert loader.load(RECORDS).notes == ()
+        assert server.collections["docs"].config["hnsw_config"]["m"] == 16
+        assert list(server.collections["docs"].metadata) == [METADATA_KEY]
 
 
 @pytest.mark.parametrize(

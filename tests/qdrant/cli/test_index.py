@@ -1,6 +1,9 @@
 """`quern collection index` and `info`, and settings from the shell."""
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import orjson
 import pytest
@@ -66,6 +69,26 @@ def test_a_deferral_is_shown_and_ended(quern, crashed):
     again = quern("collection", "index", "-c", "docs", "--restore").stdout
     assert "nothing to restore: no load defers indexing" in again
     assert "deferred by" not in quern("collection", "info", "-c", "docs").stdout
+
+
+def test_a_killed_load_is_shown_and_ended(quern, server):
+    code = (
+        "import os\n"
+        "from tests.qdrant.conftest import WordEmbedder\n"
+        "from qdrant_client import QdrantClient\n"
+        "from quernstone_qdrant import QdrantLoader\n"
+        f"client = QdrantClient(url={server.url!r}, check_compatibility=False)\n"
+        "loader = QdrantLoader(client, 'docs', WordEmbedder(), defer_index='m0',\n"
+        "                      progress=lambda report: os._exit(9))\n"
+        "loader.load([{'id': 'mill', 'text': 'A quern is a hand mill.'}])\n"
+    )
+    root = Path(__file__).parents[3]  # where `tests` can be imported
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 9
+    assert server.collections["docs"].config["hnsw_config"]["m"] == 0
+    assert "indexing is deferred by a load" in quern("collection", "info", "-c", "docs").stdout
+    done = quern("collection", "index", "-c", "docs", "--restore")
+    assert "ended the deferral of a load that began at " in done.stdout
+    assert server.collections["docs"].config["hnsw_config"]["m"] == 16
 
 
 def test_info_shows_the_graph_of_every_vector(quern, server, embedder):

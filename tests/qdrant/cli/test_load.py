@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from qdrant_client import QdrantClient
+from tests.support.qdrant_server import running_server
 from typer.testing import CliRunner
 
 from quernstone.cli import app
@@ -76,6 +77,21 @@ def test_load_twice(quern, docs):
         "status": "green",
     }
     assert len(texts()) == 4
+
+
+def test_a_load_reports_the_index_and_what_it_did_otherwise(quern, docs):
+    with running_server() as server:
+        options = ("-c", "docs", "--url", server.url, "--set", "m=24", "--replication-factor", 1)
+        first = quern("load", docs, *options)
+        assert first.stdout.splitlines()[1] == "  4 points, ready (green)"
+        assert server.collections["docs"].config["hnsw_config"]["m"] == 24
+        server.status = "yellow"
+        (docs / "d.txt").write_text("Hail falls.")
+        arguments = (*options[:-3], "m=32", "--defer-index", "m0")
+        second = quern("load", docs, *arguments)
+        assert second.stdout.splitlines()[1] == "  5 points, indexing (yellow)"
+        assert "quern: changed m from 24 to 32" in second.stderr
+        assert "quern: index deferred by `threshold` instead of `m0`" in second.stderr
 
 
 def test_edge(quern, docs):
