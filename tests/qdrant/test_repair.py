@@ -4,6 +4,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
 from qdrant_client import QdrantClient
 from tests.support.qdrant_server import running_server
 
@@ -120,3 +121,38 @@ def test_a_collection_of_another_program_is_refused(client, embedder):
     client.update_collection("docs", metadata={"quernstone": None})
     with pytest.raises(CollectionError, match="can be repaired"):
         repair(as_target(client, loader.collection))
+
+
+@pytest.mark.parametrize("target", ["edge", "rest", "grpc"], indirect=True)
+def test_payload_indexes_are_repaired(target, embedder):
+    preset = CollectionSettings(indexes={"n": "integer", "f": "float"})
+    QdrantLoader(target, "docs", embedder, preset=preset).load(RECORDS)
+    assert verify(target, None).passed
+    if target.kind == "edge":
+        for path in ("quernstone.key", "metadata.n"):
+            target._shard().update(edge.UpdateOperation.delete_field_index(path))
+    else:
+        target.client.delete_payload_index("docs", "quernstone.key")
+        target.client.delete_payload_index("docs", "metadata.n")
+    report = verify(target, None)
+    assert report.failures == 2
+    assert report.problems[0].startswith("the payload index of `metadata.n` is missing")
+    for dry_run in (True, False):
+        repaired = repair(target, dry_run=dry_run)
+        assert repaired.indexes == ("metadata.n", "quernstone.key")
+        assert repaired.complete
+        assert verify(target, None).passed != dry_run
+
+
+def test_an_index_of_another_type_is_replaced(embedder):
+    with running_server() as server, closing(server.client()) as client:
+        target = as_target(client, "docs")
+        QdrantLoader(
+            target, "docs", embedder, preset=CollectionSettings(indexes={"n": "integer"})
+        ).load(RECORDS)
+        client.delete_payload_index("docs", "metadata.n")
+        client.create_payload_index("docs", "metadata.n", "keyword")
+        report = verify(target, None)
+        assert "has type 'keyword' instead of 'integer'" in report.problems[0]
+        assert repair(target).indexes == ("metadata.n",)
+        assert verify(target, None).passed

@@ -10,6 +10,7 @@ import numpy as np
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.checks.bm25 import is_bm25_of
+from quernstone_qdrant.checks.indexes import wrong_indexes
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
 from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.bm25 import Bm25Text
@@ -41,6 +42,8 @@ class Repair:
     """Points whose short vector was computed again from the full one."""
     bm25: int
     """Points whose BM25 vector was computed again from the text."""
+    indexes: tuple[str, ...]
+    """Payload paths whose index was created, or replaced by one of the right type."""
     unchecked: int
     """Points of an older version whose floats may have been rounded; see `Verification`."""
     reloading: int
@@ -89,19 +92,29 @@ def repair(
             "nothing is recorded about the model that created it: only a collection created by "
             "`QdrantLoader` or `quern load` can be repaired",
         )
-    if not dry_run:
-        target.create_indexes(provenance.settings)
+    indexes = wrong_indexes(provenance.settings, state, target.kind)
+    if indexes and not dry_run:
+        target.change(provenance.settings, provenance.dimensions, ["indexes"])
     batch = min(_BATCH, state.max_batch or _BATCH)
-    run = _Repair(target, provenance, Retry(patience), batch=batch, dry_run=dry_run)
+    run = _Repair(
+        target, provenance, Retry(patience), batch=batch, dry_run=dry_run, indexes=tuple(indexes)
+    )
     return run.all_points(progress)
 
 
 class _Repair:
     def __init__(
-        self, target: Target, provenance: Provenance, retry: Retry, *, batch: int, dry_run: bool
+        self,
+        target: Target,
+        provenance: Provenance,
+        retry: Retry,
+        *,
+        batch: int,
+        dry_run: bool,
+        indexes: tuple[str, ...],
     ) -> None:
         self._target, self._settings, self._retry = target, provenance.settings, retry
-        self._batch, self._dry_run = batch, dry_run
+        self._batch, self._dry_run, self._indexes = batch, dry_run, indexes
         self._store = PointStore(target, provenance.settings, retry)
         self._check_payload = PayloadCheck(provenance)
         self._check_vectors = VectorCheck(provenance)
@@ -132,6 +145,7 @@ class _Repair:
         return Repair(
             collection=self._target.collection,
             points=points,
+            indexes=self._indexes,
             problems=tuple(self._problems),
             **self._counts,
         )

@@ -10,6 +10,7 @@ from functools import partial
 from quernstone.types import Float32Array
 from quernstone_qdrant.checks.bm25 import is_bm25_of
 from quernstone_qdrant.checks.chunks import ChunkSequences
+from quernstone_qdrant.checks.indexes import wrong_indexes
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
 from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.layouts import OWN_KEY, layout_of
@@ -18,7 +19,7 @@ from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provena
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25
 from quernstone_qdrant.store import PointStore
-from quernstone_qdrant.targets import StoredPoint, Target
+from quernstone_qdrant.targets import CollectionState, StoredPoint, Target
 
 _MAX_PROBLEMS = 20
 _MIN_COSINE = 0.99
@@ -72,9 +73,9 @@ def verify(
 ) -> Verification:
     """Check a collection against its own metadata, hashes and vectors.
 
-    Reads every payload, in bounded memory, looks for missing chunks inside documents, and computes
-    all BM25 vectors again. For a random sample it also checks the dense vectors, and embeds some of
-    the texts again to compare.
+    Looks for the payload indexes, reads every payload in bounded memory, looks for missing chunks
+    inside documents, and computes all BM25 vectors again. For a random sample it also checks the
+    dense vectors, and embeds some of the texts again to compare.
 
     Args:
         target: The collection.
@@ -103,6 +104,7 @@ def verify(
         expected = Provenance.of(embedder, target.collection)
         provenance = check_provenance(state, target.collection, expected)
     check = _Check(target, provenance, patience=patience, sample=sample, seed=seed)
+    check.indexes(state)
     check.all_points(progress)
     check.sampled_vectors(embedder, anew)
     return check.result()
@@ -125,6 +127,13 @@ class _Check:
         self._bm25 = self._embedded = self._failures = 0
         self._least_cosine: float | None = None
         self._problems: list[str] = []
+
+    def indexes(self, state: CollectionState) -> None:
+        """Look for the payload indexes of the settings."""
+        for path, problem in wrong_indexes(self._settings, state, self._target.kind).items():
+            self._fail(
+                f"the payload index of `{path}` {problem}: filters on it are slow, or refused"
+            )
 
     def all_points(self, progress: Callable[[int], None] | None) -> None:
         """Check what is checked for every point, and draw the sample."""

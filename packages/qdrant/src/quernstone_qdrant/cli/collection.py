@@ -89,8 +89,9 @@ def verify(
 ) -> None:
     """Check that a collection matches its own records; exit with code 1 if not.
 
-    Counts the points, recomputes the id, the hash and the BM25 vector of every point, looks for
-    missing chunks, checks the dense vectors of a sample, and embeds some of its texts again.
+    Looks for the payload indexes, counts the points, recomputes the id, the hash and the BM25
+    vector of each, looks for missing chunks, checks the dense vectors of a sample, and embeds some
+    of its texts again.
     """
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.targets.deferral import deferrals
@@ -212,6 +213,8 @@ def _print_repair(report: Repair, *, dry_run: bool) -> None:
         f"{report.collection}: {report.points:,} points read; {report.payloads:,} payloads, "
         f"{report.bm25:,} BM25 vectors and {report.prefixes:,} short vectors {done}"
     )
+    if report.indexes:
+        typer.echo(f"  payload indexes {done}: {', '.join(report.indexes)}")
     for count, what in (
         (report.foreign, "were written by another program"),
         (
