@@ -304,6 +304,23 @@ def test_an_index_is_deferred_and_restored_through_a_server(client, running, emb
     assert list(running.collections["docs"].metadata) == [METADATA_KEY]
 
 
+def test_a_finished_load_does_not_fail_for_lack_of_its_figures(client, running, embedder):
+    loader = QdrantLoader(client, "docs", embedder)
+    asked = []
+
+    def refuse_the_last(method, path):
+        """Let the load check twice that nothing is deferred, and refuse its last request."""
+        if (method, path) == ("GET", "/collections/docs"):
+            asked.append(path)
+        return "500" if len(asked) > 2 else None
+
+    running.chaos = refuse_the_last
+    report = loader.load(RECORDS)
+    running.chaos = None
+    assert len(asked) == 3
+    assert (report.embedded, report.points, report.status) == (len(RECORDS), None, "")
+
+
 def test_two_loads_that_defer_at_once_leave_the_original_settings(running, client, embedder):
     QdrantLoader(client, "docs", embedder, settings={"m": 24})
     both = threading.Barrier(2, timeout=30)

@@ -292,13 +292,18 @@ def test_a_server_that_is_gone_at_the_end_does_not_hide_the_first_error(target, 
     assert target.index == DEFERRED["m0"]
     with deferred_index(target, "none"):
         assert target.untouched
-    monkeypatch.setattr(deferral, "_RESTORE_PATIENCE", 0)
+    monkeypatch.setattr(deferral, "_PATIENCE", 0)
     with pytest.raises(TargetError, match="writing the metadata"), deferred_index(target, "m0"):
         target.failures = 1000
 
 
-def test_a_server_that_is_away_for_a_moment_is_asked_again(target):
-    with deferred_index(target, "m0"):
+@pytest.mark.parametrize("how", ["none", "m0", "threshold"])
+def test_a_server_that_is_away_for_a_moment_is_asked_again(target, how):
+    target.metadata |= crashed()
+    target.index = DEFERRED["m0"]
+    target.failures = 1
+    with deferred_index(target, how):
+        assert target.failures == 0
         target.failures = 1
     assert target.untouched
 

@@ -36,7 +36,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
     """Changes of an existing collection, and deviations from what was asked, in words."""
     points: int | None = None
-    """Points in the collection after the load; approximate on a server."""
+    """Points in the collection after the load; approximate on a server. None if unknown."""
     status: str = ""
     """Status of the index after the load: `green`, `yellow` (indexing), `grey` or `red`."""
     seconds: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -145,8 +145,9 @@ class Load:
             self._indexing = True
             self._plan.target.wait_for_index(timeout, self._show_index)
             self._indexing = False
-        state = self._retry.call(self._plan.target.state)
-        self.report = replace(self.report, points=state.points, status=state.status)
+        with suppress(TargetError):  # a finished load does not fail for lack of these figures
+            state = self._plan.target.state()
+            self.report = replace(self.report, points=state.points, status=state.status)
         self._count(stopped=self._stopping)
         return self.report
 

@@ -31,8 +31,8 @@ adds a colon and an id of its own."""
 
 _DEFAULT_THRESHOLD = 10_000
 """Indexing threshold in KB for a server that does not report one (Qdrant's default since 1.16)."""
-_RESTORE_PATIENCE = 60.0
-"""Seconds to keep retrying when the server is unreachable at the end of a load."""
+_PATIENCE = 60.0
+"""Seconds to keep retrying when the server is unreachable."""
 _RENEW_SECONDS = 20.0
 """How often a running load renews its registration."""
 _STALE_SECONDS = 120.0
@@ -141,30 +141,31 @@ def deferred_index(target: DeferrableCollection, how: DeferIndex) -> Iterator[li
         TargetError: The server failed. If it failed while restoring, the next load restores.
     """
     notes: list[str] = []
+    retry = Retry(_PATIENCE)
     if how == "none":
-        _end_crashed(target, notes)
+        retry.call(lambda: _end_crashed(target, notes))
         yield notes
-        if running := _end_crashed(target, notes):
+        if running := retry.call(lambda: _end_crashed(target, notes)):
             notes.append(_still_deferred(running[0]))
         return
-    if how == "m0" and (points := target.count()):
+    if how == "m0" and (points := retry.call(target.count)):
         how = "threshold"
         notes.append(
             f"index deferred by `threshold` instead of `m0`: the collection holds {points:,} "
             "points, and `m0` would drop their graph"
         )
-    mine = _registration(target, how)
+    mine = retry.call(lambda: _registration(target, how))
     try:
         with _running(target, mine):
-            _write(target, mine)
-            target.change_index(_deferred(mine.original, how))
+            retry.call(lambda: _write(target, mine))
+            retry.call(lambda: target.change_index(_deferred(mine.original, how)))
             yield notes
     except BaseException:
         # Report the error that ended the load; if restoring fails as well, the next load restores.
         with suppress(TargetError):
             _end(target, mine, notes)
         raise
-    Retry(_RESTORE_PATIENCE).call(lambda: _end(target, mine, notes))
+    retry.call(lambda: _end(target, mine, notes))
 
 
 def restore_index(target: DeferrableCollection) -> list[Registration]:
