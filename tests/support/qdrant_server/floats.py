@@ -28,11 +28,17 @@ def reread(number: float) -> float:
 
 
 def reread_floats(value: Any) -> Any:
-    """Return a JSON value with every double passed through `reread`."""
+    """Return a JSON value with every double passed through `reread`.
+
+    Vectors are left alone: the server reads their numbers as float32.
+    """
     if isinstance(value, float):
         return reread(value)
     if isinstance(value, dict):
-        return {key: reread_floats(part) for key, part in value.items()}
+        return {
+            key: part if key in ("vector", "vectors") else reread_floats(part)
+            for key, part in value.items()
+        }
     if isinstance(value, list):
         return [reread_floats(part) for part in value]
     return value

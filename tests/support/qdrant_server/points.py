@@ -28,7 +28,7 @@ class Points:
         for point in points:
             _check_id(point.id)
             _check_vectors(collection, point.vector)
-            point.payload = self._replication.received(point.payload or {}, call)
+            point.payload = point.payload or {}
         return self._write(
             collection,
             call,
@@ -71,20 +71,18 @@ class Points:
 
     def set_payload(self, collection: Collection, call: Call) -> Any:
         body: models.SetPayload = call.body
-        payload = self._replication.received(body.payload, call)
         return self._write(
             collection,
             call,
-            lambda replica: replica.local.set_payload(payload, _selector(body), body.key),
+            lambda replica: replica.local.set_payload(body.payload, _selector(body), body.key),
         )
 
     def overwrite_payload(self, collection: Collection, call: Call) -> Any:
         body: models.SetPayload = call.body
-        payload = self._replication.received(body.payload, call)
         return self._write(
             collection,
             call,
-            lambda replica: replica.local.overwrite_payload(payload, _selector(body)),
+            lambda replica: replica.local.overwrite_payload(body.payload, _selector(body)),
         )
 
     def delete_payload(self, collection: Collection, call: Call) -> Any:

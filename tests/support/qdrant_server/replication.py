@@ -1,4 +1,4 @@
-"""Reads and writes of replicas, and payloads as they leave and enter the server."""
+"""Reads and writes of replicas, and payloads as they leave the server."""
 
 import random
 from collections import Counter
@@ -60,11 +60,6 @@ class Replication:
         votes = Counter(_fingerprint(point) for answer in answers for point in answer)
         enough = needed // 2 + 1 if consistency == "majority" else needed
         return [point for point in answers[0] if votes[_fingerprint(point)] >= enough]
-
-    def received(self, payload: dict[str, Any], call: Call) -> dict[str, Any]:
-        """Return a payload as the server's parser hands it on."""
-        noisy = self._server.float_noise and call.transport == "rest"
-        return reread_floats(payload) if noisy else payload
 
     def present(self, points: list[Any], call: Call) -> None:
         """Change payloads on their way out."""

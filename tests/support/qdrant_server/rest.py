@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import models
 from tests.support.qdrant_server.calls import OPERATIONS, Call, HangUp, Operation, Refusal, Upsert
+from tests.support.qdrant_server.floats import reread_floats
 from tests.support.qdrant_server.limits import check_depth
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         check_depth(body)
         try:
             data = orjson.loads(body)
+            if self.server.model.float_noise:
+                data = reread_floats(data)
             if not self.server.model.at_least(1, 19):
                 _refuse_slices(data)
             if operation.body is Upsert:
