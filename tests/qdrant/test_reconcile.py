@@ -443,9 +443,11 @@ def test_the_embedded_client_records_and_names_what_it_ignores(embedder):
     embedded = QdrantClient(":memory:")
     QdrantLoader(embedded, "docs", embedder).load(RECORDS)
     wanted = {**IN_PLACE, "shards": None}
-    loader = QdrantLoader(embedded, "docs", embedder, settings=wanted)
+    loader = QdrantLoader(embedded, "docs", embedder, settings=wanted, defer_index="m0")
     assert loader.provenance.settings == dataclasses.replace(CollectionSettings(), **wanted)
-    assert loader.load(RECORDS).ignored == (
+    report = loader.load(RECORDS)
+    assert report.notes == ("`defer_index` is ignored: the embedded client has no index",)
+    assert report.ignored == (
         "quantisation", "vectors on disk", "an HNSW graph", "payload indexes",
         "payloads on disk", "replicas",
     )  # fmt: skip

@@ -308,7 +308,10 @@ class ClientTarget:
 
     def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:
         """See `Target.deferred_index`."""
-        return deferred_index(self, how) if self.kind == "server" else nullcontext([])
+        if self.kind == "server":
+            return deferred_index(self, how)
+        ignored = "`defer_index` is ignored: the embedded client has no index"
+        return nullcontext([] if how == "none" else [ignored])
 
     def wait_for_index(
         self, timeout: float, progress: Callable[[str], None] = lambda _: None

@@ -248,9 +248,10 @@ class EdgeTarget:
         lacking = {"shards": settings.shards is not None, "replicas": settings.has_replicas}
         return [name for name, given in lacking.items() if given]
 
-    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:  # noqa: ARG002
+    def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:
         """See `Target.deferred_index`. Edge indexes only in `wait_for_index`."""
-        return nullcontext([])
+        ignored = "`defer_index` is ignored: Edge indexes only after a load"
+        return nullcontext([] if how == "none" else [ignored])
 
     def wait_for_index(
         self,
