@@ -10,6 +10,7 @@ from quernstone_qdrant import errors
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
+    LimitError,
     ProvenanceError,
     RecordError,
     RefusedError,
@@ -48,6 +49,7 @@ def test_import_is_light():
         (TransientError("busy", 2.5), RuntimeError, "busy"),
         (TooLargeError("32 MiB"), RuntimeError, "32 MiB"),
         (RefusedError("bad"), RuntimeError, "bad"),
+        (LimitError("60 > 50"), RuntimeError, "60 > 50"),
         (WriteError("no", ("a", "b")), RuntimeError, "no (points a, b)"),
         (WriteError("no", tuple("abcde")), RuntimeError, "no (points a, b, c and 2 more)"),
         (CollectionError("c", "bad"), RuntimeError, "collection 'c': bad"),
@@ -84,6 +86,7 @@ def test_every_error_is_tested():
         TransientError,
         TooLargeError,
         RefusedError,
+        LimitError,
         WriteError,
         CollectionError,
         CollectionNotFoundError,

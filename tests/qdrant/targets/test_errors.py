@@ -11,7 +11,13 @@ from google.protobuf.message import DecodeError, EncodeError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from quernstone_qdrant.errors import RefusedError, TargetError, TooLargeError, TransientError
+from quernstone_qdrant.errors import (
+    LimitError,
+    RefusedError,
+    TargetError,
+    TooLargeError,
+    TransientError,
+)
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
 
@@ -50,6 +56,11 @@ LARGER = b"JSON payload (40000000 bytes) is larger than allowed (limit: 33554432
         (http(413), TooLargeError),
         (http(400, LARGER), TooLargeError),
         (http(400), RefusedError),
+        (http(400, b'Limit exceeded 60 > 50 for "upsert limit"'), LimitError),
+        (http(400, b"Exact search disabled!"), LimitError),
+        (http(429, b"request larger than rate limiter capacity"), LimitError),
+        (Rpc(CODE.RESOURCE_EXHAUSTED, "request larger than rate limiter capacity"), LimitError),
+        (Rpc(CODE.INVALID_ARGUMENT, 'Limit exceeded 3 > 1.5 for "oversampling"'), LimitError),
         (http(422), RefusedError),
         (http(400, b"Max payload storage size limit of 1MB reached!"), TargetError),
         (http(401), TargetError),

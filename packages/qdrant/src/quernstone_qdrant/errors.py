@@ -6,6 +6,7 @@
     `-- TargetError (RuntimeError)         Qdrant failed
         |-- TransientError                 the same request may succeed later; `.delay`
         |-- TooLargeError                  a smaller request may succeed
+        |-- LimitError                     the collection limits such requests: send less
         |-- RefusedError                   the content is refused; a part of it may be accepted
         |-- WriteError                     points that may not be written; `.ids`
         `-- CollectionError                one collection; `.collection`
@@ -68,6 +69,13 @@ class TransientError(TargetError):
 
 class TooLargeError(TargetError):
     """The server refused a request because of its size."""
+
+
+class LimitError(TargetError):
+    """The request exceeds a limit of the collection: of its strict mode, or of a rate limiter.
+
+    The limit may have changed since `CollectionState.limits` was read.
+    """
 
 
 class RefusedError(TargetError):

@@ -120,7 +120,6 @@ class QdrantLoader:
             chunker=chunker,
             batch_size=batch_size,
             request_bytes=request_bytes,
-            max_points=target.state().max_batch,
             patience=patience,
             defer_index=defer_index,
             index_timeout=index_timeout,

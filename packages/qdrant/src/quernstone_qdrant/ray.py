@@ -67,7 +67,6 @@ class _Plan:
     collection: str
     open_embedder: OpenEmbedder
     provenance: Provenance
-    max_points: int | None
     notes: list[str]
     """Changes of the collection when it was opened, in words."""
     chunk_size: int | None
@@ -231,7 +230,7 @@ class RayLoader:
     def _plan(self) -> _Plan:
         """Prepare the collection, on a worker because the driver may not have an accelerator."""
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
-        provenance, max_points, notes = ray.get(
+        provenance, notes = ray.get(
             prepare.remote(self._connect, self._collection, self._open_embedder, self._wish)
         )
         return _Plan(
@@ -240,7 +239,6 @@ class RayLoader:
             collection=self._collection,
             open_embedder=self._open_embedder,
             provenance=provenance,
-            max_points=max_points,
             notes=notes,
             batch_size=self._batch_size,
             request_bytes=self._request_bytes,
@@ -300,13 +298,12 @@ class _Done:
 
 def _prepare(
     connect: Connect, collection: str, open_embedder: OpenEmbedder, wish: SettingsWish
-) -> tuple[Provenance, int | None, list[str]]:
+) -> tuple[Provenance, list[str]]:
     target = as_target(connect(), collection)
     notes: list[str] = []
     provenance = prepare_collection(target, open_embedder(), wish, note=notes.append)
-    max_points = target.state().max_batch
     target.close()
-    return provenance, max_points, notes
+    return provenance, notes
 
 
 def _read(rows: pa.Table, plan: _Plan) -> pa.Table:
@@ -364,7 +361,6 @@ def _store(plan: _Plan) -> PointStore:
             target,
             plan.provenance.settings,
             Retry(plan.patience),
-            max_points=plan.max_points,
             request_bytes=plan.request_bytes,
         )
     return store

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from qdrant_client import QdrantClient
@@ -13,6 +14,7 @@ from qdrant_client.models import Filter
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, RankedDocument, unit_prefix
 from quernstone_qdrant.documents.layouts import layout_of
+from quernstone_qdrant.errors import LimitError
 from quernstone_qdrant.filters import FieldValue, metadata_filter
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
 from quernstone_qdrant.settings import BM25, PREFIX
@@ -121,8 +123,10 @@ class QdrantSearcher:
         self._target = as_target(client, collection)
         self._embedder = embedder
         self._reranker = reranker
+        state = self._target.state()
+        self._limits = state.limits
         self._provenance = check_provenance(
-            self._target.state(),
+            state,
             collection,
             Provenance.of(embedder, collection),
             allow_mismatch=allow_mismatch,
@@ -158,7 +162,8 @@ class QdrantSearcher:
                 effect without a reranker.
             prefetch: Number of points that each earlier stage passes on: the short vectors of a
                 pair, quantised vectors, or the dense and BM25 parts of a hybrid search. None: 20
-                times the number of hits to fetch, at least 200. Larger values come closer to an
+                times the number of hits to fetch, at least 200, or what the collection's strict
+                mode allows. Larger values come closer to an
                 exact search, and are slower.
             instruction: The search task, for the model; None: the default instructions of the
                 embedder and the reranker.
@@ -171,9 +176,10 @@ class QdrantSearcher:
                 number of hits to fetch, or `hybrid` is set and the collection has no BM25.
             TargetError: Qdrant failed.
         """
-        search = self._plan(query, limit, hybrid, query_filter, candidates, prefetch)
+        plan = partial(self._plan, query, limit, hybrid, query_filter, candidates, prefetch)
+        plan()  # check the arguments first
         vector = self._embedder.embed_query(query, instruction)
-        hits = self._hits(self._target.query(self._request(search, vector)), vector, search)
+        hits = self._find(plan, vector)
         if self._reranker is None or not hits:
             return hits
         texts = [hit.text for hit in hits]
@@ -195,14 +201,13 @@ class QdrantSearcher:
         A server is queried on another thread. An embedded client can only be used from the thread
         that created it, so it is queried on the calling thread, and does block the loop.
         """
-        search = self._plan(query, limit, hybrid, query_filter, candidates, prefetch)
+        plan = partial(self._plan, query, limit, hybrid, query_filter, candidates, prefetch)
+        plan()
         vector = await self._embedder.aembed_query(query, instruction)
-        request = self._request(search, vector)
         if self._target.writers > 1:
-            found = await asyncio.to_thread(self._target.query, request)
+            hits = await asyncio.to_thread(self._find, plan, vector)
         else:
-            found = self._target.query(request)
-        hits = self._hits(found, vector, search)
+            hits = self._find(plan, vector)
         if self._reranker is None or not hits:
             return hits
         texts = [hit.text for hit in hits]
@@ -222,17 +227,23 @@ class QdrantSearcher:
             raise ConfigError(f"`limit` is {limit}; it must be at least 1")
         if candidates is not None and candidates < limit:
             raise ConfigError(f"`candidates` is {candidates}; it must be at least `limit`, {limit}")
-        fetched = limit
+        has_bm25 = self._settings.bm25 is not None
+        is_hybrid = has_bm25 if hybrid is None else hybrid
+        most = self._limits.query
+        fetched = _within("limit", limit, most)
         if self._reranker is not None:
-            fetched = candidates or max(_CANDIDATES_PER_HIT * limit, _MIN_CANDIDATES)
-        if prefetch is None:
-            prefetch = max(_PREFETCH_PER_HIT * fetched, _MIN_PREFETCH)
-        elif prefetch < fetched:
+            usual = max(_CANDIDATES_PER_HIT * limit, _MIN_CANDIDATES)
+            fetched = _within("candidates", candidates, most, usual)
+        if self._limits.oversampling is not None and self._oversamples and not is_hybrid:
+            passed = max(fetched, int(fetched * self._limits.oversampling))
+            most = passed if most is None else min(most, passed)
+        usual = max(_PREFETCH_PER_HIT * fetched, _MIN_PREFETCH)
+        prefetch = _within("prefetch", prefetch, most, usual)
+        if prefetch < fetched:
             raise ConfigError(
                 f"`prefetch` is {prefetch}; it must be at least {fetched}, the number of "
                 "hits to fetch"
             )
-        has_bm25 = self._settings.bm25 is not None
         if hybrid and not has_bm25:
             raise ConfigError(
                 f"collection {self._target.collection!r} has no BM25; load it with "
@@ -244,9 +255,28 @@ class QdrantSearcher:
             query=query,
             fetched=fetched,
             prefetch=prefetch,
-            hybrid=has_bm25 if hybrid is None else hybrid,
+            hybrid=is_hybrid,
             where=query_filter,
         )
+
+    @property
+    def _oversamples(self) -> bool:
+        """True if a dense search reads quantised vectors and rescores more of them than it finds."""
+        settings = self._settings
+        return not isinstance(settings.prefix, int) and settings.quantization is not None
+
+    def _find(self, plan: Callable[[], _Search], vector: Float32Array) -> list[SearchHit]:
+        """Search, and once more if the collection's limits have changed."""
+        search = plan()
+        try:
+            found = self._target.query(self._request(search, vector))
+        except LimitError:
+            self._limits = self._target.state().limits
+            if plan() == search:
+                raise
+            search = plan()
+            found = self._target.query(self._request(search, vector))
+        return self._hits(found, vector, search)
 
     def _request(self, search: _Search, vector: Float32Array) -> SearchRequest:
         """Build the request to the target."""
@@ -255,7 +285,7 @@ class QdrantSearcher:
         if isinstance(settings.prefix, int):
             short = unit_prefix(vector, settings.prefix)
             prefix = PrefixStage(using=PREFIX, vector=short, limit=search.prefetch)
-        elif settings.quantization is not None:
+        elif self._oversamples:
             found = search.prefetch if search.hybrid else search.fetched
             oversampling = search.prefetch / found
         if search.hybrid:
@@ -298,6 +328,18 @@ class QdrantSearcher:
                 )
             )
         return hits
+
+
+def _within(name: str, value: int | None, most: int | None, usual: int = 0) -> int:
+    """Return a number of points that strict mode allows; `usual`, or less, if `value` is None."""
+    if value is None:
+        return usual if most is None else min(usual, most)
+    if most is not None and value > most:
+        raise ConfigError(
+            f"`{name}` is {value}; the strict mode of the collection allows {most} here: lower it, "
+            "or raise `max_query_limit` or `search_max_oversampling` of the collection"
+        )
+    return value
 
 
 def _reranked(hits: list[SearchHit], ranked: list[RankedDocument]) -> list[SearchHit]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import orjson
@@ -13,10 +14,16 @@ import orjson
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.documents.points import Point
-from quernstone_qdrant.errors import RefusedError, TargetError, TooLargeError, WriteError
+from quernstone_qdrant.errors import (
+    LimitError,
+    RefusedError,
+    TargetError,
+    TooLargeError,
+    WriteError,
+)
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Rows
-from quernstone_qdrant.targets.base import Payload, StoredPoint, Target
+from quernstone_qdrant.targets.base import Limits, Payload, StoredPoint, Target
 
 REQUEST_BYTES = 2 << 20
 """A hundred or more typical vectors. A server accepts 32 MB (`max_request_size_mb`), but a client
@@ -26,7 +33,18 @@ MAX_POINT_BYTES = 32 << 20
 takes the other must as well."""
 _NUMBER_BYTES = 13
 """Size of a float32 in JSON, with the comma; gRPC needs 4 bytes."""
-_DELETE_BATCH = 1024
+_BATCH = 4096
+_SMALLEST_PAGE = 2
+"""A page starts with the last point of the previous one."""
+_Kind: TypeAlias = Literal["retrieve", "scroll", "upsert", "delete"]
+_LIMITS: Mapping[_Kind, Sequence[str]] = {
+    "retrieve": ("read_rate",),
+    "scroll": ("read_rate", "query"),
+    "upsert": ("write_rate", "upsert"),
+    "delete": ("write_rate",),
+}
+"""The fields of `Limits` that bound the points of each kind of request."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +83,6 @@ class PointStore:
         target: The collection.
         settings: Settings of the collection, which turn embeddings into vectors.
         retry: Policy for failed requests.
-        max_points: Maximum number of points per request; None: no limit.
         request_bytes: Approximate size limit of a request; lowered when the server refuses one.
     """
 
@@ -75,12 +92,13 @@ class PointStore:
         settings: CollectionSettings,
         retry: Retry,
         *,
-        max_points: int | None = None,
         request_bytes: int = REQUEST_BYTES,
     ) -> None:
         self._target, self._settings, self._retry = target, settings, retry
-        self._max_points = max_points
         self._request_bytes = request_bytes
+        self._known_limits: Limits | None = None
+        self._most = dict.fromkeys(_LIMITS, _BATCH)
+        """Points per request; lowered when a server refuses one without showing its limit."""
         self._accepts = False
         """True once a point was accepted."""
 
@@ -90,7 +108,12 @@ class PointStore:
         Raises:
             TargetError: The points cannot be read.
         """
-        return self._retry.call(lambda: self._target.payloads(ids, [OWN_KEY])) if ids else {}
+        found: dict[str, Payload] = {}
+        for part in self._divided(
+            "retrieve", ids, lambda part: self._target.payloads(part, [OWN_KEY])
+        ):
+            found |= part
+        return found
 
     def scroll(
         self,
@@ -106,12 +129,19 @@ class PointStore:
         """
         start: str | None = None
         while True:
+            size = max(self._size("scroll", batch), _SMALLEST_PAGE)
             pages = partial(
-                self._target.scroll, fields, batch=batch, with_vectors=with_vectors, start=start
+                self._target.scroll, fields, batch=size, with_vectors=with_vectors, start=start
             )
-            page = self._retry.call(lambda pages=pages: list(islice(pages(), batch)))  # type: ignore[misc]
+            try:
+                page = self._retry.call(lambda pages=pages, size=size: list(islice(pages(), size)))  # type: ignore[misc]
+            except LimitError:
+                if size <= _SMALLEST_PAGE:
+                    raise
+                self._learn("scroll", size)
+                continue
             yield from (point for point in page if point.id != start)
-            if len(page) < batch:
+            if len(page) < size:
                 return
             start = page[-1].id
 
@@ -160,20 +190,60 @@ class PointStore:
         Raises:
             WriteError: Some deletions are not confirmed; the error names the points.
         """
-        for start in range(0, len(ids), _DELETE_BATCH):
-            batch = ids[start : start + _DELETE_BATCH]
+        deleted = 0
+        try:
+            for part in self._divided("delete", ids, self._delete):
+                deleted += part
+        except TargetError as error:
+            raise WriteError(str(error), tuple(ids[deleted:])) from error
+
+    def _delete(self, ids: Sequence[str]) -> int:
+        self._target.delete(ids)
+        return len(ids)
+
+    def _divided(
+        self, kind: _Kind, ids: Sequence[str], request: Callable[[Sequence[str]], T]
+    ) -> Iterator[T]:
+        """Make a request for as many ids at a time as the collection's limits allow."""
+        start = 0
+        while start < len(ids):
+            part = ids[start : start + self._size(kind, len(ids))]
             try:
-                self._retry.call(lambda batch=batch: self._target.delete(batch))  # type: ignore[misc]
-            except TargetError as error:
-                raise WriteError(str(error), tuple(batch)) from error
+                yield self._retry.call(lambda part=part: request(part))  # type: ignore[misc]
+            except LimitError:
+                if len(part) == 1:
+                    raise
+                self._learn(kind, len(part))
+            else:
+                start += len(part)
+
+    @property
+    def _limits(self) -> Limits:
+        limits = self._known_limits
+        if limits is None:
+            limits = self._known_limits = self._retry.call(self._target.state).limits
+        return limits
+
+    def _size(self, kind: _Kind, wanted: int) -> int:
+        """Return the number of points for a request."""
+        limits = self._limits
+        allowed: list[int | None] = [getattr(limits, name) for name in _LIMITS[kind]]
+        return max(1, min([wanted, self._most[kind], *(n for n in allowed if n is not None)]))
+
+    def _learn(self, kind: _Kind, refused: int) -> None:
+        """Read the limits again after a request for `refused` points exceeded one."""
+        self._known_limits = None
+        if self._size(kind, refused) == refused:
+            self._most[kind] = refused // 2
 
     def _parts(self, sizes: Sequence[int]) -> Iterator[slice]:
         start = total = 0
+        most = self._size("upsert", len(sizes))
         for i, size in enumerate(sizes):
-            is_full = self._max_points is not None and i - start >= self._max_points
-            if i > start and (is_full or total + size > self._request_bytes):
+            if i > start and (i - start >= most or total + size > self._request_bytes):
                 yield slice(start, i)
                 start, total = i, 0
+                most = self._size("upsert", len(sizes))
             total += size
         if start < len(sizes):
             yield slice(start, len(sizes))
@@ -190,10 +260,12 @@ class PointStore:
             # After a lost answer the points are written again rather than looked up: one replica
             # that has them says nothing about the others.
             self._retry.call(lambda: self._target.upsert(ids, request.payloads, request.rows))
-        except (TooLargeError, RefusedError) as error:
+        except (TooLargeError, LimitError, RefusedError) as error:
             if len(ids) == 1:
                 return [Refusal(request.points[0], _reason(error, request.points[0], size), error)]
-            if isinstance(error, TooLargeError):
+            if isinstance(error, LimitError):
+                self._known_limits = None  # read them again for the next requests
+            elif isinstance(error, TooLargeError):
                 self._request_bytes = min(self._request_bytes, max(1, size // 2))
             middle = len(ids) // 2
             refused = self._send(request.part(slice(0, middle)), skip_refused=skip_refused)

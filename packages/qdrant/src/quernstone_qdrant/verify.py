@@ -91,7 +91,7 @@ def verify(
         ProvenanceError: The embedder has another model.
         TargetError: The collection cannot be read.
     """
-    state = target.state()
+    state = Retry(patience).call(target.state)
     if embedder is None:
         provenance = Provenance.read(state)
         if provenance is None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
     from quernstone_qdrant.verify import Verification
 
+_PATIENCE = 60.0
+"""Seconds in which a read is retried; opening the collection is not."""
+
 app = new_app(no_args_is_help=True, help="Show, verify, repair and prune a collection in Qdrant.")
 app.command()(index)
 
@@ -29,11 +32,12 @@ app.command()(index)
 def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
     """Show the points, vectors and index of a collection, and the model it was created with."""
     from quernstone_qdrant.provenance import METADATA_KEY
+    from quernstone_qdrant.retry import Retry
     from quernstone_qdrant.targets.index_report import index_report
 
     with collection.open() as target:
         state = target.state()
-        points = target.count()
+        points = Retry(_PATIENCE).call(target.count)
         report = index_report(target)
     provenance = state.metadata.get(METADATA_KEY) or {}
     if as_json:

@@ -44,8 +44,6 @@ class LoadPlan:
     chunker: Chunker
     batch_size: int
     request_bytes: int
-    max_points: int | None
-    """Maximum number of points per request, from the collection's strict mode; None: no limit."""
     patience: float
     defer_index: DeferIndex
     index_timeout: float | None
@@ -79,7 +77,6 @@ class Load:
             plan.target,
             provenance.settings,
             self._retry,
-            max_points=plan.max_points,
             request_bytes=plan.request_bytes,
         )
         self._letters: DeadLetters | None = None

@@ -49,6 +49,22 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of requests in a collection's strict mode; None: no limit."""
+
+    upsert: int | None = None
+    """Points per upsert."""
+    query: int | None = None
+    """Points per page of a scroll, per search, and per stage of a search."""
+    read_rate: int | None = None
+    """Points read per minute, and thus by one request."""
+    write_rate: int | None = None
+    """Points written or deleted per minute, and thus by one request."""
+    oversampling: float | None = None
+    """Oversampling of a search by quantised vectors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionState:
     """The state of a collection."""
 
@@ -76,8 +92,7 @@ class CollectionState:
     """Number of segments; None if the target does not say."""
     indexed: int | None = None
     """Indexed vectors of all names together. Segments without a graph count as indexed."""
-    max_batch: int | None = None
-    """Maximum number of points per write in the collection's strict mode; None: no limit."""
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
+    LimitError,
     TargetError,
     TransientError,
 )
@@ -61,6 +62,8 @@ from quernstone_qdrant.targets.translate import (
 
 _TIMEOUT = 60
 """Seconds. The client's default of 5 s is too short for a bulk write that waits for completion."""
+_COUNT_PAGE = 1000
+"""Points per request where they are counted by reading their ids."""
 _SERVER_WRITERS = 4
 """Qdrant's guide to bulk uploads recommends 2 to 4 parallel write streams."""
 
@@ -283,8 +286,12 @@ class ClientTarget:
 
     def count(self) -> int:
         """See `Target.count`."""
-        with self._failures("counting the points"):
-            return self.client.count(self.collection, exact=True).count
+        try:
+            with self._failures("counting the points"):
+                return self.client.count(self.collection, exact=True).count
+        except LimitError:  # strict mode may forbid exact counts
+            page = min(_COUNT_PAGE, self.state().limits.query or _COUNT_PAGE)
+            return sum(1 for _ in self.scroll([], batch=page))
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""

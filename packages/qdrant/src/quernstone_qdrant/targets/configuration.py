@@ -11,7 +11,7 @@ from typing import Any
 from qdrant_client import models
 
 from quernstone_qdrant.settings import BM25, GRAPH, STORAGE, CollectionSettings
-from quernstone_qdrant.targets.base import CollectionState, IndexConfig, VectorState
+from quernstone_qdrant.targets.base import CollectionState, IndexConfig, Limits, VectorState
 from quernstone_qdrant.targets.translate import quantization_config
 
 ADDS_VECTORS_SINCE = (1, 18)
@@ -46,7 +46,6 @@ def collection_state(info: models.CollectionInfo, *, embedded: bool) -> Collecti
         embedded: True if it comes from the embedded client, which reports settings that it ignores.
     """
     config = info.config
-    strict = config.strict_mode_config
     return CollectionState(
         metadata=config.metadata or {},
         points=info.points_count or 0,
@@ -60,7 +59,19 @@ def collection_state(info: models.CollectionInfo, *, embedded: bool) -> Collecti
         index=_index_config(config),
         segments=None if embedded else info.segments_count,
         indexed=None if embedded else info.indexed_vectors_count,
-        max_batch=strict.upsert_max_batchsize if strict and strict.enabled else None,
+        limits=_limits(config.strict_mode_config),
+    )
+
+
+def _limits(strict: models.StrictModeConfigOutput | None) -> Limits:
+    if strict is None or not strict.enabled:
+        return Limits()
+    return Limits(
+        upsert=strict.upsert_max_batchsize,
+        query=strict.max_query_limit,
+        read_rate=strict.read_rate_limit,
+        write_rate=strict.write_rate_limit,
+        oversampling=strict.search_max_oversampling,
     )
 
 

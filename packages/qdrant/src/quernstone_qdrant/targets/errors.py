@@ -18,7 +18,13 @@ from qdrant_client.http.exceptions import (
     UnexpectedResponse,
 )
 
-from quernstone_qdrant.errors import RefusedError, TargetError, TooLargeError, TransientError
+from quernstone_qdrant.errors import (
+    LimitError,
+    RefusedError,
+    TargetError,
+    TooLargeError,
+    TransientError,
+)
 
 CLIENT_ERRORS = (
     ApiException,  # REST
@@ -58,8 +64,12 @@ _NOT_ENCODED = (ProtobufError, TypeError, ValueError, RecursionError, OverflowEr
 _NOT_DECODED = re.compile(r"exception (de)?serializing|failed to decode protobuf", re.IGNORECASE)
 """Part of a message about a request or a response that protobuf cannot hold: it is nested too
 deeply."""
-_FULL = re.compile(r"limit of \S+ reached|for \"points count\"", re.IGNORECASE)
+_FULL = re.compile(r'limit of \S+ reached|for \\?"points count', re.IGNORECASE)
 """Part of the message when a collection is as large as its strict mode allows."""
+_LIMIT = re.compile(
+    r"limit exceeded .* for|larger than rate limiter capacity|exact search disabled", re.IGNORECASE
+)
+"""Part of the message about a limit that a smaller request keeps."""
 _NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Transport errors of httpx that mean the request itself is invalid."""
 
@@ -72,8 +82,8 @@ def classify(error: Exception, failure: str) -> TargetError:
         failure: Start of the message: what failed.
 
     Returns:
-        A `TransientError`, a `TooLargeError`, a `RefusedError`, or a plain `TargetError`, which is
-        final.
+        A `TransientError`, a `TooLargeError`, a `LimitError`, a `RefusedError`, or a plain
+        `TargetError`, which is final.
     """
     if isinstance(error, ResourceExhaustedResponse):
         return TransientError(f"{failure}: {_text(error)}", float(error.retry_after_s))
@@ -96,6 +106,8 @@ def _http(error: UnexpectedResponse, failure: str) -> TargetError:
     message = f"{failure}: status {error.status_code}: {content or error.reason_phrase}"
     if error.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _is_too_large(content):
         return TooLargeError(message)
+    if _LIMIT.search(content) and not _FULL.search(content):
+        return LimitError(message)
     if error.status_code in _TRANSIENT_STATUS:
         return TransientError(message, _retry_after(error.headers))
     return _final(message, refused=error.status_code in _REFUSED_STATUS)
@@ -109,6 +121,8 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
     message = f"{failure}: {code.name}: {details}"
     if _is_too_large(details):
         return TooLargeError(message)
+    if _LIMIT.search(details) and not _FULL.search(details):
+        return LimitError(message)
     if code is grpc.StatusCode.INTERNAL and _NOT_DECODED.search(details):
         # A response that the client cannot read has no content to refuse.
         return _final(message, refused="deserializing" not in details)
