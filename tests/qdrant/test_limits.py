@@ -98,7 +98,7 @@ def test_searches_keep_to_the_limits(server, embedder, reranker, preset, hybrid,
 def test_a_full_collection_ends_the_load_and_is_named(server, target, embedder, skip_errors):
     server.strict = {"max_points_count": 50}
     loader = QdrantLoader(target, "docs", embedder, skip_errors=skip_errors)
-    with pytest.raises(WriteError, match="points count.*the collection is full: raise this limit"):
+    with pytest.raises(WriteError, match=r"points count.*the collection is full: raise this limit"):
         loader.load(RECORDS)
     assert loader.report.failed == 0
     writes = [r for r in server.requests if r.method == "PUT" and r.path.endswith("/points")]

@@ -261,7 +261,7 @@ class QdrantSearcher:
 
     @property
     def _oversamples(self) -> bool:
-        """True if a dense search reads quantised vectors and rescores more of them than it finds."""
+        """True if a dense search reads quantised vectors and rescores those it finds."""
         settings = self._settings
         return not isinstance(settings.prefix, int) and settings.quantization is not None
 
