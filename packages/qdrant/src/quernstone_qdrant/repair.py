@@ -95,7 +95,8 @@ def repair(
     indexes = wrong_indexes(provenance.settings, state, target.kind)
     if indexes and not dry_run:
         target.change(provenance.settings, provenance.dimensions, ["indexes"])
-    batch = min(_BATCH, state.max_batch or _BATCH)
+    limits = state.limits
+    batch = min(_BATCH, limits.upsert or _BATCH, limits.write_rate or _BATCH)
     run = _Repair(
         target, provenance, Retry(patience), batch=batch, dry_run=dry_run, indexes=tuple(indexes)
     )
