@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeVar
 
 from quernstone.runtime.session import Session
@@ -11,10 +12,24 @@ User = TypeVar("User", bound="Model")
 
 
 class Model:
-    """The common base of `Embedder` and `Reranker`."""
+    """The common base of `Embedder` and `Reranker`.
+
+    Pickles and copies hold the arguments and no weights; they share or load the model again.
+    """
 
     _session: Session
     _instruction: str
+    _arguments: tuple[tuple[object, ...], dict[str, object]]
+
+    def __new__(cls: type[User], *args: object, **kwargs: object) -> User:
+        """Keep the arguments for `__reduce__`."""
+        self = super().__new__(cls)
+        self._arguments = args, kwargs
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        args, kwargs = self._arguments
+        return partial(type(self), *args, **kwargs), ()
 
     @property
     def model(self) -> str:
