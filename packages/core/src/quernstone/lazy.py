@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
@@ -24,12 +25,12 @@ class Lazy(Generic[Core]):
     def __init__(self, build: Callable[..., Core]) -> None:
         self._build = build
         self._built: dict[Hashable, Core] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
 
     def get(self, settings: dict[str, Any]) -> Core:
         """Return the object for `settings`, built once for all threads."""
         key = freeze(settings)
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             if key not in self._built:
                 self._built[key] = self._build(**settings)
             return self._built[key]

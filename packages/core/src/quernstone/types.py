@@ -161,6 +161,8 @@ class Engine(Protocol[BatchInput]):
 
     An `Engine[Encoded]` gets rendered prompts as token ids, cut to length. An `Engine[TextInput]`
     renders (`quernstone.encoding.prompts`) and cuts by itself.
+
+    With an attribute `survives_fork = True`, a forked child runs an engine on a CPU as well.
     """
 
     info: EngineInfo

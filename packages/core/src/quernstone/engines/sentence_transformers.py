@@ -64,6 +64,8 @@ class SentenceTransformersEngine:
         self._model = _load(config, checkpoint, device)
         self._pad_id = tokenization.eos_id if tokenization else None
         self._truncate = config.truncate
+        options = cast("Mapping[str, object]", config.options or {})
+        self.survives_fork = options.get("backend", "torch") == "torch"
         if config.max_length is not None:
             own = self._model.max_seq_length or config.max_length
             # A tokenizer without a limit reports 1e30.

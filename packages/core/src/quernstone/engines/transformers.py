@@ -26,6 +26,8 @@ _BATCH_TOKENS = 4096
 class TransformersEngine:
     """Runs any decoder that transformers can load and that pools its last token."""
 
+    survives_fork = True
+
     def __init__(
         self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer
     ) -> None:

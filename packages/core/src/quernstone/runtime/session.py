@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -25,7 +26,7 @@ from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
 from quernstone.engines import check_engine, choose_engine, connect, load_engine, takes_text
 from quernstone.engines.options import EngineOptions, Options, read_options
-from quernstone.errors import ClosedError, ConfigError
+from quernstone.errors import ClosedError, ConfigError, EngineError
 from quernstone.progress import progress_bar
 from quernstone.runtime import sharing
 from quernstone.runtime.coalescing import others_are_ready
@@ -141,7 +142,7 @@ class Session:
                 final_token=checkpoint.final_token if checkpoint else ENDOFTEXT,
             )
         self._usage = Usage()
-        self._usage_lock = threading.Lock()
+        self._usage_locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
 
     @property
     def info(self) -> EngineInfo:
@@ -166,10 +167,13 @@ class Session:
             The engine's rows of the next inputs. Shape: (inputs of the window, width)
         """
         pending: deque[Future[Float32Array]] = deque()
+        process = os.getpid()
         total = len(inputs) if isinstance(inputs, Sized) else None
         with progress_bar(progress, total, show=bool(progress)) as advance:
 
             def next_rows() -> Float32Array:
+                if os.getpid() != process:
+                    raise EngineError("this process was forked during the call; call again")
                 rows = pending[0].result()  # stays in `pending` until done: see `finally`
                 pending.popleft()
                 advance(len(rows))
@@ -183,7 +187,8 @@ class Session:
                 while pending:
                     yield next_rows()
             finally:
-                for future in pending:  # after an error, or when the caller stops iterating
+                # After an error, or when the caller stops iterating; a parent's are not ours.
+                for future in pending if os.getpid() == process else ():
                     future.cancel()
 
     def run_all(
@@ -226,7 +231,7 @@ class Session:
     def usage(self) -> Usage:
         """Return a copy of the running totals."""
         recomputed = self.backend.recomputed if isinstance(self.backend, Worker) else 0
-        with self._usage_lock:
+        with self._usage_locks.setdefault(os.getpid(), threading.Lock()):
             return replace(self._usage, recomputed=recomputed)
 
     def fingerprint(self, **settings: object) -> str:
@@ -269,7 +274,7 @@ class Session:
         return batch
 
     def _submit_batch(self, batch: EncodedBatch, offset: int) -> Future[Float32Array]:
-        with self._usage_lock:
+        with self._usage_locks.setdefault(os.getpid(), threading.Lock()):
             self._usage.inputs += len(batch.sequences)
             self._usage.tokens += batch.tokens
             self._usage.truncated += len(batch.truncated)

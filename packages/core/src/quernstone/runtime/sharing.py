@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from quernstone.runtime.worker import Worker
 from quernstone.types import Backend, EngineConfig
 
 
@@ -49,3 +51,17 @@ def release(config: EngineConfig) -> None:
         del _shared[config]
     if entry.backend is not None:
         entry.backend.close()
+
+
+def _in_child() -> None:
+    """Replace the locks. New sessions load again what the child cannot use."""
+    global _shared_lock
+    _shared_lock = threading.RLock()
+    for entry in _shared.values():
+        entry.lock = threading.Lock()
+        if isinstance(entry.backend, Worker) and entry.backend.is_lost:
+            entry.backend = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows; called after the hook of workers
+    os.register_at_fork(after_in_child=_in_child)

@@ -7,12 +7,15 @@ next batch before it waits for the rows of the last one.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
+from weakref import WeakSet
 
 import numpy as np
 
@@ -26,6 +29,11 @@ from quernstone.errors import (
     QuernstoneError,
 )
 from quernstone.types import Engine, EngineInfo, Float32Array, Input, LaunchingEngine, Pending
+
+# Seconds that a fork waits for the end of a batch, or of loading.
+_FORK_PATIENCE = 60.0
+
+_workers: WeakSet[Worker] = WeakSet()
 
 
 @dataclass(slots=True, eq=False)
@@ -71,19 +79,17 @@ Launched = tuple[Items, Pending]
 
 
 class Worker:
-    """Runs the jobs of any number of threads and event loops on one engine."""
+    """Runs the jobs of any number of threads and event loops on one engine, also after a fork."""
 
     def __init__(self, load: Callable[[], Engine[Any]]) -> None:
         """Load the engine on the worker's own thread, and wait for it or raise its error."""
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
-        self._closing = False
-        loaded: Future[Engine[Any]] = Future()
-        self._thread = threading.Thread(
-            target=self._main, args=(load, loaded), name="quernstone-worker", daemon=True
-        )
-        self._thread.start()
-        self._engine = engine = loaded.result()
+        self._closing = self._busy = False
+        self._forks = 0  # threads that are about to fork
+        self._thread: threading.Thread | None = None
+        _workers.add(self)
+        engine = self._start(load).result()
         self.info: EngineInfo = engine.info
         self.width: int = engine.width
         self.recomputed = 0
@@ -100,8 +106,17 @@ class Worker:
         with self._changed:
             if self._closing:
                 raise ClosedError("the model was closed; create a new embedder or reranker")
+            if self._thread is None:  # in a forked child
+                if self.is_lost:
+                    why = "was busy" if self._busy else f"runs on {self.info.device!r}"
+                    raise EngineError(
+                        f"the model was loaded before this process was forked, and its engine, "
+                        f"{self.info.engine}, {why}: load the model after the fork, or start "
+                        "processes with the method `spawn`"
+                    )
+                self._start(lambda: self._engine)
             self._arrived.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
         return job.future
 
     def set_budget(self, max_batch_tokens: int) -> None:
@@ -112,13 +127,49 @@ class Worker:
         """Finish what was submitted, free the engine, end the thread."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        if threading.current_thread() is not self._thread:
+            self._changed.notify_all()
+        if self._thread is None:
+            if not self.is_lost:
+                self._engine.close()
+        elif threading.current_thread() is not self._thread:
             self._thread.join()
+
+    @property
+    def is_lost(self) -> bool:
+        """True in a forked child that cannot use the engine of its parent."""
+        usable = getattr(self._engine, "survives_fork", False) and self.info.device == "cpu"
+        return self._thread is None and (self._busy or not usable)
+
+    def before_fork(self) -> None:
+        """Wait until the engine is at rest, when its libraries hold no locks."""
+        with self._changed:
+            self._forks += 1
+            if self._thread not in (None, threading.current_thread()):
+                self._changed.wait_for(lambda: not self._busy, _FORK_PATIENCE)
+
+    def after_fork(self) -> None:
+        """Continue in the parent."""
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def in_child(self) -> None:
+        """Forget the jobs, which the parent computes, and the thread."""
+        self._changed = threading.Condition()
+        self._arrived, self._thread, self._forks = [], None, 0
+
+    def _start(self, load: Callable[[], Engine[Any]]) -> Future[Engine[Any]]:
+        loaded: Future[Engine[Any]] = Future()
+        self._thread = threading.Thread(
+            target=self._main, args=(load, loaded), name="quernstone-worker", daemon=True
+        )
+        self._thread.start()
+        return loaded
 
     def _main(self, load: Callable[[], Engine[Any]], loaded: Future[Engine[Any]]) -> None:
         try:
-            engine = load()
+            with self._working():
+                self._engine = engine = load()
         except BaseException as error:  # noqa: BLE001 - raised in the thread that called Worker()
             loaded.set_exception(error)
             return
@@ -127,12 +178,26 @@ class Worker:
         launched: Launched | None = None
         try:
             while self._collect(waiting, launched):
-                launched = self._run_next(engine, waiting, launched)
+                with self._working():
+                    launched = self._run_next(engine, waiting, launched)
                 waiting[:] = [job for job in waiting if job.left and not job.future.done()]
         except BaseException as error:  # noqa: BLE001 - passed to the callers, who wait for it
             self._abort(waiting, _engine_error(error, engine.info.engine))
         finally:
             engine.close()
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Wait for forks that are about to happen, and make others wait for the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forks)
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
 
     def _abort(self, waiting: list[Job], error: QuernstoneError) -> None:
         """Fail all jobs because the thread ends, and accept no more."""
@@ -279,3 +344,24 @@ def _engine_error(error: BaseException, engine: str) -> QuernstoneError:
     wrapped = EngineError(f"the {engine} engine failed: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def _for_all(hook: Callable[[Worker], None]) -> None:
+    for worker in list(_workers):
+        hook(worker)
+
+
+def _in_child() -> None:
+    _for_all(Worker.in_child)
+    if "TOKENIZERS_PARALLELISM" in os.environ:
+        # Older versions of `tokenizers` wait for threads that only the parent has, unless the
+        # variable is not set.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=partial(_for_all, Worker.before_fork),
+        after_in_parent=partial(_for_all, Worker.after_fork),
+        after_in_child=_in_child,
+    )

@@ -8,6 +8,7 @@ as by the other engines. Texts with fewer bytes than `max_length` need no reques
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ class Lengths:
         """Prepare, without a request. `max_length` includes the prompt."""
         self._transport, self._model = transport, model
         self._max_length, self._truncate = max_length, truncate
-        self._counting = asyncio.Lock()
+        self._counting: dict[int, asyncio.Lock] = {}  # a forked child needs one of its own
         self._frames: dict[tuple[str | None, str | None, str], int] = {}
 
     async def fit(self, item: TextInput, index: int) -> TextInput:
@@ -80,7 +81,8 @@ class Lengths:
     async def _frame(self, pair: TextInput) -> int:
         """Count the tokens of a prompt without its document, once per query."""
         key = (pair.query, pair.instruction, pair.template)
-        async with self._counting:  # documents of one query arrive concurrently
+        # Documents of one query arrive concurrently.
+        async with self._counting.setdefault(os.getpid(), asyncio.Lock()):
             if key not in self._frames:
                 if len(self._frames) >= _FRAMES_KEPT:
                     self._frames.clear()

@@ -14,6 +14,7 @@ import base64
 import json
 import logging
 import math
+import os
 import random
 import ssl
 import threading
@@ -56,33 +57,31 @@ class Transport:
     """Sends JSON to one server and receives JSON. Safe for any number of threads."""
 
     def __init__(self, options: RemoteOptions, api_key: str = "") -> None:
-        """Start the loop's thread, without a request."""
+        """Prepare. The first request starts the loop's thread, also in a forked child."""
         self._options = options
         self._authorization, self._secrets = _credentials(options, api_key)
         self._closing = False
-        self._lock = threading.Lock()
-        ready: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(
-            target=self._run_loop, args=(ready,), name="quernstone-remote", daemon=True
-        )
-        self._thread.start()
-        self._loop = ready.result()
+        self._process = 0  # that the thread and its connections belong to
+        self._locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop. Cancelling the future cancels its requests."""
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             if self._closing:
                 work.close()
                 raise ClosedError("the connection to the server was closed; create a new one")
+            if self._process != os.getpid():
+                self._start_loop()
             return asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
 
     def close(self) -> None:
         """Finish running requests, close the connections, end the thread."""
-        with self._lock:
-            if not self._closing:
-                self._closing = True
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            runs = self._process == os.getpid()
+            if runs and not self._closing:
                 self._loop.call_soon_threadsafe(self._stop.set)
-        if threading.current_thread() is not self._thread:
+            self._closing = True
+        if runs and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def url(self, path: str) -> str:
@@ -100,13 +99,22 @@ class Transport:
         """Like `post`, without a body."""
         return await self._send("GET", self.url(path), None)
 
+    def _start_loop(self) -> None:
+        ready: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(
+            target=self._run_loop, args=(ready,), name="quernstone-remote", daemon=True
+        )
+        self._thread.start()
+        self._loop = ready.result()
+        self._process = os.getpid()
+
     def _run_loop(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
         try:
             asyncio.run(self._main(ready))
         except BaseException as error:
             if ready.done():
                 raise
-            ready.set_exception(error)  # for `__init__`, which waits for it
+            ready.set_exception(error)  # for `_start_loop`, which waits for it
 
     async def _main(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
         self._stop = asyncio.Event()

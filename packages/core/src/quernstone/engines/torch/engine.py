@@ -50,6 +50,8 @@ _GPU_BATCH_TOKENS = (2048, 65536)
 class TorchEngine:
     """Runs Qwen3 checkpoints with `quernstone.qwen3`."""
 
+    survives_fork = True
+
     def __init__(
         self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer
     ) -> None:
