@@ -1,6 +1,7 @@
 """Strict mode and rate limits: they are read from the collection and respected."""
 
 import time
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError, WriteEr
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.loading.prune import prune_missing
 from quernstone_qdrant.settings import CollectionSettings
-from quernstone_qdrant.targets import as_target
+from quernstone_qdrant.targets import as_target, connect
 from quernstone_qdrant.verify import verify
 
 RECORDS = [{"id": f"d{n}", "text": f"mill {n}", "n": n} for n in range(120)]
@@ -123,3 +124,14 @@ def test_numbers_match_on_a_server(server, target, embedder):
     for asked, keys in [(5, {"5", "5.0"}), (5.0, {"5", "5.0"}), ([5, 6], {"5", "5.0", "6.0"})]:
         hits = searcher.search("mill", query_filter={"price": asked})
         assert {hit.key for hit in hits} == keys
+
+
+@pytest.mark.parametrize("by_grpc", [False, True])
+def test_a_key_over_plain_http_gives_one_line(caplog, by_grpc):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        connect(url="http://localhost:1", api_key="secret", prefer_grpc=by_grpc).close()
+        connect(url="https://localhost:1", api_key="secret", prefer_grpc=by_grpc).close()
+        connect(url="http://localhost:1", prefer_grpc=by_grpc).close()
+    lines = [record.getMessage() for record in caplog.records if record.name == "quernstone"]
+    assert lines == ["the API key is sent unencrypted to http://localhost:1: use https://"]

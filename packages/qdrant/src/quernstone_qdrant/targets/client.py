@@ -6,6 +6,8 @@ Only this module and `targets/errors.py` know what these clients return and rais
 from __future__ import annotations
 
 import functools
+import logging
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -60,6 +62,8 @@ from quernstone_qdrant.targets.translate import (
     vectors_config,
 )
 
+logger = logging.getLogger("quernstone")
+
 _TIMEOUT = 60
 """Seconds. The client's default of 5 s is too short for a bulk write that waits for completion."""
 _COUNT_PAGE = 1000
@@ -89,13 +93,17 @@ def connect(
     """
     try:
         if url is not None:
-            return QdrantClient(
-                url=url,
-                api_key=api_key,
-                prefer_grpc=prefer_grpc,
-                timeout=_TIMEOUT,
-                check_compatibility=False,
-            )
+            if api_key is not None and url.lower().startswith("http://"):
+                logger.warning("the API key is sent unencrypted to %s: use https://", url)
+            with warnings.catch_warnings():  # the client says this with the path of a source file
+                warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
+                return QdrantClient(
+                    url=url,
+                    api_key=api_key,
+                    prefer_grpc=prefer_grpc,
+                    timeout=_TIMEOUT,
+                    check_compatibility=False,
+                )
         if path == ":memory:":
             return QdrantClient(":memory:")
         return QdrantClient(path=path)
