@@ -10,10 +10,12 @@ from quernstone_qdrant import errors
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
+    CollectionReplacedError,
     LimitError,
     ProvenanceError,
     RecordError,
     RefusedError,
+    ReplicaError,
     SourceError,
     TargetError,
     TooLargeError,
@@ -47,6 +49,7 @@ def test_import_is_light():
         (RecordError("k", "bad"), ValueError, "record 'k': bad"),
         (TargetError("gone"), RuntimeError, "gone"),
         (TransientError("busy", 2.5), RuntimeError, "busy"),
+        (ReplicaError("one is gone", 2.5), RuntimeError, "one is gone"),
         (TooLargeError("32 MiB"), RuntimeError, "32 MiB"),
         (RefusedError("bad"), RuntimeError, "bad"),
         (LimitError("60 > 50"), RuntimeError, "60 > 50"),
@@ -57,6 +60,12 @@ def test_import_is_light():
             CollectionNotFoundError("c", ["a", "b"]),
             LookupError,
             "collection 'c' does not exist (available: 'a', 'b')",
+        ),
+        (
+            CollectionReplacedError("c", "it was deleted"),
+            RuntimeError,
+            "collection 'c': it was deleted while it was in use, so points may be missing; open it "
+            "and load again",
         ),
         (
             ProvenanceError("c", "dimensions", 64, 32),
@@ -90,5 +99,7 @@ def test_every_error_is_tested():
         WriteError,
         CollectionError,
         CollectionNotFoundError,
+        CollectionReplacedError,
         ProvenanceError,
+        ReplicaError,
     }

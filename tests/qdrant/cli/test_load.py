@@ -70,6 +70,7 @@ def test_load_twice(quern, docs):
         "pruned": 0,
         "failed": 0,
         "retries": 0,
+        "unconfirmed": 0,
         "stopped": False,
         "ignored": [],
         "notes": [],

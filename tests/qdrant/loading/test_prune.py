@@ -4,9 +4,11 @@ import uuid
 
 import pytest
 from qdrant_client import QdrantClient, models
+from tests.support.qdrant_server import running_server
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, SourceError, read_paths
+from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.loading.prune import prune_missing
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.targets import as_target
@@ -127,8 +129,6 @@ def test_prune_without_loading(client, embedder):
     loader.load(records[:6], source="a")
     loader.load(records[6:], source="b")
     target = as_target(client, "docs")
-    from quernstone_qdrant.documents.records import Record
-
     keep = [Record(f"d{n}", "", source="a") for n in range(4)]
     before = client.count("docs").count
     options = {"every_source": False, "dry_run": True}
@@ -145,6 +145,29 @@ def test_prune_without_loading(client, embedder):
     with pytest.raises(ConfigError, match=r"none of the first 4 documents .*`id_field`"):
         prune_missing(target, other_keys, every_source=True, dry_run=False)
     assert client.count("docs").count == 12
+
+
+@pytest.mark.parametrize("command", ["load", "prune"])
+def test_what_another_loader_writes_meanwhile_stays(embedder, command):
+    old = [{"id": key, "text": f"The old {key}."} for key in ("kept", "gone", "edited")]
+    new = [{"id": "edited", "text": "The new edited."}, {"id": "new", "text": "The new new."}]
+    with running_server() as server:
+        QdrantLoader(server.client(), "docs", embedder).load(old, source="a")
+
+        def listed():
+            """The folder as one loader lists it, while another one loads what came since."""
+            yield {"id": "kept", "text": "The old kept."}
+            QdrantLoader(server.client(), "docs", embedder).load(new, source="a")
+
+        if command == "load":
+            loader = QdrantLoader(server.client(), "docs", embedder)
+            pruned = loader.load(listed(), source="a", prune=True).pruned
+        else:
+            records = (Record(found["id"], "", source="a") for found in listed())
+            target = as_target(server.client(), "docs")
+            pruned = prune_missing(target, records, every_source=False, dry_run=False)
+        assert pruned == 1
+        assert texts(server.client()) == {"The old kept.", "The new edited.", "The new new."}
 
 
 def test_numbered_points_of_another_program_do_not_hide_what_is_gone(client, embedder):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from quernstone_qdrant.errors import (
         CollectionError,
         CollectionNotFoundError,
+        CollectionReplacedError,
         ProvenanceError,
         RecordError,
         SourceError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CollectionError",
     "CollectionNotFoundError",
+    "CollectionReplacedError",
     "CollectionSettings",
     "Depths",
     "EdgeTarget",
@@ -53,6 +55,7 @@ _EXPORTS = {
     "errors": (
         "CollectionError",
         "CollectionNotFoundError",
+        "CollectionReplacedError",
         "ProvenanceError",
         "RecordError",
         "SourceError",

@@ -5,12 +5,14 @@
     |-- RecordError (ValueError)           one record; `.key`
     `-- TargetError (RuntimeError)         Qdrant failed
         |-- TransientError                 the same request may succeed later; `.delay`
+        |   `-- ReplicaError               not every replica answered
         |-- TooLargeError                  a smaller request may succeed
         |-- LimitError                     the collection limits such requests: send less
         |-- RefusedError                   the content is refused; a part of it may be accepted
         |-- WriteError                     points that may not be written; `.ids`
         `-- CollectionError                one collection; `.collection`
             |-- CollectionNotFoundError (LookupError)   `.available` lists existing ones
+            |-- CollectionReplacedError    it was deleted or replaced while in use
             `-- ProvenanceError            it has another model; `.recorded`, `.wanted`
 
 All of them pickle: `args` equals the positional arguments of the constructor.
@@ -65,6 +67,10 @@ class TransientError(TargetError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class ReplicaError(TransientError):
+    """Points could not be read from every replica; one of them may still answer."""
 
 
 class TooLargeError(TargetError):
@@ -124,6 +130,19 @@ class CollectionNotFoundError(CollectionError, LookupError):
             else "no collection exists; load documents first"
         )
         return f"collection {self.collection!r} does not exist ({others})"
+
+
+class CollectionReplacedError(CollectionError):
+    """While in use, a collection was deleted or created again, or its alias was switched.
+
+    What was written before may be missing: run the load again, or open the searcher again.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"collection {self.collection!r}: {self.reason} while it was in use, so points may be "
+            "missing; open it and load again"
+        )
 
 
 class ProvenanceError(CollectionError):

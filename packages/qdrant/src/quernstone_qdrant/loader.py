@@ -103,7 +103,8 @@ class QdrantLoader:
                 raise ConfigError(f"`{name}` is {value}; it must be at least 1")
         if patience < 0:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
-        target = as_target(client, collection)
+        named = as_target(client, collection)
+        target = named.pinned()
         chunker = Chunker(chunk_size, chunk_overlap)
         notes: list[str] = []
         provenance = prepare_collection(
@@ -112,9 +113,11 @@ class QdrantLoader:
             SettingsWish(preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}),
             allow_mismatch=allow_mismatch,
             note=notes.append,
+            patience=patience,
         )
         self._plan = LoadPlan(
             target=target,
+            named=named,
             provenance=provenance,
             embedder=embedder,
             chunker=chunker,
@@ -134,7 +137,7 @@ class QdrantLoader:
     @property
     def collection(self) -> str:
         """Name of the collection."""
-        return self._plan.target.collection
+        return self._plan.named.collection
 
     @property
     def provenance(self) -> Provenance:
@@ -168,9 +171,10 @@ class QdrantLoader:
             source: Where the records come from, for `prune`. Records from `read_paths` already
                 name their folder or file.
             prune: Afterwards delete documents that no longer exist. True: only of the sources
-                named by these records. `collection`: of every source. Points that no loader wrote
-                are never deleted. Nothing is deleted if anything failed or was skipped, if `stop`
-                ended the load, or if there were no records.
+                named by these records. `collection`: of every source. Points that no loader wrote,
+                or that one wrote after this load began, are never deleted. Nothing is deleted if
+                anything failed or was skipped, if `stop` ended the load, or if there were no
+                records.
 
         Returns:
             The report of this load.

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from quernstone.types import EngineInfo, Float32Array
 from quernstone_qdrant.documents.points import collection_namespace
-from quernstone_qdrant.errors import CollectionError, ProvenanceError
+from quernstone_qdrant.errors import (
+    CollectionError,
+    CollectionNotFoundError,
+    CollectionReplacedError,
+    ProvenanceError,
+    TargetError,
+    TransientError,
+)
 from quernstone_qdrant.reconcile import adopted_settings, reconcile, updated_settings
+from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings
 from quernstone_qdrant.targets import CollectionState, Target
+from quernstone_qdrant.targets.base import IDENTITY_PREFIX, METADATA_KEY
 from quernstone_qdrant.wish import ANY_SETTINGS, SettingsWish
 
-METADATA_KEY = "quernstone"
-"""Key of the collection's metadata under which this package stores its own."""
-
+_ADOPTION_SECONDS = 1.0
+"""Time after which loaders that adopt the same collection at once agree on one record: the last."""
 _METADATA_PATIENCE = 5.0
 """Seconds until a cluster must show metadata that it has accepted."""
 
@@ -89,6 +98,8 @@ class Provenance:
     mixed: tuple[Mapping[str, str], ...] = ()
     """Other models whose vectors `allow_mismatch` admitted, each with `model`, `revision`, `dtype`
     and `loader`."""
+    identity: str = ""
+    """Random id of the collection; see `CollectionState.identity`."""
 
     @classmethod
     def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
@@ -125,6 +136,7 @@ class Provenance:
             document_prompt=str(prompts.get("document", "{text}")),
             loader=str(stored.get("loader", "")),
             mixed=tuple(stored.get("mixed") or ()),
+            identity=state.identity,
         )
 
     @property
@@ -173,6 +185,7 @@ class Provenance:
                 "settings": self.settings.to_json(),
                 "loader": self.loader,
                 "mixed": [dict(other) for other in self.mixed],
+                **({"identity": self.identity} if self.identity else {}),
             }
         }
 
@@ -220,11 +233,13 @@ def prepare_collection(
     *,
     allow_mismatch: bool = False,
     note: Callable[[str], None] = lambda _: None,
+    patience: float = 0.0,
 ) -> Provenance:
     """Create the collection for the vectors of `embedder`, or check that an existing one fits.
 
-    An empty collection of another program is adopted if it fits. Requested settings that can change
-    in place are changed, and payload indexes that are missing are created.
+    If several loaders create it at once, all of them use the one that came first. An empty
+    collection of another program is adopted if it fits. Requested settings that can change in place
+    are changed, and payload indexes that are missing are created.
 
     Args:
         target: The collection, which may be missing.
@@ -232,40 +247,104 @@ def prepare_collection(
         wish: Settings requested for a new collection, or expected of an existing one.
         allow_mismatch: Accept a collection of another model, and record the second model in it.
         note: Called with each change of an existing collection, in words.
+        patience: Seconds in which to retry each request that fails temporarily.
 
     Raises:
         CollectionError: The collection cannot store these vectors, does not record its model, or
             has other settings.
         ProvenanceError: It was created with another model, revision or vector size.
     """
-    wanted = Provenance.of(embedder, target.collection)
-    if not target.exists():
+    wanted = replace(Provenance.of(embedder, target.collection), identity=uuid4().hex)
+    key = {f"{IDENTITY_PREFIX}{wanted.identity}": True}
+    retry = Retry(patience)
+    if not retry.call(target.exists):
         settings = wish.apply_to(CollectionSettings()).resolved(wanted.dimensions)
         wanted = replace(wanted, settings=settings)
-        target.create(settings, wanted.dimensions, wanted.metadata())
-        state = _described_state(target)
+        retry.call(lambda: target.create(settings, wanted.dimensions, wanted.metadata()))
+        state = retry.call(lambda: _described_state(target))
     else:
-        state = target.state()
-    if Provenance.read(state) is None and not target.count():
+        state = retry.call(target.state)
+    if Provenance.read(state) is None and not retry.call(target.count):
         settings = adopted_settings(
             state, wish, wanted.dimensions, embedded=target.kind == "embedded"
         )
         wanted = replace(wanted, settings=settings)
         reconcile(target, state, settings, wanted.dimensions, requested=None, note=note)
-        target.describe(wanted.metadata())
-        state = _described_state(target)
+        retry.call(lambda: target.describe({**wanted.metadata(), **key}))
+        if target.kind == "server":
+            time.sleep(_ADOPTION_SECONDS)
+        state = retry.call(lambda: _described_state(target))
         if Provenance.read(state) is None:
             raise CollectionError(
                 target.collection,
                 "the server does not store collection metadata; upgrade it to Qdrant 1.16 or newer",
             )
     recorded = check_provenance(state, target.collection, wanted, allow_mismatch=allow_mismatch)
-    described = _with_settings(target, state, recorded, wish, note)
+    described = retry.call(lambda: _with_settings(target, state, recorded, wish, note))
     if not recorded.is_model_of(wanted):
         described = described.mixed_with(wanted)
+    if wanted.identity in state.identities:  # this loader created or adopted it
+        recorded, described = (replace(p, identity=wanted.identity) for p in (recorded, described))
+    elif not recorded.identity and target.kind == "server":  # an older version created it
+        described = replace(described, identity=wanted.identity)
     if described != recorded:  # recorded last: the server has confirmed the changes
-        target.describe(described.metadata())
+        own = key if described.identity == wanted.identity else {}
+        retry.call(lambda: target.describe({**described.metadata(), **own}))
     return described
+
+
+def check_unchanged(named: Target, pinned: Target, provenance: Provenance) -> None:
+    """Raise an error if a name leads to another collection than when it was opened.
+
+    Args:
+        named: The collection by the name that the user gave, which may be an alias.
+        pinned: The collection that it was when it was opened.
+        provenance: Its provenance at that time.
+
+    Raises:
+        CollectionReplacedError: The collection was deleted or created again, or the alias leads to
+            another collection.
+        TargetError: The collection cannot be read.
+    """
+    now = named.pinned().collection
+    if now != pinned.collection:
+        raise CollectionReplacedError(
+            named.collection, f"the alias was switched from {pinned.collection!r} to {now!r}"
+        )
+    deadline = time.monotonic() + _METADATA_PATIENCE
+    while True:
+        identities: frozenset[str] = frozenset()
+        with suppress(CollectionNotFoundError):
+            identities = pinned.state().identities
+        if provenance.identity in identities or not provenance.identity:
+            return
+        if identities:
+            raise CollectionReplacedError(pinned.collection, "it was deleted and created again")
+        if time.monotonic() > deadline:
+            raise CollectionReplacedError(
+                pinned.collection, "it was deleted, or another program replaced it"
+            )
+        time.sleep(_METADATA_PATIENCE / 100)
+
+
+def raise_if_replaced(
+    error: TargetError, named: Target, pinned: Target, provenance: Provenance
+) -> None:
+    """Explain the refusal of a request by `check_unchanged`, if it is due to another collection.
+
+    A temporary error is not, and must not wait for another request.
+
+    Raises:
+        CollectionReplacedError: See `check_unchanged`. Its cause is `error`.
+    """
+    if isinstance(error, TransientError) or isinstance(error.__cause__, TransientError):
+        return
+    try:
+        check_unchanged(named, pinned, provenance)
+    except CollectionReplacedError as replaced:
+        raise replaced from error
+    except TargetError:
+        return  # must not hide `error`
 
 
 def change_settings(

@@ -31,7 +31,13 @@ from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
-from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
+from quernstone_qdrant.provenance import (
+    Provenance,
+    TextEmbedder,
+    check_unchanged,
+    prepare_collection,
+    raise_if_replaced,
+)
 from quernstone_qdrant.report import LoadReport
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
@@ -191,21 +197,26 @@ class RayLoader:
         started = time.monotonic()
         with unwrapped():
             plan = self._plan()
-            target = as_target(self._connect(), self._collection)
+            named = as_target(self._connect(), self._collection)
+            target = as_target(self._connect(), plan.collection)
             report = LoadReport(ignored=tuple(target.ignored(plan.provenance.settings)))
             with target.deferred_index(self._defer_index) as deferral:
                 for row in self._stages(dataset, plan).iter_rows():
                     done = pickle.loads(row[COLUMN])
+                    if isinstance(done, TargetError):
+                        raise_if_replaced(done, named, target, plan.provenance)
                     if isinstance(done, QuernstoneError):
                         raise done
                     report = done.added_to(report, time.monotonic() - started)
                     self._notify(done, report)
+            Retry(self._patience).call(lambda: check_unchanged(named, target, plan.provenance))
             if self._index_timeout is not None:
                 target.wait_for_index(self._index_timeout)
             with suppress(TargetError):  # a finished load does not fail for lack of these figures
                 state = target.state()
                 report = replace(report, points=state.points, status=state.status)
             target.close()
+            named.close()
         notes = (*plan.notes, *deferral)
         return replace(report, notes=notes, seconds=time.monotonic() - started)
 
@@ -230,13 +241,15 @@ class RayLoader:
     def _plan(self) -> _Plan:
         """Prepare the collection, on a worker because the driver may not have an accelerator."""
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
-        provenance, notes = ray.get(
-            prepare.remote(self._connect, self._collection, self._open_embedder, self._wish)
+        name, provenance, notes = ray.get(
+            prepare.remote(
+                self._connect, self._collection, self._open_embedder, self._wish, self._patience
+            )
         )
         return _Plan(
             token=uuid.uuid4().hex,
             connect=self._connect,
-            collection=self._collection,
+            collection=name,
             open_embedder=self._open_embedder,
             provenance=provenance,
             notes=notes,
@@ -269,6 +282,7 @@ class _Done:
     chunks: int
     embedded: int
     skipped: int
+    unconfirmed: int
     removed: int
     failures: tuple[QuernstoneError, ...]
 
@@ -279,6 +293,7 @@ class _Done:
             chunks=sum(batch.chunks for batch in batches),
             embedded=sum(len(batch.points) for batch in batches),
             skipped=sum(batch.skipped for batch in batches),
+            unconfirmed=sum(batch.unconfirmed for batch in batches),
             removed=sum(len(batch.stale) for batch in batches),
             failures=tuple(failure.error for batch in batches for failure in batch.failures),
         )
@@ -290,6 +305,7 @@ class _Done:
             chunks=report.chunks + self.chunks,
             embedded=report.embedded + self.embedded,
             skipped=report.skipped + self.skipped,
+            unconfirmed=report.unconfirmed + self.unconfirmed,
             removed=report.removed + self.removed,
             failed=report.failed + len(self.failures),
             seconds=seconds,
@@ -297,13 +313,19 @@ class _Done:
 
 
 def _prepare(
-    connect: Connect, collection: str, open_embedder: OpenEmbedder, wish: SettingsWish
-) -> tuple[Provenance, list[str]]:
-    target = as_target(connect(), collection)
+    connect: Connect,
+    collection: str,
+    open_embedder: OpenEmbedder,
+    wish: SettingsWish,
+    patience: float,
+) -> tuple[str, Provenance, list[str]]:
+    target = as_target(connect(), collection).pinned()
     notes: list[str] = []
-    provenance = prepare_collection(target, open_embedder(), wish, note=notes.append)
+    provenance = prepare_collection(
+        target, open_embedder(), wish, note=notes.append, patience=patience
+    )
     target.close()
-    return provenance, notes
+    return target.collection, provenance, notes
 
 
 def _read(rows: pa.Table, plan: _Plan) -> pa.Table:

@@ -21,6 +21,9 @@ class LoadReport:
     """Chunks that were embedded, written, and confirmed by Qdrant."""
     skipped: int = 0
     """Chunks that were already stored, unchanged."""
+    unconfirmed: int = 0
+    """Chunks that were written again although one replica had them, unchanged, because another one
+    could not be reached. `embedded` includes them."""
     removed: int = 0
     """Points deleted because their document became shorter."""
     pruned: int = 0

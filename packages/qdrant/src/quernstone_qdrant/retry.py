@@ -22,7 +22,7 @@ class Retry:
     Only a `TransientError` is retried. Each delay is drawn at random between zero and a limit that
     doubles from half a second to 30 s, so that concurrent writers do not retry all at once. If the
     server asked for a delay, the wait is at least that long, but never longer than the patience
-    lasts: the last attempt is made when it ends.
+    lasts: the last attempt starts when it ends.
 
     Args:
         patience: Seconds after the first attempt in which a retry may start; 0 never retries.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.errors import (
     LimitError,
     RefusedError,
+    ReplicaError,
     TargetError,
     TooLargeError,
     WriteError,
@@ -45,6 +48,10 @@ _LIMITS: Mapping[_Kind, Sequence[str]] = {
 }
 """The fields of `Limits` that bound the points of each kind of request."""
 T = TypeVar("T")
+_REPLICA_PATIENCE = 5.0
+"""Seconds to retry a lookup on every replica before the remaining ones are asked."""
+_REPLICA_LOST_SECONDS = 30.0
+"""Seconds after such a lookup during which the next ones do not wait for the lost replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +106,59 @@ class PointStore:
         self._known_limits: Limits | None = None
         self._most = dict.fromkeys(_LIMITS, _BATCH)
         """Points per request; lowered when a server refuses one without showing its limit."""
+        self._replica_lost_until = -math.inf
         self._accepts = False
         """True once a point was accepted."""
 
-    def payloads(self, ids: Sequence[str]) -> dict[str, Payload]:
+    def payloads(self, ids: Sequence[str], *, every_replica: bool = True) -> dict[str, Payload]:
         """Return the loader's own payload field of each existing point in `ids`, by id.
+
+        Args:
+            ids: Ids of the points.
+            every_replica: See `Target.payloads`.
 
         Raises:
             TargetError: The points cannot be read.
         """
+
+        def read(part: Sequence[str]) -> dict[str, Payload]:
+            return self._target.payloads(part, [OWN_KEY], every_replica=every_replica)
+
         found: dict[str, Payload] = {}
-        for part in self._divided(
-            "retrieve", ids, lambda part: self._target.payloads(part, [OWN_KEY])
-        ):
+        for part in self._divided("retrieve", ids, read):
             found |= part
         return found
+
+    def look_up(self, ids: Sequence[str]) -> tuple[dict[str, Payload], bool]:
+        """Return the payloads of existing points, and False if they are those of one replica.
+
+        After a few seconds without one of the replicas, the others are asked: a load continues
+        while a node is down.
+
+        Raises:
+            TargetError: The points cannot be read.
+        """
+        now = time.monotonic()
+        waits = 0.0 if now < self._replica_lost_until else _REPLICA_PATIENCE
+        ends = now + min(waits, self._retry.patience)
+        confirmed = True
+
+        def read(part: Sequence[str]) -> dict[str, Payload]:
+            nonlocal confirmed
+            try:
+                return self._target.payloads(part, [OWN_KEY])
+            except ReplicaError:
+                if time.monotonic() < ends:
+                    raise
+            found = self._target.payloads(part, [OWN_KEY], every_replica=False)
+            self._replica_lost_until = time.monotonic() + _REPLICA_LOST_SECONDS
+            confirmed = False
+            return found
+
+        found: dict[str, Payload] = {}
+        for part in self._divided("retrieve", ids, read):
+            found |= part
+        return found, confirmed
 
     def scroll(
         self,
@@ -121,6 +166,7 @@ class PointStore:
         *,
         batch: int = 1000,
         with_vectors: bool | list[str] = False,
+        every_replica: bool = True,
     ) -> Iterator[StoredPoint]:
         """Yield all points in the order of their ids; see `Target.scroll`.
 
@@ -131,7 +177,12 @@ class PointStore:
         while True:
             size = max(self._size("scroll", batch), _SMALLEST_PAGE)
             pages = partial(
-                self._target.scroll, fields, batch=size, with_vectors=with_vectors, start=start
+                self._target.scroll,
+                fields,
+                batch=size,
+                with_vectors=with_vectors,
+                start=start,
+                every_replica=every_replica,
             )
             try:
                 page = self._retry.call(lambda pages=pages, size=size: list(islice(pages(), size)))  # type: ignore[misc]

@@ -31,8 +31,8 @@ app.command()(index)
 @expand_options
 def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
     """Show the points, vectors and index of a collection, and the model it was created with."""
-    from quernstone_qdrant.provenance import METADATA_KEY
     from quernstone_qdrant.retry import Retry
+    from quernstone_qdrant.targets.base import METADATA_KEY
     from quernstone_qdrant.targets.index_report import index_report
 
     with collection.open() as target:

@@ -211,7 +211,7 @@ def _write_report(
 ) -> None:
     import orjson
 
-    from quernstone_qdrant.provenance import METADATA_KEY
+    from quernstone_qdrant.targets.base import METADATA_KEY
 
     value = {
         "collection": loader.collection,

@@ -45,8 +45,16 @@ class CollectionOptions:
         ),
     ] = None
     grpc: Annotated[
-        bool, _option("--grpc", help="Use gRPC (port 6334), which transfers a third of the bytes.")
+        bool, _option("--grpc", help="Use gRPC for points, which transfers a third of the bytes.")
     ] = False
+    grpc_port: Annotated[
+        int | None,
+        _option(
+            min=1,
+            max=65535,
+            help="Port of gRPC; implies --grpc. (default: 6334 if the address has port 6333)",
+        ),
+    ] = None
 
     @property
     def where(self) -> str:
@@ -82,7 +90,12 @@ class CollectionOptions:
 
             target = EdgeTarget(where, self.name)
         elif self.url is not None:
-            client = connect(url=where, api_key=self.api_key, prefer_grpc=self.grpc)
+            client = connect(
+                url=where,
+                api_key=self.api_key,
+                prefer_grpc=self.grpc or self.grpc_port is not None,
+                grpc_port=self.grpc_port,
+            )
             target = as_target(client, self.name)
         else:
             target = as_target(connect(path=where), self.name)

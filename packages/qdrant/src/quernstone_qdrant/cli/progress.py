@@ -95,6 +95,8 @@ def figures(report: LoadReport) -> str:
         f"{report.embedded:,} embedded ({rate:,.0f}/s)",
         f"{report.skipped:,} unchanged",
     ]
-    rare = {name: getattr(report, name) for name in ("removed", "pruned", "failed", "retries")}
-    parts += [f"{count:,} {name}" for name, count in rare.items() if count]
+    for name in ("unconfirmed", "removed", "pruned", "failed", "retries"):
+        count = getattr(report, name)
+        if count:
+            parts.append(f"{count:,} {name}")
     return ", ".join(parts)

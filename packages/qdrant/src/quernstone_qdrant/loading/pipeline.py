@@ -55,6 +55,8 @@ class Batch:
     chunks: int = 0
     skipped: int = 0
     """Chunks that are already stored, unchanged."""
+    unconfirmed: int = 0
+    """Chunks that one replica has, unchanged, and another one could not be asked about."""
     chars: int = 0
     vectors: Float32Array | None = None
     """Shape: (len(points), dimensions)"""

@@ -16,15 +16,20 @@ from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.deadletter import DeadLetters
 from quernstone_qdrant.documents.layouts import layout_of
 from quernstone_qdrant.documents.points import make_point
-from quernstone_qdrant.errors import TargetError
+from quernstone_qdrant.errors import CollectionReplacedError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
 from quernstone_qdrant.loading.pace import Pace
 from quernstone_qdrant.loading.pipeline import Batch, Pipeline
-from quernstone_qdrant.loading.prune import gone
+from quernstone_qdrant.loading.prune import Candidates
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.loading.steps import embed, look_up, write
-from quernstone_qdrant.provenance import Provenance, TextEmbedder
+from quernstone_qdrant.provenance import (
+    Provenance,
+    TextEmbedder,
+    check_unchanged,
+    raise_if_replaced,
+)
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import DeferIndex
@@ -39,6 +44,9 @@ class LoadPlan:
     """The settings shared by all loads of a loader; see `QdrantLoader`."""
 
     target: Target
+    """The collection, which stays the same when an alias is switched."""
+    named: Target
+    """The collection by the name that the user gave."""
     provenance: Provenance
     embedder: TextEmbedder
     chunker: Chunker
@@ -81,6 +89,7 @@ class Load:
         )
         self._letters: DeadLetters | None = None
         self._seen = SeenHashes() if prune else None
+        self._before = Candidates(provenance.namespace) if prune else None
         self._pace = Pace()
         self._reader = BatchReader(
             plan.chunker,
@@ -115,35 +124,41 @@ class Load:
 
     def run(self) -> LoadReport:
         """Load, prune, and wait for the index; see `QdrantLoader.load`."""
+        plan = self._plan
         with ExitStack() as stack:
             stack.enter_context(freeze_existing_objects())
-            if self._plan.dead_letter is not None:
-                self._letters = stack.enter_context(DeadLetters(self._plan.dead_letter))
-            if self._seen is not None:
+            if plan.dead_letter is not None:
+                self._letters = stack.enter_context(DeadLetters(plan.dead_letter))
+            if self._seen is not None and self._before is not None:
                 stack.enter_context(self._seen)
-            self._deferral = stack.enter_context(
-                self._plan.target.deferred_index(self._plan.defer_index)
-            )
+                stack.enter_context(self._before)
+            self._deferral = stack.enter_context(plan.target.deferred_index(plan.defer_index))
             try:
+                if self._before is not None:
+                    self._before.collect(self._store)
                 self._pipeline.run()
-                if self._seen is not None:
-                    self._prune(self._seen)
-            except TargetError:
+                if self._seen is not None and self._before is not None:
+                    self._prune(self._seen, self._before)
+                self._retry.call(lambda: check_unchanged(plan.named, plan.target, plan.provenance))
+            except CollectionReplacedError:
+                raise
+            except TargetError as error:
+                raise_if_replaced(error, plan.named, plan.target, plan.provenance)
                 raise
             except QuernstoneError:
                 self._count(failed=1)
                 raise
             finally:
                 self._count(stopped=self._stopping)
-        timeout = self._plan.index_timeout
-        if timeout is None and self._plan.target.kind == "edge":
+        timeout = plan.index_timeout
+        if timeout is None and plan.target.kind == "edge":
             timeout = math.inf  # unlike a server, Edge only indexes while this call waits
         if timeout is not None and not self._stopping:
             self._indexing = True
-            self._plan.target.wait_for_index(timeout, self._show_index)
+            plan.target.wait_for_index(timeout, self._show_index)
             self._indexing = False
         with suppress(TargetError):  # a finished load does not fail for lack of these figures
-            state = self._plan.target.state()
+            state = plan.target.state()
             self.report = replace(self.report, points=state.points, status=state.status)
         self._count(stopped=self._stopping)
         return self.report
@@ -162,6 +177,7 @@ class Load:
             chunks=batch.chunks,
             embedded=len(batch.points),
             skipped=batch.skipped,
+            unconfirmed=batch.unconfirmed,
             removed=0 if batch.lost else len(batch.stale),
         )
         for failure in batch.failures:
@@ -175,11 +191,11 @@ class Load:
         if self._plan.progress is not None:
             self._plan.progress(self.report)
 
-    def _prune(self, seen: SeenHashes) -> None:
+    def _prune(self, seen: SeenHashes, before: Candidates) -> None:
         if self.report.failed or not self.report.seen:
             return
         sources = None if self._prune_scope == "collection" else self._reader.sources
-        for ids in gone(self._store, seen, sources, self._plan.provenance.namespace):
+        for ids in before.gone(self._store, seen, sources):
             if self._stopping:
                 return
             self._store.delete(ids)

@@ -23,16 +23,21 @@ _PROBE = 64
 
 
 def look_up(batch: Batch, store: PointStore, namespace: UUID) -> None:
-    """Keep only points that are missing or changed, and set `stale`.
+    """Keep only points that are missing, changed or unconfirmed, and set `stale`.
 
-    Stale points are those of documents that became shorter, past the new end.
+    A point is unconfirmed while one of its replicas cannot be reached. Stale points are those of
+    documents that became shorter, past the new end.
     """
     ends = [(point_id(namespace, key, chunks), key, chunks) for key, chunks in batch.ends]
     ids = [point.id for point in batch.points] + [end_id for end_id, _, _ in ends]
-    stored = store.payloads(ids)
-    batch.points = [
+    stored, confirmed = store.look_up(ids)
+    changed = [
         point for point in batch.points if stored_hash(stored.get(point.id)) != point.content_hash
     ]
+    if confirmed:
+        batch.points = changed
+    else:
+        batch.unconfirmed = len(batch.points) - len(changed)
     batch.skipped = batch.chunks - len(batch.points)
     for end_id, key, chunks in ends:
         if end_id in stored:
@@ -44,7 +49,7 @@ def _stale_ids(store: PointStore, namespace: UUID, key: str, first: int) -> list
     stale: list[str] = []
     while True:
         ids = [point_id(namespace, key, first + i) for i in range(_PROBE)]
-        stored = store.payloads(ids)
+        stored, _ = store.look_up(ids)
         stale.extend(found for found in ids if found in stored)
         if ids[-1] not in stored:
             # Deleted from the end, so that a crash between two deletes does not leave a gap.

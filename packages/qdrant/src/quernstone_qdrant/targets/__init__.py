@@ -13,7 +13,8 @@ from quernstone_qdrant.targets.base import (
     Target,
     VectorState,
 )
-from quernstone_qdrant.targets.client import ClientTarget, connect
+from quernstone_qdrant.targets.client import ClientTarget
+from quernstone_qdrant.targets.connection import connect
 
 __all__ = [
     "ClientTarget",

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 TargetKind = Literal["embedded", "server", "edge"]
 Payload: TypeAlias = "dict[str, Any]"
 
+METADATA_KEY = "quernstone"
+"""Key of the collection's metadata under which this package stores its own."""
+IDENTITY_PREFIX = "quernstone_identity_"
+"""Start of the key of an identity that was given to an existing collection. The last of several
+loaders overwrites `METADATA_KEY`; each keeps a key of its own."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorState:
@@ -93,6 +99,27 @@ class CollectionState:
     indexed: int | None = None
     """Indexed vectors of all names together. Segments without a graph count as indexed."""
     limits: Limits = field(default_factory=Limits)
+    replicas: int = 1
+    """Number of copies of each point that a cluster keeps."""
+
+    @property
+    def identity(self) -> str:
+        """Random text that a loader stored when it created the collection; empty if there is none.
+
+        A collection that is deleted and created again has another one.
+        """
+        record = self.metadata.get(METADATA_KEY)
+        return str(record.get("identity") or "") if isinstance(record, dict) else ""
+
+    @property
+    def identities(self) -> frozenset[str]:
+        """`identity`, and those of loaders that described the collection at the same time."""
+        others = {
+            name.removeprefix(IDENTITY_PREFIX)
+            for name in self.metadata
+            if name.startswith(IDENTITY_PREFIX)
+        }
+        return frozenset({self.identity, *others} - {""})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +226,14 @@ class Target(Protocol):
         """Number of threads that may use the target at once; 1 means only its creator's thread."""
         ...
 
+    def pinned(self) -> Target:
+        """Return a target for the collection that the name stands for now.
+
+        If the name is an alias, this is another target, which keeps to the collection when the
+        alias is switched. Otherwise it is this target.
+        """
+        ...
+
     def exists(self) -> bool:
         """Return True if the collection exists."""
         ...
@@ -214,7 +249,10 @@ class Target(Protocol):
     def create(
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
     ) -> None:
-        """Create the collection for embeddings of `dimensions` numbers."""
+        """Create the collection for embeddings of `dimensions` numbers.
+
+        Does nothing if it exists: another process may have created it first.
+        """
         ...
 
     def create_indexes(self, settings: CollectionSettings) -> list[str]:
@@ -238,8 +276,17 @@ class Target(Protocol):
         """Update the collection's metadata: each top-level key of `metadata` is replaced."""
         ...
 
-    def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
-        """Return some payload fields of the points in `ids` that exist, by id."""
+    def payloads(
+        self, ids: Sequence[str], fields: Sequence[str], *, every_replica: bool = True
+    ) -> dict[str, Payload]:
+        """Return some payload fields of the points in `ids` that exist, by id.
+
+        Args:
+            ids: Ids of the points.
+            fields: Payload fields to read.
+            every_replica: Return only points that all replicas have, and raise a `ReplicaError`
+                while one of them cannot be reached. False: ask one replica, which may lack points.
+        """
         ...
 
     def upsert(
@@ -285,6 +332,7 @@ class Target(Protocol):
         batch: int = 256,
         where: Filter | None = None,
         start: str | None = None,
+        every_replica: bool = True,
     ) -> Iterator[StoredPoint]:
         """Yield points in the order of their ids.
 
@@ -294,6 +342,7 @@ class Target(Protocol):
             batch: Maximum number of points per request.
             where: Filter; None: all points.
             start: First id to read; None: start at the beginning.
+            every_replica: See `payloads`.
         """
         ...
 

@@ -6,45 +6,40 @@ Only this module and `targets/errors.py` know what these clients return and rais
 from __future__ import annotations
 
 import functools
-import logging
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
-from qdrant_client.local.qdrant_local import QdrantLocal
 
 from quernstone_qdrant.errors import (
     CollectionError,
-    CollectionNotFoundError,
     LimitError,
     TargetError,
     TransientError,
 )
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
+from quernstone_qdrant.targets.access import CollectionAccess
 from quernstone_qdrant.targets.base import (
-    CollectionState,
+    METADATA_KEY,
     FoundPoint,
     IndexConfig,
     Payload,
     SearchRequest,
     StoredPoint,
-    TargetKind,
     scroll_start,
 )
 from quernstone_qdrant.targets.configuration import (
     ADDS_VECTORS_SINCE,
     change_arguments,
-    collection_state,
     index_arguments,
     new_vector,
     too_new,
     version_of,
 )
 from quernstone_qdrant.targets.deferral import deferred_index
-from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
+from quernstone_qdrant.targets.errors import CLIENT_ERRORS
 from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
 from quernstone_qdrant.targets.stored import dense_vectors, stored_point
 from quernstone_qdrant.targets.translate import (
@@ -62,70 +57,20 @@ from quernstone_qdrant.targets.translate import (
     vectors_config,
 )
 
-logger = logging.getLogger("quernstone")
-
-_TIMEOUT = 60
-"""Seconds. The client's default of 5 s is too short for a bulk write that waits for completion."""
 _COUNT_PAGE = 1000
 """Points per request where they are counted by reading their ids."""
 _SERVER_WRITERS = 4
 """Qdrant's guide to bulk uploads recommends 2 to 4 parallel write streams."""
 
 
-def connect(
-    *,
-    path: str | None = None,
-    url: str | None = None,
-    api_key: str | None = None,
-    prefer_grpc: bool = False,
-) -> QdrantClient:
-    """Open an embedded Qdrant in a folder, or connect to a server.
-
-    Args:
-        path: Folder of the embedded Qdrant, created if missing; `:memory:` stores nothing on disk.
-        url: Address of a server. Pass exactly one of `path` and `url`.
-        api_key: API key for the server.
-        prefer_grpc: Use gRPC, which sends a third of the bytes. Its port, 6334, must be reachable
-            in addition to that of `url`.
-
-    Raises:
-        TargetError: Another process has the folder open, or the address is not valid.
-    """
-    try:
-        if url is not None:
-            if api_key is not None and url.lower().startswith("http://"):
-                logger.warning("the API key is sent unencrypted to %s: use https://", url)
-            with warnings.catch_warnings():  # the client says this with the path of a source file
-                warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
-                return QdrantClient(
-                    url=url,
-                    api_key=api_key,
-                    prefer_grpc=prefer_grpc,
-                    timeout=_TIMEOUT,
-                    check_compatibility=False,
-                )
-        if path == ":memory:":
-            return QdrantClient(":memory:")
-        return QdrantClient(path=path)
-    except RuntimeError as error:
-        raise TargetError(
-            f"the folder {path!r} is in use by another process: end that process, or run a Qdrant "
-            "server and pass its address (`--url`)"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise TargetError(f"cannot open {url or path!r}: {error}") from error
-
-
-class ClientTarget:
+class ClientTarget(CollectionAccess):
     """One collection reached through a `QdrantClient`. See `Target`."""
 
     def __init__(self, client: QdrantClient, collection: str) -> None:
-        self.client, self.collection = client, collection
-        embedded = isinstance(client._client, QdrantLocal)
-        self.kind: TargetKind = "embedded" if embedded else "server"
+        super().__init__(client, collection)
         # The embedded client has no locks, and only the thread that opened its SQLite file may
         # use it.
-        self.writers = 1 if embedded else _SERVER_WRITERS
+        self.writers = 1 if self.kind == "embedded" else _SERVER_WRITERS
 
     @functools.cached_property
     def version(self) -> str | None:
@@ -133,7 +78,7 @@ class ClientTarget:
         if self.kind != "server":
             return None
         try:
-            return self.client.info().version or None
+            return self._management.info().version or None
         except (ApiException, ValueError):
             return None
 
@@ -142,35 +87,27 @@ class ClientTarget:
         """True if the server takes the option `memory`; every server accepts `on_disk`."""
         return (version_of(self.version) or (0, 0)) >= MEMORY_SINCE
 
-    def exists(self) -> bool:
-        """See `Target.exists`."""
-        with self._failures("looking for the collection"):
-            return self.client.collection_exists(self.collection)
-
-    def state(self) -> CollectionState:
-        """See `Target.state`."""
-        if not self.exists():
-            with self._failures("listing the collections"):
-                names = [found.name for found in self.client.get_collections().collections]
-            raise CollectionNotFoundError(self.collection, sorted(names))
-        with self._failures("reading the configuration"):
-            info = self.client.get_collection(self.collection)
-        return collection_state(info, embedded=self.kind == "embedded")
-
     def create(
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
     ) -> None:
         """See `Target.create`."""
         self._check_version(settings)
-        with self._failures("creating the collection"):
-            self.client.create_collection(
-                self.collection,
-                vectors_config=vectors_config(settings, dimensions, memory=self._memory),
-                sparse_vectors_config=sparse_config(settings) or None,
-                hnsw_config=graph_config(settings),
-                metadata=dict(metadata),
-                **storage_config(settings),
-            )
+        try:
+            with self._failures("creating the collection"):
+                self._management.create_collection(
+                    self.collection,
+                    vectors_config=vectors_config(settings, dimensions, memory=self._memory),
+                    sparse_vectors_config=sparse_config(settings) or None,
+                    hnsw_config=graph_config(settings),
+                    metadata=dict(metadata),
+                    **storage_config(settings),
+                )
+        except TransientError:
+            raise
+        except TargetError:
+            if not self.exists():
+                raise
+        self._has_record = METADATA_KEY in metadata
 
     def create_indexes(self, settings: CollectionSettings) -> list[str]:
         """See `Target.create_indexes`. A server with points builds them in the background."""
@@ -187,7 +124,7 @@ class ClientTarget:
             missing = {}  # it does not list its indexes, and keeps them
         for path, schema in missing.items():
             with self._failures(f"creating the index of {path}"):
-                self.client.create_payload_index(
+                self._management.create_payload_index(
                     self.collection, field_name=path, field_schema=schema, wait=not state.points
                 )
         return list(missing)
@@ -203,25 +140,32 @@ class ClientTarget:
         arguments = change_arguments(settings, dimensions, names, memory=self._memory)
         if arguments and self.kind == "server":
             with self._failures(f"changing {', '.join(sorted(names))}"):
-                self.client.update_collection(self.collection, **arguments)
+                self._management.update_collection(self.collection, **arguments)
         for path, kind in settings.fields().items():
             if state.payload_indexes.get(path, kind) != kind:
                 with self._failures(f"replacing the index of {path}"):
-                    self.client.delete_payload_index(self.collection, path)
+                    self._management.delete_payload_index(self.collection, path)
         self.create_indexes(settings)
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """See `Target.describe`."""
         with self._failures("writing the metadata"):
-            self.client.update_collection(self.collection, metadata=dict(metadata))
+            self._management.update_collection(self.collection, metadata=dict(metadata))
+        self._has_record = self._has_record or METADATA_KEY in metadata
 
-    def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
+    def payloads(
+        self, ids: Sequence[str], fields: Sequence[str], *, every_replica: bool = True
+    ) -> dict[str, Payload]:
         """See `Target.payloads`."""
         if not ids:
             return {}
-        with self._failures(f"reading {len(ids)} points"):
-            found = self.client.retrieve(
-                self.collection, ids=list(ids), with_payload=list(fields), with_vectors=False
+        with self._failures(f"reading {len(ids)} points"), self._replicas(every_replica) as how:
+            found = self._points("read").retrieve(
+                self.collection,
+                ids=list(ids),
+                with_payload=list(fields),
+                with_vectors=False,
+                consistency=how,
             )
         return {str(point.id): point.payload or {} for point in found}
 
@@ -241,7 +185,7 @@ class ClientTarget:
             )
         self._apply(
             f"writing {len(ids)} points",
-            lambda: self.client.upsert(self.collection, points=points, wait=True),
+            lambda: self._points("write").upsert(self.collection, points=points, wait=True),
         )
 
     def update(
@@ -251,7 +195,9 @@ class ClientTarget:
         operations = update_operations(ids, payloads, vectors)
 
         def request() -> models.UpdateResult:
-            results = self.client.batch_update_points(self.collection, operations, wait=True)
+            results = self._points("write").batch_update_points(
+                self.collection, operations, wait=True
+            )
             unfinished = (r for r in results if r.status != models.UpdateStatus.COMPLETED)
             return next(unfinished, results[-1])
 
@@ -261,7 +207,7 @@ class ClientTarget:
         """See `Target.delete`."""
         self._apply(
             f"deleting {len(ids)} points",
-            lambda: self.client.delete(
+            lambda: self._points("write").delete(
                 self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True
             ),
         )
@@ -274,18 +220,20 @@ class ClientTarget:
         batch: int = 256,
         where: models.Filter | None = None,
         start: str | None = None,
+        every_replica: bool = True,
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
         offset: Any = scroll_start(start)
         while True:
-            with self._failures("reading points"):
-                found, offset = self.client.scroll(
+            with self._failures("reading points"), self._replicas(every_replica) as how:
+                found, offset = self._points("read").scroll(
                     self.collection,
                     scroll_filter=where,
                     limit=batch,
                     offset=offset,
                     with_payload=True if fields is None else list(fields),
                     with_vectors=with_vectors,
+                    consistency=how,
                 )
             for record in found:
                 yield stored_point(record)
@@ -296,7 +244,7 @@ class ClientTarget:
         """See `Target.count`."""
         try:
             with self._failures("counting the points"):
-                return self.client.count(self.collection, exact=True).count
+                return self._points("read").count(self.collection, exact=True).count
         except LimitError:  # strict mode may forbid exact counts
             page = min(_COUNT_PAGE, self.state().limits.query or _COUNT_PAGE)
             return sum(1 for _ in self.scroll([], batch=page))
@@ -304,7 +252,8 @@ class ClientTarget:
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""
         with self._failures("searching"):
-            found = self.client.query_points(
+            client = self._points("read")
+            found = client.query_points(
                 self.collection, **query_arguments(request, embedded=self.kind == "embedded")
             ).points
         return [
@@ -338,14 +287,14 @@ class ClientTarget:
     def optimizations(self) -> str:
         """Describe what the server's optimiser runs; empty if it runs nothing or does not say."""
         try:
-            return running_optimizations(self.client.get_optimizations(self.collection))
+            return running_optimizations(self._management.get_optimizations(self.collection))
         except CLIENT_ERRORS:  # servers before 1.17 do not say
             return ""
 
     def change_index(self, config: IndexConfig) -> None:
         """Set the values of `config` that are not None."""
         with self._failures("changing the index settings"):
-            self.client.update_collection(self.collection, **index_arguments(config))
+            self._management.update_collection(self.collection, **index_arguments(config))
 
     def close(self) -> None:
         """See `Target.close`."""
@@ -360,7 +309,7 @@ class ClientTarget:
                 "collection",
             )
         with self._failures(f"adding the vector {name}"):
-            self.client.create_vector_name(self.collection, name, config)
+            self._management.create_vector_name(self.collection, name, config)
 
     def _check_version(self, settings: CollectionSettings) -> None:
         lacking = too_new(settings, self.version)
@@ -378,12 +327,3 @@ class ClientTarget:
                 f"Qdrant answered {status.value!r} instead of 'completed' to {doing} "
                 f"(collection {self.collection!r})"
             )
-
-    @contextmanager
-    def _failures(self, doing: str) -> Iterator[None]:
-        """Convert exceptions of the clients to a `TargetError` that names the operation."""
-        try:
-            yield
-        except CLIENT_ERRORS as error:
-            failure = f"Qdrant failed at {doing} (collection {self.collection!r})"
-            raise classify(error, failure) from error

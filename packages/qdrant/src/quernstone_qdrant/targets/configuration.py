@@ -59,6 +59,7 @@ def collection_state(info: models.CollectionInfo, *, embedded: bool) -> Collecti
         index=_index_config(config),
         segments=None if embedded else info.segments_count,
         indexed=None if embedded else info.indexed_vectors_count,
+        replicas=config.params.replication_factor or 1,
         limits=_limits(config.strict_mode_config),
     )
 

@@ -109,6 +109,10 @@ class EdgeTarget:
         self._opening = threading.Lock()
         self._synced = time.monotonic()
 
+    def pinned(self) -> EdgeTarget:
+        """See `Target.pinned`. Edge has no aliases."""
+        return self
+
     def exists(self) -> bool:
         """See `Target.exists`."""
         return (self._home / DESCRIPTION).is_file()
@@ -175,7 +179,13 @@ class EdgeTarget:
         description = self._description()
         self._describe({**description, "metadata": {**description["metadata"], **metadata}})
 
-    def payloads(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Payload]:
+    def payloads(
+        self,
+        ids: Sequence[str],
+        fields: Sequence[str],
+        *,
+        every_replica: bool = True,  # noqa: ARG002 - Edge has one copy of each point
+    ) -> dict[str, Payload]:
         """See `Target.payloads`."""
         if not ids:
             return {}
@@ -218,6 +228,7 @@ class EdgeTarget:
         batch: int = 256,
         where: Filter | None = None,
         start: str | None = None,
+        every_replica: bool = True,  # noqa: ARG002
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
         offset: Any = scroll_start(start)

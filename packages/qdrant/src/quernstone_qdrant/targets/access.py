@@ -1,0 +1,171 @@
+"""Reach a collection of qdrant-client: by name or alias, on one replica or all, through which port.
+
+Everything except points is read and written over REST.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.local.qdrant_local import QdrantLocal
+from qdrant_client.qdrant_remote import QdrantRemote
+
+from quernstone_qdrant.errors import (
+    CollectionNotFoundError,
+    ReplicaError,
+    TargetError,
+    TransientError,
+)
+from quernstone_qdrant.targets.base import METADATA_KEY, CollectionState, TargetKind
+from quernstone_qdrant.targets.configuration import collection_state
+from quernstone_qdrant.targets.connection import check_grpc_port, rest_only
+from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
+
+_SETTLE_SECONDS, _CONSENSUS_SECONDS = 5.0, 60.0
+"""How long a node of a cluster may take to learn of a collection's metadata: if it is not known
+whether there is any, and if there is."""
+_POLL_SECONDS = 0.1
+
+
+AnyAccess = TypeVar("AnyAccess", bound="CollectionAccess")
+
+
+class CollectionAccess:
+    """The part of `ClientTarget` that finds a collection, by its name or an alias."""
+
+    def __init__(self, client: QdrantClient, collection: str) -> None:
+        self.client, self.collection = client, collection
+        remote = client._client
+        embedded = isinstance(remote, QdrantLocal)
+        self.kind: TargetKind = "embedded" if embedded else "server"
+        self._management: QdrantClient | QdrantRemote = client
+        """The client for everything except points: always over REST if it is a server's."""
+        self._unchecked: set[Literal["read", "write"]] = set()
+        """Uses of gRPC whose port is still to be compared with the REST address."""
+        self._checking = threading.Lock()
+        self._has_record = False
+        """True once this package's metadata was read or written: if it is missing, it will come."""
+        self._settled = True
+        """False after `pinned`, until a collection had the time to show this package's metadata."""
+        if isinstance(remote, QdrantRemote):
+            self._management = rest_only(remote)
+            if remote._prefer_grpc:
+                self._unchecked = {"read", "write"}
+
+    def pinned(self: AnyAccess) -> AnyAccess:
+        """See `Target.pinned`. A key that may not list aliases is taken for a collection's own."""
+        try:
+            with self._failures("reading the aliases"):
+                aliases = self._management.get_aliases().aliases
+        except TransientError:
+            raise
+        except TargetError:
+            aliases = []
+        names = {alias.alias_name: alias.collection_name for alias in aliases}
+        name = names.get(self.collection)
+        pinned = self if name is None else type(self)(self.client, name)
+        pinned._settled = False
+        return pinned
+
+    @functools.cached_property
+    def replicas(self) -> int:
+        """Number of copies of each point that the server keeps."""
+        if self.kind == "embedded":
+            return 1
+        with self._failures("reading the configuration"):
+            return self._described().replicas
+
+    @contextmanager
+    def _replicas(self, every_replica: bool) -> Iterator[models.ReadConsistencyType | None]:
+        """Yield how consistent a read is, and convert its failure if a replica may be the cause."""
+        if not every_replica or self.replicas == 1:
+            yield None
+            return
+        try:
+            with self._failures("reading every replica"):
+                yield models.ReadConsistencyType.ALL
+        except TransientError as error:
+            raise ReplicaError(error.message, error.delay) from error
+
+    def _points(self, use: Literal["read", "write"]) -> QdrantClient:
+        """Return the client for points, once its gRPC port is known to be the server's."""
+        if use in self._unchecked:
+            with self._checking:
+                if use in self._unchecked and isinstance(self.client._client, QdrantRemote):
+                    check_grpc_port(self.client._client, self.collection)
+                    self._unchecked.discard(use)
+        return self.client
+
+    def exists(self) -> bool:
+        """See `Target.exists`."""
+        with self._failures("looking for the collection"):
+            return self._management.collection_exists(self.collection)
+
+    def state(self) -> CollectionState:
+        """See `Target.state`.
+
+        A node of a cluster may not know yet what was created or described through another node, so
+        this waits a moment for the metadata of this package.
+        """
+        seconds = _CONSENSUS_SECONDS if self._has_record else _SETTLE_SECONDS
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                state = self._read_state()
+            except CollectionNotFoundError:
+                if not self._has_record or self._is_final(deadline):
+                    raise
+            else:
+                if METADATA_KEY in state.metadata:
+                    self._has_record = True
+                    return state
+                if (self._settled and not self._has_record) or self._is_final(deadline):
+                    self._settled = True
+                    return state
+            time.sleep(_POLL_SECONDS)
+
+    def _is_final(self, deadline: float) -> bool:
+        waits = self._has_record if self._is_cluster is None else self._is_cluster
+        return not waits or time.monotonic() > deadline
+
+    def _read_state(self) -> CollectionState:
+        if not self.exists():
+            with self._failures("listing the collections"):
+                names = [found.name for found in self._management.get_collections().collections]
+            raise CollectionNotFoundError(self.collection, sorted(names))
+        with self._failures("reading the configuration"):
+            return self._described()
+
+    def _described(self) -> CollectionState:
+        info = self._management.get_collection(self.collection)
+        return collection_state(info, embedded=self.kind == "embedded")
+
+    @functools.cached_property
+    def _is_cluster(self) -> bool | None:
+        """True if the server is a node of a cluster; None if the key may not read that."""
+        if self.kind == "embedded":
+            return False
+        try:
+            with self._failures("reading the state of the cluster"):
+                return self._management.cluster_status().status != "disabled"
+        except TransientError:
+            raise
+        except TargetError:
+            return None
+
+    @contextmanager
+    def _failures(self, doing: str) -> Iterator[None]:
+        """Convert exceptions of the clients to a `TargetError` that names the operation."""
+        try:
+            yield
+        except TargetError:
+            raise
+        except CLIENT_ERRORS as error:
+            failure = f"Qdrant failed at {doing} (collection {self.collection!r})"
+            raise classify(error, failure) from error
