@@ -7,7 +7,7 @@ import pytest
 from tests.support.prose import Passage, passages
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("packages/*/src", "benchmarks", "examples", "training")
+FOLDERS = ("packages/*/src", "benchmarks", "examples", "training", "tests/support")
 
 AVOIDED = {
     "is no NOUN": r"(?<!there )\b(?:is|are) no (?!longer\b)[a-z]+",  # "there is no file" is fine

@@ -57,7 +57,7 @@ class Checkpoint:
     final_token: str
     """The token after an embedded text, whose state is the embedding."""
     task: Task
-    """What the model is used for."""
+    """Use of the model."""
     differences: tuple[Difference, ...]
     """Fields by which a decoder differs from the official Qwen3 checkpoints."""
 
