@@ -128,3 +128,20 @@ def open_server():
             return client
 
         yield open_server
+
+
+@pytest.fixture(scope="module")
+def shared_server():
+    """A model of a server for all tests of a module; `either_client` empties it."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def either_client(shared_server, request):
+    """A client of `shared_server`, by REST and by gRPC."""
+    client = shared_server.client(prefer_grpc=request.param == "grpc")
+    yield client
+    shared_server.chaos, shared_server.version = None, "1.18.3"
+    for name in list(shared_server.collections):
+        client.delete_collection(name)

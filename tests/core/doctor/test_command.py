@@ -26,7 +26,7 @@ def test_people_get_a_table_and_a_summary(quern):
     assert done.exit_code == 0, done.output
     assert "tiny (embed)" in done.stdout
     assert "ok        published scores" in " ".join(done.stdout.split("\n"))
-    assert done.stdout.splitlines()[-1] == "healthy: 13 ok, 1 skipped"
+    assert done.stdout.splitlines()[-1] == "healthy: 14 ok, 1 skipped"
     assert "-> pass `--reference` with a folder" in done.stdout
 
 

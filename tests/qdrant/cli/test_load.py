@@ -10,37 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from qdrant_client import QdrantClient
 from tests.support.qdrant_server import running_server
-from typer.testing import CliRunner
-
-from quernstone.cli import app
 
 MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
-
-
-@pytest.fixture
-def quern(monkeypatch, tmp_path, checkpoints):
-    """Runs a command in this process and in an empty folder, with small random models."""
-    for task, name in (("embedding", "QUERN_MODEL"), ("reranker", "QUERN_RERANK_MODEL")):
-        monkeypatch.setenv(name, str(checkpoints(f"{task}-0.6b", layers=1, width=16)))
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments):
-        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="quern")
-
-    return run
-
-
-@pytest.fixture
-def docs(tmp_path):
-    folder = tmp_path / "docs"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "a.txt").write_text("A quern is a hand mill.")
-    (folder / "deep" / "b.md").write_text("# Bread\n\nBread is made of grain.")
-    (folder / "c.jsonl").write_text('{"text": "Rain falls."}\n{"text": "Snow falls."}\n')
-    return folder
 
 
 def texts(path="qdrant-data", collection="docs"):
@@ -140,59 +111,6 @@ def test_a_bad_file_stops_with_its_name_and_loses_nothing(quern, docs, bad):
     report = orjson.loads(skipped.stdout)
     assert (report["failed"], report["embedded"], report["skipped"]) == (1, 1, 4)
     assert "The last one." in texts()
-
-
-def test_search_prints_a_table_with_the_first_rank(quern, docs):
-    quern("load", docs, "-c", "docs")
-    done = quern("search", "what grinds grain?", "-c", "docs", "-n", 3)
-    assert (done.exit_code, done.stderr) == (0, "")
-    for head in ("what grinds grain?", "rank", "was", "P(yes)", "cosine", "source"):
-        assert head in done.stdout
-    dense = quern("search", "what grinds grain?", "-c", "docs", "--no-rerank")
-    assert "was" not in dense.stdout
-    assert "b.md › Bread" in dense.stdout
-    assert "c.jsonl#2" in dense.stdout
-
-
-def test_search_as_json_is_reranked_and_remembers_the_model(quern, docs, monkeypatch, tmp_path):
-    quern("load", docs, "-c", "docs", "--dimensions", 48)
-    monkeypatch.delenv("QUERN_MODEL")
-    done = quern("search", "mills", "-c", "docs", "--json", "-n", 4)
-    hits = orjson.loads(done.stdout)
-    assert sorted(hit["retrieval_rank"] for hit in hits) == [1, 2, 3, 4]
-    scores = [hit["rerank_score"] for hit in hits]
-    assert scores == sorted(scores, reverse=True)
-    assert {hit["key"] for hit in hits} == {"a.txt", "deep/b.md", "c.jsonl#1", "c.jsonl#2"}
-
-
-def test_a_collection_of_ones_own_is_searched_by_words_and_filtered(quern, docs):
-    options = ("--preset", "mrl", "--prefix", 48, "--layout", "plain", "--hybrid")
-    done = quern("load", docs, "-c", "docs", *options, "--index", "source=keyword", "--json")
-    assert done.exit_code == 0, done.stderr
-    lacks = ["quantisation", "vectors on disk", "payload indexes"]
-    assert orjson.loads(done.stdout)["ignored"] == lacks
-    assert (
-        done.stderr
-        == f"quern: this target does not support {', '.join(lacks)}; a Qdrant server does\n"
-    )
-    again = quern("load", docs, "-c", "docs", "--json")  # all of it is remembered
-    assert orjson.loads(again.stdout)["skipped"] == 4
-
-    found = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", "-n", 1)
-    (hit,) = orjson.loads(found.stdout)
-    assert hit["fused_score"] > 1 / 60  # the first by words, and by meaning somewhere
-    assert hit["text"] == "Snow falls."
-    dense = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", "--no-hybrid")
-    assert {hit["fused_score"] for hit in orjson.loads(dense.stdout)} == {None}
-
-    def keys(*filters):
-        done = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", *filters)
-        return sorted(hit["key"] for hit in orjson.loads(done.stdout))
-
-    assert keys("--filter", "row=2") == ["c.jsonl#2"]
-    assert keys("-f", "source=c.jsonl") == ["c.jsonl#1", "c.jsonl#2"]
-    assert keys("-f", "source=c.jsonl", "-f", "row=1") == ["c.jsonl#1"]
-    assert keys("-f", "source=x") == []
 
 
 def test_another_layout_than_the_collections_is_refused(quern, docs):

@@ -1,0 +1,32 @@
+"""Commands on small documents, with small random models."""
+
+import pytest
+from typer.testing import CliRunner
+
+from quernstone.cli import app
+
+
+@pytest.fixture
+def quern(monkeypatch, tmp_path, checkpoints):
+    """Runs a command in this process and in an empty folder, with small random models."""
+    for task, name in (("embedding", "QUERN_MODEL"), ("reranker", "QUERN_RERANK_MODEL")):
+        monkeypatch.setenv(name, str(checkpoints(f"{task}-0.6b", layers=1, width=16)))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="quern")
+
+    return run
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("A quern is a hand mill.")
+    (folder / "deep" / "b.md").write_text("# Bread\n\nBread is made of grain.")
+    (folder / "c.jsonl").write_text('{"text": "Rain falls."}\n{"text": "Snow falls."}\n')
+    return folder

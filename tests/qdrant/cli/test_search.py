@@ -1,0 +1,56 @@
+"""`quern search`."""
+
+import orjson
+
+
+def test_search_prints_a_table_with_the_first_rank(quern, docs):
+    quern("load", docs, "-c", "docs")
+    done = quern("search", "what grinds grain?", "-c", "docs", "-n", 3)
+    assert (done.exit_code, done.stderr) == (0, "")
+    for head in ("what grinds grain?", "rank", "was", "P(yes)", "cosine", "source"):
+        assert head in done.stdout
+    dense = quern("search", "what grinds grain?", "-c", "docs", "--no-rerank")
+    assert "was" not in dense.stdout
+    assert "b.md › Bread" in dense.stdout
+    assert "c.jsonl#2" in dense.stdout
+
+
+def test_search_as_json_is_reranked_and_remembers_the_model(quern, docs, monkeypatch, tmp_path):
+    quern("load", docs, "-c", "docs", "--dimensions", 48)
+    monkeypatch.delenv("QUERN_MODEL")
+    done = quern("search", "mills", "-c", "docs", "--json", "-n", 4)
+    hits = orjson.loads(done.stdout)
+    assert sorted(hit["retrieval_rank"] for hit in hits) == [1, 2, 3, 4]
+    scores = [hit["rerank_score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert {hit["key"] for hit in hits} == {"a.txt", "deep/b.md", "c.jsonl#1", "c.jsonl#2"}
+
+
+def test_a_collection_of_ones_own_is_searched_by_words_and_filtered(quern, docs):
+    options = ("--preset", "mrl", "--prefix", 48, "--layout", "plain", "--hybrid")
+    done = quern("load", docs, "-c", "docs", *options, "--index", "source=keyword", "--json")
+    assert done.exit_code == 0, done.stderr
+    lacks = ["quantisation", "vectors on disk", "payload indexes"]
+    assert orjson.loads(done.stdout)["ignored"] == lacks
+    assert (
+        done.stderr
+        == f"quern: this target does not support {', '.join(lacks)}; a Qdrant server does\n"
+    )
+    again = quern("load", docs, "-c", "docs", "--json")  # all of it is remembered
+    assert orjson.loads(again.stdout)["skipped"] == 4
+
+    found = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", "-n", 1)
+    (hit,) = orjson.loads(found.stdout)
+    assert hit["fused_score"] > 1 / 60  # the first by words, and by meaning somewhere
+    assert hit["text"] == "Snow falls."
+    dense = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", "--no-hybrid")
+    assert {hit["fused_score"] for hit in orjson.loads(dense.stdout)} == {None}
+
+    def keys(*filters):
+        done = quern("search", "snow", "-c", "docs", "--no-rerank", "--json", *filters)
+        return sorted(hit["key"] for hit in orjson.loads(done.stdout))
+
+    assert keys("--filter", "row=2") == ["c.jsonl#2"]
+    assert keys("-f", "source=c.jsonl") == ["c.jsonl#1", "c.jsonl#2"]
+    assert keys("-f", "source=c.jsonl", "-f", "row=1") == ["c.jsonl#1"]
+    assert keys("-f", "source=x") == []
