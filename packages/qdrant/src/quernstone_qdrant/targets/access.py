@@ -126,13 +126,12 @@ class CollectionAccess:
                     self._has_record = True
                     return state
                 if (self._settled and not self._has_record) or self._is_final(deadline):
-                    self._settled = True
+                    self._settled, self._has_record = True, False
                     return state
             time.sleep(_POLL_SECONDS)
 
     def _is_final(self, deadline: float) -> bool:
-        waits = self._has_record if self._is_cluster is None else self._is_cluster
-        return not waits or time.monotonic() > deadline
+        return not self._is_cluster or time.monotonic() > deadline
 
     def _read_state(self) -> CollectionState:
         if not self.exists():
@@ -147,8 +146,8 @@ class CollectionAccess:
         return collection_state(info, embedded=self.kind == "embedded")
 
     @functools.cached_property
-    def _is_cluster(self) -> bool | None:
-        """True if the server is a node of a cluster; None if the key may not read that."""
+    def _is_cluster(self) -> bool:
+        """True if the server says that it is a node of a cluster; a key may not read that."""
         if self.kind == "embedded":
             return False
         try:
@@ -157,7 +156,7 @@ class CollectionAccess:
         except TransientError:
             raise
         except TargetError:
-            return None
+            return False
 
     @contextmanager
     def _failures(self, doing: str) -> Iterator[None]:
