@@ -130,8 +130,9 @@ def test_numbers_match_on_a_server(server, target, embedder):
 def test_a_key_over_plain_http_gives_one_line(caplog, by_grpc):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        connect(url="http://localhost:1", api_key="secret", prefer_grpc=by_grpc).close()
-        connect(url="https://localhost:1", api_key="secret", prefer_grpc=by_grpc).close()
-        connect(url="http://localhost:1", prefer_grpc=by_grpc).close()
+        grpc = {"prefer_grpc": by_grpc, "grpc_port": 2}
+        connect(url="http://localhost:1", api_key="secret", **grpc).close()
+        connect(url="https://localhost:1", api_key="secret", **grpc).close()
+        connect(url="http://localhost:1", **grpc).close()
     lines = [record.getMessage() for record in caplog.records if record.name == "quernstone"]
     assert lines == ["the API key is sent unencrypted to http://localhost:1: use https://"]

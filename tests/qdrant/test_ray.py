@@ -132,9 +132,9 @@ def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
     monkeypatch.setattr(ray, "remote", lambda **_: at_once)
     monkeypatch.setattr(ray, "get", lambda result: result)
     monkeypatch.setattr(RayLoader, "_stages", lambda *_: NoRows())
-    loader = RayLoader(
-        lambda: QdrantClient(":memory:"), "docs", lambda: embedder, workers=1, preset="binary"
-    )
+    client = QdrantClient(":memory:")
+    monkeypatch.setattr(client, "close", lambda: None)  # all targets share its collections
+    loader = RayLoader(lambda: client, "docs", lambda: embedder, workers=1, preset="binary")
     assert loader.load(None).ignored == ("quantisation", "vectors on disk")
 
 

@@ -9,6 +9,7 @@ from quernstone_qdrant import (
     QdrantLoader,
     QdrantSearcher,
 )
+from quernstone_qdrant import searcher as searcher_module
 
 RECORDS = [
     {"id": "mill", "text": "A quern is a stone hand mill for grinding grain.", "topic": "tools"},
@@ -80,3 +81,54 @@ def test_limits_that_cannot_work(client, collection, embedder):
         searcher.search("grain", limit=0)
     with pytest.raises(ConfigError, match="`candidates` is 2; it must be at least `limit`, 3"):
         searcher.search("grain", limit=3, candidates=2)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(searcher_module, "_SECONDS_BETWEEN_CHECKS", 0.0)
+
+
+def switch(client, name):
+    client.update_collection_aliases(
+        [
+            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="live")),
+            models.CreateAliasOperation(
+                create_alias=models.CreateAlias(alias_name="live", collection_name=name)
+            ),
+        ]
+    )
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_searcher_follows_an_alias_and_never_to_another_model(
+    shared_server, either_client, make_embedder
+):
+    words, others = make_embedder(), make_embedder(revision="2")
+    QdrantLoader(either_client, "blue", words).load(RECORDS[:1])
+    QdrantLoader(either_client, "green", words).load(RECORDS[1:])
+    QdrantLoader(either_client, "foreign", others).load(RECORDS)
+    live = models.CreateAlias(alias_name="live", collection_name="blue")
+    either_client.update_collection_aliases([models.CreateAliasOperation(create_alias=live)])
+    searcher = QdrantSearcher(either_client, "live", words)
+    assert [hit.key for hit in searcher.search("stone")] == ["mill"]
+    switch(either_client, "green")
+    assert {hit.key for hit in searcher.search("stone")} == {"rain", "bread"}
+    switch(either_client, "foreign")
+    with pytest.raises(ProvenanceError, match="was created with revision '2'"):
+        searcher.search("stone")
+    queries = [r for r in shared_server.requests if r.path == "/collections/foreign/points/query"]
+    assert not queries
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_collection_that_another_model_created_again_is_refused(
+    either_client, make_embedder
+):
+    words, others = make_embedder(), make_embedder(revision="2")
+    QdrantLoader(either_client, "docs", words).load(RECORDS)
+    searcher = QdrantSearcher(either_client, "docs", words)
+    assert len(await searcher.asearch("stone")) == len(RECORDS)
+    either_client.delete_collection("docs")
+    QdrantLoader(either_client, "docs", others).load(RECORDS)
+    with pytest.raises(ProvenanceError, match="was created with revision '2'"):
+        await searcher.asearch("stone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,7 @@ _CANDIDATES_PER_HIT = 4
 _MIN_CANDIDATES = 20
 _PREFETCH_PER_HIT = 20
 _MIN_PREFETCH = 200
+_SECONDS_BETWEEN_CHECKS = 1.0
 
 
 class QueryEmbedder(TextEmbedder, Protocol):
@@ -98,6 +100,10 @@ class QdrantSearcher:
     are rescored with the full vectors. With BM25, dense and BM25 results are combined by reciprocal
     rank fusion.
 
+    A collection on a server is read again before a search if the last time was more than a second
+    ago. A searcher then follows an alias that was switched to a collection of the same model, and
+    refuses one of another model, or a collection that was created again by another model.
+
     Args:
         client: A Qdrant client (remote or embedded) or a target.
         collection: An existing collection, created with the embedder's model.
@@ -120,19 +126,34 @@ class QdrantSearcher:
         *,
         allow_mismatch: bool = False,
     ) -> None:
-        self._target = as_target(client, collection)
+        self._named = as_target(client, collection)
         self._embedder = embedder
         self._reranker = reranker
-        state = self._target.state()
-        self._limits = state.limits
+        self._allow_mismatch = allow_mismatch
+        self._open()
+
+    def _open(self) -> None:
+        """Read the collection that the name stands for now, which may be an alias."""
+        self._checked = time.monotonic()
+        target = self._named.pinned()
+        state = target.state()
+        collection = self._named.collection
         self._provenance = check_provenance(
             state,
             collection,
-            Provenance.of(embedder, collection),
-            allow_mismatch=allow_mismatch,
+            Provenance.of(self._embedder, collection),
+            allow_mismatch=self._allow_mismatch,
         )
+        self._limits = state.limits
         self._settings = self._provenance.settings
         self._layout = layout_of(self._settings.layout)
+        self._target = target
+
+    def _open_again(self) -> None:
+        """Notice that the collection was replaced, or that its alias was switched."""
+        is_server = self._named.kind == "server"  # others are opened by one process
+        if is_server and time.monotonic() - self._checked > _SECONDS_BETWEEN_CHECKS:
+            self._open()
 
     @property
     def provenance(self) -> Provenance:
@@ -177,6 +198,7 @@ class QdrantSearcher:
             TargetError: Qdrant failed.
         """
         plan = partial(self._plan, query, limit, hybrid, query_filter, candidates, prefetch)
+        self._open_again()
         plan()  # check the arguments first
         vector = self._embedder.embed_query(query, instruction)
         hits = self._find(plan, vector)
@@ -202,6 +224,8 @@ class QdrantSearcher:
         that created it, so it is queried on the calling thread, and does block the loop.
         """
         plan = partial(self._plan, query, limit, hybrid, query_filter, candidates, prefetch)
+        if self._target.writers > 1:
+            await asyncio.to_thread(self._open_again)
         plan()
         vector = await self._embedder.aembed_query(query, instruction)
         if self._target.writers > 1:

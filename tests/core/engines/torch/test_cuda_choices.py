@@ -46,7 +46,7 @@ def test_an_older_torch_has_no_kernel_for_grouped_heads(monkeypatch):
     def without_groups(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
         raise AssertionError
 
-    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", without_groups)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", without_groups)
     assert torch_varlen() is None
 
 
