@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from tests.qdrant.conftest import WordEmbedder
+from tests.support.qdrant_server import running_server
 
 from quernstone_qdrant import CollectionError, EdgeTarget, ProvenanceError, QdrantLoader, Record
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.documents.points import point_id
+from quernstone_qdrant.settings import CollectionSettings
 from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.verify import verify
 
@@ -387,3 +390,36 @@ def test_wrong_bm25_vectors_are_found(tmp_path, embedder, place):
     assert report.failures == 2
     assert all("its vector `bm25` is not that of its text" in p for p in report.problems)
     target.close()
+
+
+@pytest.mark.parametrize("grpc", [False, True])
+def test_points_of_one_replica_are_not_confirmed(embedder, monkeypatch, grpc):
+    monkeypatch.setattr("quernstone_qdrant.verify._REPLICA_PATIENCE", 0.0)
+    with (
+        running_server(nodes=3) as server,
+        closing(server.client(prefer_grpc=grpc)) as client,
+    ):
+        server.float_noise = server.shuffle_keys = True
+        preset = CollectionSettings(replication_factor=3)
+        target = as_target(client, "docs")
+        QdrantLoader(target, "docs", embedder, preset=preset).load(RECORDS)
+        report = verify(target, embedder)
+        assert report.passed, report.problems
+        server.nodes[2].kill()
+        report = verify(target, embedder)
+        assert (report.failures, report.unconfirmed) == (0, report.points)
+        assert report.points == 45
+        assert not report.passed
+        server.nodes[2].start()
+
+
+def test_a_point_that_one_replica_lacks_is_found(embedder):
+    with running_server(nodes=2) as server, closing(server.client()) as client:
+        preset = CollectionSettings(replication_factor=2)
+        target = as_target(client, "docs")
+        QdrantLoader(target, "docs", embedder, preset=preset).load(RECORDS)
+        other = next(r for r in server.collections["docs"].replicas if r.node != 0)
+        other.client.delete("docs", [some_point(client).id])
+        report = verify(target, embedder)
+        assert report.failures == 1
+        assert "its replicas differ" in report.problems[0]

@@ -166,14 +166,14 @@ class PointStore:
         *,
         batch: int = 1000,
         with_vectors: bool | list[str] = False,
+        start: str | None = None,
         every_replica: bool = True,
     ) -> Iterator[StoredPoint]:
-        """Yield all points in the order of their ids; see `Target.scroll`.
+        """Yield all points after `start` in the order of their ids; see `Target.scroll`.
 
         Raises:
             TargetError: The points cannot be read.
         """
-        start: str | None = None
         while True:
             size = max(self._size("scroll", batch), _SMALLEST_PAGE)
             pages = partial(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +14,7 @@ from quernstone_qdrant.checks.indexes import wrong_indexes
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
 from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.layouts import OWN_KEY, layout_of
-from quernstone_qdrant.errors import CollectionError
+from quernstone_qdrant.errors import CollectionError, ReplicaError
 from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25
@@ -26,6 +26,8 @@ _MIN_COSINE = 0.99
 """Minimum cosine between a stored vector and the text embedded again; bfloat16 against float32
 gives 0.999."""
 _PROGRESS_INTERVAL = 1000
+_REPLICA_PATIENCE = 5.0
+"""Seconds to retry a read from every replica before one replica is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +53,16 @@ class Verification:
     """Sampled points whose text was embedded again and compared with the stored vector."""
     least_cosine: float | None
     """Lowest cosine between a stored vector and its text embedded again; None if none was."""
+    unconfirmed: int = 0
+    """Points that were read from one replica only, because another one did not answer."""
     failures: int
     problems: tuple[str, ...] = field(default=())
     """Descriptions of the first failures."""
 
     @property
     def passed(self) -> bool:
-        """True if nothing failed."""
-        return not self.failures
+        """True if nothing failed, and every replica confirmed every point."""
+        return not self.failures and not self.unconfirmed
 
 
 def verify(
@@ -103,7 +107,9 @@ def verify(
     else:
         expected = Provenance.of(embedder, target.collection)
         provenance = check_provenance(state, target.collection, expected)
-    check = _Check(target, provenance, patience=patience, sample=sample, seed=seed)
+    check = _Check(
+        target, provenance, patience=patience, sample=sample, seed=seed, replicas=state.replicas
+    )
     check.indexes(state)
     check.all_points(progress)
     check.sampled_vectors(embedder, anew)
@@ -112,10 +118,18 @@ def verify(
 
 class _Check:
     def __init__(
-        self, target: Target, provenance: Provenance, *, patience: float, sample: int, seed: int
+        self,
+        target: Target,
+        provenance: Provenance,
+        *,
+        patience: float,
+        sample: int,
+        seed: int,
+        replicas: int,
     ) -> None:
         self._target, self._provenance = target, provenance
         self._settings = provenance.settings
+        self._patience, self._replicas = patience, replicas
         self._retry = Retry(patience)
         self._store = PointStore(target, provenance.settings, self._retry)
         self._layout = layout_of(provenance.settings.layout)
@@ -123,7 +137,8 @@ class _Check:
         self._check_vectors = VectorCheck(provenance)
         self._size, self._rng = sample, random.Random(seed)
         self._sample: list[tuple[StoredPoint, CheckedPayload]] = []
-        self._points = self._own = self._rounded = self._unchecked = 0
+        self._points = self._own = self._rounded = self._unchecked = self._unconfirmed = 0
+        self._every_replica = True
         self._bm25 = self._embedded = self._failures = 0
         self._least_cosine: float | None = None
         self._problems: list[str] = []
@@ -139,8 +154,9 @@ class _Check:
         """Check what is checked for every point, and draw the sample."""
         names = [BM25] if self._settings.bm25 == "sparse" else False
         with ChunkSequences(self._provenance.namespace) as sequences:
-            for point in self._store.scroll(None, with_vectors=names):
+            for point in self._read(None, names):
                 self._points += 1
+                self._unconfirmed += not self._every_replica
                 checked = self._check_payload(point)
                 if checked is not None:
                     self._count(checked)
@@ -151,7 +167,7 @@ class _Check:
                         sequences.add(checked.key, checked.number)
                 if progress is not None and self._points % _PROGRESS_INTERVAL == 0:
                     progress(self._points)
-            for key, numbers in sequences.gaps(self._store):
+            for key, numbers in sequences.gaps(partial(self._read, [OWN_KEY])):
                 one = len(numbers) == 1
                 runs = (
                     f"chunk {numbers[0]} is" if one else f"chunks {numbers[0]} to {numbers[-1]} are"
@@ -159,17 +175,37 @@ class _Check:
                 self._fail(f"record {key!r}: {runs} missing, but chunk {numbers.stop} is stored")
         counted = self._retry.call(self._target.count)
         if counted != self._points:
+            differ = "; otherwise its replicas differ: load all documents again"
             self._fail(
                 f"{self._points:,} points were read, but the target counts {counted:,}: if a load "
-                "is running, verify again after it"
+                f"is running, verify again after it{differ if self._replicas > 1 else ''}"
             )
+
+    def _read(
+        self, fields: list[str] | None, with_vectors: bool | list[str] = False
+    ) -> Iterator[StoredPoint]:
+        """Read all points from every replica; from one replica once another does not answer."""
+        last = None
+        if self._every_replica:
+            patience = self._patience if self._replicas == 1 else _REPLICA_PATIENCE
+            store = PointStore(self._target, self._settings, Retry(min(patience, self._patience)))
+            try:
+                for point in store.scroll(fields, with_vectors=with_vectors):
+                    last = point.id
+                    yield point
+                return
+            except ReplicaError:
+                self._every_replica = False
+        yield from self._store.scroll(
+            fields, with_vectors=with_vectors, start=last, every_replica=False
+        )
 
     def sampled_vectors(self, embedder: TextEmbedder | None, anew: int) -> None:
         """Check the dense vectors of the sample, and embed some of its texts again."""
         self._rng.shuffle(self._sample)
         valid: list[tuple[StoredPoint, Mapping[str, Float32Array]]] = []
         for point, checked in self._sample:
-            vectors = self._retry.call(partial(_vectors_of, self._target, point.id))
+            vectors = self._retry.call(partial(self._vectors_of, point.id))
             problems = self._check_vectors.problems(vectors)
             for problem in problems:
                 self._fail(f"{checked.name}: {problem}")
@@ -190,6 +226,7 @@ class _Check:
             bm25=self._bm25,
             embedded=self._embedded,
             least_cosine=self._least_cosine,
+            unconfirmed=self._unconfirmed,
             failures=self._failures,
             problems=tuple(self._problems),
         )
@@ -238,7 +275,11 @@ class _Check:
                         "the vector, or the text was changed"
                     )
 
-
-def _vectors_of(target: Target, point: str) -> Mapping[str, Float32Array]:
-    found = next(target.scroll([OWN_KEY], with_vectors=True, batch=1, start=point), None)
-    return found.vectors if found is not None and found.id == point else {}
+    def _vectors_of(self, point: str) -> Mapping[str, Float32Array]:
+        read = partial(self._target.scroll, [OWN_KEY], with_vectors=True, batch=1, start=point)
+        try:
+            found = next(read(every_replica=self._every_replica), None)
+        except ReplicaError:
+            self._unconfirmed += 1
+            found = next(read(every_replica=False), None)
+        return found.vectors if found is not None and found.id == point else {}

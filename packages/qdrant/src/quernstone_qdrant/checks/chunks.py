@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from uuid import UUID
 
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.documents.points import point_id
 from quernstone_qdrant.loading.seen import SeenHashes
-from quernstone_qdrant.store import PointStore
+from quernstone_qdrant.targets import StoredPoint
 
 
 class ChunkSequences:
@@ -35,17 +35,15 @@ class ChunkSequences:
         if number > 0:
             self._needed.add(self._digest(key, number - 1))
 
-    def gaps(self, store: PointStore) -> Iterator[tuple[str, range]]:
+    def gaps(self, read: Callable[[], Iterator[StoredPoint]]) -> Iterator[tuple[str, range]]:
         """Yield each document and the numbers of a run of chunks that it lacks.
 
-        Reads the collection a second time if there is a gap.
-
-        Raises:
-            TargetError: The collection cannot be read.
+        Args:
+            read: Reads the field `OWN_KEY` of all points; called if there is a gap.
         """
         if self._needed <= self._found:
             return
-        for point in store.scroll([OWN_KEY]):
+        for point in read():
             own = point.payload.get(OWN_KEY)
             key, number = (own.get("key"), own.get("chunk")) if isinstance(own, dict) else (0, 0)
             if not isinstance(key, str) or not isinstance(number, int):

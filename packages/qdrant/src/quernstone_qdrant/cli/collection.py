@@ -254,11 +254,17 @@ def _print(report: Verification) -> None:
             f"  {report.unchecked:,} points cannot be checked: an older version loaded them, and "
             "Qdrant may have rounded their floats"
         )
+    if report.unconfirmed:
+        typer.echo(
+            f"  {report.unconfirmed:,} points were read from one replica only, because another one "
+            "did not answer: verify again when all nodes run"
+        )
     for problem in report.problems:
         typer.echo(f"  {problem}")
     more = report.failures - len(report.problems)
     if more:
         typer.echo(f"  and {more:,} more")
-    typer.echo(
-        "the collection matches its records" if report.passed else f"{report.failures:,} failures"
-    )
+    if report.passed:
+        typer.echo("the collection matches its records")
+    else:
+        typer.echo(f"{report.failures:,} failures, {report.unconfirmed:,} points not confirmed")
