@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from qdrant_client import models
 
@@ -132,3 +134,16 @@ async def test_a_collection_that_another_model_created_again_is_refused(
     QdrantLoader(either_client, "docs", others).load(RECORDS)
     with pytest.raises(ProvenanceError, match="was created with revision '2'"):
         await searcher.asearch("stone")
+
+
+def test_a_refused_collection_is_refused_again(either_client, make_embedder, monkeypatch):
+    monkeypatch.setattr(searcher_module, "_SECONDS_BETWEEN_CHECKS", 0.2)
+    words, others = make_embedder(), make_embedder(revision="2")
+    QdrantLoader(either_client, "docs", words).load(RECORDS)
+    searcher = QdrantSearcher(either_client, "docs", words)
+    either_client.delete_collection("docs")
+    QdrantLoader(either_client, "docs", others).load(RECORDS)
+    time.sleep(0.3)
+    for _ in range(3):
+        with pytest.raises(ProvenanceError, match="was created with revision '2'"):
+            searcher.search("stone")

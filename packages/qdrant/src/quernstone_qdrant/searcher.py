@@ -134,7 +134,7 @@ class QdrantSearcher:
 
     def _open(self) -> None:
         """Read the collection that the name stands for now, which may be an alias."""
-        self._checked = time.monotonic()
+        now = time.monotonic()
         target = self._named.pinned()
         state = target.state()
         collection = self._named.collection
@@ -148,6 +148,7 @@ class QdrantSearcher:
         self._settings = self._provenance.settings
         self._layout = layout_of(self._settings.layout)
         self._target = target
+        self._checked = now  # only after success: a refused collection is refused again
 
     def _open_again(self) -> None:
         """Notice that the collection was replaced, or that its alias was switched."""
