@@ -1,4 +1,4 @@
-"""What a server is asked for, word for word."""
+"""The requests that a server gets, compared word for word."""
 
 import dataclasses
 from contextlib import ExitStack

@@ -125,7 +125,7 @@ def _module_folders(folder: Path) -> Iterator[Path]:
 
 
 def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """Return the entries of `modules.json`; none if there is no such list."""
+    """Return the entries of `modules.json`, or an empty list if the file holds no list."""
     try:
         modules = orjson.loads((folder / MODULES).read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):

@@ -21,7 +21,7 @@ def _model_files(subject: Subject[Any]) -> Outcome:
         kind += f", prompts {checkpoint.prompts.query!r} and {checkpoint.prompts.document!r}, "
         kind += f"final token {checkpoint.final_token!r}"
     if checkpoint.is_qwen3:
-        return ok(f"{kind} and all side files say the same as those of Qwen3's checkpoints")
+        return ok(f"{kind}; nothing else differs from Qwen3's own checkpoints")
     return ok(f"{kind}; not a Qwen3 model, so {subject.user.info.engine} reads them")
 
 
