@@ -16,9 +16,15 @@ def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
     def owners(bounds, count):
         return torch.bucketize(torch.arange(count), bounds[1:], right=True)
 
-    visible = owners(cu_q, len(q))[:, None] == owners(cu_k, len(k))
+    def from_the_end(bounds, owner):
+        return bounds[1:].index_select(0, owner.clamp(max=len(bounds) - 2)) - torch.arange(
+            len(owner)
+        )
+
+    owner_q, owner_k = owners(cu_q, len(q)), owners(cu_k, len(k))
+    visible = owner_q[:, None] == owner_k
     if causal:
-        visible &= torch.arange(len(q))[:, None] >= torch.arange(len(k))
+        visible &= from_the_end(cu_q, owner_q)[:, None] <= from_the_end(cu_k, owner_k)
     repeat = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(repeat, 1).float() for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q.float(), k) / q.shape[2] ** 0.5
@@ -89,6 +95,8 @@ def use(monkeypatch, *, record=None):
     )
     # the second is for float32 beside another dtype, as on CUDA
     makers = iter([varlen_maker("stand-in", kernel), sdpa_maker(torch.device("cpu"))] * 100)
-    monkeypatch.setattr(engine, "choose_attention", lambda device, dtype, causal: next(makers))
+    monkeypatch.setattr(
+        engine, "choose_attention", lambda device, dtype, causal, shape: next(makers)
+    )
     monkeypatch.setattr(engine, "choose_recorder", lambda device: record)
     return transfers

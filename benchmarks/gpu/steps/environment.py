@@ -14,7 +14,7 @@ from quernstone.attention import choose_attention
 
 _PACKAGES = """torch transformers sentence_transformers tokenizers safetensors huggingface_hub numpy
 httpx pydantic typer rich dashscope pytest pytest_asyncio pytest_timeout""".split()
-_OPTIONAL = ("triton", "flash_attn", "fa3_fwd_interface")
+_OPTIONAL = ("triton", "flash_attn", "flash_attn.cute", "fa3_fwd_interface")
 
 
 def run(run: Run) -> None:
@@ -29,7 +29,7 @@ def run(run: Run) -> None:
     )
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     run.check("packages", not missing, missing=missing)
-    optional = {name: importlib.util.find_spec(name) is not None for name in _OPTIONAL}
+    optional = {name: _installed(name) for name in _OPTIONAL}
     run.figure("optional packages", **optional)
     chosen = choose_attention(torch.device(run.device), torch.bfloat16)
     if run.cuda:
@@ -37,8 +37,16 @@ def run(run: Run) -> None:
             "bfloat16 uses a flash kernel",
             chosen.name != "sdpa",
             attention=chosen.name,
+            reason=chosen.reason,
             replayable=chosen.replayable,
         )
     else:
         run.figure("attention in bfloat16", attention=chosen.name)
         run.needs_gpu("bfloat16 uses a flash kernel")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that contains it is missing
+        return False

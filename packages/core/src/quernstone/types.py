@@ -142,12 +142,14 @@ class EngineInfo:
     device: str
     dtype: str
     attention: str
-    """The attention kernel, for example `sdpa` or `torch-varlen`."""
+    """The attention kernel, for example `sdpa` or `torch-flash`."""
     max_batch_tokens: int
     max_length: int | None = None
     """Tokens of the longest input, if the engine's limit differs from the checkpoint's config."""
     revision: str = ""
     """The model's version as the engine reports it, if there is no local checkpoint."""
+    attention_reason: str = ""
+    """Why this kernel was chosen and faster ones were not, if the engine chose it."""
 
 
 Pending = Callable[[], Float32Array]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quernstone import EngineMemoryError, attention
-from quernstone.attention.varlen import torch_varlen
+from quernstone import EngineMemoryError
 from quernstone.bench.matrices import layer_shapes
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.engines.placement import memory_errors
@@ -24,41 +23,6 @@ CONFIG = resolve("tiny", "embed", None).qwen3_config()
 
 def having(monkeypatch, capability):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype", "name"),
-    [
-        ((9, 0), torch.bfloat16, "torch-varlen"),
-        ((8, 0), torch.float16, "torch-varlen"),
-        ((9, 0), torch.float32, "sdpa"),
-        ((7, 5), torch.float16, "sdpa"),
-    ],
-)
-def test_attention(monkeypatch, capability, dtype, name):
-    having(monkeypatch, capability)
-    maker = attention.choose_attention(CUDA, dtype)
-    assert maker.name == name
-    assert maker.replayable == (name != "sdpa")
-
-
-def test_an_older_torch_has_no_kernel_for_grouped_heads(monkeypatch):
-    def without_groups(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
-        raise AssertionError
-
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", without_groups)
-    assert torch_varlen() is None
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_torch_takes_what_its_kernel_is_given(causal):
-    """torch's own checks and shapes, on tensors without numbers; views of one product."""
-    qkv = torch.empty(9, 16 + 2 * 8, 128, dtype=torch.bfloat16, device="meta")
-    query, key, value = qkv.split([16, 8, 8], 1)
-    bounds = torch.empty(3, dtype=torch.int32, device="meta")
-    out, lse = torch_varlen()(query, key, value, bounds, bounds, 5, 5, causal=causal)
-    assert out.shape == query.shape
-    assert (lse.shape, lse.dtype) == ((9, 16), torch.float32)
 
 
 @pytest.mark.parametrize(

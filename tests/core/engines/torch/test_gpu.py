@@ -77,7 +77,7 @@ def test_scores_equal_transformers(folders, dtype, atol):
 @needs_flash
 def test_the_kernel_is_a_flash_kernel(folders):
     with Embedder(folders["embedding"], device="cuda", dtype="bfloat16") as embedder:
-        assert embedder.info.attention in ("torch-varlen", "flash-attn")
+        assert embedder.info.attention != "sdpa"
 
 
 @needs_flash

@@ -10,24 +10,53 @@ from __future__ import annotations
 
 import torch
 
-from quernstone.attention.base import AttentionMaker, BatchAttention, GroupKeys, PrefixKeys
+from quernstone.attention.base import (
+    AttentionMaker,
+    BatchAttention,
+    GroupKeys,
+    HeadShape,
+    PrefixKeys,
+)
+from quernstone.attention.flash import KERNELS, first_right
 from quernstone.attention.sdpa import sdpa_maker
-from quernstone.attention.varlen import flash_attn_varlen, torch_varlen, varlen_maker
+from quernstone.attention.varlen import varlen_maker
 
-__all__ = ["AttentionMaker", "BatchAttention", "GroupKeys", "PrefixKeys", "choose_attention"]
+__all__ = [
+    "AttentionMaker",
+    "BatchAttention",
+    "GroupKeys",
+    "HeadShape",
+    "PrefixKeys",
+    "choose_attention",
+]
+
+_TYPICAL_SHAPE = HeadShape(16, 8, 128)
 
 
 def choose_attention(
-    device: torch.device, dtype: torch.dtype, *, causal: bool = True
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    causal: bool = True,
+    shape: HeadShape = _TYPICAL_SHAPE,
 ) -> AttentionMaker:
     """Choose the implementation for a device and a dtype.
 
     Bidirectional attention (`causal=False`) has no shared prefixes.
     Flash kernels support half precision only and need compute capability 8.0 (Ampere) or newer.
+    Each one is tried once on a few tokens with heads of `shape`, and used only if it is right.
     """
-    half = dtype in (torch.bfloat16, torch.float16)
-    if device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0):
-        for name, kernel in (("torch-varlen", torch_varlen()), ("flash-attn", flash_attn_varlen())):
-            if kernel is not None:
-                return varlen_maker(name, kernel, causal=causal)
-    return sdpa_maker(device, causal=causal)
+    if device.type != "cuda":
+        return sdpa_maker(device, causal=causal)
+    if dtype not in (torch.bfloat16, torch.float16):
+        reason = f"flash kernels do not take {str(dtype).removeprefix('torch.')}"
+        return sdpa_maker(device, causal=causal, reason=reason)
+    capability, minor = torch.cuda.get_device_capability(device)
+    if capability < 8:
+        reason = f"flash kernels need compute capability 8.0, and this GPU has {capability}.{minor}"
+        return sdpa_maker(device, causal=causal, reason=reason)
+    with torch.inference_mode():
+        name, kernel, reason = first_right(KERNELS, device, dtype, shape, capability)
+    if kernel is None:
+        return sdpa_maker(device, causal=causal, reason=reason)
+    return varlen_maker(name, kernel, causal=causal, reason=reason)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from quernstone.batching import PackedBatch
 from quernstone.types import TokenArray
+
+
+class HeadShape(NamedTuple):
+    """The shape of a model's attention."""
+
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    dim: int
+    """Numbers per head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class AttentionMaker:
     replayable: bool
     """True if batches with equal numbers of tokens and sequences differ only in their integers, so
     that one CUDA graph computes them all."""
+    reason: str = ""
+    """Why it was chosen, for `EngineInfo.attention_reason`."""
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:

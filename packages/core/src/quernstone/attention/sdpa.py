@@ -36,13 +36,13 @@ _BUCKET_TOKENS = 8
 _LENGTH_STEP = 8
 
 
-def sdpa_maker(device: torch.device, *, causal: bool = True) -> AttentionMaker:
+def sdpa_maker(device: torch.device, *, causal: bool = True, reason: str = "") -> AttentionMaker:
     """Return the maker of `SdpaAttention`, whose buckets are planned on the host."""
 
     def make(batch: PackedBatch, _integers: Sequence[Tensor]) -> SdpaAttention:
         return SdpaAttention(batch, device, causal=causal)
 
-    return AttentionMaker("sdpa", lambda _batch: [], make, replayable=False)
+    return AttentionMaker("sdpa", lambda _batch: [], make, replayable=False, reason=reason)
 
 
 class SdpaAttention:

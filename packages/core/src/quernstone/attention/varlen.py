@@ -1,32 +1,27 @@
-"""Attention by a varlen flash kernel on CUDA, from torch or flash-attn."""
+"""Attention by a varlen flash kernel on CUDA."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quernstone.attention.base import AttentionMaker, GroupKeys, merge
+from quernstone.attention.flash import VarlenKernel
 from quernstone.batching import PackedBatch
-from quernstone.errors import EngineError
 from quernstone.types import TokenArray
 
-VarlenKernel = Callable[..., tuple[Tensor, Tensor]]
-"""(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads).
 
-Tokens and heads of q, k and v may have any strides, so views of a merged projection work; each head
-is contiguous. `cu_q` and `cu_k` are int32. `max_q` and `max_k` may exceed the longest sequence."""
-
-
-def varlen_maker(name: str, kernel: VarlenKernel, *, causal: bool = True) -> AttentionMaker:
+def varlen_maker(
+    name: str, kernel: VarlenKernel, *, causal: bool = True, reason: str = ""
+) -> AttentionMaker:
     """Return the maker of `VarlenAttention` with a kernel."""
     make = partial(VarlenAttention, kernel=kernel, causal=causal)
-    return AttentionMaker(name, _integers, make, replayable=True)
+    return AttentionMaker(name, _integers, make, replayable=True, reason=reason)
 
 
 def _integers(batch: PackedBatch) -> list[TokenArray]:
@@ -98,37 +93,3 @@ def _group_bounds(batch: PackedBatch) -> list[TokenArray]:
     tokens = np.asarray(batch.cu_seqlens, dtype=np.int32)[rows]
     keys = np.cumsum([0, *(len(prefix) for prefix, _, _ in batch.groups)], dtype=np.int32)
     return [np.asarray(rows, dtype=np.int32) - np.int32(row_start), tokens - tokens[0], keys]
-
-
-def torch_varlen() -> VarlenKernel | None:
-    """Return torch's varlen kernel, or None if it is missing or lacks grouped heads."""
-    try:
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn  # noqa: PLC0415
-    except ImportError:
-        return None
-    if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
-        return None
-
-    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
-        window = (-1, 0) if causal else (-1, -1)
-        aux = AuxRequest(lse=True)
-        out, lse = varlen_attn(*inputs, return_aux=aux, window_size=window, enable_gqa=True)
-        return out, lse.transpose(0, 1)  # stored as (heads, tokens)
-
-    return kernel
-
-
-def flash_attn_varlen() -> VarlenKernel | None:
-    """Return the kernel of the `flash-attn` package, or None if it is not installed."""
-    try:
-        from flash_attn import flash_attn_varlen_func  # noqa: PLC0415
-    except ImportError:
-        return None
-
-    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
-        out, lse, _ = flash_attn_varlen_func(*inputs, causal=causal, return_attn_probs=True)
-        if lse.dim() != 2:  # padded, (sequences, heads, tokens), before 2.7
-            raise EngineError("this flash-attn is too old; run `pip install -U flash-attn`")
-        return out, lse.transpose(0, 1)  # flash-attn: (heads, tokens)
-
-    return kernel

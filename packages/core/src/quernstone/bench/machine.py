@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from quernstone.doctor.environment import describe_device, versions
+from quernstone.doctor.environment import describe_attention, describe_device, versions
 from quernstone.types import EngineInfo
 
 
@@ -17,7 +17,7 @@ def describe(info: EngineInfo) -> dict[str, str]:
         "engine": info.engine,
         "device": describe_device(info),
         "dtype": info.dtype,
-        "attention": info.attention,
+        "attention": describe_attention(info),
         "processor": _processor(),
         "processors": str(os.cpu_count()),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.doctor.embedding import EMBEDDING_CHECKS
-from quernstone.doctor.environment import describe_device, versions
+from quernstone.doctor.environment import describe_attention, describe_device, versions
 from quernstone.doctor.reference import Reference
 from quernstone.doctor.report import Finding, Outcome, Report, fail, ok, skipped
 from quernstone.doctor.reranking import RERANKING_CHECKS
@@ -166,7 +166,7 @@ def _environment(subject: Any) -> dict[str, str]:
         "engine": info.engine,
         "device": describe_device(info),
         "dtype": info.dtype,
-        "attention": info.attention,
+        "attention": describe_attention(info),
         "longest input": f"{user.max_length} tokens",
         "instruction": user.instruction,
     }

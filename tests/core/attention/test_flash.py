@@ -1,0 +1,225 @@
+"""Flash kernels: which are tried, with which arguments, and that only a right one is chosen."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from tests.support.gpu_stand_ins import kernel
+
+from quernstone import attention
+from quernstone.attention import HeadShape, choose_attention, flash
+from quernstone.attention.flash import FlashKernel, first_right, probe, torch_flash
+from quernstone.doctor.environment import describe_attention
+from quernstone.types import EngineInfo
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
+SHAPE = HeadShape(4, 2, 64)
+HALF = torch.bfloat16
+
+
+def ten(query, key, value, cu_q, cu_k, max_q, max_k, dropout, causal, debug):
+    """torch's op of 2.11 and 2.13: ten positional arguments, five results."""
+    assert (dropout, debug) == (0.0, False)
+    out, lse = kernel(query, key, value, cu_q, cu_k, max_q, max_k, causal=causal)
+    return out, lse.T, torch.empty(0), torch.empty(0), torch.empty(0)
+
+
+def padded(*inputs):
+    """As older ones: the log-sum-exp is padded, (sequences, heads, tokens)."""
+    out, lse, *rest = ten(*inputs)
+    return out, lse[None], *rest
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A CPU in the place of a Hopper GPU, whose torch has an op that a test sets."""
+    probe_of = flash.probe
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(flash, "probe", lambda kernel, device, *rest: probe_of(kernel, CPU, *rest))
+
+    def use(op):
+        ops = SimpleNamespace() if op is None else SimpleNamespace(default=op)
+        names = {} if op is None else {"_flash_attention_forward": ops}
+        monkeypatch.setattr(flash, "torch", FakeTorch(SimpleNamespace(**names)))
+
+    return use
+
+
+class FakeTorch:
+    """torch, with other ops."""
+
+    def __init__(self, aten):
+        self.ops = SimpleNamespace(aten=aten)
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+@pytest.mark.parametrize("with_enable_gqa", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_torchs_op_is_chosen_whatever_its_wrapper_takes(
+    monkeypatch, device, with_enable_gqa, dtype
+):
+    def older(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+        raise AssertionError
+
+    def newer(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, enable_gqa=False):
+        raise AssertionError
+
+    wrapper = newer if with_enable_gqa else older
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", wrapper)
+    device(ten)
+    maker = choose_attention(CUDA, dtype, shape=SHAPE)
+    assert (maker.name, maker.replayable) == ("torch-flash", True)
+    assert "flash-attn-3 is not installed (package `fa3-fwd`)" in maker.reason
+    assert maker.reason.endswith("torch-flash passed its probe")
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        (None, "torch-flash is not installed"),
+        (padded, "torch-flash failed its probe: its log-sum-exp has the shape (4, 1, 276)"),
+        (lambda *inputs: ten(*inputs[:8], False, False), "torch-flash failed its probe: its resul"),
+        (lambda *inputs, more: None, "torch-flash failed its probe: TypeError: "),
+    ],
+    ids=["missing", "padded", "not causal", "other arguments"],
+)
+def test_what_is_missing_or_wrong_is_not_chosen(device, op, reason):
+    device(op)
+    maker = choose_attention(CUDA, HALF, shape=SHAPE)
+    assert (maker.name, maker.replayable) == ("sdpa", False)
+    assert reason in maker.reason
+    info = EngineInfo(
+        engine="torch",
+        device="cuda",
+        dtype="bfloat16",
+        attention="sdpa",
+        max_batch_tokens=1,
+        attention_reason=maker.reason,
+    )
+    assert describe_attention(info) == f"sdpa ({maker.reason})"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "reason"),
+    [
+        ((9, 0), torch.float32, "flash kernels do not take float32"),
+        ((7, 5), torch.float16, "need compute capability 8.0, and this GPU has 7.5"),
+    ],
+)
+def test_nothing_is_tried_where_no_kernel_can_run(monkeypatch, capability, dtype, reason):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(attention, "first_right", lambda *inputs: pytest.fail("tried"))
+    maker = choose_attention(CUDA, dtype)
+    assert maker.name == "sdpa"
+    assert reason in maker.reason
+
+
+def module(monkeypatch, name, **contents):
+    made = ModuleType(name)
+    made.__dict__.update(contents)
+    monkeypatch.setitem(sys.modules, name, made)
+
+
+def install(monkeypatch, *packages):
+    """Install packages of the signatures that their releases have."""
+
+    def flash_2(q, k, v, cu_q, cu_k, max_q, max_k, *, causal, return_attn_probs):
+        out, lse = kernel(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal)
+        return out, lse.T, None
+
+    def flash_3(q, k, v, cu_q, cu_k, max_q, max_k, *, causal, return_attn_probs):
+        return flash_2(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal, return_attn_probs=True)[:2]
+
+    def flash_4(  # the fourth positional argument is another one
+        q, k, v, qv=None, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None,
+        max_seqlen_k=None, *, causal, return_lse,
+    ):  # fmt: skip
+        assert qv is None
+        return flash_3(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+            causal=causal, return_attn_probs=True,
+        )  # fmt: skip
+
+    if "flash-attn" in packages:
+        module(monkeypatch, "flash_attn", flash_attn_varlen_func=flash_2)
+    if "fa3-fwd" in packages:
+        module(monkeypatch, "fa3_fwd_interface", flash_attn_varlen_func=flash_3)
+    if "flash-attn-4" in packages:
+        if "flash-attn" not in packages:
+            module(monkeypatch, "flash_attn")
+        module(monkeypatch, "flash_attn.cute", flash_attn_varlen_func=flash_4)
+
+
+@pytest.mark.parametrize(
+    ("packages", "capability", "name"),
+    [
+        (["flash-attn"], (9, 0), "torch-flash"),
+        (["fa3-fwd", "flash-attn-4"], (9, 0), "flash-attn-3"),
+        (["fa3-fwd", "flash-attn-4"], (10, 0), "flash-attn-4"),
+        (["flash-attn-4", "flash-attn"], (9, 0), "flash-attn-4"),
+        (["fa3-fwd", "flash-attn-4"], (8, 9), "torch-flash"),
+        (["fa3-fwd", "flash-attn-4"], (12, 0), "torch-flash"),
+    ],
+    ids=str,
+)
+def test_faster_kernels_come_first(monkeypatch, device, packages, capability, name):
+    install(monkeypatch, *packages)
+    device(ten)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_attention(CUDA, HALF, shape=SHAPE).name == name
+
+
+def test_flash_attn_is_taken_where_torchs_op_is_missing(monkeypatch, device):
+    install(monkeypatch, "flash-attn")
+    device(None)
+    assert choose_attention(CUDA, HALF, shape=SHAPE).name == "flash-attn"
+
+
+def test_a_wrong_kernel_gives_way_to_the_next():
+    def wrong(*inputs, causal):
+        out, lse = kernel(*inputs, causal=causal)
+        return out, lse + 0.5
+
+    kernels = [
+        FlashKernel("wrong", "one", lambda: wrong),
+        FlashKernel("right", "two", lambda: kernel),
+    ]
+    name, chosen, reason = first_right(kernels, CPU, HALF, SHAPE, 9)
+    assert (name, chosen) == ("right", kernel)
+    assert reason.startswith("wrong failed its probe: its log-sum-exp are off by 0.1")
+
+
+def test_the_probe_sees_a_mask_that_is_aligned_with_the_start():
+    """As of FlashAttention before 2.1, which differs only where keys outnumber queries."""
+
+    def from_the_start(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
+        if causal and len(k) > len(q):
+            starts = zip(cu_k[:-1], cu_q.diff(), strict=True)
+            rows = torch.cat([torch.arange(start, start + count) for start, count in starts])
+            return kernel(q, k[rows], v[rows], cu_q, cu_q, max_q, max_k, causal=True)
+        return kernel(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal)
+
+    assert probe(kernel, CPU, HALF, SHAPE) is None
+    assert "results are off" in probe(from_the_start, CPU, HALF, SHAPE)
+
+
+def test_the_probe_sees_numbers_that_are_not_finite():
+    def broken(*inputs, causal):
+        out, lse = kernel(*inputs, causal=causal)
+        return out * torch.nan, lse
+
+    assert "off by nan" in probe(broken, CPU, HALF, SHAPE)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_torch_takes_what_its_kernel_is_given(causal):
+    """torch's own checks and shapes, on tensors without numbers; views of one product."""
+    qkv = torch.empty(9, 16 + 2 * 8, 128, dtype=torch.bfloat16, device="meta")
+    query, key, value = qkv.split([16, 8, 8], 1)
+    bounds = torch.empty(3, dtype=torch.int32, device="meta")
+    out, lse = torch_flash()(query, key, value, bounds, bounds, 5, 5, causal=causal)
+    assert out.shape == query.shape
+    assert (lse.shape, lse.dtype) == ((9, 16), torch.float32)
