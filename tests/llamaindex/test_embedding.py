@@ -220,3 +220,11 @@ async def test_loading_does_not_block_the_event_loop(monkeypatch):
         turns += 1
     assert turns > 5
     assert task.result() == [1.0, 1.0]
+
+
+async def test_one_text_is_not_a_list_of_texts():
+    model = QuernstoneEmbedding(model_name="tiny")
+    with pytest.raises(InputError, match="`texts` is a str, expected a list"):
+        model.get_text_embedding_batch("one string")
+    with pytest.raises(InputError, match="`texts` is a str, expected a list"):
+        await model.aget_text_embedding_batch("one string")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
 
 from quernstone.encoding.checks import check_instruction, check_list
@@ -120,15 +120,15 @@ class Embedder(Model):
         """Return the prompt of a document, without the final token: for Qwen3 the text itself."""
         return self._session.prompts.document + text
 
-    def embed_documents(self, texts: Sequence[str], *, progress: bool = False) -> Float32Array:
+    def embed_documents(self, texts: Iterable[str], *, progress: bool = False) -> Float32Array:
         """Embed texts, without a prompt unless the model has one for documents.
 
         Args:
-            texts: Any number of strings; an empty string is a valid text.
+            texts: A list or another iterable of strings; an empty string is a valid text.
             progress: Show a progress bar on standard error.
 
         Returns:
-            Unit vectors in input order. Shape: (len(texts), dimensions)
+            Unit vectors in input order. Shape: (number of texts, dimensions)
 
         Raises:
             InputError: A text is not a string, is not valid Unicode, or is too long.
@@ -140,7 +140,7 @@ class Embedder(Model):
         return self._finish(self._session.run_all(texts, encode, progress=title))
 
     def embed_queries(
-        self, texts: Sequence[str], instruction: str | None = None, *, progress: bool = False
+        self, texts: Iterable[str], instruction: str | None = None, *, progress: bool = False
     ) -> Float32Array:
         """Embed queries, each after the instruction. See `embed_documents`."""
         check_list("texts", texts)
@@ -164,19 +164,20 @@ class Embedder(Model):
         Raises:
             InputError: As in `embed_documents`; the index counts from the iterator's start.
         """
+        check_list("texts", texts)
         title = "embedding documents" if progress else ""
         encode = self._session.encoder.encode_documents
         for rows in self._session.run(texts, encode, progress=title):
             yield from self._finish(rows)
 
-    async def aembed_documents(self, texts: Sequence[str]) -> Float32Array:
+    async def aembed_documents(self, texts: Iterable[str]) -> Float32Array:
         """Like `embed_documents`, without blocking the event loop."""
         check_list("texts", texts)
         encode = self._session.encoder.encode_documents
         return self._finish(await self._session.arun_all(texts, encode))
 
     async def aembed_queries(
-        self, texts: Sequence[str], instruction: str | None = None
+        self, texts: Iterable[str], instruction: str | None = None
     ) -> Float32Array:
         """Like `embed_queries`, without blocking the event loop."""
         check_list("texts", texts)
@@ -195,6 +196,8 @@ class Embedder(Model):
 
         A plain iterable is read on the event loop, so it should not block.
         """
+        if not isinstance(texts, AsyncIterable):
+            check_list("texts", texts)
         encode = self._session.encoder.encode_documents
         async for rows in self._session.arun(texts, encode):
             for vector in self._finish(rows):

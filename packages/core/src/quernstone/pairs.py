@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import cast
@@ -31,7 +31,7 @@ class QueryPairs:
     def __init__(
         self,
         queries: Sequence[str],
-        documents: Sequence[str] | Sequence[Sequence[str]],
+        documents: Sequence[str] | Sequence[Iterable[str]],
         instructions: Sequence[str],
     ) -> None:
         """Match queries with their instructions and one list of documents, for all or for each.
@@ -73,10 +73,15 @@ class QueryPairs:
 
 
 def _lists(
-    queries: Sequence[str], documents: Sequence[str] | Sequence[Sequence[str]]
+    queries: Sequence[str], documents: Sequence[str] | Sequence[Iterable[str]]
 ) -> Sequence[Sequence[str]]:
     """Return the documents of each query."""
-    lists = [entry for entry in documents if _is_list(entry)]
+    lists = [
+        # A sequence may create its documents when they are read.
+        entry if isinstance(entry, Sequence) else list(entry)
+        for entry in documents
+        if _is_list(entry)
+    ]
     if not lists:
         return [cast("Sequence[str]", documents)] * len(queries)
     if len(lists) != len(documents):
@@ -93,7 +98,7 @@ def _lists(
 
 
 def _is_list(entry: object) -> bool:
-    return isinstance(entry, Sequence) and not isinstance(entry, str | bytes)
+    return isinstance(entry, Iterable) and not isinstance(entry, str | bytes | Mapping | Set)
 
 
 def _of_document(error: QuernstoneError, query: int, document: int) -> QuernstoneError:

@@ -112,7 +112,7 @@ class Reranker(Model):
     def rerank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         top_n: int | None = None,
         instruction: str | None = None,
         *,
@@ -122,7 +122,7 @@ class Reranker(Model):
 
         Args:
             query: The question or request.
-            documents: The candidates.
+            documents: The candidates: a list or another iterable of strings.
             top_n: How many to return; None for all.
             instruction: Replaces the default for this call.
             progress: Show a progress bar on standard error.
@@ -140,10 +140,10 @@ class Reranker(Model):
 
     def rerank_many(
         self,
-        queries: Sequence[str],
-        documents: Sequence[str] | Sequence[Sequence[str]],
+        queries: Iterable[str],
+        documents: Iterable[str] | Iterable[Iterable[str]],
         top_n: int | None = None,
-        instruction: str | Sequence[str] | None = None,
+        instruction: str | Iterable[str] | None = None,
         *,
         progress: bool = False,
     ) -> list[list[RankedDocument]]:
@@ -175,14 +175,14 @@ class Reranker(Model):
         return [_ranked(own, top_n) for own in pairs.by_query(scores)]
 
     def score(
-        self, pairs: Sequence[Pair], instruction: str | None = None, *, progress: bool = False
+        self, pairs: Iterable[Pair], instruction: str | None = None, *, progress: bool = False
     ) -> Float32Array:
         """Compute P(yes) of (query, document) pairs.
 
         Pairs of the same query share its computation, wherever they are in the list.
 
         Returns:
-            Numbers from 0 to 1 in input order. Shape: (len(pairs),)
+            Numbers from 0 to 1 in input order. Shape: (number of pairs,)
 
         Raises:
             InputError: An entry is not a pair of strings, is not valid Unicode, or is too long.
@@ -193,7 +193,7 @@ class Reranker(Model):
     async def arerank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         top_n: int | None = None,
         instruction: str | None = None,
     ) -> list[RankedDocument]:
@@ -203,10 +203,10 @@ class Reranker(Model):
 
     async def arerank_many(
         self,
-        queries: Sequence[str],
-        documents: Sequence[str] | Sequence[Sequence[str]],
+        queries: Iterable[str],
+        documents: Iterable[str] | Iterable[Iterable[str]],
         top_n: int | None = None,
-        instruction: str | Sequence[str] | None = None,
+        instruction: str | Iterable[str] | None = None,
     ) -> list[list[RankedDocument]]:
         """Like `rerank_many`, without blocking the event loop."""
         pairs = self._pairs_of_many(queries, documents, top_n, instruction)
@@ -214,7 +214,7 @@ class Reranker(Model):
             scores = await self._ascores(pairs)
         return [_ranked(own, top_n) for own in pairs.by_query(scores)]
 
-    async def ascore(self, pairs: Sequence[Pair], instruction: str | None = None) -> Float32Array:
+    async def ascore(self, pairs: Iterable[Pair], instruction: str | None = None) -> Float32Array:
         """Like `score`, without blocking the event loop."""
         return await self._ascores(self._instructed(pairs, instruction))
 
@@ -235,7 +235,7 @@ class Reranker(Model):
         return _probabilities(await self._session.arun_all(pairs, encode))
 
     def _pairs_of(
-        self, query: str, documents: Sequence[str], top_n: int | None, instruction: str | None
+        self, query: str, documents: Iterable[str], top_n: int | None, instruction: str | None
     ) -> list[InstructedPair]:
         check_list("documents", documents)
         if top_n is not None:
@@ -243,8 +243,9 @@ class Reranker(Model):
         chosen = self._usable(instruction)
         return [(query, document, chosen) for document in documents]
 
-    def _instructed(self, pairs: Sequence[Pair], instruction: str | None) -> list[InstructedPair]:
+    def _instructed(self, pairs: Iterable[Pair], instruction: str | None) -> list[InstructedPair]:
         check_list("pairs", pairs)
+        pairs = list(pairs)
         for index, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(index, f"{type(pair).__name__} is not a (query, document) pair")
@@ -253,22 +254,24 @@ class Reranker(Model):
 
     def _pairs_of_many(
         self,
-        queries: Sequence[str],
-        documents: Sequence[str] | Sequence[Sequence[str]],
+        queries: Iterable[str],
+        documents: Iterable[str] | Iterable[Iterable[str]],
         top_n: int | None,
-        instruction: str | Sequence[str] | None,
+        instruction: str | Iterable[str] | None,
     ) -> QueryPairs:
         if top_n is not None:
             check_positive("top_n", top_n)
         check_list("queries", queries)
+        queries = list(queries)
         instructions = self._one_each(instruction, len(queries))
         check_texts(queries, what="query")
         check_list("documents", documents)
-        return QueryPairs(queries, documents, instructions)
+        return QueryPairs(queries, list(documents), instructions)
 
-    def _one_each(self, instruction: str | Sequence[str] | None, queries: int) -> Sequence[str]:
+    def _one_each(self, instruction: str | Iterable[str] | None, queries: int) -> Sequence[str]:
         if instruction is None or isinstance(instruction, str):
             return [self._usable(instruction)] * queries
+        instruction = list(instruction)
         if len(instruction) != queries:
             raise ConfigError(
                 f"{len(instruction)} instructions for {queries} queries; give one string for all "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from langchain_core.cross_encoders import BaseCrossEncoder
 from typing_extensions import override
 
@@ -24,12 +26,12 @@ class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
     """
 
     @override
-    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+    def score(self, text_pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Score pairs of a query and a document.
 
         Args:
-            text_pairs: Any number of `(query, document)` pairs in any order. All pairs with the
-                same query share its computation.
+            text_pairs: A list or another iterable of `(query, document)` pairs in any
+                order. All pairs with the same query share its computation.
 
         Returns:
             The probability of relevance, 0 to 1, of each pair, in the order of `text_pairs`.
@@ -42,7 +44,7 @@ class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
         scores: list[float] = self._core.get(self._settings()).score(text_pairs).tolist()
         return scores
 
-    async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+    async def ascore(self, text_pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Like `score`, without blocking the event loop."""
         if not text_pairs:
             return []

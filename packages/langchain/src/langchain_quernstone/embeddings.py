@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -84,11 +84,11 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
         return self._core.get(self._settings()).fingerprint
 
     @override
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+    def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """Embed documents.
 
         Args:
-            texts: Any number of documents, embedded verbatim, including whitespace.
+            texts: A list or another iterable of documents, embedded verbatim, including whitespace.
 
         Returns:
             A unit vector for each text, in the order of `texts`.
@@ -112,7 +112,7 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
         return vector
 
     @override
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+    async def aembed_documents(self, texts: Iterable[str]) -> list[list[float]]:
         """Like `embed_documents`, without blocking the event loop."""
         embedder = await self._core.aget(self._settings())
         vectors: list[list[float]] = (await embedder.aembed_documents(texts)).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from langchain_core.callbacks import Callbacks
@@ -21,7 +21,7 @@ class RerankInput(TypedDict):
     """Input of `QuernstoneReranker.as_runnable()`."""
 
     query: str
-    documents: Sequence[Document]
+    documents: Iterable[Document]
 
 
 class RerankerSettings(BaseModel):
@@ -108,20 +108,21 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
     @override
     def compress_documents(
         self,
-        documents: Sequence[Document],
+        documents: Iterable[Document],
         query: str,
         callbacks: Callbacks | None = None,
     ) -> list[Document]:
         """Return the best documents, best first.
 
         Args:
-            documents: Any number of documents; they are not modified.
+            documents: A list or another iterable of documents, which are not modified.
             query: The query to rank them by.
             callbacks: Required by LangChain's interface, but not called.
 
         Raises:
             InputError: The query or a document cannot be used; `.index` is the document's position.
         """
+        documents = list(documents)
         texts = _texts(documents)
         if not texts:
             return []
@@ -131,11 +132,12 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
     @override
     async def acompress_documents(
         self,
-        documents: Sequence[Document],
+        documents: Iterable[Document],
         query: str,
         callbacks: Callbacks | None = None,
     ) -> list[Document]:
         """Like `compress_documents`, without blocking the event loop."""
+        documents = list(documents)
         texts = _texts(documents)
         if not texts:
             return []

@@ -63,6 +63,11 @@ class DocumentCompressorTests:
         return True
 
     @property
+    def takes_iterables(self) -> bool:
+        """True if generators of documents are reranked like lists."""
+        return True
+
+    @property
     def is_picklable(self) -> bool:
         """True if the object can be pickled."""
         return True
@@ -109,6 +114,19 @@ class DocumentCompressorTests:
             assert result.id == original.id
             assert result.page_content == original.page_content
             assert {**result.metadata, **original.metadata} == result.metadata
+
+    async def test_any_iterable_is_a_list(self, documents: list[Document]) -> None:
+        if not self.takes_iterables:
+            pytest.skip("`takes_iterables` is False")
+        compressor = self.make()
+        expected = {document.id for document in documents}
+        generator: Any = (document for document in documents)
+        kept: Any = filter(None, documents)
+        for results in (
+            compressor.compress_documents(generator, QUERY),
+            await compressor.acompress_documents(kept, QUERY),
+        ):
+            assert {document.id for document in results} == expected
 
     def test_input_is_not_changed(self, documents: list[Document]) -> None:
         before = copy.deepcopy(documents)
@@ -283,6 +301,11 @@ class CrossEncoderTests:
 
     def test_no_pairs(self, encoder: BaseCrossEncoder) -> None:
         assert encoder.score([]) == []
+
+    def test_any_iterable_is_a_list(self, encoder: BaseCrossEncoder) -> None:
+        pairs = [(QUERY, text) for text in TEXTS]
+        given: Any = iter(pairs)
+        assert encoder.score(given) == pytest.approx(encoder.score(pairs), abs=self.tolerance)
 
     def test_order_is_that_of_the_pairs(self, encoder: BaseCrossEncoder) -> None:
         pairs = [(query, text) for text in TEXTS for query in (QUERY, "weather", "")]

@@ -96,6 +96,7 @@ def measure(
         raise ConfigError(f"`seconds` is {seconds!r}; it must be a number greater than 0")
     if texts is not None:
         check_list("texts", texts)
+        texts = list(texts)
         check_texts(texts)
         if not any(texts):
             raise ConfigError("`texts` holds no text to measure with: pass at least one")

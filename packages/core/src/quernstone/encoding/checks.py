@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from quernstone.errors import ConfigError, InputError
 
@@ -24,9 +24,17 @@ def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> No
 
 
 def check_list(name: str, values: object) -> None:
-    """Raise an `InputError` for a single string, which would pass as a list of characters."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise InputError(0, f"`{name}` is {type(values).__name__}, expected a list of strings")
+    """Raise an `InputError` unless `values` is an iterable with an order, such as a generator.
+
+    A single string would pass as a list of characters, and a mapping as a list of its keys.
+    """
+    refused = isinstance(values, (str, bytes, Mapping, Set))
+    if refused or not isinstance(values, Iterable):
+        raise InputError(
+            0,
+            f"`{name}` is {type(values).__name__}, expected a list of strings or another iterable "
+            "that has an order",
+        )
 
 
 def check_positive(name: str, value: int) -> None:

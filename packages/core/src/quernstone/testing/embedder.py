@@ -69,6 +69,14 @@ class EmbedderContract(Contract[Embedder]):
     def test_a_stream_is_the_list(self, subject: Embedder) -> None:
         self.assert_close(list(subject.stream(iter(_MANY))), subject.embed_documents(_MANY))
 
+    @shows("order")
+    def test_any_iterable_is_a_list(self, subject: Embedder) -> None:
+        expected = subject.embed_documents(TEXTS)
+        self.assert_close(subject.embed_documents(text for text in TEXTS), expected)
+        self.assert_close(asyncio.run(subject.aembed_documents(tuple(TEXTS))), expected)
+        queries = asyncio.run(subject.aembed_queries(iter(TEXTS)))
+        self.assert_close(subject.embed_queries(filter(None, TEXTS)), queries)
+
     @shows("any_text")
     @pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
     def test_any_text_has_a_vector(self, subject: Embedder, text: str) -> None:
@@ -95,6 +103,8 @@ class EmbedderContract(Contract[Embedder]):
     def test_what_is_no_list_is_refused(self, subject: Embedder, wrong: Any) -> None:
         with pytest.raises(InputError, match="expected a list of strings"):
             subject.embed_documents(wrong)
+        with pytest.raises(InputError, match="expected a list of strings"):
+            list(subject.stream(wrong))
 
     @shows("wrong_input")
     def test_it_works_again_after_an_error(self, subject: Embedder) -> None:

@@ -90,6 +90,20 @@ class RerankerContract(Contract[Reranker]):
         self.assert_close([e.score for e in shared[0]], [e.score for e in ranked[0]])
 
     @shows("order")
+    def test_any_iterable_is_a_list(self, subject: Reranker) -> None:
+        ranked = subject.rerank(QUERY, TEXTS)
+        for own in (
+            subject.rerank(QUERY, (text for text in TEXTS)),
+            asyncio.run(subject.arerank(QUERY, iter(TEXTS))),
+            *subject.rerank_many(iter([QUERY]), iter(TEXTS)),
+            *asyncio.run(subject.arerank_many(iter([QUERY]), iter([iter(TEXTS)]))),
+        ):
+            scores = {each.index: each.score for each in own}
+            self.assert_close([scores[each.index] for each in ranked], [e.score for e in ranked])
+        pairs = [(QUERY, text) for text in TEXTS]
+        self.assert_close(subject.score(iter(pairs)), subject.score(pairs))
+
+    @shows("order")
     def test_query_and_document_are_told_apart(self, subject: Reranker) -> None:
         there, back = subject.score([(QUERY, TEXTS[1]), (TEXTS[1], QUERY)])
         assert abs(there - back) > self.tolerance

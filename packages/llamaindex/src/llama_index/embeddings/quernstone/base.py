@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from inspect import signature
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature, unwrap
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from llama_index.core.schema import BaseNode
 
 from quernstone import Embedder, RemoteOptions
-from quernstone.errors import ConfigError
+from quernstone.errors import ConfigError, InputError
 from quernstone.lazy import Lazy
 from quernstone.types import Dtype, EngineName
 
@@ -150,6 +151,33 @@ class QuernstoneEmbedding(BaseEmbedding):
             "instruction": self.instruction,
         }
 
+    # The base class needs lists for the following four: it counts the items, or reads them twice.
+    # `unwrap`, because a call of the base class's method would open a second span.
+
+    def get_text_embedding_batch(
+        self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Embed texts: a list or another iterable."""
+        embed = unwrap(BaseEmbedding.get_text_embedding_batch)
+        vectors: list[Embedding] = embed(self, _listed(texts), show_progress, **kwargs)
+        return vectors
+
+    async def aget_text_embedding_batch(
+        self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Like `get_text_embedding_batch`, without blocking the event loop."""
+        embed = unwrap(BaseEmbedding.aget_text_embedding_batch)
+        vectors: list[Embedding] = await embed(self, _listed(texts), show_progress, **kwargs)
+        return vectors
+
+    def __call__(self, nodes: Iterable[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Set the embeddings of nodes: a list or another iterable."""
+        return super().__call__(list(nodes), **kwargs)
+
+    async def acall(self, nodes: Iterable[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Like calling the object, without blocking the event loop."""
+        return await super().acall(list(nodes), **kwargs)
+
     def _get_query_embedding(self, query: str) -> Embedding:
         embedder = self._core.get(self._settings())
         vector: Embedding = embedder.embed_query(query).tolist()
@@ -181,3 +209,9 @@ class QuernstoneEmbedding(BaseEmbedding):
         return {
             name: getattr(self, "model_name" if name == "model" else name) for name in _ARGUMENTS
         }
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InputError(0, "`texts` is a str, expected a list of strings or another iterable")
+    return list(texts)

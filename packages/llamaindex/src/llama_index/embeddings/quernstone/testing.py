@@ -77,6 +77,11 @@ class EmbeddingTests:
         return True
 
     @property
+    def takes_iterables(self) -> bool:
+        """True if generators of texts and nodes are embedded like lists."""
+        return True
+
+    @property
     def takes_empty_text(self) -> bool:
         """True if an empty string has a vector; False if it raises ValueError."""
         return True
@@ -134,6 +139,25 @@ class EmbeddingTests:
 
     def test_empty_batch(self, model: BaseEmbedding) -> None:
         assert model.get_text_embedding_batch([]) == []
+
+    async def test_any_iterable_is_a_list(self, model: BaseEmbedding) -> None:
+        if not self.takes_iterables:
+            pytest.skip("`takes_iterables` is False")
+        expected = model.get_text_embedding_batch(TEXTS)
+        given: Any = iter(TEXTS)
+        for vectors in (
+            model.get_text_embedding_batch(given),
+            await model.aget_text_embedding_batch(filter(None, TEXTS)),
+        ):
+            assert len(vectors) == len(TEXTS)
+            for vector, wanted in zip(vectors, expected, strict=True):
+                self.assert_close(vector, wanted)
+        nodes: Any = (TextNode(text=text) for text in TEXTS)
+        for node, wanted in zip(model(nodes), expected, strict=True):
+            self.assert_close(node.embedding or [], wanted)
+        nodes = (TextNode(text=text) for text in TEXTS)
+        for node, wanted in zip(await model.acall(nodes), expected, strict=True):
+            self.assert_close(node.embedding or [], wanted)
 
     async def test_async_is_sync(self, model: BaseEmbedding) -> None:
         self.assert_close(await model.aget_query_embedding("q"), model.get_query_embedding("q"))

@@ -122,6 +122,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        nodes = list(nodes)  # frameworks also pass generators
         query, texts = _query(query_bundle), self._texts(nodes)
         with self._reported(nodes, query) as kept:
             if texts:
@@ -134,6 +135,7 @@ class QuernstoneRerank(BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        nodes = list(nodes)
         query, texts = _query(query_bundle), self._texts(nodes)
         with self._reported(nodes, query) as kept:
             if texts:

@@ -62,6 +62,11 @@ class RerankTests:
         return True
 
     @property
+    def takes_iterables(self) -> bool:
+        """True if generators of nodes are reranked like lists."""
+        return True
+
+    @property
     def tolerance(self) -> float:
         """Maximum change of a score by other inputs in the same batch."""
         return 0.02
@@ -116,6 +121,20 @@ class RerankTests:
             for result in results:
                 result.score = -1.0
             assert nodes == before
+
+    async def test_any_iterable_is_a_list(self, nodes: list[NodeWithScore]) -> None:
+        if not self.takes_iterables:
+            pytest.skip("`takes_iterables` is False")
+        rerank = self.make()
+        expected = {node.node_id for node in rerank.postprocess_nodes(nodes, query_str=QUERY)}
+        assert expected == {node.node_id for node in nodes}
+        generator: Any = (node for node in nodes)
+        kept: Any = filter(None, nodes)
+        for results in (
+            rerank.postprocess_nodes(generator, query_str=QUERY),
+            await rerank.apostprocess_nodes(kept, query_str=QUERY),
+        ):
+            assert {node.node_id for node in results} == expected
 
     def test_retrieval_score_can_be_kept(self, nodes: list[NodeWithScore]) -> None:
         if not self.keeps_retrieval_score:
