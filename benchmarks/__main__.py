@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -26,7 +27,15 @@ from benchmarks.texts import Mix
 from benchmarks.timing import Result
 
 Suite = Literal[
-    "embedding", "reranking", "many", "modes", "latency", "scaling", "concurrency", "serving"
+    "embedding",
+    "mean",
+    "reranking",
+    "many",
+    "modes",
+    "latency",
+    "scaling",
+    "concurrency",
+    "serving",
 ]
 
 
@@ -64,6 +73,9 @@ def main(
     suites: dict[Suite, Callable[[], Iterator[Result]]] = {
         "embedding": lambda: (
             embedding.run(setup, name, documents) for name in ([mix] if mix else get_args(Mix))
+        ),
+        "mean": lambda: iter(
+            [embedding.run(replace(setup, pooling="mean"), "docstring", documents)]
         ),
         "reranking": lambda: iter([reranking.run(setup, documents)]),
         "many": lambda: iter([many.run(setup, documents)]),

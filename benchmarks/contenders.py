@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import itertools
+import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -46,6 +47,8 @@ class Setup:
     dtype: str
     device: str
     repeats: int
+    pooling: Literal["last token", "mean"] = "last token"
+    """`mean`: attention in both directions and mean pooling, instead of those of Qwen3."""
 
     def layout(self, kind: Kind) -> Layout:
         """Return the official layout of this shape."""
@@ -54,11 +57,24 @@ class Setup:
     def checkpoint(self, kind: Kind) -> Path:
         """Return a random checkpoint of this shape, creating it if necessary."""
         layout = self.layout(kind)
-        folder = self.folder / f"{layout}-{self.layers}-layers"
-        return random_checkpoint(folder, layout, layers=self.layers).absolute()
+        suffix = "-mean" if self.pooling == "mean" else ""
+        folder = self.folder / f"{layout}-{self.layers}-layers{suffix}"
+        random_checkpoint(folder, layout, layers=self.layers)
+        if self.pooling == "mean":
+            _pool_all_tokens(folder)
+        return folder.absolute()
 
     def __str__(self) -> str:
-        return f"{self.shape.upper()} shape, {self.layers} layers, {self.dtype}, {self.device}"
+        model = f"{self.shape.upper()} shape" + (", mean pooling" * (self.pooling == "mean"))
+        return f"{model}, {self.layers} layers, {self.dtype}, {self.device}"
+
+
+def _pool_all_tokens(folder: Path) -> None:
+    """Change a checkpoint to bidirectional attention and mean pooling."""
+    modes = {"pooling_mode_lasttoken": False, "pooling_mode_mean_tokens": True}
+    for name, fields in (("config.json", {"is_causal": False}), ("1_Pooling/config.json", modes)):
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}, indent=2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +158,7 @@ def contest(
         difference: Describes how far a result of `trial` is from ours.
         tokens: Tokens per run, for all sides.
         floor_tokens: Tokens that every implementation must compute.
-        sequences: Number of sequences, whose last token is needed.
+        sequences: Number of tokens that the last layer must compute.
     """
     notes: list[str] = []
     sides: list[Side] = []
