@@ -20,7 +20,7 @@ EXPECTED = {
 }
 """On a CPU, at full depth. Ours should reach 0.8 of the floor with the mix `docstring`."""
 EXPECTED_MEAN = {ST: 5.0, ST_BEST: 2.5}
-"""The same for mean pooling and attention in both directions, with the mix `docstring`."""
+"""For mean pooling and attention in both directions, with the mix `docstring`."""
 
 
 def run(setup: Setup, name: Mix, documents: int | None) -> Result:

@@ -31,7 +31,7 @@ class FlashKernel:
 
     name: str
     package: str
-    """What to install for it, for people to read."""
+    """Name of its distribution, for messages."""
     load: Callable[[], VarlenKernel]
     """Raises an ImportError or AttributeError if it is not installed."""
     capabilities: tuple[int, ...] = ()
