@@ -47,6 +47,7 @@ def test_load_twice(quern, docs):
         "notes": [],
         "points": 4,
         "status": "green",
+        "files": {"found": 3, "loaded": 3, "failed": 0, "skipped": {}, "unfollowed": []},
     }
     assert len(texts()) == 4
 
@@ -84,6 +85,43 @@ def test_chunk_size_and_fields(quern, docs):
     assert len(texts("elsewhere")) > 2
     whole = quern("load", rows, "-c", "whole", *options, "--chunk-size", 0, "--json")
     assert orjson.loads(whole.stdout)["chunks"] == 1
+
+
+def test_a_load_accounts_for_every_file(quern, docs, tmp_path):
+    for name in ("a.pdf", "b.pdf", "empty.txt", "drafts/c.txt", "venv/lib/d.txt"):
+        (docs / name).parent.mkdir(parents=True, exist_ok=True)
+        (docs / name).write_text("" if name == "empty.txt" else "text")
+    (docs / "gone").symlink_to("nowhere")
+    done = quern(
+        *("load", docs, "-c", "docs", "--exclude", "drafts/", "--prune", "--report", "r.json"),
+    )
+    assert done.exit_code == 0
+    skipped = "2 .pdf, 1 broken link, 1 drafts/ (excluded), 1 empty, 1 venv (excluded)"
+    assert done.stdout.splitlines()[-1] == f"  3 of 9 files loaded; skipped: {skipped}"
+    assert "nothing was pruned: 'gone' may be folders, but the links are broken" in done.stderr
+    with open("r.json", "rb") as file:
+        files = orjson.loads(file.read())["files"]
+    assert (files["found"], files["loaded"], files["failed"]) == (9, 3, 0)
+    pruned = quern("collection", "prune", docs, "-c", "docs")
+    assert pruned.exit_code == 2
+    assert "the link 'gone' is broken or leads in a circle" in pruned.stderr
+    options = ("--exclude", "gone", "--exclude", "drafts/", "--no-default-excludes")
+    assert quern("collection", "prune", docs, "-c", "docs", *options).exit_code == 0
+    more = quern("load", docs, "-c", "docs", *options, "--prune", "--json")
+    assert orjson.loads(more.stdout)["files"]["loaded"] == 4
+
+
+def test_a_load_without_documents_fails(quern, tmp_path):
+    (tmp_path / "a.pdf").write_text("x")
+    done = quern("load", tmp_path / "a.pdf", tmp_path, "-c", "docs", "--skip-errors")
+    assert done.exit_code == 1
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.pdf").write_text("x")
+    done = quern("load", folder, "-c", "docs")
+    assert done.exit_code == 1
+    assert f"there are no documents in {folder} (skipped: 1 .pdf); check the paths" in done.stderr
+    assert quern("load", folder, "-c", "docs", "--allow-empty").exit_code == 0
 
 
 @pytest.mark.parametrize("bad", ["z.parquet", "z.txt", "z.jsonl", "z.csv", "gone.txt"])

@@ -140,7 +140,7 @@ def test_bad_csv(tmp_path, content, error):
 
 def test_empty_files_have_no_rows(tmp_path):
     write(tmp_path, {"t.csv": "", "r.jsonl": "", "e.txt": ""})
-    assert read(tmp_path) == ({"e.txt": ("", {"source": "e.txt"})}, [])
+    assert read(tmp_path) == ({}, [])
 
 
 def test_parquet_reads_in_row_batches(tmp_path):

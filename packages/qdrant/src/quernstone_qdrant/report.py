@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quernstone_qdrant.sources.walk import FileCounts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
@@ -42,6 +44,8 @@ class LoadReport:
     """Points in the collection after the load; approximate on a server. None if unknown."""
     status: str = ""
     """Status of the index after the load: `green`, `yellow` (indexing), `grey` or `red`."""
+    files: FileCounts | None = None
+    """The files found, loaded and skipped; None if the records did not come from `read_paths`."""
     seconds: float = 0.0
 
 

@@ -13,6 +13,7 @@ from quernstone.cli.expand import expand_options
 from quernstone.cli.options import Json, ModelOptions, model_option, on_terminal
 from quernstone.cli.printing import print_json
 from quernstone.cli.table import new_app
+from quernstone_qdrant.cli.files import FileOptions
 from quernstone_qdrant.cli.index import index, index_lines
 from quernstone_qdrant.cli.options import CollectionOptions
 
@@ -163,12 +164,7 @@ def prune(
     ],
     *,
     collection: CollectionOptions,
-    id_field: Annotated[
-        str | None, typer.Option(help="Field that holds a unique id, as for the load.")
-    ] = None,
-    text_field: Annotated[
-        str | None, typer.Option(help="Field that holds the text, as for the load.")
-    ] = None,
+    files: FileOptions,
     every_source: Annotated[
         bool,
         typer.Option(
@@ -190,7 +186,7 @@ def prune(
 
     refuse_to_prune_by(paths)
     with collection.open() as target:
-        records = read_paths(paths, text_field=text_field, id_field=id_field)
+        records = read_paths(paths, options=files.reading())
         deleted = prune_missing(target, records, every_source=every_source, dry_run=dry_run)
     if as_json:
         print_json({"collection": collection.name, "pruned": deleted, "dry_run": dry_run})

@@ -19,11 +19,16 @@ from quernstone.cli.options import (
     EmbeddingModel,
     Json,
     ModelOptions,
-    TextField,
 )
 from quernstone.cli.printing import print_json
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.collections import StorageOptions
+from quernstone_qdrant.cli.files import (
+    FileOptions,
+    describe_files,
+    describe_skipped,
+    describe_unfollowed,
+)
 from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 from quernstone_qdrant.cli.progress import LoadDisplay, figures
 
@@ -47,11 +52,7 @@ def load(
     ],
     *,
     collection: CollectionOptions,
-    text_field: TextField = None,
-    id_field: Annotated[
-        str | None,
-        typer.Option(help="Field that holds a unique id. (default: file path and row number)"),
-    ] = None,
+    files: FileOptions,
     chunk_size: Annotated[
         int, typer.Option(min=0, help="Maximum characters per chunk; 0 does not split texts.")
     ] = 1200,
@@ -94,6 +95,9 @@ def load(
         ),
     ] = None,
     allow_mismatch: AllowMismatch = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Succeed even if there are no documents.")
+    ] = False,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write a JSON report to this file.")
     ] = None,
@@ -113,13 +117,13 @@ def load(
     from quernstone_qdrant.sources import count_records, read_paths
     from quernstone_qdrant.targets.index_report import STATUS_WORDS
 
-    where = collection.where
+    where, reading = collection.where, files.reading()
     if prune or prune_all:
         refuse_to_prune_by(paths)
     with (
         collection.open(create=True) as target,
         options.embedder(model, dimensions=dimensions) as embedder,
-        LoadDisplay(count_records(paths)) as display,
+        LoadDisplay(count_records(paths, reading)) as display,
     ):
         loader = QdrantLoader(
             target,
@@ -141,7 +145,7 @@ def load(
             on_error=_warn,
         )
         display.show(loader)
-        records = read_paths(paths, text_field=text_field, id_field=id_field)
+        records = read_paths(paths, options=reading)
         error = None
         try:
             with _stopped_by_signals(loader) as signals:
@@ -159,12 +163,15 @@ def load(
         typer.echo(f"quern: {note}", err=True)
     if (prune or prune_all) and report.failed:
         typer.echo("quern: nothing was pruned, because something was left out", err=True)
+    elif (prune or prune_all) and records.files.unfollowed:
+        typer.echo(f"quern: nothing was pruned: {describe_unfollowed(records.files)}", err=True)
     if as_json:
         print_json({"collection": collection.name, "target": where, **dataclasses.asdict(report)})
     else:
         typer.echo(f"{collection.name} in {where}: {figures(report)}, {report.seconds:.1f} s")
         if collection.url is not None and report.points is not None:
             typer.echo(f"  {report.points:,} points, {STATUS_WORDS[report.status]}")
+        typer.echo(f"  {describe_files(records.files)}")
     if report.stopped:
         typer.echo(
             "quern: stopped before the end; the documents counted above are stored, "
@@ -172,6 +179,15 @@ def load(
             err=True,
         )
         raise typer.Exit(_SIGNALLED + signals[0])
+    if not (report.seen or allow_empty):
+        skipped = describe_skipped(records.files)
+        typer.echo(
+            f"quern: there are no documents in {', '.join(map(str, paths))}"
+            f"{f' (skipped: {skipped})' if skipped else ''}; check the paths, or pass "
+            "--allow-empty",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _ignored(report: LoadReport) -> str:

@@ -18,6 +18,7 @@ from quernstone_qdrant.errors import CollectionError, SourceError
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.sources import FileRecords
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
 
@@ -164,8 +165,9 @@ def prune_missing(
 
     Raises:
         SourceError: A file cannot be read. Nothing is deleted.
-        ConfigError: `records` is empty, or the collection has none of its first few. Nothing is
-            deleted: the folder may not be mounted, or the load used other keys.
+        ConfigError: `records` is empty, a link to a folder was not followed, or the collection has
+            none of the first few. Nothing is deleted: the folder may not be mounted, or the load
+            used other keys.
         CollectionError: No loader created the collection.
         TargetError: The collection cannot be read or written.
     """
@@ -189,6 +191,12 @@ def prune_missing(
             seen.add(key_digest(record.key))
             if len(first) < _BATCH:
                 first.append(point_id(provenance.namespace, record.key, 0))
+        if isinstance(records, FileRecords) and records.files.unfollowed:
+            raise ConfigError(
+                f"the link {records.files.unfollowed[0]!r} is broken or leads in a circle, so "
+                "documents below it may still exist and nothing was deleted; remove the link, or "
+                "exclude it (`--exclude`)"
+            )
         if not sources:
             raise ConfigError(
                 "no documents were found in these paths, so nothing was deleted; check the paths"

@@ -33,6 +33,7 @@ from quernstone_qdrant.provenance import (
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import DeferIndex
+from quernstone_qdrant.sources import FileRecords
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
 
@@ -71,6 +72,7 @@ class Load:
         self, plan: LoadPlan, records: Iterable[object], *, source: str, prune: Prune
     ) -> None:
         self._plan = plan
+        self._files = records if isinstance(records, FileRecords) else None
         self._prune_scope = prune
         self._stopping = self._indexing = False
         self._index = ""
@@ -194,6 +196,8 @@ class Load:
     def _prune(self, seen: SeenHashes, before: Candidates) -> None:
         if self.report.failed or not self.report.seen:
             return
+        if self._files is not None and self._files.files.unfollowed:
+            return
         sources = None if self._prune_scope == "collection" else self._reader.sources
         for ids in before.gone(self._store, seen, sources):
             if self._stopping:
@@ -210,6 +214,7 @@ class Load:
             seconds=time.monotonic() - self._started,
             retries=self._retry.retries,
             stopped=stopped,
+            files=self._files.files if self._files is not None else None,
             notes=(*self._plan.notes, *self._deferral),
             **sums,
         )

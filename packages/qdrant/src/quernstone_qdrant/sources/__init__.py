@@ -1,5 +1,20 @@
 """Read files and folders as a stream of records, in bounded memory."""
 
-from quernstone_qdrant.sources.files import SUFFIXES, count_records, read_paths
+from quernstone_qdrant.sources.files import (
+    SUFFIXES,
+    FileRecords,
+    ReadOptions,
+    count_records,
+    read_paths,
+)
+from quernstone_qdrant.sources.walk import EXCLUDED, FileCounts
 
-__all__ = ["SUFFIXES", "count_records", "read_paths"]
+__all__ = [
+    "EXCLUDED",
+    "SUFFIXES",
+    "FileCounts",
+    "FileRecords",
+    "ReadOptions",
+    "count_records",
+    "read_paths",
+]

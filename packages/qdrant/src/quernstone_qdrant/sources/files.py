@@ -1,9 +1,10 @@
-"""Walk files and folders, and read each file according to its suffix."""
+"""Read files and folders, each file according to its suffix."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quernstone_qdrant.documents.records import Record, TextFormat
@@ -16,6 +17,7 @@ from quernstone_qdrant.sources.tables import (
     read_jsonl,
     read_parquet,
 )
+from quernstone_qdrant.sources.walk import EXCLUDED, FileCounts, Found, Inventory, Walker
 
 _TEXTS: dict[str, TextFormat] = {
     ".txt": "text",
@@ -34,50 +36,75 @@ SUFFIXES = (*_TEXTS, *_TABLES)
 """Suffixes of the files that can be read. Other files in a folder are skipped."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How files and folders become records."""
+
+    text_field: str | None = None
+    """Column of the text; None: the first of `TEXT_FIELDS` that a file has."""
+    id_field: str | None = None
+    """Column of the ids, which must be unique across all files; None: file and row number."""
+    exclude: Collection[str] = EXCLUDED
+    """Patterns of files and folders to skip, such as `drafts/`, `*.log` or `2019/*.csv`. A pattern
+    without an inner slash matches names on every level, one with a trailing slash only folders."""
+
+
+class FileRecords(Iterator[Record | SourceError]):
+    """The records of files, read as they are requested, and an account of the files."""
+
+    def __init__(self, items: Iterator[Record | SourceError], inventory: Inventory) -> None:
+        self._items, self._inventory = items, inventory
+
+    @property
+    def files(self) -> FileCounts:
+        """The files read so far, and those skipped."""
+        return self._inventory.counts()
+
+    def __next__(self) -> Record | SourceError:
+        return next(self._items)
+
+
 def read_paths(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     text_field: str | None = None,
     id_field: str | None = None,
-) -> Iterator[Record | SourceError]:
+    options: ReadOptions | None = None,
+) -> FileRecords:
     """Read files and folders, including subfolders, in a fixed order.
 
     A text or Markdown file is one record. Its key is its path relative to the folder in `paths`;
     for a file in `paths`, it is the path as given (the last part of an absolute one). A row of a
     JSONL, CSV or Parquet file is one record; its key is the value of `id_field`, or else the file's
     key and the row's number. The `source` of a record is the name of the folder in `paths`, or the
-    key of the file in `paths`. Files and folders whose names begin with a dot are skipped.
+    key of the file in `paths`. In folders, these are skipped and counted: files of other types,
+    empty files, pipes, names that begin with a dot, and what `options.exclude` matches. Links to
+    folders are followed, except those that lead to a folder they are in.
 
     Args:
         paths: One path or several.
-        text_field: Column of the text; None: the first of `text`, `content`, `page_content`,
-            `body` and `document` that a file has.
-        id_field: Column of the ids, which must be unique across all files.
+        text_field: `text_field` of the options.
+        id_field: `id_field` of the options.
+        options: How to read; None: `ReadOptions()`.
 
-    Yields:
-        Records, and a `SourceError` in place of each row or file that cannot be read.
+    Returns:
+        An iterator of records, with a `SourceError` in place of each row or file that cannot be
+        read. Its attribute `files` accounts for every file.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    roots = [Path(path) for path in paths]
-    origin: dict[str, Path] = {}
-    for root in roots:
-        for source, path in _walk(root):
-            if isinstance(path, SourceError):
-                yield path
-                continue
-            if len(roots) > 1 and origin.setdefault(source, path) != path:
-                yield SourceError(
-                    str(path),
-                    f"has the same key, `{source}`, as {origin[source]}; "
-                    "load their common parent folder, or load them into separate collections",
-                )
-                continue
-            label = root.resolve().name if root.is_dir() else source
-            yield from _read(path, source, label, text_field, id_field)
+    options = options or ReadOptions()
+    given = {"text_field": text_field, "id_field": id_field}
+    options = replace(
+        options, **{name: value for name, value in given.items() if value is not None}
+    )
+    inventory = Inventory()
+    return FileRecords(_read_all([Path(path) for path in paths], options, inventory), inventory)
 
 
-def count_records(paths: Iterable[str | os.PathLike[str]]) -> int | None:
+def count_records(
+    paths: Iterable[str | os.PathLike[str]], options: ReadOptions | None = None
+) -> int | None:
     """Estimate the number of records that `read_paths` will yield, without reading them.
 
     JSONL and CSV files are counted by lines, so quoted line breaks in CSV count too many. Returns
@@ -85,17 +112,17 @@ def count_records(paths: Iterable[str | os.PathLike[str]]) -> int | None:
     """
     total = lines = 0
     for root in map(Path, paths):
-        for _, path in _walk(root):
-            if isinstance(path, SourceError):
+        for found in _walk(root, options or ReadOptions(), Inventory()):
+            if isinstance(found, SourceError):
                 continue
+            path = found.path
             if path.exists() and not path.is_file():
                 return None
             suffix = path.suffix.lower()
-            if suffix in _TEXTS:
-                total += 1
-                continue
             try:
-                if suffix == ".parquet":
+                if suffix in _TEXTS:
+                    total += path.stat().st_size > 0
+                elif suffix == ".parquet":
                     total += count_parquet(path)
                 elif suffix in _TABLES:
                     lines += path.stat().st_size
@@ -107,41 +134,68 @@ def count_records(paths: Iterable[str | os.PathLike[str]]) -> int | None:
     return total
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path | SourceError]]:
-    """Yield (key, path) for each file to read."""
+def _read_all(
+    roots: list[Path], options: ReadOptions, inventory: Inventory
+) -> Iterator[Record | SourceError]:
+    origin: dict[str, Path] = {}
+    for root in roots:
+        for found in _walk(root, options, inventory):
+            if isinstance(found, SourceError):
+                yield found
+                continue
+            source, path = found
+            if len(roots) > 1 and origin.setdefault(source, path) != path:
+                inventory.failed += 1
+                yield SourceError(
+                    str(path),
+                    f"has the same key, `{source}`, as {origin[source]}; "
+                    "load their common parent folder, or load them into separate collections",
+                )
+                continue
+            label = root.resolve().name if root.is_dir() else source
+            yield from _counted(_read(path, source, label, options), inventory)
+
+
+def _walk(root: Path, options: ReadOptions, inventory: Inventory) -> Iterator[Found | SourceError]:
     if root.is_dir():
-        yield from _walk_folder(root, root)
+        yield from Walker(SUFFIXES, options.exclude).walk(root, inventory)
     else:
-        yield root.name if root.is_absolute() else root.as_posix(), root
+        inventory.found += 1
+        yield Found(root.name if root.is_absolute() else root.as_posix(), root)
 
 
-def _walk_folder(root: Path, folder: Path) -> Iterator[tuple[str, Path | SourceError]]:
-    source = folder.relative_to(root).as_posix()
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield source, SourceError(str(folder), f"cannot be opened: {error.strerror or error}")
-        return
-    for entry in entries:
-        path = Path(entry.path)
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk_folder(root, path)
-        elif path.suffix.lower() in SUFFIXES:
-            yield path.relative_to(root).as_posix(), path
+def _counted(
+    items: Iterator[Record | SourceError], inventory: Inventory
+) -> Iterator[Record | SourceError]:
+    """Yield what was read from one file, and count the file as loaded, failed or empty."""
+    is_read = is_empty = True
+    records = 0
+    for item in items:
+        is_empty = False
+        if not isinstance(item, SourceError):
+            records += 1
+        elif item.row is None:
+            is_read = False
+        yield item
+    if is_empty:
+        inventory.skip("empty", found=False)
+    elif is_read and records:
+        inventory.loaded += 1
+    else:
+        inventory.failed += 1
 
 
 def _read(
-    path: Path, source: str, label: str, text_field: str | None, id_field: str | None
+    path: Path, source: str, label: str, options: ReadOptions
 ) -> Iterator[Record | SourceError]:
     suffix = path.suffix.lower()
     try:
         if suffix in _TEXTS:
             text = path.read_bytes().decode("utf-8-sig")
-            yield Record(source, text, {"source": source}, _TEXTS[suffix], label)
+            if text.strip():
+                yield Record(source, text, {"source": source}, _TEXTS[suffix], label)
         elif suffix in _TABLES:
-            reader = RowReader(source, str(path), text_field, id_field, label)
+            reader = RowReader(source, str(path), options.text_field, options.id_field, label)
             yield from _TABLES[suffix](path, reader)
         else:
             known = ", ".join(SUFFIXES)

@@ -1,0 +1,78 @@
+"""The options that decide how files become records, and the summary of a load's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quernstone.cli.options import TextField
+
+if TYPE_CHECKING:
+    from quernstone_qdrant.sources import FileCounts, ReadOptions
+
+_option = partial(typer.Option, rich_help_panel="Files")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How files become records; `load` and `collection prune` must get the same ones."""
+
+    text_field: TextField = None
+    id_field: Annotated[
+        str | None,
+        _option(help="Field that holds a unique id. (default: file path and row number)"),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        _option(
+            metavar="PATTERN",
+            help="Skip files and folders in a folder, such as `drafts/`, `*.log` or `2019/*.csv`. "
+            "May be repeated.",
+        ),
+    ] = None
+    default_excludes: Annotated[
+        bool,
+        _option(
+            "--default-excludes/--no-default-excludes",
+            help="Skip node_modules, .venv, venv, __pycache__, build and dist.",
+        ),
+    ] = True
+
+    def reading(self) -> ReadOptions:
+        """Return the options for `read_paths`."""
+        from quernstone_qdrant.sources import EXCLUDED, ReadOptions
+
+        return ReadOptions(
+            text_field=self.text_field,
+            id_field=self.id_field,
+            exclude=(*(EXCLUDED if self.default_excludes else ()), *(self.exclude or ())),
+        )
+
+
+def describe_files(files: FileCounts) -> str:
+    """Describe what became of the files, in one line."""
+    parts = [f"{files.loaded:,} of {files.found:,} files loaded"]
+    if files.skipped:
+        parts.append(f"skipped: {describe_skipped(files)}")
+    if files.failed:
+        parts.append(f"failed: {files.failed:,}")
+    return "; ".join(parts)
+
+
+def describe_skipped(files: FileCounts) -> str:
+    """List the reasons for which files were skipped, with the number of files."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(files.skipped.items()))
+
+
+def describe_unfollowed(files: FileCounts) -> str:
+    """Explain why nothing is pruned although the load succeeded."""
+    shown = ", ".join(repr(link) for link in files.unfollowed[:_SHOWN])
+    more = len(files.unfollowed) - _SHOWN
+    return (
+        f"{shown}{f' and {more} more' if more > 0 else ''} may be folders, but the links are "
+        "broken or lead in a circle: remove them, or pass --exclude with their names"
+    )
