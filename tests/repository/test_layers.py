@@ -31,7 +31,7 @@ LAYERS = {
     "quernstone_qdrant": [
         ["errors"],
         ["documents"],
-        ["settings", "wish", "filters"],
+        ["settings", "wish", "filters", "embedders"],
         ["sources", "targets", "store", "retry", "provenance", "reconcile"],
         ["checks", "loading", "verify", "repair", "report"],
         ["loader", "searcher", "migration"],

@@ -8,15 +8,18 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable
+from qdrant_client import QdrantClient
 
 from langchain_quernstone import (
     QuernstoneCrossEncoder,
     QuernstoneEmbeddings,
     QuernstoneReranker,
+    QuernstoneRetriever,
     RerankInput,
 )
 from langchain_quernstone.testing import CrossEncoderTests, DocumentCompressorTests
 from quernstone import RemoteOptions
+from quernstone_qdrant import QdrantLoader, QdrantSearcher
 
 
 async def embed(texts: list[str]) -> list[list[float]]:
@@ -81,6 +84,27 @@ def chain(retriever: BaseRetriever) -> list[Document]:
     reranker = QuernstoneReranker(model="tiny")
     found: list[Document] = retriever.invoke("q")
     return reranker.as_runnable().invoke({"query": "q", "documents": found})
+
+
+async def retrieve(client: QdrantClient, embeddings: Embeddings) -> list[Document]:
+    ours = QuernstoneEmbeddings(model="tiny")
+    QdrantLoader(client, "docs", ours)
+    QdrantLoader(client, "docs", embeddings)
+    reranker = QuernstoneReranker(model="tiny").reranker
+    searcher = QdrantSearcher(client, "docs", embeddings, reranker)
+    retriever = QuernstoneRetriever(
+        searcher=searcher,
+        k=3,
+        hybrid=True,
+        query_filter={"year": 1200},
+        candidates=20,
+        prefetch=200,
+        instruction="Find",
+    )
+    interface: BaseRetriever = QuernstoneRetriever.from_collection(
+        client, "docs", ours, reranker, k=3
+    )
+    return retriever.invoke("q", k=1) + await interface.ainvoke("q")
 
 
 class TestReranker(DocumentCompressorTests):

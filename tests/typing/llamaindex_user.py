@@ -2,17 +2,22 @@
 
 from typing import Any
 
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores import MetadataFilters
+from qdrant_client import QdrantClient
 
 from llama_index.embeddings.quernstone import QuernstoneEmbedding
 from llama_index.embeddings.quernstone.testing import EmbeddingTests
 from llama_index.postprocessor.quernstone import QuernstoneRerank
 from llama_index.postprocessor.quernstone.testing import RerankTests
+from llama_index.retrievers.quernstone import QuernstoneRetriever
 from quernstone import RemoteOptions
+from quernstone_qdrant import QdrantLoader, QdrantSearcher
 
 
 async def embed(texts: list[str]) -> list[Embedding]:
@@ -75,6 +80,28 @@ async def rerank(nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
     best += await postprocessor.apostprocess_nodes(nodes, query_str=query)
     top_n: int = postprocessor.top_n
     return best[:top_n]
+
+
+async def retrieve(client: QdrantClient, embed_model: BaseEmbedding) -> list[NodeWithScore]:
+    ours = QuernstoneEmbedding(model_name="tiny")
+    QdrantLoader(client, "docs", ours)
+    QdrantLoader(client, "docs", embed_model)
+    reranker = QuernstoneRerank(model="tiny").reranker
+    searcher = QdrantSearcher(client, "docs", embed_model, reranker)
+    retriever = QuernstoneRetriever(
+        searcher,
+        similarity_top_k=3,
+        hybrid=True,
+        filters=MetadataFilters(filters=[]),
+        candidates=20,
+        prefetch=200,
+        instruction="Find",
+        callback_manager=CallbackManager([]),
+    )
+    interface: BaseRetriever = QuernstoneRetriever.from_collection(
+        client, "docs", ours, reranker, filters={"year": 1200}
+    )
+    return retriever.retrieve("q") + await interface.aretrieve(QueryBundle("q"))
 
 
 class TestEmbedding(EmbeddingTests):

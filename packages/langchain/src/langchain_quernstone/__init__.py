@@ -3,10 +3,12 @@
 from langchain_quernstone.cross_encoder import QuernstoneCrossEncoder
 from langchain_quernstone.embeddings import QuernstoneEmbeddings
 from langchain_quernstone.reranker import QuernstoneReranker, RerankInput
+from langchain_quernstone.retriever import QuernstoneRetriever
 
 __all__ = [
     "QuernstoneCrossEncoder",
     "QuernstoneEmbeddings",
     "QuernstoneReranker",
+    "QuernstoneRetriever",
     "RerankInput",
 ]

@@ -75,6 +75,11 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     _core: Lazy[Embedder] = PrivateAttr(default_factory=lambda: Lazy(Embedder))
 
     @property
+    def embedder(self) -> Embedder:
+        """The `quernstone.Embedder` that computes the vectors; loads the model."""
+        return self._core.get(self._settings())
+
+    @property
     def fingerprint(self) -> str:
         """Stable identifier of everything that the vectors depend on; loads the model.
 

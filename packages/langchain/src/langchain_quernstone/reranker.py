@@ -70,6 +70,11 @@ class RerankerSettings(BaseModel):
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
 
+    @property
+    def reranker(self) -> Reranker:
+        """The `quernstone.Reranker` that computes the scores; loads the model."""
+        return self._core.get(self._settings())
+
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of `Reranker`: the fields of this class, by the same names."""
         return {name: getattr(self, name) for name in RerankerSettings.model_fields}

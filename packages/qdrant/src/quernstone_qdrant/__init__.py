@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quernstone_qdrant.documents.records import Record
+    from quernstone_qdrant.embedders import FrameworkEmbedder
     from quernstone_qdrant.errors import (
         CollectionError,
         CollectionNotFoundError,
@@ -31,6 +32,7 @@ __all__ = [
     "CollectionSettings",
     "Depths",
     "EdgeTarget",
+    "FrameworkEmbedder",
     "LoadReport",
     "ProvenanceError",
     "QdrantLoader",
@@ -47,6 +49,7 @@ __all__ = [
 _EXPORTS = {
     "loader": ("QdrantLoader",),
     "documents.records": ("Record",),
+    "embedders": ("FrameworkEmbedder",),
     "report": ("Depths", "LoadReport"),
     "searcher": ("QdrantSearcher", "SearchHit"),
     "settings": ("CollectionSettings",),

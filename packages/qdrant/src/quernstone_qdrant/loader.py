@@ -10,8 +10,14 @@ from qdrant_client import QdrantClient
 from quernstone.errors import ConfigError, QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.layouts import LayoutName
+from quernstone_qdrant.embedders import (
+    AnyEmbedder,
+    FrameworkEmbedder,
+    TextEmbedder,
+    as_embedder,
+)
 from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
-from quernstone_qdrant.provenance import Provenance, TextEmbedder, prepare_collection
+from quernstone_qdrant.provenance import Provenance, prepare_collection
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.sources.arrow import as_rows
@@ -32,7 +38,8 @@ class QdrantLoader:
         client: A Qdrant client (remote or embedded) or a target. An embedded client is only used
             from the calling thread.
         collection: Name of the collection, which is created if it does not exist.
-        embedder: Usually a `quernstone.Embedder`. It is called from several threads.
+        embedder: Usually a `quernstone.Embedder`; or an embedding object of LangChain or
+            LlamaIndex (see `FrameworkEmbedder`). It is called from several threads.
         preset: How the collection stores its points: the name of a preset, or your own settings;
             None: the settings of an existing collection, or `dense` for a new one. In a collection
             that holds points, settings in `settings.IN_PLACE` are changed, and others refused.
@@ -79,7 +86,7 @@ class QdrantLoader:
         self,
         client: QdrantClient | Target,
         collection: str,
-        embedder: TextEmbedder,
+        embedder: AnyEmbedder,
         *,
         preset: Preset | CollectionSettings | None = None,
         settings: Mapping[str, object] | None = None,
@@ -107,9 +114,12 @@ class QdrantLoader:
         target = named.pinned()
         chunker = Chunker(chunk_size, chunk_overlap)
         notes: list[str] = []
+        model: TextEmbedder = as_embedder(embedder)
+        if isinstance(model, FrameworkEmbedder):
+            notes.append(model.note)
         provenance = prepare_collection(
             target,
-            embedder,
+            model,
             SettingsWish(preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}),
             allow_mismatch=allow_mismatch,
             note=notes.append,
@@ -119,7 +129,7 @@ class QdrantLoader:
             target=target,
             named=named,
             provenance=provenance,
-            embedder=embedder,
+            embedder=model,
             chunker=chunker,
             batch_size=batch_size,
             request_bytes=request_bytes,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID, uuid4
 
-from quernstone.types import EngineInfo, Float32Array
 from quernstone_qdrant.documents.points import collection_namespace
+from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
@@ -31,42 +31,6 @@ _ADOPTION_SECONDS = 1.0
 """Time after which loaders that adopt the same collection at once agree on one record: the last."""
 _METADATA_PATIENCE = 5.0
 """Seconds until a cluster must show metadata that it has accepted."""
-
-
-class TextEmbedder(Protocol):
-    """The interface of an embedder for loading and searching; `quernstone.Embedder` has it."""
-
-    @property
-    def model(self) -> str:
-        """Name of the model, as the user gave it."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """Size of the vectors."""
-        ...
-
-    @property
-    def revision(self) -> str:
-        """Commit of the model, or a digest of its files."""
-        ...
-
-    @property
-    def info(self) -> EngineInfo:
-        """The engine that runs the model."""
-        ...
-
-    def format_query(self, text: str, /) -> str:
-        """Return the text that the model reads for a query."""
-        ...
-
-    def embed_documents(self, texts: list[str], /) -> Float32Array:
-        """Embed texts. Shape of the result: (len(texts), dimensions)."""
-        ...
-
-    def embed_query(self, text: str, /, instruction: str | None = None) -> Float32Array:
-        """Embed one query. Shape of the result: (dimensions,)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,13 @@ from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.layouts import LayoutName, layout_of
 from quernstone_qdrant.documents.points import make_point
+from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
 from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import (
     Provenance,
-    TextEmbedder,
     check_unchanged,
     prepare_collection,
     raise_if_replaced,
@@ -54,7 +54,7 @@ except ImportError as error:
     raise MissingExtraError("ray", "ray", "quernstone-qdrant") from error
 
 Connect: TypeAlias = "Callable[[], QdrantClient | Target]"
-OpenEmbedder: TypeAlias = "Callable[[], TextEmbedder]"
+OpenEmbedder: TypeAlias = "Callable[[], AnyEmbedder]"
 
 _TASK_CPUS = 0.5
 """CPUs per reading or writing task, which waits for Qdrant half of the time."""
@@ -322,7 +322,7 @@ def _prepare(
     target = as_target(connect(), collection).pinned()
     notes: list[str] = []
     provenance = prepare_collection(
-        target, open_embedder(), wish, note=notes.append, patience=patience
+        target, as_embedder(open_embedder()), wish, note=notes.append, patience=patience
     )
     target.close()
     return target.collection, provenance, notes
@@ -353,7 +353,7 @@ class _Embed:
     """An actor that holds a model."""
 
     def __init__(self, plan: _Plan) -> None:
-        self._embedder = plan.open_embedder()
+        self._embedder = as_embedder(plan.open_embedder())
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return result_or_error(lambda: self._embedded(unpacked(row)))

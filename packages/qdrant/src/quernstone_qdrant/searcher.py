@@ -7,17 +7,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 from qdrant_client import QdrantClient
 from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, RankedDocument, unit_prefix
-from quernstone_qdrant.documents.layouts import layout_of
+from quernstone_qdrant.documents.layouts import Layout, layout_of
+from quernstone_qdrant.embedders import (
+    LangChainEmbeddings,
+    LlamaIndexEmbedding,
+    QueryEmbedder,
+    TextReranker,
+    as_embedder,
+    check_reranker,
+)
 from quernstone_qdrant.errors import LimitError
 from quernstone_qdrant.filters import FieldValue, metadata_filter
-from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
+from quernstone_qdrant.provenance import Provenance, check_provenance
 from quernstone_qdrant.settings import BM25, PREFIX
 from quernstone_qdrant.targets import FoundPoint, SearchRequest, Target, as_target
 from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage
@@ -27,38 +36,6 @@ _MIN_CANDIDATES = 20
 _PREFETCH_PER_HIT = 20
 _MIN_PREFETCH = 200
 _SECONDS_BETWEEN_CHECKS = 1.0
-
-
-class QueryEmbedder(TextEmbedder, Protocol):
-    """The interface of an embedder for the searcher; implemented by `quernstone.Embedder`."""
-
-    async def aembed_query(self, text: str, /, instruction: str | None = None) -> Float32Array:
-        """Like `embed_query`, without blocking the event loop."""
-        ...
-
-
-class TextReranker(Protocol):
-    """The interface of a reranker for the searcher; implemented by `quernstone.Reranker`."""
-
-    def rerank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        top_n: int | None = None,
-        instruction: str | None = None,
-    ) -> list[RankedDocument]:
-        """Return the documents ordered by relevance, best first."""
-        ...
-
-    async def arerank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        top_n: int | None = None,
-        instruction: str | None = None,
-    ) -> list[RankedDocument]:
-        """Like `rerank`, without blocking the event loop."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +56,8 @@ class SearchHit:
     """Rank before reranking, from 1, by `fused_score` in hybrid search, else by `score`."""
     rerank_score: float | None = None
     """Probability that the reranker answers yes, from 0 to 1; None without a reranker."""
+    payload: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The payload as it is stored, in the layout of the collection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +86,8 @@ class QdrantSearcher:
     Args:
         client: A Qdrant client (remote or embedded) or a target.
         collection: An existing collection, created with the embedder's model.
-        embedder: Usually a `quernstone.Embedder`.
+        embedder: Usually a `quernstone.Embedder`; or an embedding object of LangChain or
+            LlamaIndex (see `FrameworkEmbedder`).
         reranker: Usually a `quernstone.Reranker`; None keeps the order of the retrieval.
         allow_mismatch: Search even if the collection was created with another model.
 
@@ -121,13 +101,14 @@ class QdrantSearcher:
         self,
         client: QdrantClient | Target,
         collection: str,
-        embedder: QueryEmbedder,
+        embedder: QueryEmbedder | LangChainEmbeddings | LlamaIndexEmbedding,
         reranker: TextReranker | None = None,
         *,
         allow_mismatch: bool = False,
     ) -> None:
+        check_reranker(reranker)
         self._named = as_target(client, collection)
-        self._embedder = embedder
+        self._embedder: QueryEmbedder = as_embedder(embedder)
         self._reranker = reranker
         self._allow_mismatch = allow_mismatch
         self._open()
@@ -161,6 +142,21 @@ class QdrantSearcher:
         """The record of the model that the collection was created with."""
         return self._provenance
 
+    @property
+    def collection(self) -> str:
+        """Name of the collection, as it was passed."""
+        return self._named.collection
+
+    @property
+    def layout(self) -> Layout:
+        """Shape of the payloads: `layout.field(name)` is the path of a metadata field."""
+        return self._layout
+
+    @property
+    def embedder(self) -> QueryEmbedder:
+        """The embedder of the queries."""
+        return self._embedder
+
     def search(
         self,
         query: str,
@@ -171,6 +167,7 @@ class QdrantSearcher:
         candidates: int | None = None,
         prefetch: int | None = None,
         instruction: str | None = None,
+        vector: Sequence[float] | Float32Array | None = None,
     ) -> list[SearchHit]:
         """Return the chunks that best match a query.
 
@@ -189,20 +186,24 @@ class QdrantSearcher:
                 exact search, and are slower.
             instruction: The search task, for the model; None: the default instructions of the
                 embedder and the reranker.
+            vector: A vector to search for instead of the query's, such as that of a hypothetical
+                answer. BM25 and the reranker still read the query. Shape: (dimensions,)
 
         Returns:
             Hits, best first: by `rerank_score` with a reranker, else by `fused_score` or `score`.
 
         Raises:
             ConfigError: `limit` is below 1, `candidates` is below `limit`, `prefetch` is below the
-                number of hits to fetch, or `hybrid` is set and the collection has no BM25.
+                number of hits to fetch, `hybrid` is set and the collection has no BM25, or `vector`
+                has another size.
             TargetError: Qdrant failed.
         """
         plan = partial(self._plan, query, limit, hybrid, query_filter, candidates, prefetch)
         self._open_again()
         plan()  # check the arguments first
-        vector = self._embedder.embed_query(query, instruction)
-        hits = self._find(plan, vector)
+        if vector is None:
+            vector = self._embedder.embed_query(query, instruction)
+        hits = self._find(plan, self._checked_vector(vector))
         if self._reranker is None or not hits:
             return hits
         texts = [hit.text for hit in hits]
@@ -218,6 +219,7 @@ class QdrantSearcher:
         candidates: int | None = None,
         prefetch: int | None = None,
         instruction: str | None = None,
+        vector: Sequence[float] | Float32Array | None = None,
     ) -> list[SearchHit]:
         """Like `search`, without blocking the event loop; concurrent calls share batches.
 
@@ -228,7 +230,9 @@ class QdrantSearcher:
         if self._target.writers > 1:
             await asyncio.to_thread(self._open_again)
         plan()
-        vector = await self._embedder.aembed_query(query, instruction)
+        if vector is None:
+            vector = await self._embedder.aembed_query(query, instruction)
+        vector = self._checked_vector(vector)
         if self._target.writers > 1:
             hits = await asyncio.to_thread(self._find, plan, vector)
         else:
@@ -283,6 +287,16 @@ class QdrantSearcher:
             hybrid=is_hybrid,
             where=query_filter,
         )
+
+    def _checked_vector(self, given: Sequence[float] | Float32Array) -> Float32Array:
+        """Return a query's vector with unit length."""
+        vector = np.asarray(given, dtype=np.float32)
+        size = self._provenance.dimensions
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            raise ConfigError(
+                f"`vector` has shape {vector.shape}; it must be ({size},), all of it finite"
+            )
+        return unit_prefix(vector, size)
 
     @property
     def _oversamples(self) -> bool:
@@ -350,6 +364,7 @@ class QdrantSearcher:
                     score=score,
                     fused_score=point.score if search.hybrid else None,
                     retrieval_rank=rank,
+                    payload=dict(point.payload),
                 )
             )
         return hits

@@ -14,8 +14,9 @@ from quernstone_qdrant.checks.indexes import wrong_indexes
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
 from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.layouts import OWN_KEY, layout_of
+from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
 from quernstone_qdrant.errors import CollectionError, ReplicaError
-from quernstone_qdrant.provenance import Provenance, TextEmbedder, check_provenance
+from quernstone_qdrant.provenance import Provenance, check_provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25
 from quernstone_qdrant.store import PointStore
@@ -67,7 +68,7 @@ class Verification:
 
 def verify(
     target: Target,
-    embedder: TextEmbedder | None = None,
+    embedder: AnyEmbedder | None = None,
     *,
     sample: int = 256,
     anew: int = 16,
@@ -96,7 +97,8 @@ def verify(
         TargetError: The collection cannot be read.
     """
     state = Retry(patience).call(target.state)
-    if embedder is None:
+    model: TextEmbedder | None = None if embedder is None else as_embedder(embedder)
+    if model is None:
         provenance = Provenance.read(state)
         if provenance is None:
             raise CollectionError(
@@ -105,14 +107,14 @@ def verify(
                 "by `QdrantLoader` or `quern load` can be verified",
             )
     else:
-        expected = Provenance.of(embedder, target.collection)
+        expected = Provenance.of(model, target.collection)
         provenance = check_provenance(state, target.collection, expected)
     check = _Check(
         target, provenance, patience=patience, sample=sample, seed=seed, replicas=state.replicas
     )
     check.indexes(state)
     check.all_points(progress)
-    check.sampled_vectors(embedder, anew)
+    check.sampled_vectors(model, anew)
     return check.result()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -135,9 +135,14 @@ def search(
             instruction=instruction,
         )
     if as_json:
-        print_json([asdict(hit) for hit in hits])
+        print_json([_shown(hit) for hit in hits])
     else:
         _print_table(hits, question)
+
+
+def _shown(hit: SearchHit) -> dict[str, Any]:
+    """Return the fields of a hit, except the payload: text and metadata say the same."""
+    return {name: value for name, value in asdict(hit).items() if name != "payload"}
 
 
 def _condition(text: str) -> tuple[str, str]:

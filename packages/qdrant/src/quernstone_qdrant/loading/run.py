@@ -16,6 +16,7 @@ from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.deadletter import DeadLetters
 from quernstone_qdrant.documents.layouts import layout_of
 from quernstone_qdrant.documents.points import make_point
+from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
@@ -26,7 +27,6 @@ from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import (
     Provenance,
-    TextEmbedder,
     check_unchanged,
     raise_if_replaced,
 )

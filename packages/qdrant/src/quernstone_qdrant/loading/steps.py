@@ -13,9 +13,9 @@ from quernstone.errors import EngineError, EngineMemoryError, InputError, NonFin
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.points import Point, point_id, stored_hash
+from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.pipeline import Batch
-from quernstone_qdrant.provenance import TextEmbedder
 from quernstone_qdrant.store import PointStore, Refusal
 
 _PROBE = 64

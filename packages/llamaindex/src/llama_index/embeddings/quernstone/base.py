@@ -139,6 +139,11 @@ class QuernstoneEmbedding(BaseEmbedding):
         return "QuernstoneEmbedding"
 
     @property
+    def embedder(self) -> Embedder:
+        """The `quernstone.Embedder` that computes the vectors; loads the model."""
+        return self._core.get(self._settings())
+
+    @property
     def fingerprint(self) -> str:
         """Stable identifier of everything that the vectors depend on; loads the model."""
         return self._core.get(self._settings()).fingerprint

@@ -119,6 +119,11 @@ class QuernstoneRerank(BaseNodePostprocessor):
         """Name the class in dictionaries and events."""
         return "QuernstoneRerank"
 
+    @property
+    def reranker(self) -> Reranker:
+        """The `quernstone.Reranker` that computes the scores; loads the model."""
+        return self._core.get(self._settings())
+
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:

@@ -1,0 +1,218 @@
+"""Search of a Qdrant collection as a LlamaIndex retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import (
+    BaseNode,
+    IndexNode,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.vector_stores import MetadataFilters
+from llama_index.core.vector_stores.utils import metadata_dict_to_node
+from typing_extensions import Self
+
+from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import Filter
+
+    from quernstone_qdrant import QdrantSearcher, SearchHit
+    from quernstone_qdrant.filters import FieldValue
+    from quernstone_qdrant.targets import Target
+
+
+class QuernstoneRetriever(BaseRetriever):
+    """Retrieve nodes from a Qdrant collection that a `QdrantLoader` filled.
+
+    All presets and layouts of collections are searched in the same way: a pair of vectors in two
+    stages, a collection with BM25 by meaning and by words, and with a reranker the best candidates
+    are reranked. Nodes come back as they were loaded.
+
+    The score of a node is the probability of relevance with a reranker, else the reciprocal rank
+    score of a hybrid search, else the cosine of query and text.
+
+    A `QueryBundle` with `embedding` or `custom_embedding_strs` (HyDE) is searched by those vectors.
+    BM25 and the reranker read its `query_str`.
+
+    Needs `pip install "llama-index-quernstone[qdrant]"`.
+
+    Args:
+        searcher: The searcher, with its embedder and reranker.
+        similarity_top_k: Maximum number of nodes.
+        hybrid: Also search by words (BM25); None: if the collection has BM25.
+        filters: LlamaIndex's `MetadataFilters`; required metadata values, such as `{"year": 1200}`;
+            or a Qdrant filter on payload fields.
+        candidates: Number of hits to rerank; None: four times `similarity_top_k`, at least 20.
+        prefetch: Number of points that each earlier stage of a search passes on; see
+            `QdrantSearcher`.
+        instruction: The search task, for the models; None: their own.
+        callback_manager: Called with the event `RETRIEVE`.
+        object_map: Objects of `IndexNode`s by id, as in LlamaIndex's own retrievers.
+        objects: `IndexNode`s with objects.
+        verbose: Print which objects are searched.
+
+    Raises:
+        ConfigError: An argument has the wrong type or is out of range.
+        MissingExtraError: quernstone-qdrant is not installed.
+
+    Example:
+        >>> from llama_index.embeddings.quernstone import QuernstoneEmbedding
+        >>> from llama_index.retrievers.quernstone import QuernstoneRetriever
+        >>> from qdrant_client import QdrantClient
+        >>> from quernstone_qdrant import QdrantLoader
+        >>> client, embed_model = QdrantClient(":memory:"), QuernstoneEmbedding(model_name="tiny")
+        >>> _ = QdrantLoader(client, "notes", embed_model).load(["a hand mill", "it rains"])
+        >>> retriever = QuernstoneRetriever.from_collection(client, "notes", embed_model)
+        >>> retriever.retrieve("grinding grain")[0].text
+        'a hand mill'
+    """
+
+    def __init__(
+        self,
+        searcher: QdrantSearcher,
+        *,
+        similarity_top_k: int = 2,
+        hybrid: bool | None = None,
+        filters: MetadataFilters | Filter | Mapping[str, FieldValue] | None = None,
+        candidates: int | None = None,
+        prefetch: int | None = None,
+        instruction: str | None = None,
+        callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        if not isinstance(searcher, _searcher_class()):
+            raise ConfigError(
+                "`searcher` must be a `quernstone_qdrant.QdrantSearcher`, not "
+                f"`{type(searcher).__name__}`"
+            )
+        if similarity_top_k < 1:
+            message = f"`similarity_top_k` is {similarity_top_k}; it must be at least 1"
+            raise ConfigError(message)
+        super().__init__(callback_manager, object_map, objects, verbose)
+        self._searcher = searcher
+        self._arguments: dict[str, Any] = {
+            "limit": similarity_top_k,
+            "hybrid": hybrid,
+            "query_filter": _qdrant_filter(filters, searcher),
+            "candidates": candidates,
+            "prefetch": prefetch,
+            "instruction": instruction,
+        }
+
+    @classmethod
+    def from_collection(
+        cls,
+        client: QdrantClient | Target,
+        collection: str,
+        embed_model: BaseEmbedding | Embedder,
+        reranker: Reranker | None = None,
+        *,
+        allow_mismatch: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Open a collection.
+
+        Args:
+            client: A Qdrant client (remote or embedded) or a target.
+            collection: An existing collection, created with the model of `embed_model`.
+            embed_model: Usually `QuernstoneEmbedding`.
+            reranker: Usually a `quernstone.Reranker`, or the property `reranker` of a
+                `QuernstoneRerank`; None keeps the order of the retrieval.
+            allow_mismatch: Search even if the collection was created with another model.
+            **settings: Arguments of this class.
+
+        Raises:
+            MissingExtraError: quernstone-qdrant is not installed.
+            CollectionNotFoundError: The collection does not exist.
+            ProvenanceError: It was created with another model.
+        """
+        searcher = _searcher_class()(
+            client, collection, embed_model, reranker, allow_mismatch=allow_mismatch
+        )
+        return cls(searcher, **settings)
+
+    @property
+    def searcher(self) -> QdrantSearcher:
+        """The searcher, with its embedder and reranker."""
+        return self._searcher
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        _refuse_images(query_bundle)
+        vector: Sequence[float] | None = query_bundle.embedding
+        if vector is None and query_bundle.custom_embedding_strs:
+            embed, task = self._searcher.embedder.embed_query, self._arguments["instruction"]
+            vector = _mean([embed(text, task) for text in query_bundle.custom_embedding_strs])
+        hits = self._searcher.search(query_bundle.query_str, vector=vector, **self._arguments)
+        return [_scored(hit) for hit in hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        _refuse_images(query_bundle)
+        vector: Sequence[float] | None = query_bundle.embedding
+        if vector is None and query_bundle.custom_embedding_strs:
+            embed, instruction = (
+                self._searcher.embedder.aembed_query,
+                self._arguments["instruction"],
+            )
+            vector = _mean(
+                [await embed(t, instruction) for t in query_bundle.custom_embedding_strs]
+            )
+        hits = await self._searcher.asearch(
+            query_bundle.query_str, vector=vector, **self._arguments
+        )
+        return [_scored(hit) for hit in hits]
+
+
+def _searcher_class() -> type[QdrantSearcher]:
+    try:
+        from quernstone_qdrant import QdrantSearcher  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("quernstone_qdrant", "qdrant", "llama-index-quernstone") from error
+    return QdrantSearcher
+
+
+def _qdrant_filter(
+    filters: MetadataFilters | Filter | Mapping[str, FieldValue] | None, searcher: QdrantSearcher
+) -> Filter | Mapping[str, FieldValue] | None:
+    if not isinstance(filters, MetadataFilters):
+        return filters
+    from llama_index.retrievers.quernstone.filters import to_qdrant  # noqa: PLC0415 - an extra
+
+    return to_qdrant(filters, searcher.layout)
+
+
+def _refuse_images(query: QueryBundle) -> None:
+    if query.image_path is not None:
+        raise ConfigError(f"the query has an image, {query.image_path!r}; only texts are searched")
+
+
+def _mean(vectors: list[Any]) -> list[float]:
+    mean: list[float] = np.mean(vectors, axis=0).tolist()
+    return mean
+
+
+def _scored(hit: SearchHit) -> NodeWithScore:
+    scores = (hit.rerank_score, hit.fused_score, hit.score)
+    best = next(score for score in scores if score is not None)
+    return NodeWithScore(node=_node(hit), score=float(best))
+
+
+def _node(hit: SearchHit) -> BaseNode:
+    """Return the node of a hit, built from text and metadata if its layout has no nodes."""
+    if "_node_content" in hit.payload:
+        return metadata_dict_to_node(hit.payload)
+    source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.key)} if hit.key else {}
+    return TextNode(id_=hit.id, text=hit.text, metadata=hit.metadata, relationships=source)

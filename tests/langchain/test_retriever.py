@@ -1,0 +1,192 @@
+"""`QuernstoneRetriever` over collections that a `QdrantLoader` filled."""
+
+import sys
+
+import pytest
+from langchain_classic.retrievers import ContextualCompressionRetriever
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_tests.integration_tests import RetrieversIntegrationTests
+from pydantic import ValidationError
+from qdrant_client import QdrantClient, models
+
+from langchain_quernstone import (
+    QuernstoneEmbeddings,
+    QuernstoneReranker,
+    QuernstoneRetriever,
+)
+from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
+from quernstone_qdrant import QdrantLoader, QdrantSearcher
+
+QUERY = "how was grain ground?"
+RECORDS = [
+    {"id": "mill", "text": "A quern is a stone hand mill for grain.", "year": 1200},
+    {"id": "rain", "text": "It rains in Bergen. Error E-4711 says so.", "year": 2026},
+    {"id": "oven", "text": "Bread is baked in an oven.", "year": 1200},
+    {"id": "gcc", "text": "A compiler for C.", "year": 1987},
+]
+COLLECTIONS = {
+    "dense": {},
+    "pair": {"preset": "mrl"},
+    "hybrid": {"hybrid": True},
+    "langchain": {"layout": "langchain"},
+    "plain": {"layout": "plain"},
+    "llamaindex": {"layout": "llamaindex"},
+}
+
+
+def collection(**settings):
+    client = QdrantClient(":memory:")
+    QdrantLoader(client, "notes", Embedder("tiny"), **settings).load(RECORDS)
+    return client
+
+
+@pytest.fixture(scope="module")
+def clients():
+    clients = {name: collection(**settings) for name, settings in COLLECTIONS.items()}
+    yield clients
+    for client in clients.values():
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def client(clients):
+    return clients["hybrid"]
+
+
+def opened(client, **settings):
+    embeddings = QuernstoneEmbeddings(model="tiny")
+    return QuernstoneRetriever.from_collection(client, "notes", embeddings, **settings)
+
+
+class TestStandard(RetrieversIntegrationTests):
+    """The suite of langchain-tests, unchanged."""
+
+    @pytest.fixture(autouse=True)
+    def _client(self, client):
+        self.client = client
+
+    @property
+    def retriever_constructor(self):
+        return QuernstoneRetriever
+
+    @property
+    def retriever_constructor_params(self):
+        embeddings = QuernstoneEmbeddings(model="tiny")
+        return {"searcher": QdrantSearcher(self.client, "notes", embeddings)}
+
+    @property
+    def retriever_query_example(self):
+        return QUERY
+
+
+class TestStandardReranked(TestStandard):
+    @property
+    def retriever_constructor_params(self):
+        embeddings, reranker = QuernstoneEmbeddings(model="tiny"), Reranker("tiny")
+        return {"searcher": QdrantSearcher(self.client, "notes", embeddings, reranker)}
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+@pytest.mark.parametrize("reranked", [False, True])
+async def test_documents_are_the_hits_of_the_searcher(clients, name, reranked):
+    reranker = Reranker("tiny") if reranked else None
+    retriever = opened(clients[name], reranker=reranker, k=3)
+    hits = QdrantSearcher(clients[name], "notes", Embedder("tiny"), reranker).search(QUERY, 3)
+    for found in (retriever.invoke(QUERY), await retriever.ainvoke(QUERY)):
+        assert [document.id for document in found] == [hit.id for hit in hits]
+        for document, hit in zip(found, hits, strict=True):
+            assert document.page_content == hit.text
+            metadata = document.metadata
+            assert metadata["year"] == hit.metadata["year"]
+            assert metadata["_key"] == hit.key
+            assert (metadata["_id"], metadata["_collection_name"]) == (hit.id, "notes")
+            assert metadata["retrieval_score"] == pytest.approx(hit.score, abs=1e-6)
+            assert metadata.get("fused_score") == hit.fused_score
+            assert metadata.get("relevance_score") == pytest.approx(hit.rerank_score, abs=1e-6)
+    assert found[0].metadata["_key"] == "mill"
+
+
+async def test_settings_can_change_for_one_query(client):
+    retriever = opened(client, query_filter={"year": 1200})
+    assert {d.metadata["_key"] for d in retriever.invoke(QUERY)} == {"mill", "oven"}
+    year = models.FieldCondition(key="metadata.year", match=models.MatchValue(value=1987))
+    [found] = await retriever.ainvoke(QUERY, query_filter=models.Filter(must=[year]))
+    assert found.metadata["_key"] == "gcc"
+    [found] = retriever.invoke("E-4711", query_filter=None, k=1)
+    assert found.metadata["_key"] == "rain"
+    assert "fused_score" not in retriever.invoke(QUERY, hybrid=False)[0].metadata
+    one, other = (
+        retriever.invoke(QUERY, hybrid=False, k=1, instruction=task)[0].metadata
+        for task in (None, "Find the compiler")
+    )
+    assert one["retrieval_score"] != other["retrieval_score"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"top_k": 3}, "`top_k` is unknown; a query can change k, hybrid"),
+        ({"k": 0}, "`limit` is 0"),
+        ({"candidates": 1}, "`candidates` is 1"),
+        ({"prefetch": 1}, "`prefetch` is 1"),
+    ],
+)
+def test_wrong_changes_are_refused(client, changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        opened(client, reranker=Reranker("tiny")).invoke(QUERY, **changes)
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"kk": 3}, {"searcher": "notes"}])
+def test_wrong_settings_are_refused(client, wrong):
+    searcher = QdrantSearcher(client, "notes", Embedder("tiny"))
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        QuernstoneRetriever(**{"searcher": searcher, **wrong})
+
+
+async def test_callbacks_are_called(client):
+    seen = []
+
+    class Recorder(BaseCallbackHandler):
+        def on_retriever_start(self, serialized, query, **kwargs):
+            seen.append(("start", query, kwargs["tags"]))
+
+        def on_retriever_end(self, documents, **kwargs):
+            seen.append(("end", len(documents)))
+
+        def on_retriever_error(self, error, **kwargs):
+            seen.append(("error", type(error).__name__))
+
+    retriever = opened(client, k=2, tags=["mine"])
+    config = {"callbacks": [Recorder()]}
+    retriever.invoke(QUERY, config)
+    await retriever.ainvoke(QUERY, config)
+    assert seen == [("start", QUERY, ["mine"]), ("end", 2)] * 2
+    with pytest.raises(ConfigError):
+        retriever.invoke(QUERY, config, k=0)
+    assert seen[-1] == ("error", "ConfigError")
+
+
+async def test_composes_with_chains(client):
+    retriever = opened(client)
+    reranker = QuernstoneReranker(model="tiny", top_n=1)
+    retrieve = {"query": RunnablePassthrough(), "documents": retriever}
+    chain = retrieve | reranker.as_runnable() | RunnableLambda(lambda d: d[0].metadata["_key"])
+    assert chain.invoke(QUERY) == "mill"
+    assert await chain.ainvoke(QUERY) == "mill"
+    assert chain.batch([QUERY, QUERY]) == ["mill", "mill"]
+    compressed = ContextualCompressionRetriever(base_retriever=retriever, base_compressor=reranker)
+    [best] = compressed.invoke(QUERY)
+    assert best.metadata["_key"] == "mill"
+    assert best.metadata["relevance_score"] > 0
+    assert await retriever.abatch([QUERY] * 5) == [retriever.invoke(QUERY)] * 5
+
+
+def test_without_the_extra_the_import_works_and_the_error_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "quernstone_qdrant", None)
+    for construct in (
+        lambda: QuernstoneRetriever(searcher=object()),
+        lambda: QuernstoneRetriever.from_collection(None, "notes", None),
+    ):
+        with pytest.raises(MissingExtraError, match=r'"langchain-quernstone\[qdrant\]"'):
+            construct()
