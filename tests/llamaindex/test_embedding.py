@@ -81,6 +81,7 @@ def test_dictionary_holds_what_vectors_depend_on_and_nothing_else():
     model = QuernstoneEmbedding(**settings, device="cpu", embed_batch_size=7, num_workers=3)
     assert model.to_dict() == {
         **settings,
+        "adapter": None,
         "dtype": "auto",
         "max_length": 8192,
         "truncate": True,

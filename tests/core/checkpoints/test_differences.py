@@ -90,12 +90,6 @@ def test_other_decoders_with_code_of_their_own_are_refused(tiny, family):
         Embedder(name)
 
 
-def test_an_adapter_that_is_not_merged_is_refused(tiny):
-    name = tiny("adapter_config.json", peft_type="LORA", r=8)
-    with pytest.raises(ModelLoadError, match=r"merge_and_unload\(\)"):
-        Embedder(name)
-
-
 def test_modules_with_code_of_their_own_are_refused(tiny):
     name = change_modules(tiny.folder, "custom_st.Projector")
     with pytest.raises(ModelLoadError, match=r"`type` in `modules\.json` is 'custom_st"):

@@ -165,12 +165,6 @@ def test_weights_of_a_module_of_sentence_transformers_are_looked_at(copy):
         resolve(str(folder), "embed")
 
 
-def test_an_adapter_is_no_model(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelLoadError, match="holds a PEFT adapter and not a model; merge it"):
-        resolve(str(tmp_path), "embed")
-
-
 def test_a_file_in_the_place_of_a_folder(copy, tmp_path):
     folder = copy()
     with pytest.raises(

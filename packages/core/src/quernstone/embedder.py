@@ -44,6 +44,7 @@ class Embedder(Model):
         max_batch_tokens: int | None = None,
         deterministic: bool = False,
         revision: str | None = None,
+        adapter: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
         """Load a model, or share one that this process has already loaded.
@@ -68,6 +69,10 @@ class Embedder(Model):
                 the last bit regardless of other texts, on one machine with one number of threads.
                 Slower; not for `vllm` and `remote`, which plan their own batches.
             revision: Branch, tag or commit of a hub id.
+            adapter: A LoRA adapter in PEFT's format, merged into the weights: its name in the
+                model's folder (also in the subfolder `adapters`), a local folder, or a hub id.
+                If a model has several, an empty string is the base model without one. A folder
+                that holds only an adapter can be passed as `model` as well.
             engine_options: Keyword arguments for the constructor of sentence-transformers or
                 vLLM; with `remote` a `RemoteOptions`, or a mapping of its fields.
 
@@ -87,6 +92,7 @@ class Embedder(Model):
             max_batch_tokens=max_batch_tokens,
             deterministic=deterministic,
             revision=revision,
+            adapter=adapter,
             engine_options=engine_options,
         )
         try:

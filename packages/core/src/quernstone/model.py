@@ -38,7 +38,7 @@ class Model:
 
     @property
     def revision(self) -> str:
-        """Commit of a hub snapshot; for a folder and for `tiny`, a digest of its files.
+        """Commit of a hub snapshot; for a folder, an adapter and `tiny`, a digest of the files.
 
         With `engine="remote"` the revision that was passed, else the server's, which may be empty.
         """

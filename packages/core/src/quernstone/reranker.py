@@ -47,6 +47,7 @@ class Reranker(Model):
         deterministic: bool = False,
         prefix_sharing: bool = True,
         revision: str | None = None,
+        adapter: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
         """Load a model, or share one that this process has already loaded.
@@ -84,6 +85,7 @@ class Reranker(Model):
             max_batch_tokens=max_batch_tokens,
             deterministic=deterministic,
             revision=revision,
+            adapter=adapter,
             engine_options=engine_options,
             share_prefix=prefix_sharing,
         )

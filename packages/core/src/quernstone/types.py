@@ -126,6 +126,8 @@ class EngineConfig:
     device: str = "auto"
     dtype: Dtype = "auto"
     max_batch_tokens: int | None = None
+    adapter: str = ""
+    """Local folder of a LoRA adapter to merge into the weights."""
     options: Hashable = None
     """`Options` for a library's constructor, `RemoteOptions` for a server, or None."""
     max_length: int | None = None

@@ -64,6 +64,8 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     """Compute bit-identical vectors regardless of the batch; slower."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
+    adapter: str | None = None
+    """LoRA adapter to merge: its name in the model's folder, a folder, or a hub id."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )

@@ -60,6 +60,8 @@ class RerankerSettings(BaseModel):
     """Compute the common start of all prompts with the same query only once."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
+    adapter: str | None = None
+    """LoRA adapter to merge: its name in the model's folder, a folder, or a hub id."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )

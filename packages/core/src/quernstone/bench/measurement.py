@@ -59,6 +59,7 @@ def measure(
     device: str = "auto",
     dtype: Dtype = "auto",
     revision: str | None = None,
+    adapter: str | None = None,
     engine_options: EngineOptions = None,
     texts: Sequence[str] | None = None,
     seconds: float = 4.0,
@@ -75,6 +76,7 @@ def measure(
         device: As for `Embedder`.
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
+        adapter: As for `Embedder`.
         engine_options: As for `Embedder`.
         texts: Texts to embed or rerank; repeated with a number appended if there are too few.
             `None` generates random words in several languages, in realistic lengths.
@@ -102,12 +104,12 @@ def measure(
             raise ConfigError("`texts` holds no text to measure with: pass at least one")
     if engine == "remote":
         raise ConfigError("a benchmark measures this machine; the engine `remote` runs on another")
-    checkpoint = resolve(model, task or "embed", revision)
+    checkpoint = resolve(model, task or "embed", revision, adapter)
     chosen = task or checkpoint.likely_task
     own = choose_engine(engine, checkpoint, chosen)
     _check_compared(compare, own, checkpoint, chosen)
     given = None if texts is None else _shuffled(texts)
-    where = {"device": device, "dtype": dtype, "revision": revision}
+    where = {"device": device, "dtype": dtype, "revision": revision, "adapter": adapter}
     with _opened(model, chosen, given, own, engine_options, **where) as subject:
         info = subject.user.info
         workload, expected = _workload(subject, seconds)

@@ -6,13 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quernstone.checkpoints.adapters import (
+    Adapter,
+    base_of,
+    check_chosen,
+    find_adapter,
+    is_adapter,
+    read_adapter,
+)
 from quernstone.checkpoints.differences import Difference, find_differences, is_causal
-from quernstone.checkpoints.files import MODULES, check_files, content_digest, read_json
+from quernstone.checkpoints.files import (
+    MODULES,
+    Source,
+    check_files,
+    content_digest,
+    join_digests,
+    read_json,
+)
 from quernstone.checkpoints.hubs import locate
-from quernstone.checkpoints.modules import DenseConfig, Pooling, pooling_of, read_dense
+from quernstone.checkpoints.modules import DenseConfig, Modules, Pooling, read_module_files
 from quernstone.checkpoints.texts import read_final_token, read_prompts
 from quernstone.encoding.prompts import ENDOFTEXT, Prompts
-from quernstone.errors import ModelLoadError
+from quernstone.errors import ConfigError, ModelLoadError
 from quernstone.types import Task
 
 
@@ -43,10 +58,17 @@ class Checkpoint:
     name: str
     """The name that the user gave."""
     folder: Path
+    """Holds `config.json` and the weights."""
+    module_folder: Path
+    """Holds the prompts and modules for sentence-transformers: `folder`, or an adapter's."""
+    tokenizer_folder: Path
+    """Holds the tokenizer: `folder`, or an adapter's."""
+    adapter: Adapter | None
+    """The LoRA adapter to merge into the weights."""
     revision: str
-    """The commit of a hub snapshot, or `digest` for any other folder."""
+    """The commit of a hub snapshot, or `digest` for any other folder and with an adapter."""
     digest: str
-    """Hash of the files, see `content_digest`."""
+    """Hash of the files, see `content_digest`, and of the adapter."""
     architecture: str
     """The first entry of `architectures`, for example `Qwen3ForCausalLM`."""
     raw_config: dict[str, Any]
@@ -58,6 +80,8 @@ class Checkpoint:
     """The token after an embedded text, whose state is the embedding."""
     task: Task
     """Use of the model."""
+    modules: Modules
+    """Pooling and dense layers, as the files say."""
     differences: tuple[Difference, ...]
     """Fields by which a decoder differs from the official Qwen3 checkpoints."""
 
@@ -69,7 +93,7 @@ class Checkpoint:
     @property
     def is_sentence_transformers(self) -> bool:
         """True if the folder lists modules for sentence-transformers."""
-        return (self.folder / MODULES).is_file()
+        return (self.module_folder / MODULES).is_file()
 
     @property
     def hidden_size(self) -> int:
@@ -113,12 +137,12 @@ class Checkpoint:
 
     @property
     def _pooling(self) -> Pooling:
-        return pooling_of(self.folder) if self.task == "embed" else "lasttoken"
+        return self.modules.own_pooling if self.task == "embed" else "lasttoken"
 
     @property
     def dense_layers(self) -> tuple[DenseConfig, ...]:
         """The dense layers after pooling; none for a reranker."""
-        return read_dense(self.folder) if self.task == "embed" else ()
+        return self.modules.dense if self.task == "embed" else ()
 
     def qwen3_config(self) -> ModelConfig:
         """Read the configuration for the torch engine."""
@@ -140,33 +164,84 @@ class Checkpoint:
         )
 
 
-def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
+def resolve(
+    name: str, task: Task, revision: str | None = None, adapter: str | None = None
+) -> Checkpoint:
     """Find a model's folder, downloading it if necessary, and read its small files.
 
     Args:
         name: `tiny`, a local folder, a hub id such as `Qwen/Qwen3-Embedding-0.6B`, or
-            `modelscope:` and an id.
+            `modelscope:` and an id. A folder that holds only an adapter stands for its base model
+            with the adapter.
         task: Which of the two bundled models `tiny` means.
         revision: Branch, tag or commit of a hub id.
+        adapter: A LoRA adapter: its name in the model's folder, a folder, or a hub id. An empty
+            string is the base model of one that has several.
 
     Raises:
-        ModelLoadError: The model does not exist, or one of its files is missing or damaged.
+        ConfigError: The model has several adapters and none is chosen.
+        ModelLoadError: The model or the adapter does not exist, or one of their files is missing
+            or damaged.
         MissingExtraError: The name starts with `modelscope:` and the package is not installed.
     """
     source = locate(name, task, revision)
+    merged = None
+    if is_adapter(source.folder):
+        if adapter:
+            msg = f"`{name}` is an adapter itself: pass its base model with `adapter`"
+            raise ConfigError(msg)
+        merged = read_adapter(source.folder)
+        source = _locate_base(merged, name, task)
     check_files(source)
     folder = source.folder
+    if merged is None:
+        check_chosen(adapter, name, folder)
+        merged = find_adapter(adapter, name, folder, task) if adapter else None
+    return _read(name, task, source, merged)
+
+
+def _locate_base(adapter: Adapter, name: str, task: Task) -> Source:
+    base, revision = base_of(adapter)
+    try:
+        return locate(base, task, revision)
+    except ModelLoadError as error:
+        raise ModelLoadError(
+            f"`{name}` is a LoRA adapter of `{base}`, which was not found; pass a folder of that "
+            f"model, and this one as `adapter`. {error}"
+        ) from error
+
+
+def _read(name: str, task: Task, source: Source, adapter: Adapter | None) -> Checkpoint:
+    """Read the small files of a model."""
+    folder = source.folder
+    module_folder = adapter.folder if adapter and adapter.has_modules else folder
+    tokenizer_folder = adapter.folder if adapter and adapter.has_tokenizer else folder
     raw = read_json(folder / "config.json")
-    prompts, instruction = read_prompts(folder)
-    final_token = read_final_token(folder)
-    differences = find_differences(folder, raw, task)
+    prompts, instruction = read_prompts(module_folder)
+    final_token = read_final_token(tokenizer_folder)
+    modules = read_module_files(module_folder)
+    differences = find_differences(
+        raw,
+        task,
+        modules,
+        adapter,
+        folder=folder,
+        module_folder=module_folder,
+        tokenizer_folder=tokenizer_folder,
+    )
     is_qwens = raw.get("model_type") == "qwen3" and not differences
     is_qwens = is_qwens and (task == "rerank" or (prompts, final_token) == (Prompts(), ENDOFTEXT))
     digest = content_digest(folder, modules=not is_qwens)
+    revision = source.commit or digest
+    if adapter:
+        revision = digest = join_digests(digest, adapter.digest)
     return Checkpoint(
         name=name,
         folder=folder,
-        revision=source.commit or digest,
+        module_folder=module_folder,
+        tokenizer_folder=tokenizer_folder,
+        adapter=adapter,
+        revision=revision,
         digest=digest,
         architecture=str((raw.get("architectures") or ["unknown"])[0]),
         raw_config=raw,
@@ -174,5 +249,6 @@ def resolve(name: str, task: Task, revision: str | None = None) -> Checkpoint:
         prompts=prompts,
         final_token=final_token,
         task=task,
+        modules=modules,
         differences=differences,
     )

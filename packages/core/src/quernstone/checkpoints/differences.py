@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quernstone.checkpoints.files import MODULES, PROMPTS, read_json, read_modules
-from quernstone.checkpoints.modules import ACTIVATIONS, read_dense, read_pooling
+from quernstone.checkpoints import adapters
+from quernstone.checkpoints.adapters import Adapter
+from quernstone.checkpoints.files import MODULES, PROMPTS, read_json
+from quernstone.checkpoints.modules import ACTIVATIONS, Modules
 from quernstone.checkpoints.texts import read_prompts, read_special_tokens
 from quernstone.types import Task
 
@@ -26,6 +28,7 @@ ALL: EngineNames = ("torch", "transformers", "sentence-transformers", "vllm")
 _LIBRARIES: EngineNames = ("transformers", "sentence-transformers", "vllm")
 _SENTENCE_TRANSFORMERS: EngineNames = ("sentence-transformers",)
 _POOLS: EngineNames = ("torch", "sentence-transformers")
+_MERGE: EngineNames = ("torch", "transformers", "sentence-transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +109,45 @@ _QWEN_TOKEN = re.compile(r"<\|?/?[a-z_]+\|?>")
 _TOKENS = "its tokens are not those of Qwen3-Embedding"
 
 
-def find_differences(folder: Path, config: Mapping[str, Any], task: Task) -> tuple[Difference, ...]:
-    """Return everything by which a model folder differs from Qwen's, for one task.
+def find_differences(
+    config: Mapping[str, Any],
+    task: Task,
+    modules: Modules,
+    adapter: Adapter | None,
+    *,
+    folder: Path,
+    module_folder: Path,
+    tokenizer_folder: Path,
+) -> tuple[Difference, ...]:
+    """Return everything by which a model differs from Qwen's, for one task.
 
     For other families than Qwen3, only fields that every library ignores are compared.
 
     Args:
-        folder: The folder, whose small files are read.
         config: The contents of its `config.json`.
         task: The use of the model. Modules, prompts and the tokenizer's final token matter for
             embedding only.
+        modules: Its modules.
+        adapter: The adapter to merge.
+        folder: As for `Checkpoint`, like the other folders.
+        module_folder: Holds the prompts.
+        tokenizer_folder: Holds the tokenizer.
 
     Raises:
         ModelLoadError: A file is damaged.
     """
+    found = [*_adapter(adapter, folder)]
     if config.get("model_type") not in _CAUSAL_DECODERS:
-        return ()
+        return tuple(found)
     is_qwen3 = config["model_type"] == "qwen3"
-    found = [*_by_rules(config, _CODE, ()), *_adapter(folder)]
+    found += _by_rules(config, _CODE, ())
     found += _by_rules(config, _BIDIRECTIONAL, ("torch",) if is_qwen3 else ())
     if is_qwen3:
         found += [*_by_rules(config, _FORWARD, _LIBRARIES), *_unknown(config)]
         found += _architecture(config, task)
         if task == "embed":
-            found += [*_modules(folder), *_prompts(folder), *_tokens(folder)]
+            found += [*_modules(modules, module_folder), *_prompts(module_folder)]
+            found += _tokens(tokenizer_folder, read_prompts(module_folder)[1])
     return tuple(found)
 
 
@@ -168,29 +186,45 @@ def _architecture(config: Mapping[str, Any], task: Task) -> Iterator[Difference]
     yield Difference("config.json", "architectures", name, meaning, engines)
 
 
-def _adapter(folder: Path) -> Iterator[Difference]:
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        meaning = "an adapter is not merged; run PEFT's `merge_and_unload()` and save the result"
-        yield Difference(path.name, "peft_type", read_json(path).get("peft_type"), meaning, ())
+def _adapter(adapter: Adapter | None, folder: Path) -> Iterator[Difference]:
+    name = adapters.CONFIG
+    if adapter is None:
+        if (folder / name).is_file():
+            meaning = (
+                "the folder has an adapter beside the weights of a model, which may or may not "
+                "contain it; pass the folder as `adapter` as well to merge it, or remove the file"
+            )
+            kind = read_json(folder / name).get("peft_type")
+            yield Difference(name, "peft_type", kind, meaning, ())
+        return
+    yield Difference(name, "peft_type", adapter.config.get("peft_type"), "it is an adapter", _MERGE)
+    for field, value, meaning in adapters.unsupported_fields(adapter.config):
+        yield Difference(name, field, value, meaning, ())
+    own: dict[str, tuple[bool, EngineNames]] = {
+        MODULES: (adapter.has_modules, ("torch",)),
+        "tokenizer.json": (adapter.has_tokenizer, ("torch", "transformers")),
+    }
+    for file, (exists, engines) in own.items():
+        if exists:
+            meaning = "the adapter's file replaces that of its base model"
+            yield Difference(file, "adapter", str(adapter.folder), meaning, engines)
 
 
-def _modules(folder: Path) -> Iterator[Difference]:
-    types = [str(module.get("type")) for module in read_modules(folder)]
+def _modules(modules: Modules, folder: Path) -> Iterator[Difference]:
+    types = list(modules.types)
     foreign = [name for name in types if not name.startswith(_LIBRARY_MODULES)]
     if foreign:
         meaning = "it needs code that comes with the model, which is never run"
         yield Difference(MODULES, "type", foreign[0], meaning, ())
         return
     names = " ".join(name.rpartition(".")[2] for name in types)
-    dense = read_dense(folder)
-    unknown = [layer.activation for layer in dense if layer.activation not in ACTIVATIONS]
+    unknown = [layer.activation for layer in modules.dense if layer.activation not in ACTIVATIONS]
     if names and (unknown or not _MODULES.fullmatch(names)):
         meaning = "it has other modules than a decoder, pooling, dense layers and normalization"
         yield Difference(MODULES, "type", types, meaning, _SENTENCE_TRANSFORMERS)
-    elif dense:
+    elif modules.dense:
         yield Difference(MODULES, "type", types, "it has dense layers", _POOLS)
-    pooling = read_pooling(folder)
+    pooling = modules.pooling
     if pooling not in (None, "lasttoken"):
         file, meaning = "1_Pooling/config.json", "it does not pool the last token"
         engines = _POOLS if pooling in ("mean", "cls") else _SENTENCE_TRANSFORMERS
@@ -209,7 +243,7 @@ def _prompts(folder: Path) -> Iterator[Difference]:
             yield Difference(PROMPTS, field, stored[field], meaning, _SENTENCE_TRANSFORMERS)
 
 
-def _tokens(folder: Path) -> Iterator[Difference]:
+def _tokens(folder: Path, instruction: str) -> Iterator[Difference]:
     path = folder / "tokenizer_config.json"
     stored = read_json(path) if path.is_file() else {}
     for field in _TOKEN_FIELDS:
@@ -217,7 +251,7 @@ def _tokens(folder: Path) -> Iterator[Difference]:
             yield Difference(path.name, field, True, _TOKENS, _SENTENCE_TRANSFORMERS)
     before, after, added = read_special_tokens(folder)
     words = tuple(token for token in added if not _QWEN_TOKEN.fullmatch(token))
-    appends_nothing = not after and read_prompts(folder)[1] == ""
+    appends_nothing = not after and instruction == ""
     if before or len(after) > 1 or appends_nothing or any(token in words for token in after):
         value, meaning = (*before, "...", *after), "it does not append one final token"
         file = "tokenizer.json"

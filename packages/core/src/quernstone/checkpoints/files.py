@@ -50,11 +50,6 @@ def check_files(source: Source) -> None:
     """Raise `ModelLoadError` unless the folder holds a complete model."""
     folder = source.folder
     has_config = (folder / "config.json").is_file()
-    if not has_config and (folder / "adapter_config.json").is_file():
-        raise ModelLoadError(
-            f"`{folder}` holds a PEFT adapter and not a model; merge it into its base model "
-            "(`merge_and_unload()`, then `save_pretrained()`) and name that folder"
-        )
     if not has_config:
         msg = f"`{folder}` holds no `config.json`, so it is not a model folder; {source.if_missing}"
         raise ModelLoadError(msg)
@@ -76,17 +71,20 @@ def check_files(source: Source) -> None:
         _check_length(path, source.if_damaged)
 
 
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of the decoder's files: `model.safetensors`, or the shards of the index."""
+    return [_SINGLE] if (folder / _SINGLE).is_file() else _shards(folder)
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """Return the decoder's weights: `model.safetensors`, or the shards of the index."""
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    shards = _shards(folder)
-    if not shards:
+    """Return the decoder's weights."""
+    names = weight_names(folder)
+    if not names:
         raise ModelLoadError(
             f"`{folder}` holds neither `{_SINGLE}` nor `{_INDEX}`; weights in other formats are "
             "not supported"
         )
-    return [folder / name for name in shards]
+    return [folder / name for name in names]
 
 
 def content_digest(folder: Path, *, modules: bool) -> str:
@@ -109,6 +107,11 @@ def content_digest(folder: Path, *, modules: bool) -> str:
             file.seek(max(0, size - _DIGEST_BYTES))
             digest.update(file.read())
     return f"sha256-{digest.hexdigest()[:16]}"
+
+
+def join_digests(*digests: str) -> str:
+    """Return one digest in place of several."""
+    return f"sha256-{hashlib.sha256('+'.join(digests).encode()).hexdigest()[:16]}"
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:

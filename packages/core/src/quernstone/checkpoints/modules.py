@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -31,11 +31,36 @@ class DenseConfig:
     """The name of a class in `torch.nn`."""
 
 
-def read_pooling(folder: Path) -> str | None:
-    """Return the pooling of a model, joined by `+` if it has several kinds.
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The modules of a model; empty if it lists none."""
 
-    One of `Pooling` for what our engine computes; None if the model has no pooling module.
+    types: tuple[str, ...]
+    """The full name of each module's class."""
+    pooling: str | None
+    """The kinds of pooling, joined by `+`; one of `Pooling` for what our engine computes. None
+    without a pooling module."""
+    dense: tuple[DenseConfig, ...]
+    """The dense layers in order."""
+
+    @property
+    def own_pooling(self) -> Pooling:
+        """The pooling for our engine; `lasttoken` if the files name none."""
+        return cast("Pooling", self.pooling or "lasttoken")
+
+
+def read_module_files(folder: Path) -> Modules:
+    """Read `modules.json` and the configuration of the modules.
+
+    Raises:
+        ModelLoadError: A file is missing or damaged.
     """
+    listed = read_modules(folder)
+    types = tuple(str(module.get("type")) for module in listed)
+    return Modules(types, _read_pooling(folder), tuple(_dense(folder, listed)))
+
+
+def _read_pooling(folder: Path) -> str | None:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None
@@ -52,18 +77,8 @@ def read_pooling(folder: Path) -> str | None:
     return named or None
 
 
-def pooling_of(folder: Path) -> Pooling:
-    """Return the pooling for our engine; `lasttoken` if the files name none."""
-    return cast("Pooling", read_pooling(folder) or "lasttoken")
-
-
-def read_dense(folder: Path) -> tuple[DenseConfig, ...]:
-    """Return the dense layers of a model in order."""
-    return tuple(_dense(folder))
-
-
-def _dense(folder: Path) -> Iterator[DenseConfig]:
-    for module in read_modules(folder):
+def _dense(folder: Path, listed: Sequence[Mapping[str, object]]) -> Iterator[DenseConfig]:
+    for module in listed:
         if str(module.get("type")).rpartition(".")[2] == "Dense":
             config = read_json(folder / str(module["path"]) / "config.json")
             activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))

@@ -95,6 +95,7 @@ def bench(
             device=options.device,
             dtype=cast("Dtype", options.dtype),
             revision=revision,
+            adapter=options.adapter,
             texts=own_texts,
             seconds=seconds,
             compare=cast("Sequence[EngineName]", compare or ()),

@@ -93,6 +93,7 @@ def doctor(
         device=options.device,
         dtype=cast("Dtype", options.dtype),
         revision=revision,
+        adapter=options.adapter,
         reference=reference,
         progress=on_terminal() and not as_json,
         **settings,

@@ -82,6 +82,12 @@ Template = Annotated[
         "(default: card; in `quern eval` as the protocol requires)"
     ),
 ]
+AdapterName = Annotated[
+    str | None,
+    model_option(
+        "--adapter", help="LoRA adapter: its name in the model's folder, a folder, or a hub id."
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 TextField = Annotated[
     str | None,
@@ -99,6 +105,7 @@ class EngineOptions:
     device: Device = "auto"
     dtype: DtypeName = "auto"
     engine: Engine = "auto"
+    adapter: AdapterName = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class ModelOptions(EngineOptions):
             "device": self.device,
             "dtype": cast("Dtype", self.dtype),
             "max_batch_tokens": self.batch_tokens,
+            "adapter": self.adapter,
             **engine_settings(self.engine, self.endpoint, self.dialect, rendered_by),
         }
 

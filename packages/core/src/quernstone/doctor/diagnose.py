@@ -33,6 +33,7 @@ def diagnose(
     device: str = "auto",
     dtype: Dtype = "auto",
     revision: str | None = None,
+    adapter: str | None = None,
     engine_options: EngineOptions = None,
     reference: str | None = None,
     progress: bool = False,
@@ -49,6 +50,7 @@ def diagnose(
         device: As for `Embedder`.
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
+        adapter: As for `Embedder`; the reference gets it as well.
         engine_options: As for `Embedder`.
         reference: Hub id or folder of the same checkpoint, to compare with on this machine in
             float32.
@@ -70,6 +72,7 @@ def diagnose(
         "device": device,
         "dtype": dtype,
         "revision": revision,
+        "adapter": adapter,
         "engine_options": options,
     }
     target = options.endpoint if isinstance(options, RemoteOptions) else model
@@ -80,7 +83,7 @@ def diagnose(
                 checkpoint, server = None, stack.enter_context(Server(options))
                 chosen = task or _task_of_server(options, model)
             else:
-                checkpoint, server = resolve(model, task or "embed", revision), None
+                checkpoint, server = resolve(model, task or "embed", revision, adapter), None
                 chosen = task or checkpoint.likely_task
             known: Any = {"checkpoint": checkpoint, "server": server}
             if chosen == "embed":
@@ -103,7 +106,7 @@ def diagnose(
                 findings=(_finding("opens", _looks_at(options), opened),),
             )
         if reference is not None:
-            subject.reference = Reference(reference, chosen)
+            subject.reference = Reference(reference, chosen, adapter)
             stack.callback(subject.reference.close)
         opened = ok(f"{subject.user!r}")
         first = _finding("opens", _looks_at(options), opened)

@@ -121,7 +121,7 @@ def _tokenizer_file(subject: EmbeddingSubject) -> Outcome:
         return skipped("a server does not show its files")
     if subject.own_prompts or not subject.checkpoint.is_qwen3:
         return skipped(_OWN if subject.own_prompts else "the model is not a Qwen3-Embedding")
-    path = subject.checkpoint.folder / "tokenizer.json"
+    path = subject.checkpoint.tokenizer_folder / "tokenizer.json"
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tail = tokenizer.encode("quern").tokens[-2:]
     if tail[-1] == ENDOFTEXT and tail[0] != ENDOFTEXT:

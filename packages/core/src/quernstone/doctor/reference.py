@@ -14,17 +14,17 @@ from quernstone.types import Encoded, EngineConfig, Float32Array, Task, TokenArr
 class Reference:
     """A Qwen3 checkpoint in float32 on the torch engine, which runs any token ids."""
 
-    def __init__(self, name: str, task: Task) -> None:
+    def __init__(self, name: str, task: Task, adapter: str | None = None) -> None:
         """Load the checkpoint.
 
         Raises:
             ConfigError: It is not a Qwen3 model.
             ModelLoadError: The model does not exist or is incomplete.
         """
-        self.checkpoint = resolve(name, task)
+        self.checkpoint = resolve(name, task, adapter=adapter)
         if not self.checkpoint.is_qwen3:
             raise ConfigError(f"the reference `{name}` is not a Qwen3 model")
-        self.tokenizer = Tokenizer(self.checkpoint.folder, self.checkpoint.vocab_size)
+        self.tokenizer = Tokenizer(self.checkpoint.tokenizer_folder, self.checkpoint.vocab_size)
         config = EngineConfig(
             task=task, model=str(self.checkpoint.folder), engine="torch", dtype="float32"
         )

@@ -10,7 +10,6 @@ from typing import Any
 
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.checkpoints.differences import ALL
-from quernstone.checkpoints.modules import read_pooling
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
 from quernstone.types import Backend, Engine, EngineConfig, Task
@@ -73,7 +72,7 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
                 f"the {name} engine cannot run `{checkpoint.name}`: {each}; use "
                 f'`engine="{possible[0]}"`'
             )
-    pooling = read_pooling(checkpoint.folder)
+    pooling = checkpoint.modules.pooling
     is_foreign = not checkpoint.is_qwen3 and pooling not in (None, "lasttoken")
     if task == "embed" and name != "sentence-transformers" and is_foreign:
         raise ConfigError(

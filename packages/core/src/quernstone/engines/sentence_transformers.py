@@ -24,6 +24,7 @@ from quernstone.engines.options import Options
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ConfigError, InputTooLongError, ModelLoadError, NonFiniteError
+from quernstone.qwen3.lora import merge_into
 from quernstone.types import (
     Encoded,
     EngineConfig,
@@ -220,6 +221,11 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
         model_kwargs={**own, **given},
         **options,
     )
+    if checkpoint.adapter:
+        if backend != "torch":
+            msg = f"an adapter cannot be merged into the files of the {backend} backend"
+            raise ConfigError(msg)
+        merge_into(model.transformers_model, checkpoint.adapter)
     return model.eval()
 
 

@@ -18,6 +18,7 @@ from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.padding import pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ModelLoadError
+from quernstone.qwen3.lora import merge_into
 from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array, TokenArray
 
 _BATCH_TOKENS = 4096
@@ -42,6 +43,8 @@ class TransformersEngine:
         except (OSError, ValueError, KeyError) as error:
             msg = f"transformers cannot load `{checkpoint.folder}`: {error}"
             raise ModelLoadError(msg) from error
+        if checkpoint.adapter:
+            merge_into(self._model, checkpoint.adapter)
         self._model.eval().to(device)
         self._device, self._pad_id = device, tokenization.eos_id
         self._yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quernstone.checkpoints.adapters import Adapter
 from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.checkpoints.files import weight_files
 from quernstone.errors import ModelLoadError
@@ -28,6 +29,7 @@ from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import Linear
+from quernstone.qwen3.lora import LoraWeights
 
 _Shape = tuple[int, ...]
 
@@ -41,6 +43,7 @@ def load_qwen3(
     head_rows: Sequence[int] = (),
     rounding: Literal["int8", "fp8"] | None = None,
     elementwise: Elementwise | None = None,
+    adapter: Adapter | None = None,
 ) -> tuple[Qwen3, Tensor]:
     """Read a checkpoint in any layout of the six official ones.
 
@@ -55,11 +58,14 @@ def load_qwen3(
         head_rows: Token ids whose rows of the output head to read. Shape: (rows, hidden)
         rounding: Round the matrices of the layers: int8 on a CPU, fp8 on a GPU.
         elementwise: Kernels of a GPU; None on a CPU.
+        adapter: Merged into the weights in float32, before they are converted.
     """
     with ExitStack() as stack:
-        tensors = _Tensors(folder, stack, device, dtype)
+        tensors = _Tensors(folder, stack, device, dtype, adapter)
         head_stored = bool(head_rows) and not config.tie_word_embeddings
-        _check(folder, tensors.shapes(), _expected_shapes(config, with_head=head_stored))
+        expected = _expected_shapes(config, with_head=head_stored)
+        _check(folder, tensors.shapes(), expected)
+        tensors.check_adapter(expected)
         build = _Builder(tensors, config, rounding, elementwise)
         embed_tokens = tensors.read("embed_tokens.weight")
         last = config.num_hidden_layers - 1
@@ -70,10 +76,12 @@ def load_qwen3(
             (build.last_layer if config.pooling == "lasttoken" else build.layer)(f"layers.{last}."),
             build.norm("norm.weight"),
         )
+        head = embed_tokens[:0]
         if head_stored:
             head = tensors.read_rows("lm_head.weight", head_rows)
-        else:
-            head = embed_tokens[list(head_rows)].clone()
+        elif head_rows:
+            # Not the rows of `embed_tokens`, which an adapter may have changed.
+            head = tensors.read_rows("embed_tokens.weight", head_rows, use="lm_head.weight")
     return model, head
 
 
@@ -81,9 +89,15 @@ class _Tensors:
     """The tensors of a checkpoint by name, without a leading `model.`."""
 
     def __init__(
-        self, folder: Path, stack: ExitStack, device: torch.device, dtype: torch.dtype
+        self,
+        folder: Path,
+        stack: ExitStack,
+        device: torch.device,
+        dtype: torch.dtype,
+        adapter: Adapter | None,
     ) -> None:
         self._device, self._dtype = device, dtype
+        self._lora = LoraWeights(adapter) if adapter else None
         self._stored: dict[str, tuple[Any, str]] = {}  # the open file, and the name in it
         for path in weight_files(folder):
             try:
@@ -102,15 +116,25 @@ class _Tensors:
             for name, (file, stored_name) in self._stored.items()
         }
 
+    def check_adapter(self, expected: Iterable[str]) -> None:
+        if self._lora is not None:
+            self._lora.check_names((*expected, "lm_head.weight"))
+
     def read(self, name: str) -> Tensor:
         file, stored_name = self._stored[name]
-        return cast("Tensor", file.get_tensor(stored_name)).to(self._device, self._dtype)
+        return self._merged(name, cast("Tensor", file.get_tensor(stored_name)))
 
-    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+    def read_rows(self, name: str, rows: Sequence[int], *, use: str = "") -> Tensor:
+        """Read rows of a matrix that is used as the weight `use`, by default its own name."""
         file, stored_name = self._stored[name]
         matrix = file.get_slice(stored_name)
         found = torch.stack([matrix[row : row + 1][0] for row in rows])
-        return found.to(self._device, self._dtype)
+        return self._merged(use or name, found, rows)
+
+    def _merged(self, name: str, weight: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        if self._lora is not None:
+            weight = self._lora.merged(name, weight, rows)
+        return weight.to(self._device, self._dtype)
 
 
 class _Builder:

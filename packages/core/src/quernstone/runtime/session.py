@@ -76,6 +76,7 @@ class Session:
         deterministic: bool,
         revision: str | None,
         engine_options: EngineOptions,
+        adapter: str | None,
         share_prefix: bool = True,
     ) -> None:
         check_positive("max_length", max_length)
@@ -84,12 +85,14 @@ class Session:
         check_engine(engine)
         checkpoint, name, tokenizer = None, "remote", None
         if engine == "remote":
-            _check_remote(device=device, dtype=dtype, max_batch_tokens=max_batch_tokens)
+            _check_remote(
+                device=device, dtype=dtype, max_batch_tokens=max_batch_tokens, adapter=adapter
+            )
         else:
-            checkpoint = resolve(model, task, revision)
+            checkpoint = resolve(model, task, revision, adapter)
             name = choose_engine(engine, checkpoint, task)
             if not takes_text(name, checkpoint, task):
-                tokenizer = _tokenizer(checkpoint.folder, checkpoint.vocab_size)
+                tokenizer = _tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size)
         if deterministic:
             max_batch_tokens = _single_input_budget(name, max_batch_tokens)
         config = EngineConfig(
@@ -99,6 +102,7 @@ class Session:
             device=device,
             dtype=dtype,
             max_batch_tokens=max_batch_tokens,
+            adapter=str(checkpoint.adapter.folder) if checkpoint and checkpoint.adapter else "",
             options=read_options(name, engine_options),
             max_length=None if tokenizer else max_length,
             truncate=True if tokenizer else truncate,

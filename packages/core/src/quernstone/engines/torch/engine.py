@@ -73,10 +73,11 @@ class TorchEngine:
             head_rows=yes_no,
             rounding=rounding,
             elementwise=choose_elementwise(qwen3, device, self._dtype, fp8=rounding == "fp8"),
+            adapter=checkpoint.adapter,
         )
         self._head = head.float() if reranks else None
         dense = checkpoint.dense_layers
-        self._dense = DenseLayers(checkpoint.folder, dense, device)
+        self._dense = DenseLayers(checkpoint.module_folder, dense, device)
         self.width = 2 if reranks else dense[-1].out_features if dense else qwen3.hidden_size
         self._transfer = choose_transfer(device)
         self.overlaps = self._transfer.overlaps

@@ -55,6 +55,10 @@ class QuernstoneEmbedding(BaseEmbedding):
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of the checkpoint on the hub."
     )
+    adapter: str | None = Field(
+        default=None,
+        description="LoRA adapter to merge: its name in the model's folder, a folder, or a hub id.",
+    )
     dimensions: int | None = Field(
         default=None,
         description="Numbers per vector, 32 to the model's hidden size; None is the hidden size.",

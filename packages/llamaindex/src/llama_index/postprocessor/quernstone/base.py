@@ -74,6 +74,10 @@ class QuernstoneRerank(BaseNodePostprocessor):
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of the checkpoint on the hub."
     )
+    adapter: str | None = Field(
+        default=None,
+        description="LoRA adapter to merge: its name in the model's folder, a folder, or a hub id.",
+    )
     dtype: Dtype = Field(
         default="auto",
         description=(
