@@ -1,0 +1,150 @@
+"""The operators of `ops` by the Triton kernels of `fused`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from quernstone.kernels import fused
+
+# Numbers per thread in one block: 16 bytes in bfloat16, the widest load.
+_PER_THREAD = 8
+_HEADS_BLOCK = 1024
+_ROW_BLOCK = 1024
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `ops`."""
+    rows, width = x.shape
+    out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    _rms_norm(x, weight, out, out, eps, rounds=False)
+    return out
+
+
+def rms_norm_fp8(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `ops`."""
+    out, scales = _rounded(x, x.shape[1])
+    _rms_norm(x, weight, out, scales, eps, rounds=True)
+    return out, scales
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """See `ops`."""
+    rows, inner = len(x), x.shape[1] // 2
+    out = torch.empty((rows, inner), dtype=x.dtype, device=x.device)
+    x = x.contiguous()
+    block = min(_ROW_BLOCK, triton.next_power_of_2(inner))
+    if rows:
+        grid = (rows, triton.cdiv(inner, block))
+        _run(
+            fused.silu_mul_kernel, grid, block, x, out, out, INNER=inner, BLOCK=block, ROUNDS=False
+        )
+    return out
+
+
+def silu_mul_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `ops`."""
+    rows, inner = len(x), x.shape[1] // 2
+    out, scales = _rounded(x, inner)
+    x = x.contiguous()
+    block = triton.next_power_of_2(inner)
+    if rows:
+        _run(
+            fused.silu_mul_kernel, (rows, 1), block, x, out, scales,
+            INNER=inner, BLOCK=block, ROUNDS=True,
+        )  # fmt: skip
+    return out, scales
+
+
+def round_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `ops`."""
+    rows, width = x.shape
+    out, scales = _rounded(x, width)
+    x = x.contiguous()
+    block = triton.next_power_of_2(width)
+    if rows:
+        _run(fused.round_kernel, (rows,), block, x, out, scales, WIDTH=width, BLOCK=block)
+    return out, scales
+
+
+def rotate_(x: Tensor, weight: Tensor | None, rope: Tensor, eps: float) -> None:
+    """See `ops`."""
+    tokens, heads, dim = x.shape
+    block = _heads_block(heads, dim)
+    if tokens:
+        _run(
+            fused.rotate_kernel, (tokens,), block * dim,
+            x, x if weight is None else weight, rope, x.stride(0), eps,
+            HEADS=heads, DIM=dim, BLOCK=block, HAS_NORM=weight is not None,
+        )  # fmt: skip
+
+
+def rotate_and_join_(
+    qkv: Tensor,
+    weight: Tensor | None,
+    rope: Tensor,
+    eps: float,
+    source: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    key: Tensor,
+    value: Tensor,
+) -> None:
+    """See `ops`."""
+    rows, kv_heads, dim = key.shape
+    heads = qkv.shape[1] - 2 * kv_heads
+    block = _heads_block(max(heads, kv_heads), dim)
+    if rows:
+        _run(
+            fused.rotate_and_join_kernel, (rows,), block * dim,
+            qkv, qkv if weight is None else weight, rope, source, prefix_key, prefix_value,
+            key, value, qkv.stride(0), eps,
+            HEADS=heads, KV=kv_heads, DIM=dim, BLOCK=block,
+            KV_BLOCK=triton.next_power_of_2(kv_heads), HAS_NORM=weight is not None,
+        )  # fmt: skip
+
+
+def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
+    """See `ops`."""
+    tokens, heads, dim = out.shape
+    block = triton.next_power_of_2(heads)
+    if tokens:
+        _run(
+            fused.merge_kernel, (tokens,), block * dim,
+            out, lse, other, other_lse, *lse.stride(), *other_lse.stride(),
+            HEADS=heads, DIM=dim, BLOCK=block,
+        )  # fmt: skip
+
+
+def _rms_norm(
+    x: Tensor, weight: Tensor, out: Tensor, scales: Tensor, eps: float, *, rounds: bool
+) -> None:
+    rows, width = x.shape
+    block = triton.next_power_of_2(width)
+    if rows:
+        _run(
+            fused.rms_norm_kernel, (rows,), block, x, weight, out, scales, x.stride(0), eps,
+            WIDTH=width, BLOCK=block, ROUNDS=rounds,
+        )  # fmt: skip
+
+
+def _rounded(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    out = torch.empty((len(x), width), dtype=torch.float8_e4m3fn, device=x.device)
+    return out, torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
+
+
+def _heads_block(heads: int, dim: int) -> int:
+    """Return the heads per block: 1,024 numbers, unless there are fewer heads."""
+    return int(min(triton.next_power_of_2(heads), _HEADS_BLOCK // dim))
+
+
+def warps(numbers: int) -> int:
+    """Return the warps of a block, with 8 to 32 numbers for each of their threads."""
+    return max(1, min(16, numbers // (32 * _PER_THREAD)))
+
+
+def _run(kernel: Any, grid: tuple[int, ...], numbers: int, *inputs: Any, **constants: Any) -> None:
+    kernel[grid](*inputs, **constants, num_warps=warps(numbers), enable_fp_fusion=True)
