@@ -37,6 +37,7 @@ def test_load_twice(quern, docs):
         "chunks": 4,
         "embedded": 0,
         "skipped": 4,
+        "replaced": 0,
         "removed": 0,
         "pruned": 0,
         "failed": 0,
@@ -109,6 +110,25 @@ def test_a_load_accounts_for_every_file(quern, docs, tmp_path):
     assert quern("collection", "prune", docs, "-c", "docs", *options).exit_code == 0
     more = quern("load", docs, "-c", "docs", *options, "--prune", "--json")
     assert orjson.loads(more.stdout)["files"]["loaded"] == 4
+
+
+def test_equal_ids_of_two_files(quern, tmp_path):
+    files = [tmp_path / "products.jsonl", tmp_path / "customers.jsonl"]
+    for path in files:
+        path.write_text(f'{{"id": 1, "text": "{path.stem}"}}\n')
+    options = ("-c", "docs", "--id-field", "id")
+    assert quern("load", files[0], *options).exit_code == 0
+    refused = quern("load", files[1], *options)
+    assert refused.exit_code == 1
+    assert "--replace-sources" in refused.stderr
+    apart = (*options, "--namespace", "customers")
+    assert quern("load", files[1], *apart).exit_code == 0
+    assert texts() == ["customers", "products"]
+    pruned = quern("collection", "prune", files[1], *apart, "--json")
+    assert orjson.loads(pruned.stdout)["pruned"] == 0
+    done = quern("load", files[1], *options, "--replace-sources")
+    assert "1 replaced" in done.stdout
+    assert texts() == ["customers", "customers"]
 
 
 def test_a_load_without_documents_fails(quern, tmp_path):

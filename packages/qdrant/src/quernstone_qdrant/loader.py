@@ -59,6 +59,8 @@ class QdrantLoader:
             last of several loads restores the original settings, after a crash the next one.
         index_timeout: Seconds to wait after the load until all points are indexed; None: a server
             continues in the background.
+        replace_sources: Let records replace documents of the same key from another source.
+            Otherwise such a record is an error.
         skip_errors: Skip and count items that cannot be read or embedded. Otherwise the load stops
             at the first such error, after writing everything that was read before it.
         dead_letter: File to which skipped items are written, with the reason. It implies
@@ -99,6 +101,7 @@ class QdrantLoader:
         patience: float = 300.0,
         defer_index: DeferIndex = "none",
         index_timeout: float | None = None,
+        replace_sources: bool = False,
         skip_errors: bool = False,
         dead_letter: str | PathLike[str] | None = None,
         allow_mismatch: bool = False,
@@ -137,6 +140,7 @@ class QdrantLoader:
             defer_index=defer_index,
             index_timeout=index_timeout,
             notes=notes,
+            replace_sources=replace_sources,
             skip_errors=skip_errors or dead_letter is not None,
             dead_letter=dead_letter,
             on_error=on_error,

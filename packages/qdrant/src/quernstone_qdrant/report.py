@@ -26,6 +26,8 @@ class LoadReport:
     unconfirmed: int = 0
     """Chunks that were written again although one replica had them, unchanged, because another one
     could not be reached. `embedded` includes them."""
+    replaced: int = 0
+    """Documents of another source that were replaced, which `replace_sources` allows."""
     removed: int = 0
     """Points deleted because their document became shorter."""
     pruned: int = 0

@@ -26,6 +26,14 @@ class FileOptions:
         str | None,
         _option(help="Field that holds a unique id. (default: file path and row number)"),
     ] = None
+    namespace: Annotated[
+        str | None,
+        _option(
+            metavar="NAME",
+            help="Put NAME: before every id and source, so that equal ids of different files stay "
+            "apart.",
+        ),
+    ] = None
     exclude: Annotated[
         list[str] | None,
         _option(
@@ -49,6 +57,7 @@ class FileOptions:
         return ReadOptions(
             text_field=self.text_field,
             id_field=self.id_field,
+            namespace=self.namespace or "",
             exclude=(*(EXCLUDED if self.default_excludes else ()), *(self.exclude or ())),
         )
 

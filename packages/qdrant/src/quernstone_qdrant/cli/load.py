@@ -83,6 +83,13 @@ def load(
             help="After loading, delete every document that is not in these folders and files.",
         ),
     ] = False,
+    replace_sources: Annotated[
+        bool,
+        typer.Option(
+            "--replace-sources",
+            help="Let documents replace those with the same id from other files and folders.",
+        ),
+    ] = False,
     skip_errors: Annotated[
         bool,
         typer.Option("--skip-errors", help="Report what cannot be read, skip it and continue."),
@@ -139,6 +146,7 @@ def load(
             chunk_overlap=chunk_overlap,
             batch_size=batch_size,
             patience=patience,
+            replace_sources=replace_sources,
             skip_errors=skip_errors,
             dead_letter=dead_letter,
             allow_mismatch=allow_mismatch,

@@ -95,7 +95,7 @@ def figures(report: LoadReport) -> str:
         f"{report.embedded:,} embedded ({rate:,.0f}/s)",
         f"{report.skipped:,} unchanged",
     ]
-    for name in ("unconfirmed", "removed", "pruned", "failed", "retries"):
+    for name in ("unconfirmed", "replaced", "removed", "pruned", "failed", "retries"):
         count = getattr(report, name)
         if count:
             parts.append(f"{count:,} {name}")

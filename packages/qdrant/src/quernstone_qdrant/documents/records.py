@@ -42,6 +42,9 @@ class Record:
     """Format of the text, which decides how it is split."""
     source: str = ""
     """Origin of the document, such as a folder. Pruning deletes what is gone from its source."""
+    alias: str = ""
+    """Key of the document in a load with other options. If a document of this key and source is
+    stored, the load stops instead of storing it twice."""
 
 
 def to_record(value: object, position: int) -> Record:

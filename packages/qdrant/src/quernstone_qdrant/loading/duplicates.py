@@ -33,7 +33,8 @@ class RecentKeys:
             raise RecordError(
                 record.key,
                 "another record of this load has the same key but different content: give each "
-                "record a unique id",
+                "record a unique id, or load the files separately, each with a --namespace of its "
+                "own",
             )
         self._digests[record.key] = digest
         if len(self._digests) > _REMEMBERED:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -50,6 +50,8 @@ class Batch:
     """(key, number of chunks) of each document that ends in this batch."""
     stale: list[str] = field(default_factory=list)
     """Ids of stored points past the end of their document, which became shorter."""
+    stale_before: int = 0
+    """Number of ids at the beginning of `stale` whose document starts in an earlier batch."""
     seen: int = 0
     """Records that were read for this batch."""
     chunks: int = 0
@@ -61,6 +63,10 @@ class Batch:
     vectors: Float32Array | None = None
     """Shape: (len(points), dimensions)"""
     failures: list[Failure] = field(default_factory=list)
+    replaced: int = 0
+    """Documents that start in this batch and replace those of another source."""
+    refused: set[str] = field(default_factory=set)
+    """Keys of the documents that must not replace those of another source."""
     previous: Batch | None = None
     """The batch with the preceding chunks of the same document, if this one starts inside it.
 
@@ -74,6 +80,17 @@ class Batch:
     settled: bool = False
     """True once the batch is written, has failed, or is abandoned."""
     stage: Stage | None = None
+
+    def refuse(self, keys: Iterable[str]) -> None:
+        """Drop the chunks of documents."""
+        self.refused.update(keys)
+        if not self.refused:
+            return
+        kept = [point.chunk.record.key not in self.refused for point in self.points]
+        if self.vectors is not None:
+            self.vectors = self.vectors[kept]
+        self.points = [point for point, keep in zip(self.points, kept, strict=True) if keep]
+        self.ends = [end for end in self.ends if end[0] not in self.refused]
 
 
 _Step: TypeAlias = "Callable[[Batch], None]"

@@ -20,6 +20,7 @@ from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
+from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pace import Pace
 from quernstone_qdrant.loading.pipeline import Batch, Pipeline
 from quernstone_qdrant.loading.prune import Candidates
@@ -59,6 +60,7 @@ class LoadPlan:
     """Seconds to wait for the index after the load; None: do not wait."""
     notes: Sequence[str]
     """Changes of the collection when it was opened, in words."""
+    replace_sources: bool
     skip_errors: bool
     dead_letter: str | PathLike[str] | None
     on_error: Callable[[QuernstoneError], None] | None
@@ -104,7 +106,19 @@ class Load:
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),
-            look_up=partial(look_up, store=self._store, namespace=provenance.namespace),
+            look_up=partial(
+                look_up,
+                store=self._store,
+                namespace=provenance.namespace,
+                guard=SourceGuard(
+                    collection=plan.named.collection,
+                    namespace=provenance.namespace,
+                    fingerprint=provenance.fingerprint,
+                    replace_sources=plan.replace_sources,
+                    renames=bool(prune),
+                    skip_errors=plan.skip_errors,
+                ),
+            ),
             embed=self._embed,
             write=partial(write, store=self._store, skip_errors=plan.skip_errors),
             count=self._count_batch,
@@ -180,6 +194,7 @@ class Load:
             embedded=len(batch.points),
             skipped=batch.skipped,
             unconfirmed=batch.unconfirmed,
+            replaced=batch.replaced,
             removed=0 if batch.lost else len(batch.stale),
         )
         for failure in batch.failures:

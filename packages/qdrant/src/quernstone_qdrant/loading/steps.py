@@ -15,6 +15,7 @@ from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.points import Point, point_id, stored_hash
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import RecordError
+from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.store import PointStore, Refusal
 
@@ -22,15 +23,22 @@ _PROBE = 64
 """Number of ids per lookup when searching for points past the end of a shorter document."""
 
 
-def look_up(batch: Batch, store: PointStore, namespace: UUID) -> None:
+def look_up(
+    batch: Batch, store: PointStore, namespace: UUID, guard: SourceGuard | None = None
+) -> None:
     """Keep only points that are missing, changed or unconfirmed, and set `stale`.
 
     A point is unconfirmed while one of its replicas cannot be reached. Stale points are those of
-    documents that became shorter, past the new end.
+    documents that became shorter, past the new end. `guard` protects documents of other sources.
     """
     ends = [(point_id(namespace, key, chunks), key, chunks) for key, chunks in batch.ends]
+    continued = batch.points[0].chunk.record.key if batch.previous and batch.points else None
     ids = [point.id for point in batch.points] + [end_id for end_id, _, _ in ends]
-    stored, confirmed = store.look_up(ids)
+    stored, confirmed = store.look_up(ids + (guard.extra_ids(batch) if guard else []))
+    if guard is not None:
+        guard.check(batch, stored)
+        ends = [end for end in ends if end[1] not in batch.refused]
+    kept = len(batch.points)
     changed = [
         point for point in batch.points if stored_hash(stored.get(point.id)) != point.content_hash
     ]
@@ -38,10 +46,12 @@ def look_up(batch: Batch, store: PointStore, namespace: UUID) -> None:
         batch.points = changed
     else:
         batch.unconfirmed = len(batch.points) - len(changed)
-    batch.skipped = batch.chunks - len(batch.points)
+    batch.skipped = kept - len(batch.points)
     for end_id, key, chunks in ends:
         if end_id in stored:
             batch.stale.extend(_stale_ids(store, namespace, key, chunks))
+        if key == continued:
+            batch.stale_before = len(batch.stale)
 
 
 def _stale_ids(store: PointStore, namespace: UUID, key: str, first: int) -> list[str]:
@@ -95,6 +105,9 @@ def write(batch: Batch, store: PointStore, *, skip_errors: bool) -> None:
 
     With `skip_errors`, points that the target refuses move from `points` to `failures`.
     """
+    if batch.previous is not None and batch.previous.refused:
+        batch.refuse(batch.previous.refused)
+        del batch.stale[: batch.stale_before]
     if batch.points and batch.vectors is not None:
         refused = store.write(batch.points, batch.vectors, skip_refused=skip_errors)
         if refused:

@@ -3,10 +3,10 @@
 from quernstone_qdrant.sources.files import (
     SUFFIXES,
     FileRecords,
-    ReadOptions,
     count_records,
     read_paths,
 )
+from quernstone_qdrant.sources.options import ReadOptions
 from quernstone_qdrant.sources.walk import EXCLUDED, FileCounts
 
 __all__ = [

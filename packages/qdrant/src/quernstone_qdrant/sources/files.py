@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from quernstone_qdrant.documents.records import Record, TextFormat
 from quernstone_qdrant.errors import SourceError
+from quernstone_qdrant.sources.options import ReadOptions
 from quernstone_qdrant.sources.rows import RowReader
 from quernstone_qdrant.sources.tables import (
     count_lines,
@@ -17,7 +18,7 @@ from quernstone_qdrant.sources.tables import (
     read_jsonl,
     read_parquet,
 )
-from quernstone_qdrant.sources.walk import EXCLUDED, FileCounts, Found, Inventory, Walker
+from quernstone_qdrant.sources.walk import FileCounts, Found, Inventory, Walker
 
 _TEXTS: dict[str, TextFormat] = {
     ".txt": "text",
@@ -34,19 +35,6 @@ _TABLES = {
 _COUNTED_BYTES = 1 << 30
 SUFFIXES = (*_TEXTS, *_TABLES)
 """Suffixes of the files that can be read. Other files in a folder are skipped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOptions:
-    """How files and folders become records."""
-
-    text_field: str | None = None
-    """Column of the text; None: the first of `TEXT_FIELDS` that a file has."""
-    id_field: str | None = None
-    """Column of the ids, which must be unique across all files; None: file and row number."""
-    exclude: Collection[str] = EXCLUDED
-    """Patterns of files and folders to skip, such as `drafts/`, `*.log` or `2019/*.csv`. A pattern
-    without an inner slash matches names on every level, one with a trailing slash only folders."""
 
 
 class FileRecords(Iterator[Record | SourceError]):
@@ -193,9 +181,10 @@ def _read(
         if suffix in _TEXTS:
             text = path.read_bytes().decode("utf-8-sig")
             if text.strip():
-                yield Record(source, text, {"source": source}, _TEXTS[suffix], label)
+                key, origin = options.named(source), options.named(label)
+                yield Record(key, text, {"source": source}, _TEXTS[suffix], origin)
         elif suffix in _TABLES:
-            reader = RowReader(source, str(path), options.text_field, options.id_field, label)
+            reader = RowReader(source, str(path), options, label)
             yield from _TABLES[suffix](path, reader)
         else:
             known = ", ".join(SUFFIXES)

@@ -10,6 +10,10 @@ from quernstone.types import TEXT_FIELDS
 from quernstone_qdrant.documents.json_values import to_json
 from quernstone_qdrant.documents.records import Record, metadata_fields, nesting_error
 from quernstone_qdrant.errors import SourceError
+from quernstone_qdrant.sources.options import ReadOptions
+
+_COMPARED_ROWS = 64
+"""Number of rows of a file for which a load by ids looks for rows that are stored by number."""
 
 
 @dataclass(slots=True)
@@ -20,10 +24,7 @@ class RowReader:
     """Key of the file, with which the keys of its rows begin."""
     path: str
     """Path of the file, for error messages."""
-    text_field: str | None = None
-    """Column of the text; None: the first of `TEXT_FIELDS` that the file has."""
-    id_field: str | None = None
-    """Column of the ids; None: a row's key is the file's key and the row's number."""
+    options: ReadOptions = field(default_factory=ReadOptions)
     label: str = ""
     """`Record.source` of every row."""
     _chosen: str | None = field(default=None, init=False)
@@ -36,10 +37,11 @@ class RowReader:
         """
         columns = list(columns)
         self._chosen = self._choose(columns)
-        if self.id_field is not None and self.id_field not in columns:
+        id_field = self.options.id_field
+        if id_field is not None and id_field not in columns:
             raise SourceError(
                 self.path,
-                f"no column `{self.id_field}` for the ids; the columns are {_listed(columns)}",
+                f"no column `{id_field}` for the ids; the columns are {_listed(columns)}",
             )
 
     def record(self, row: Mapping[str, Any], number: int) -> Record | SourceError:
@@ -49,6 +51,7 @@ class RowReader:
             row: Values by column.
             number: Number of the row in the file, from 1.
         """
+        id_field = self.options.id_field
         try:
             name = self._chosen or self._choose(row)
         except SourceError as error:
@@ -62,34 +65,43 @@ class RowReader:
         if not isinstance(text, str):
             found = "null" if text is None else type(text).__name__
             return SourceError(self.path, f"`{name}` is {found}, not a string", number)
-        key = f"{self.source}#{number}"
-        if self.id_field is not None:
-            value = row.get(self.id_field)
+        key, alias = f"{self.source}#{number}", ""
+        if id_field is not None:
+            value = row.get(id_field)
             if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
                 return SourceError(
                     self.path,
-                    f"the id in `{self.id_field}` is {value!r}; it must be a non-empty string or "
+                    f"the id in `{id_field}` is {value!r}; it must be a non-empty string or "
                     "an integer",
                     number,
                 )
+            if number <= _COMPARED_ROWS:
+                alias = self.options.named(key)
             key = str(value)
-        fields = metadata_fields(row, without=(name, self.id_field))
+        fields = metadata_fields(row, without=(name, id_field))
         too_deep = nesting_error(fields)
         if too_deep is not None:
             return SourceError(self.path, too_deep, number)
         metadata = {column: to_json(value) for column, value in fields.items()}
         metadata.setdefault("source", self.source)
         metadata.setdefault("row", number)
-        return Record(key, text, metadata, source=self.label)
+        return Record(
+            self.options.named(key),
+            text,
+            metadata,
+            source=self.options.named(self.label),
+            alias=alias,
+        )
 
     def _choose(self, columns: Iterable[str]) -> str:
         columns = list(columns)
-        if self.text_field is not None:
-            if self.text_field in columns:
-                return self.text_field
+        text_field = self.options.text_field
+        if text_field is not None:
+            if text_field in columns:
+                return text_field
             raise SourceError(
                 self.path,
-                f"no column `{self.text_field}` for the text; the columns are {_listed(columns)}",
+                f"no column `{text_field}` for the text; the columns are {_listed(columns)}",
             )
         for name in TEXT_FIELDS:
             if name in columns:

@@ -1,0 +1,28 @@
+"""The options for reading files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from quernstone_qdrant.sources.walk import EXCLUDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How files and folders become records."""
+
+    text_field: str | None = None
+    """Column of the text; None: the first of `TEXT_FIELDS` that a file has."""
+    id_field: str | None = None
+    """Column of the ids, which must be unique across all files; None: file and row number."""
+    namespace: str = ""
+    """Name that all keys and sources begin with, before a colon, so that equal ids of different
+    sources stay apart."""
+    exclude: Collection[str] = EXCLUDED
+    """Patterns of files and folders to skip, such as `drafts/`, `*.log` or `2019/*.csv`. A pattern
+    without an inner slash matches names on every level, one with a trailing slash only folders."""
+
+    def named(self, name: str) -> str:
+        """Return a key or source within the namespace."""
+        return f"{self.namespace}:{name}" if self.namespace else name
