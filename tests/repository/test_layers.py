@@ -33,7 +33,7 @@ LAYERS = {
         ["documents"],
         ["settings", "wish", "filters", "embedders"],
         ["sources", "targets", "store", "retry", "provenance", "reconcile"],
-        ["checks", "loading", "verify", "repair", "report"],
+        ["checks", "loading", "verify", "repair", "report", "opened"],
         ["loader", "searcher", "migration"],
         ["ray", "ray_rows"],
         ["cli"],

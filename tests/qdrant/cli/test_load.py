@@ -235,7 +235,8 @@ def test_a_folder_in_use_and_a_server_that_is_not_there(quern, docs):
     client.close()
     assert busy.exit_code == 1
     assert "'qdrant-data' is in use by another process" in busy.stderr
-    away = quern("search", "mills", "-c", "docs", "--url", "http://127.0.0.1:9")
+    nowhere = ("--url", "http://127.0.0.1:9", "--patience", 0)
+    away = quern("search", "mills", "-c", "docs", *nowhere)
     assert away.exit_code == 1
     assert away.stderr.startswith(
         "quern: Qdrant failed at looking for the collection (collection 'docs'): "

@@ -1,6 +1,7 @@
 """`quern search`."""
 
 import orjson
+from tests.support.qdrant_server import running_server
 
 
 def test_search_prints_a_table_with_the_first_rank(quern, docs):
@@ -54,3 +55,18 @@ def test_a_collection_of_ones_own_is_searched_by_words_and_filtered(quern, docs)
     assert keys("-f", "source=c.jsonl") == ["c.jsonl#1", "c.jsonl#2"]
     assert keys("-f", "source=c.jsonl", "-f", "row=1") == ["c.jsonl#1"]
     assert keys("-f", "source=x") == []
+
+
+def test_a_search_and_info_survive_an_error_of_the_server(quern, docs):
+    with running_server() as server:
+        where = ("-c", "docs", "--url", server.url)
+        quern("load", docs, *where)
+        left = []
+        server.chaos = lambda _, path: left.pop() if left and "/collections/docs" in path else None
+        for arguments in (["search", "mills", "--no-rerank"], ["collection", "info"]):
+            left[:] = ["500"]
+            done = quern(*arguments, *where, "--json")
+            assert (done.exit_code, left) == (0, []), done.stderr
+        left[:] = ["500"]
+        done = quern("search", "mills", *where, "--patience", 0)
+        assert (done.exit_code, "fault 500" in done.stderr) == (1, True)

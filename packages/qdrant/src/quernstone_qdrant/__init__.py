@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         WriteError,
     )
     from quernstone_qdrant.loader import QdrantLoader
+    from quernstone_qdrant.opened import SearchHit
     from quernstone_qdrant.report import Depths, LoadReport
-    from quernstone_qdrant.searcher import QdrantSearcher, SearchHit
+    from quernstone_qdrant.searcher import QdrantSearcher
     from quernstone_qdrant.settings import CollectionSettings
     from quernstone_qdrant.sources import read_paths
     from quernstone_qdrant.targets.edge import EdgeTarget
@@ -51,7 +52,8 @@ _EXPORTS = {
     "documents.records": ("Record",),
     "embedders": ("FrameworkEmbedder",),
     "report": ("Depths", "LoadReport"),
-    "searcher": ("QdrantSearcher", "SearchHit"),
+    "opened": ("SearchHit",),
+    "searcher": ("QdrantSearcher",),
     "settings": ("CollectionSettings",),
     "sources": ("read_paths",),
     "targets.edge": ("EdgeTarget",),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
     from quernstone_qdrant.verify import Verification
 
-_PATIENCE = 60.0
-"""Seconds in which a read is retried; opening the collection is not."""
+_OPENING_PATIENCE, _PATIENCE = 5.0, 60.0
+"""Seconds in which reads are retried: the first one, which shows a wrong address, and others."""
 
 app = new_app(no_args_is_help=True, help="Show, verify, repair and prune a collection in Qdrant.")
 app.command()(index)
@@ -37,9 +37,10 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
     from quernstone_qdrant.targets.index_report import index_report
 
     with collection.open() as target:
-        state = target.state()
-        points = Retry(_PATIENCE).call(target.count)
-        report = index_report(target)
+        state = Retry(_OPENING_PATIENCE).call(target.state)
+        retry = Retry(_PATIENCE)
+        points = retry.call(target.count)
+        report = retry.call(lambda: index_report(target))
     provenance = state.metadata.get(METADATA_KEY) or {}
     if as_json:
         print_json(

@@ -23,7 +23,7 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 
 if TYPE_CHECKING:
-    from quernstone_qdrant.searcher import SearchHit
+    from quernstone_qdrant.opened import SearchHit
 
 _TINY = "tiny"
 _SNIPPET = 140
@@ -60,6 +60,9 @@ def search(
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the hits with a reranker.")
     ] = True,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds to keep retrying a request to a server.")
+    ] = 5.0,
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
     model: Annotated[
@@ -98,6 +101,7 @@ def search(
     from quernstone_qdrant.documents.layouts import layout_of
     from quernstone_qdrant.filters import text_filter
     from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.retry import Retry
     from quernstone_qdrant.searcher import QdrantSearcher
 
     conditions = [_condition(text) for text in filters or ()]
@@ -114,7 +118,7 @@ def search(
     )
     with ExitStack() as stack:
         target = stack.enter_context(collection.open())
-        provenance = Provenance.read(target.state())
+        provenance = Provenance.read(Retry(patience).call(target.state))
         chosen = model or (provenance.model if provenance else EMBEDDING_MODEL)
         dimensions = provenance.dimensions if provenance else None
         embedder = stack.enter_context(embedding.embedder(chosen, dimensions=dimensions))
@@ -123,7 +127,12 @@ def search(
             default = _TINY if chosen == _TINY else RERANKING_MODEL
             reranker = stack.enter_context(reranking.reranker(rerank_model or default))
         searcher = QdrantSearcher(
-            target, collection.name, embedder, reranker, allow_mismatch=allow_mismatch
+            target,
+            collection.name,
+            embedder,
+            reranker,
+            allow_mismatch=allow_mismatch,
+            patience=patience,
         )
         layout = layout_of(searcher.provenance.settings.layout)
         hits = searcher.search(
