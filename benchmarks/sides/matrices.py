@@ -13,7 +13,7 @@ class Floor:
     """The unavoidable products, at the machine's best rate."""
 
     def __init__(self, model: str, dtype: str, device: str) -> None:
-        self._config = resolve(model, "embed").qwen3_config()
+        self._config = resolve(model, "embed").decoder_config()
         self._like = {"dtype": dtype, "device": device}
 
     def seconds(self, tokens: int, sequences: int) -> float:
@@ -25,7 +25,7 @@ class Forward:
     """All matrices of a model, one after the other, multiplied like in our engine."""
 
     def __init__(self, model: str, dtype: str, device: str) -> None:
-        config = resolve(model, "embed").qwen3_config()
+        config = resolve(model, "embed").decoder_config()
         self._shapes = layer_shapes(config, joint=device != "cpu") * config.num_hidden_layers
         self._like = {"dtype": getattr(torch, dtype), "device": device}
         self._products = [Linear(torch.randn(shape, **self._like)) for shape in self._shapes]

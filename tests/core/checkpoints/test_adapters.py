@@ -128,7 +128,7 @@ def test_the_files_of_an_adapter_replace_those_of_its_base(tmp_path):
     pooling.write_text(json.dumps({**json.loads(pooling.read_text()), **modes}))
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
     found = resolve(str(folder), "embed")
-    assert (found.qwen3_config().pooling, found.prompts.document) == ("mean", "passage: ")
+    assert (found.decoder_config().pooling, found.prompts.document) == ("mean", "passage: ")
     assert (found.folder, found.tokenizer_folder) == (TINY, folder)
     before = embed(folder)[2]
     with pytest.raises(ConfigError, match=r"the adapter's file replaces .* use `engine=\"torch\"`"):

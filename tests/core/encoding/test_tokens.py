@@ -281,7 +281,7 @@ def test_a_tokenizer_without_endoftext_is_refused(folders, tmp_path):
     spec["added_tokens"] = [t for t in spec["added_tokens"] if t["content"] != "<|endoftext|>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     with pytest.raises(ModelLoadError, match=r"has no token '<\|endoftext\|>'"):
-        Tokenizer(tmp_path, 151669)
+        encoder(Tokenizer(tmp_path, 151669))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"added_tokens": []}'])

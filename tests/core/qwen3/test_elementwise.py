@@ -13,7 +13,7 @@ from quernstone.qwen3 import elementwise
 from quernstone.qwen3.decoder import RMSNorm
 from quernstone.qwen3.elementwise import Elementwise, choose_elementwise, compile_steps
 
-CONFIG = resolve("tiny", "embed", None).qwen3_config()
+CONFIG = resolve("tiny", "embed", None).decoder_config()
 CPU = torch.device("cpu")
 EPS = CONFIG.rms_norm_eps
 HEADS, KV_HEADS, DIM = CONFIG.num_attention_heads, CONFIG.num_key_value_heads, CONFIG.head_dim

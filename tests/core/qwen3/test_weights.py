@@ -126,7 +126,7 @@ def hide(module, monkeypatch):
 
 def test_another_architecture_goes_to_a_library(copy, monkeypatch):
     folder = copy()
-    change_config(folder, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
+    change_config(folder, model_type="gemma", architectures=["GemmaForCausalLM"])
     checkpoint = resolve(str(folder), "embed")
     assert engines.choose_engine("auto", checkpoint) == "sentence-transformers"
     assert engines.choose_engine("auto", checkpoint, "rerank") == "transformers"
@@ -135,10 +135,10 @@ def test_another_architecture_goes_to_a_library(copy, monkeypatch):
         assert engines.choose_engine("auto", checkpoint) == "transformers"
     (folder / "modules.json").unlink()
     assert engines.choose_engine("auto", checkpoint) == "transformers"
-    change_config(folder, architectures=["Qwen2ForSequenceClassification"])
+    change_config(folder, architectures=["GemmaForSequenceClassification"])
     classifier = resolve(str(folder), "rerank")
     assert engines.choose_engine("auto", classifier, "rerank") == "sentence-transformers"
-    with pytest.raises(ConfigError, match="the torch engine runs Qwen3 checkpoints"):
+    with pytest.raises(ConfigError, match="the torch engine runs Qwen3, Qwen2, Llama, Mistral"):
         engines.choose_engine("torch", checkpoint)
 
 

@@ -53,7 +53,8 @@ class Embedder(Model):
             model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
                 `remote` the server's name for it.
             engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
-                `auto`: `torch` for Qwen3, else one that can run the model.
+                `auto`: `torch` for Qwen3, Qwen2, Llama and Mistral, else one that can run
+                the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto` is bfloat16 where the hardware supports it, else float32. `int8` (CPUs
                 with VNNI) and `fp8` (GPUs of compute capability 8.9 or later) round the weights,

@@ -18,7 +18,7 @@ from quernstone.engines.torch.transfer import PinnedTransfer, Transfer, choose_t
 from quernstone.qwen3.fp8 import can_compute_fp8
 
 CUDA = torch.device("cuda", 1)
-CONFIG = resolve("tiny", "embed", None).qwen3_config()
+CONFIG = resolve("tiny", "embed", None).decoder_config()
 
 
 def having(monkeypatch, capability):

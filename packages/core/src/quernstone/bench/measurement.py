@@ -338,7 +338,7 @@ def _floor(
     from quernstone.bench.matrices import matrix_seconds  # noqa: PLC0415 - imports torch
 
     seconds = matrix_seconds(
-        checkpoint.qwen3_config(),
+        checkpoint.decoder_config(),
         tokens=workload.planned,
         sequences=workload.inputs,
         device=info.device,

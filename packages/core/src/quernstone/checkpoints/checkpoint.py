@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from quernstone.checkpoints.adapters import (
     read_adapter,
 )
 from quernstone.checkpoints.differences import Difference, find_differences, is_causal
+from quernstone.checkpoints.families import FAMILIES, Family, has_bias, read_rope
 from quernstone.checkpoints.files import (
     MODULES,
     Source,
@@ -25,7 +27,7 @@ from quernstone.checkpoints.files import (
 )
 from quernstone.checkpoints.hubs import locate
 from quernstone.checkpoints.modules import DenseConfig, Modules, Pooling, read_module_files
-from quernstone.checkpoints.texts import read_final_token, read_prompts
+from quernstone.checkpoints.texts import read_frame, read_prompts
 from quernstone.encoding.prompts import ENDOFTEXT, Prompts
 from quernstone.errors import ConfigError, ModelLoadError
 from quernstone.types import Task
@@ -33,7 +35,7 @@ from quernstone.types import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The fields of a Qwen3 `config.json` that the forward pass needs."""
+    """The fields of a decoder's `config.json` that the forward pass needs."""
 
     vocab_size: int
     hidden_size: int
@@ -43,7 +45,14 @@ class ModelConfig:
     num_key_value_heads: int
     head_dim: int
     rms_norm_eps: float
-    rope_theta: float
+    rope: Mapping[str, Any]
+    """See `read_rope`; with `rope_theta`."""
+    qk_norm: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    window: int | None
+    """Tokens that a token attends to at most, itself included; None without a limit."""
     tie_word_embeddings: bool
     causal: bool
     """False if every token attends to the complete sequence."""
@@ -73,11 +82,14 @@ class Checkpoint:
     """The first entry of `architectures`, for example `Qwen3ForCausalLM`."""
     raw_config: dict[str, Any]
     instruction: str
-    """The instruction for queries that is stored with the model, else the model card's."""
+    """The instruction for queries that is stored with the model, else Qwen3's model card's; empty
+    for other families."""
     prompts: Prompts
     """The prompts stored with the model, else Qwen3-Embedding's."""
+    first_token: str
+    """The token before an embedded text; empty for none."""
     final_token: str
-    """The token after an embedded text, whose state is the embedding."""
+    """The token after an embedded text, whose state is the embedding; empty for none."""
     task: Task
     """Use of the model."""
     modules: Modules
@@ -86,8 +98,13 @@ class Checkpoint:
     """Fields by which a decoder differs from the official Qwen3 checkpoints."""
 
     @property
+    def family(self) -> Family | None:
+        """The decoder of the torch engine that computes this model; None if there is none."""
+        return FAMILIES.get(str(self.raw_config.get("model_type")))
+
+    @property
     def is_qwen3(self) -> bool:
-        """True if the torch engine supports this architecture."""
+        """True for Qwen3, whose prompts and final token are the default."""
         return self.raw_config.get("model_type") == "qwen3"
 
     @property
@@ -144,20 +161,50 @@ class Checkpoint:
         """The dense layers after pooling; none for a reranker."""
         return self.modules.dense if self.task == "embed" else ()
 
-    def qwen3_config(self) -> ModelConfig:
-        """Read the configuration for the torch engine."""
-        raw = self.raw_config
-        rope = raw.get("rope_parameters") or raw  # transformers 5 or older
+    def decoder_config(self) -> ModelConfig:
+        """Read the configuration for the torch engine.
+
+        Raises:
+            ModelLoadError: A field is missing or invalid, or no family computes the model.
+        """
+        raw, family = self.raw_config, self.family
+        if family is None:
+            raise ModelLoadError(f"the torch engine has no decoder for a {self.architecture}")
+        heads = self._number("num_attention_heads")
+        defaults = {
+            "head_dim": self.hidden_size // heads,
+            "num_key_value_heads": heads,
+        }
+
+        def number(key: str) -> int:
+            missing = raw.get(key) is None and key in family.optional
+            return defaults[key] if missing else self._number(key)
+
+        rope = read_rope(raw)
+        if "rope_theta" not in rope:
+            rope["rope_theta"] = 10000 if "rope_theta" in family.optional else None
+        if not isinstance(rope["rope_theta"], (int, float)) or rope["rope_theta"] <= 0:
+            path = self.folder / "config.json"
+            msg = f"`{path}`: `rope_theta` is {rope['rope_theta']!r}, expected a positive number"
+            raise ModelLoadError(msg)
+        window = None
+        if family.windowed and raw.get("sliding_window") is not None:
+            window = self._number("sliding_window")
         return ModelConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             intermediate_size=self._number("intermediate_size"),
             num_hidden_layers=self._number("num_hidden_layers"),
-            num_attention_heads=self._number("num_attention_heads"),
-            num_key_value_heads=self._number("num_key_value_heads"),
-            head_dim=self._number("head_dim"),
+            num_attention_heads=heads,
+            num_key_value_heads=number("num_key_value_heads"),
+            head_dim=number("head_dim"),
             rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta") or self._number("rope_theta")),
+            rope=rope,
+            qk_norm=family.qk_norm,
+            qkv_bias=has_bias(raw, family.qkv_bias),
+            o_bias=has_bias(raw, family.o_bias),
+            mlp_bias=has_bias(raw, family.mlp_bias),
+            window=window,
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             causal=is_causal(raw),
             pooling=self._pooling,
@@ -217,8 +264,8 @@ def _read(name: str, task: Task, source: Source, adapter: Adapter | None) -> Che
     module_folder = adapter.folder if adapter and adapter.has_modules else folder
     tokenizer_folder = adapter.folder if adapter and adapter.has_tokenizer else folder
     raw = read_json(folder / "config.json")
-    prompts, instruction = read_prompts(module_folder)
-    final_token = read_final_token(tokenizer_folder)
+    prompts, instruction = read_prompts(module_folder, raw)
+    first_token, final_token = read_frame(tokenizer_folder, raw)
     modules = read_module_files(module_folder)
     differences = find_differences(
         raw,
@@ -247,6 +294,7 @@ def _read(name: str, task: Task, source: Source, adapter: Adapter | None) -> Che
         raw_config=raw,
         instruction=instruction,
         prompts=prompts,
+        first_token=first_token,
         final_token=final_token,
         task=task,
         modules=modules,

@@ -6,6 +6,7 @@ prompts. Every field is implemented by our engines, known not to affect results,
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,13 @@ from typing import Any, Literal
 
 from quernstone.checkpoints import adapters
 from quernstone.checkpoints.adapters import Adapter
+from quernstone.checkpoints.families import (
+    FAMILIES,
+    Family,
+    has_bias,
+    is_known_rope,
+    is_scaled_rope,
+)
 from quernstone.checkpoints.files import MODULES, PROMPTS, read_json
 from quernstone.checkpoints.modules import ACTIVATIONS, Modules
 from quernstone.checkpoints.texts import read_prompts, read_special_tokens
@@ -68,15 +76,12 @@ _IRRELEVANT = {
 }  # fmt: skip
 
 _FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "attention_bias": (operator.not_, "its projections have biases"),
     "hidden_act": (lambda value: value == "silu", "it has another activation"),
     "layer_types": (
         lambda value: not value or set(value) == {"full_attention"},
         "some of its layers have another kind of attention",
     ),
     "quantization_config": (operator.not_, "its weights are quantized"),
-    "rope_parameters": (lambda value: _is_plain(value), "its RoPE is scaled"),
-    "rope_scaling": (lambda value: _is_plain(value), "its RoPE is scaled"),
     "use_sliding_window": (operator.not_, "its attention has a window"),
 }
 """Field of `config.json` -> (is its value Qwen's?, meaning of another one). The libraries implement
@@ -91,20 +96,19 @@ _BIDIRECTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 """Like `_FORWARD`, for fields that the libraries ignore."""
 
-_CAUSAL_DECODERS = {"qwen2", "qwen3", "llama", "mistral"}
-"""Values of `model_type` whose implementations in libraries ignore `_CODE` and `_BIDIRECTIONAL`."""
-
-_OURS = {"Qwen3ForCausalLM", "Qwen3Model"}
+_ROPE = ("rope_scaling", "rope_parameters")
 
 # Names of sentence-transformers' modules that our engine computes, in their order.
 _MODULES = re.compile("Transformer Pooling( Dense)*( Normalize)?")
 _LIBRARY_MODULES = "sentence_transformers."
 
-# Fields of `tokenizer_config.json` that change the tokens of a text, unless they are false.
+# Fields of `tokenizer_config.json` that change the tokens of a text, unless they are false. In
+# other families than Qwen3, the first two repeat what `tokenizer.json` says.
 _TOKEN_FIELDS = ("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case")
 
-# The added tokens of the official tokenizers look like `<|fim_pad|>` or `</tool_call>`.
-_QWEN_TOKEN = re.compile(r"<\|?/?[a-z_]+\|?>")
+# The added tokens of the official tokenizers look like `<|fim_pad|>`, `</tool_call>`, `</s>`,
+# `<|reserved_special_token_0|>` or `[INST]`.
+_CONTROL_TOKEN = re.compile(r"<\|?/?[a-z0-9_]+\|?>|\[/?[A-Z_]+\]")
 
 _TOKENS = "its tokens are not those of Qwen3-Embedding"
 
@@ -121,7 +125,7 @@ def find_differences(
 ) -> tuple[Difference, ...]:
     """Return everything by which a model differs from Qwen's, for one task.
 
-    For other families than Qwen3, only fields that every library ignores are compared.
+    Nothing is compared for models that our engine does not compute.
 
     Args:
         config: The contents of its `config.json`.
@@ -137,18 +141,24 @@ def find_differences(
         ModelLoadError: A file is damaged.
     """
     found = [*_adapter(adapter, folder)]
-    if config.get("model_type") not in _CAUSAL_DECODERS:
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
         return tuple(found)
-    is_qwen3 = config["model_type"] == "qwen3"
-    found += _by_rules(config, _CODE, ())
-    found += _by_rules(config, _BIDIRECTIONAL, ("torch",) if is_qwen3 else ())
-    if is_qwen3:
-        found += [*_by_rules(config, _FORWARD, _LIBRARIES), *_unknown(config)]
-        found += _architecture(config, task)
-        if task == "embed":
-            found += [*_modules(modules, module_folder), *_prompts(module_folder)]
-            found += _tokens(tokenizer_folder, read_prompts(module_folder)[1])
+    found += [*_by_rules(config, _CODE, ()), *_by_rules(config, _BIDIRECTIONAL, ("torch",))]
+    found += [*_by_rules(config, _FORWARD, _LIBRARIES), *_rope(config), *_biases(config, family)]
+    found += [*_window(config, family), *_unknown(config, family)]
+    found += _architecture(config, family, task)
+    if task == "embed":
+        found += [*_modules(modules, module_folder), *_prompts(module_folder)]
+        instruction = read_prompts(module_folder, config)[1]
+        found += _tokens(tokenizer_folder, instruction, is_qwen3=family.name == "Qwen3")
     return tuple(found)
+
+
+def known_fields(family: Family) -> set[str]:
+    """Return the fields of `config.json` that are compared, or do not affect results."""
+    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, *_BIDIRECTIONAL, "architectures"}
+    return known | {*_ROPE, *family.bias_fields}
 
 
 def is_causal(config: Mapping[str, Any]) -> bool:
@@ -166,8 +176,28 @@ def _by_rules(
             yield Difference("config.json", field, config[field], meaning, engines)
 
 
-def _unknown(config: Mapping[str, Any]) -> Iterator[Difference]:
-    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, *_BIDIRECTIONAL, "architectures"}
+def _rope(config: Mapping[str, Any]) -> Iterator[Difference]:
+    if is_scaled_rope(config):
+        engines = ALL if is_known_rope(config) else _LIBRARIES
+        field = next((name for name in _ROPE if config.get(name)), "rope_theta")
+        yield Difference("config.json", field, config.get(field), "its RoPE is scaled", engines)
+
+
+def _biases(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
+    for field in sorted(family.bias_fields):
+        if has_bias(config, field):
+            yield Difference("config.json", field, True, "its projections have biases", ALL)
+
+
+def _window(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
+    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
+    if family.windowed and window is not None and window < (longest or math.inf):
+        meaning = f"its attention has a window shorter than the context of {longest} tokens"
+        yield Difference("config.json", "sliding_window", window, meaning, _LIBRARIES)
+
+
+def _unknown(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
+    known = known_fields(family)
     for field, value in config.items():
         if field not in known and value:
             meaning = (
@@ -176,11 +206,11 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[Difference]:
             yield Difference("config.json", field, value, meaning, ())
 
 
-def _architecture(config: Mapping[str, Any], task: Task) -> Iterator[Difference]:
-    name = next(iter(config.get("architectures") or ["Qwen3Model"]))
-    if name in _OURS:
+def _architecture(config: Mapping[str, Any], family: Family, task: Task) -> Iterator[Difference]:
+    name = next(iter(config.get("architectures") or family.architectures))
+    if name in family.architectures:
         return
-    classifies = task == "rerank" and name == "Qwen3ForSequenceClassification"
+    classifies = task == "rerank" and name == f"{family.name}ForSequenceClassification"
     meaning = "it scores by a classification head" if classifies else "its architecture is another"
     engines = _SENTENCE_TRANSFORMERS if classifies else ()
     yield Difference("config.json", "architectures", name, meaning, engines)
@@ -243,26 +273,28 @@ def _prompts(folder: Path) -> Iterator[Difference]:
             yield Difference(PROMPTS, field, stored[field], meaning, _SENTENCE_TRANSFORMERS)
 
 
-def _tokens(folder: Path, instruction: str) -> Iterator[Difference]:
+def _tokens(folder: Path, instruction: str, *, is_qwen3: bool) -> Iterator[Difference]:
     path = folder / "tokenizer_config.json"
     stored = read_json(path) if path.is_file() else {}
-    for field in _TOKEN_FIELDS:
-        if stored.get(field):
-            yield Difference(path.name, field, True, _TOKENS, _SENTENCE_TRANSFORMERS)
     before, after, added = read_special_tokens(folder)
-    words = tuple(token for token in added if not _QWEN_TOKEN.fullmatch(token))
-    appends_nothing = not after and instruction == ""
-    if before or len(after) > 1 or appends_nothing or any(token in words for token in after):
+    repeated: tuple[str, ...] = ()
+    if not is_qwen3:
+        repeated = (*_TOKEN_FIELDS[: bool(before)], *_TOKEN_FIELDS[1 : 1 + bool(after)])
+    for field in _TOKEN_FIELDS:
+        if stored.get(field) and field not in repeated:
+            yield Difference(path.name, field, True, _TOKENS, _SENTENCE_TRANSFORMERS)
+    words = tuple(token for token in added if not _CONTROL_TOKEN.fullmatch(token))
+    if not (folder / "tokenizer.json").is_file():
+        meaning = "the model has none: its tokenizer has another format"
+        yield Difference("tokenizer.json", "model", None, meaning, _SENTENCE_TRANSFORMERS)
+        return
+    if is_qwen3:  # the first revisions append nothing: see `read_frame`
+        framed = not before and (bool(after) or instruction != "")
+    else:
+        framed = len(before) <= 1 and bool(before or after)
+    if not framed or len(after) > 1 or any(token in words for token in (*before, *after)):
         value, meaning = (*before, "...", *after), "it does not append one final token"
         file = "tokenizer.json"
         yield Difference(file, "post_processor", value, meaning, _SENTENCE_TRANSFORMERS)
     elif words:
         yield Difference("tokenizer.json", "added_tokens", words, _TOKENS, _SENTENCE_TRANSFORMERS)
-
-
-def _is_plain(rope: Any) -> bool:
-    """Return True if a RoPE configuration has a base and nothing else."""
-    rope = rope or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    others = rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-    return kind == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0 and not others

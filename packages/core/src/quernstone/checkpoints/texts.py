@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from quernstone.checkpoints.files import PROMPTS, read_json
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
@@ -16,10 +18,11 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _INSTRUCTED = re.compile(r"(Instruct: ?)(.+)(\n\w+ ?: ?)", re.DOTALL)
 
 
-def read_prompts(folder: Path) -> tuple[Prompts, str]:
+def read_prompts(folder: Path, config: Mapping[str, Any]) -> tuple[Prompts, str]:
     """Return the prompts of a folder, and the instruction of its `query` prompt.
 
-    Without a stored `query` prompt both are Qwen's. An empty one gives an empty instruction.
+    Without a stored `query` prompt both are Qwen's for Qwen3. For other families, and with an empty
+    prompt, the instruction is empty.
     """
     path = folder / PROMPTS
     stored = read_json(path).get("prompts") if path.is_file() else None
@@ -27,20 +30,23 @@ def read_prompts(folder: Path) -> tuple[Prompts, str]:
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
     query = prompts.get("query")
     if query is None:
-        return Prompts(document=document), DEFAULT_INSTRUCTION
+        is_qwen3 = config.get("model_type") == "qwen3"
+        return Prompts(document=document), DEFAULT_INSTRUCTION if is_qwen3 else ""
     match = _INSTRUCTED.fullmatch(query)
     if match:
         return Prompts(f"{match[1]}{{instruction}}{match[3]}", document), match[2]
     return Prompts(query or Prompts().query, document), ""
 
 
-def read_final_token(folder: Path) -> str:
-    """Return the token that the tokenizer's file appends to a text.
+def read_frame(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the tokens that the tokenizer's file puts before and after a text; empty for none.
 
-    Qwen's first revisions append nothing; their model card appended `<|endoftext|>` itself.
+    Qwen3's first revisions append nothing; their model card appended `<|endoftext|>` itself.
     """
-    _, after, _ = read_special_tokens(folder)
-    return after[-1] if after else ENDOFTEXT
+    before, after, _ = read_special_tokens(folder)
+    if config.get("model_type") == "qwen3":
+        return "", after[-1] if after else ENDOFTEXT
+    return (before[-1] if before else ""), (after[-1] if after else "")
 
 
 def read_special_tokens(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

@@ -26,7 +26,6 @@ from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import NonFiniteError
 from quernstone.types import Float32Array, TokenArray, unit_prefix
 
-_ONCE = f"each ends in `{ENDOFTEXT}`, once"
 _OWN = "the model has its own tokenizer, prompts and pooling, which Quernstone leaves alone"
 
 _RIGHT_ENDING = (
@@ -86,14 +85,18 @@ def _last_token(subject: EmbeddingSubject) -> Outcome:
             encoder.encode_queries([*QUERIES, long, ""], subject.user.instruction),
         ]
         ids = [each for batch in batches for each in token_ids(batch)]
-        wrong = sum(each[-1] != tokenizer.eos_id or tokenizer.eos_id in each[:-1] for each in ids)
+        final = subject.checkpoint.final_token if subject.checkpoint else ENDOFTEXT
+        if not final:
+            return skipped("the model pools the last token of the text, and appends none")
+        end = tokenizer.token_id(final)
+        wrong = sum(each[-1] != end or end in each[:-1] for each in ids)
         if wrong:
             return fail(
-                f"{wrong} of {len(ids)} sequences do not end in one `{ENDOFTEXT}`", _RIGHT_ENDING
+                f"{wrong} of {len(ids)} sequences do not end in one `{final}`", _RIGHT_ENDING
             )
         return ok(
-            f"{len(ids)} sequences, truncated ones included: {_ONCE} (token {tokenizer.eos_id}, "
-            "appended by Quernstone)"
+            f"{len(ids)} sequences, truncated ones included: each ends in `{final}`, once "
+            f"(token {end}, appended by Quernstone)"
         )
     if subject.own_prompts:
         return skipped(_OWN)

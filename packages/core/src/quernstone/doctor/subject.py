@@ -71,7 +71,12 @@ class Subject(Generic[User]):
         """Return our encoder with another limit; None if the engine tokenizes."""
         if self.tokenizer is None:
             return None
-        return TokenEncoder(self.tokenizer, max_length=max_length)
+        first, final = "", ENDOFTEXT
+        if self.checkpoint is not None:
+            first, final = self.checkpoint.first_token, self.checkpoint.final_token
+        return TokenEncoder(
+            self.tokenizer, max_length=max_length, first_token=first, final_token=final
+        )
 
     @property
     def own_prompts(self) -> bool:

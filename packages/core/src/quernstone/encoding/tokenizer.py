@@ -35,8 +35,8 @@ class Tokenizer:
         """Read the `tokenizer.json` of a checkpoint.
 
         Raises:
-            ModelLoadError: The file is damaged, has no `<|endoftext|>`, or has token ids beyond
-                the embedding table, which has `vocab_size` rows.
+            ModelLoadError: The file is damaged, or has token ids beyond the embedding table,
+                which has `vocab_size` rows.
         """
         path = folder / "tokenizer.json"
         try:
@@ -57,13 +57,22 @@ class Tokenizer:
             )
         self._path = path
         self._frames: dict[str, TokenArray] = {}
-        self.eos_id = self.token_id(ENDOFTEXT)
+
+    @property
+    def eos_id(self) -> int:
+        """The id of `<|endoftext|>`, or a `ModelLoadError` if there is none."""
+        return self.token_id(ENDOFTEXT)
+
+    @property
+    def pad_id(self) -> int:
+        """The id of a token for padding, which no other token attends to."""
+        return int(self._added.get(ENDOFTEXT, 0))
 
     def token_id(self, token: str) -> int:
         """Return the id of a single token, or raise a `ModelLoadError` if there is none."""
         found = self._added.get(token, self._plain.token_to_id(token))
         if found is None:
-            msg = f"`{self._path}` has no token {token!r}: not the tokenizer of a Qwen3 model"
+            msg = f"`{self._path}` has no token {token!r}: not the tokenizer of this model"
             raise ModelLoadError(msg)
         return int(found)
 

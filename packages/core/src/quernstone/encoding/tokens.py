@@ -21,7 +21,7 @@ from quernstone.encoding.prompts import (
     rerank_stem,
 )
 from quernstone.encoding.tokenizer import Tokenizer, split
-from quernstone.errors import InputTooLongError
+from quernstone.errors import ConfigError, InputTooLongError
 from quernstone.pairs import InstructedPair
 from quernstone.types import Encoded, Prefix, RerankTemplate, TokenArray
 
@@ -48,6 +48,7 @@ class TokenEncoder:
         truncate: bool = True,
         share_prefix: bool = True,
         prompts: Prompts = Prompts(),  # noqa: B008 - immutable
+        first_token: str = "",
         final_token: str = ENDOFTEXT,
     ) -> None:
         """Fix the limits and the prompts.
@@ -58,14 +59,25 @@ class TokenEncoder:
             truncate: Cut longer texts; otherwise they are an error.
             share_prefix: Give queries of one instruction, and pairs of one query, a `Prefix`.
             prompts: The texts before queries and documents to embed.
-            final_token: The token after a text to embed, whose state is pooled.
+            first_token: The token before a text to embed, its prompt included; empty for none.
+            final_token: The token after a text to embed, whose state is pooled; empty for none.
+
+        Raises:
+            ConfigError: `max_length` leaves no room for a text.
         """
+        ends = [token for token in (first_token, final_token) if token]
+        if max_length < len(ends):
+            msg = f"`max_length` is {max_length}, which {' and '.join(ends)} around a text exceed"
+            raise ConfigError(msg)
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncate = truncate
         self._share_prefix = share_prefix
         self._prompts = prompts
-        self._end = np.array([tokenizer.token_id(final_token)], dtype=np.int32)
+        self._start, self._end = (
+            np.array([tokenizer.token_id(token)] if token else [], dtype=np.int32)
+            for token in (first_token, final_token)
+        )
         # An application has few instructions, and uses one with every query.
         self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
         self._pair_stem = lru_cache(maxsize=64)(self._read_pair_stem)
@@ -125,16 +137,17 @@ class TokenEncoder:
         check_texts(texts, offset)
         frame_tokens, prefix = self._query_frame(frame)
         shared = prefix if self._share_prefix else None
-        if frame_tokens >= self._max_length and texts:
+        ends = len(self._start) + len(self._end)
+        if frame_tokens + ends > self._max_length and texts:
             what = "the instruction with its frame"
-            raise InputTooLongError(offset, frame_tokens + 1, self._max_length, what)
-        limit = self._max_length - 1
+            raise InputTooLongError(offset, frame_tokens + ends, self._max_length, what)
+        limit = self._max_length - ends
         ids = self._ids([frame + text for text in texts] if frame else texts, limit)
         bodies, cut = self._truncated(ids, [limit] * len(texts), offset)
-        arrays = _append(bodies, self._end)
+        arrays = _append(bodies, self._end, self._start)
         sequences = [
             Encoded(ids[len(shared.ids) :], shared)
-            if shared is not None and _begins_with(ids, shared.ids)
+            if shared is not None and _begins_with(ids, shared.ids) and len(ids) > len(shared)
             else Encoded(ids)
             for ids in arrays
         ]
@@ -148,7 +161,7 @@ class TokenEncoder:
         if not frame:
             return 0, None
         complete, shared = self._tokenizer.ids([frame, frame[:-1]])
-        return len(complete), Prefix(shared)
+        return len(complete), Prefix(np.concatenate((self._start, shared)))
 
     def _read_pair_stem(self, instruction: str, template: RerankTemplate) -> Prefix:
         """Return the prefix that all pairs of an instruction share."""
@@ -194,12 +207,16 @@ class TokenEncoder:
         return [each[:limit] for each, limit in pairs], cut
 
 
-def _append(bodies: Sequence[TokenArray], end: TokenArray) -> list[TokenArray]:
-    """Return `bodies`, each followed by `end`."""
+def _append(
+    bodies: Sequence[TokenArray], end: TokenArray, start: TokenArray | None = None
+) -> list[TokenArray]:
+    """Return `bodies`, each followed by `end`, and after `start` if there is one."""
     if not bodies:
         return []
-    joined = np.concatenate([part for body in bodies for part in (body, end)])
-    return split(joined, [len(body) + len(end) for body in bodies])
+    first = () if start is None or not len(start) else (start,)
+    joined = np.concatenate([part for body in bodies for part in (*first, body, end)])
+    size = sum(map(len, first)) + len(end)
+    return split(joined, [len(body) + size for body in bodies])
 
 
 def _begins_with(ids: TokenArray, start: TokenArray) -> bool:

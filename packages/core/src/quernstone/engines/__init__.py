@@ -10,6 +10,7 @@ from typing import Any
 
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.checkpoints.differences import ALL
+from quernstone.checkpoints.families import FAMILIES
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
 from quernstone.types import Backend, Engine, EngineConfig, Task
@@ -40,8 +41,9 @@ def check_engine(name: str) -> None:
 def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> str:
     """Resolve `auto` for a local checkpoint, and check that the engine can run it.
 
-    `auto` chooses torch for Qwen3, sentence-transformers for its own models if it is installed, and
-    transformers for any other decoder.
+    `auto` chooses torch for the families that it computes, or the first of `ALL` that obeys all of
+    a model's fields. For other families it chooses sentence-transformers for its own models if it
+    is installed, and transformers for any other decoder.
 
     Raises:
         ModelLoadError: The checkpoint has a field that no engine implements.
@@ -52,7 +54,7 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
     possible = [
         each for each in ALL if all(each in found.engines for found in checkpoint.differences)
     ]
-    if (checkpoint.is_qwen3 and not possible) or any(not d.engines for d in checkpoint.differences):
+    if not possible:
         listed = "; ".join(map(str, checkpoint.differences))
         msg = f"no engine runs `{checkpoint.name}` as its files say: {listed}"
         raise ModelLoadError(msg)
@@ -60,9 +62,10 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
         name = _automatic(checkpoint, task, possible)
         why = f": {checkpoint.differences[0]}" if checkpoint.differences else ""
         logger.info("`%s` runs on the %s engine%s", checkpoint.name, name, why)
-    if name == "torch" and not checkpoint.is_qwen3:
+    if name == "torch" and checkpoint.family is None:
+        families = ", ".join(family.name for family in FAMILIES.values())
         raise ConfigError(
-            f"the torch engine runs Qwen3 checkpoints, and `{checkpoint.name}` is a "
+            f"the torch engine runs {families}, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="transformers"` or '
             '`engine="sentence-transformers"`'
         )
@@ -73,7 +76,7 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
                 f'`engine="{possible[0]}"`'
             )
     pooling = checkpoint.modules.pooling
-    is_foreign = not checkpoint.is_qwen3 and pooling not in (None, "lasttoken")
+    is_foreign = checkpoint.family is None and pooling not in (None, "lasttoken")
     if task == "embed" and name != "sentence-transformers" and is_foreign:
         raise ConfigError(
             f"`{checkpoint.name}` pools by {pooling!r}; the {name} engine pools the last token, as "
@@ -133,7 +136,7 @@ def _class_of(name: str) -> Any:
 
 
 def _automatic(checkpoint: Checkpoint, task: Task, possible: Sequence[str]) -> str:
-    if checkpoint.is_qwen3:
+    if checkpoint.family is not None:
         return possible[0]
     for_library = checkpoint.is_sentence_transformers
     if task == "rerank":

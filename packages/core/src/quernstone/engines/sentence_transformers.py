@@ -63,7 +63,7 @@ class SentenceTransformersEngine:
         device = choose_device(config.device)
         self._reranks = config.task == "rerank"
         self._model = _load(config, checkpoint, device)
-        self._pad_id = tokenization.eos_id if tokenization else None
+        self._pad_id = tokenization.pad_id if tokenization else None
         self._truncate = config.truncate
         options = cast("Mapping[str, object]", config.options or {})
         self.survives_fork = options.get("backend", "torch") == "torch"

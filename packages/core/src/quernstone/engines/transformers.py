@@ -46,7 +46,7 @@ class TransformersEngine:
         if checkpoint.adapter:
             merge_into(self._model, checkpoint.adapter)
         self._model.eval().to(device)
-        self._device, self._pad_id = device, tokenization.eos_id
+        self._device, self._pad_id = device, tokenization.pad_id
         self._yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else None
         self.width = 2 if reranks else checkpoint.hidden_size
         self.info = EngineInfo(

@@ -1,14 +1,15 @@
-"""The Qwen3 decoder over packed sequences.
+"""The Qwen3 decoder over packed sequences, and the decoders of its relatives.
 
 Classes, attributes and their order follow transformers' `modeling_qwen3.py`, against which
 `tests/core/qwen3/test_decoder.py` checks the results. The differences: projections that read the
 same input are merged, RoPE is part of the norm of a head, and the last layer computes queries for
-the last token of each sequence only.
+the last token of each sequence only. Qwen2, Llama and Mistral have `Rotation` in place of the norm
+of heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -22,10 +23,12 @@ from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
-from quernstone.qwen3.linear import Linear
+from quernstone.qwen3.linear import BiasedLinear, Linear
 from quernstone.qwen3.pooling import pool
+from quernstone.qwen3.rope import frequencies
 
-AnyLinear = Linear | Int8Linear | Fp8Linear
+CpuLinear = Linear | Int8Linear | BiasedLinear
+AnyLinear = CpuLinear | Fp8Linear
 
 LayerPrefixes = list[PrefixKeys]
 """Keys and values of one prefix in every layer."""
@@ -66,12 +69,8 @@ class RMSNorm:
     def _in_blocks(self, x: Tensor, rope: Tensor | None) -> Tensor:
         """Process blocks of rows: torch's own RMSNorm takes ten times as long in bfloat16."""
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel()))
-        buffer = torch.empty(rows, *x.shape[1:], dtype=torch.float32, device=x.device)
         weight = self._weight.float()
-        for start in range(0, len(x), rows):
-            at = slice(start, start + rows)
-            block = buffer[: len(x[at])].copy_(x[at])
+        for at, block in _float_blocks(x):
             scale: Tensor = torch.linalg.vector_norm(block, dim=-1, keepdim=True)
             scale.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
             block.mul_(scale).mul_(weight)
@@ -81,12 +80,38 @@ class RMSNorm:
         return out
 
 
+class Rotation:
+    """RoPE without a norm, in float32."""
+
+    def __init__(self, elementwise: Elementwise | None = None) -> None:
+        self._elementwise = elementwise
+
+    def __call__(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Rotate pairs of neighbours by the complex `rope`."""
+        if self._elementwise is not None:
+            return self._elementwise.rotate(x, torch.view_as_real(rope))
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for at, block in _float_blocks(x):
+            torch.view_as_complex(block.unflatten(-1, (-1, 2))).mul_(rope[at])
+            out[at] = block
+        return out
+
+
+def _float_blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of rows, and copies of them in float32 that the next block overwrites."""
+    rows = min(len(x), max(1, _CPU_BLOCK // x[0].numel()))
+    buffer = torch.empty(rows, *x.shape[1:], dtype=torch.float32, device=x.device)
+    for start in range(0, len(x), rows):
+        at = slice(start, start + rows)
+        yield at, buffer[: len(x[at])].copy_(x[at])
+
+
 @dataclass(frozen=True, slots=True)
 class MLP:
     """`Qwen3MLP` for CPUs, where oneDNN applies SiLU and the multiplication in the projections."""
 
-    gate_proj: Linear | Int8Linear
-    up_proj: Linear | Int8Linear
+    gate_proj: CpuLinear
+    up_proj: CpuLinear
     down_proj: AnyLinear
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -148,7 +173,7 @@ class Attention:
     config: ModelConfig
     qkv_proj: AnyLinear
     o_proj: AnyLinear
-    qk_norm: RMSNorm
+    qk_norm: RMSNorm | Rotation
     """`q_norm` for each query head, then `k_norm` for each key head."""
 
     def __call__(
@@ -173,8 +198,8 @@ class LastAttention:
     q_proj: AnyLinear
     kv_proj: AnyLinear
     o_proj: AnyLinear
-    q_norm: RMSNorm
-    k_norm: RMSNorm
+    q_norm: RMSNorm | Rotation
+    k_norm: RMSNorm | Rotation
 
     def __call__(
         self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: GroupKeys
@@ -226,8 +251,8 @@ class Qwen3:
     ) -> None:
         self.config, self.embed_tokens = config, embed_tokens
         self.layers, self.last_layer, self.norm = layers, last_layer, norm
-        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        self._inv_freq = (config.rope_theta**-exponent).to(embed_tokens.device)
+        inv_freq, self._rope_scale = frequencies(config.rope, config.head_dim)
+        self._inv_freq = inv_freq.to(embed_tokens.device)
 
     def pooled(self, inputs: Inputs) -> Tensor:
         """Return the final hidden state of each sequence's last token. Shape: (sequences, hidden).
@@ -259,7 +284,7 @@ class Qwen3:
     ) -> tuple[Tensor, Context]:
         """Compute all layers but the last."""
         angles = torch.outer(inputs.positions.to(torch.float32), self._inv_freq)[:, None, :]
-        rope = torch.polar(torch.ones_like(angles), angles)
+        rope = torch.polar(torch.full_like(angles, self._rope_scale), angles)
         context = Context(rope, inputs.ends, inputs.attention, cache)
         hidden_states = F.embedding(inputs.ids, self.embed_tokens).to(inputs.dtype)
         for index, layer in enumerate(self.layers):

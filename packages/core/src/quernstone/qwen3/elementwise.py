@@ -28,6 +28,7 @@ _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 
 class _Steps(NamedTuple):
     norm_and_rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    rotate: Callable[[Tensor, Tensor], Tensor]
     silu_and_multiply: Callable[[Tensor], Tensor]
     round_to_fp8: Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -45,7 +46,7 @@ class Elementwise:
             return _norm_and_rotate(x, weight, rope, eps)
 
         self._eps, self._dtype = eps, compiled_for
-        self._plain = _Steps(norm_and_rotate, _silu_and_multiply, round_to_fp8)
+        self._plain = _Steps(norm_and_rotate, _rotate, _silu_and_multiply, round_to_fp8)
         self._compiled = self._plain
         if compiled_for is not None:
             self._compiled = _Steps._make(torch.compile(each, dynamic=True) for each in self._plain)
@@ -60,6 +61,10 @@ class Elementwise:
         `rope` is cosine and sine for each pair of neighbours. Shape: (tokens, 1, dim / 2, 2)
         """
         return self._steps(x).norm_and_rotate(x, weight, rope)
+
+    def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Apply RoPE alone, in float32. See `norm_and_rotate`."""
+        return self._steps(x).rotate(x, rope)
 
     def silu_and_multiply(self, x: Tensor) -> Tensor:
         """Multiply SiLU of each row's first half by its second. Shape: (tokens, 2 * inner)."""
@@ -106,7 +111,10 @@ def compile_steps(
             qk = torch.ones(tokens, heads + kv_heads, dim, device=device, dtype=dtype)
             rope = torch.ones(tokens, 1, dim // 2, 2, device=device)
             for part in (qk, qk[:, :heads]):  # contiguous in the last layer, else views
-                steps.norm_and_rotate(part, weight[: part.shape[1]], rope)
+                if config.qk_norm:
+                    steps.norm_and_rotate(part, weight[: part.shape[1]], rope)
+                else:
+                    steps.rotate(part, rope)
             gate_up = torch.ones(tokens, 2 * config.intermediate_size, device=device, dtype=dtype)
             inner = steps.silu_and_multiply(gate_up)
             if fp8:
@@ -123,8 +131,11 @@ def _uncompiled(config: ModelConfig, why: str) -> Elementwise:
 def _norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor, eps: float) -> Tensor:
     numbers = x.float()
     scale = torch.rsqrt(numbers.square().mean(-1, keepdim=True) + eps)
-    pairs = (numbers * scale * weight.float()).unflatten(-1, (-1, 2))
-    (real, imaginary), (cos, sin) = pairs.unbind(-1), rope.unbind(-1)
+    return _rotate(numbers * scale * weight.float(), rope).to(x.dtype)
+
+
+def _rotate(x: Tensor, rope: Tensor) -> Tensor:
+    (real, imaginary), (cos, sin) = x.float().unflatten(-1, (-1, 2)).unbind(-1), rope.unbind(-1)
     rotated = (real * cos - imaginary * sin, real * sin + imaginary * cos)
     return torch.stack(rotated, -1).flatten(-2).to(x.dtype)
 

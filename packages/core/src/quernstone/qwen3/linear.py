@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -79,6 +80,40 @@ class Linear:
             x, other, self._weight, None, operation
         )
         return out
+
+
+class Unbiased(Protocol):
+    """A weight matrix without biases, in any precision."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(tokens, inputs) -> (tokens, outputs)."""
+
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output plus `other`, which may be overwritten."""
+
+
+class BiasedLinear:
+    """A weight matrix of any precision, and biases, with the methods of `Linear`."""
+
+    def __init__(self, linear: Unbiased, bias: Tensor) -> None:
+        """Keep the biases. Shape: (outputs,)."""
+        self._linear, self._bias = linear, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(tokens, inputs) -> (tokens, outputs)."""
+        return self._linear(x).add_(self._bias)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """Return SiLU of the output."""
+        return F.silu(self(x), inplace=True)
+
+    def mul(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output times `other`, element by element."""
+        return self(x).mul_(other)
+
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the output plus `other`, which may be overwritten."""
+        return self._linear.add(x, other).add_(self._bias)
 
 
 def _can_pack(weight: Tensor) -> bool:

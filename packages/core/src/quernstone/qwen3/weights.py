@@ -19,16 +19,18 @@ from quernstone.qwen3.decoder import (
     MLP,
     AnyLinear,
     Attention,
+    CpuLinear,
     DecoderLayer,
     LastAttention,
     MergedMLP,
     Qwen3,
     RMSNorm,
+    Rotation,
 )
 from quernstone.qwen3.elementwise import Elementwise
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
-from quernstone.qwen3.linear import Linear
+from quernstone.qwen3.linear import BiasedLinear, Linear
 from quernstone.qwen3.lora import LoraWeights
 
 _Shape = tuple[int, ...]
@@ -152,13 +154,12 @@ class _Builder:
 
     def layer(self, at: str) -> DecoderLayer[Attention]:
         config = self._config
-        q_norm = self._head_norm(at, "q", config.num_attention_heads)
-        k_norm = self._head_norm(at, "k", config.num_key_value_heads)
+        heads = [("q", config.num_attention_heads), ("k", config.num_key_value_heads)]
         attention = Attention(
             config,
-            qkv_proj=self._linear(*(self._head_proj(at, name) for name in "qkv")),
-            o_proj=self._linear(self._read(f"{at}self_attn.o_proj.weight")),
-            qk_norm=self._rms_norm(torch.cat([q_norm, k_norm])),
+            qkv_proj=self._proj(f"{at}self_attn.", *"qkv"),
+            o_proj=self._proj(f"{at}self_attn.", "o"),
+            qk_norm=self._heads_norm(at, heads),
         )
         input_norm, post_norm = self._layer_norms(at)
         return DecoderLayer(input_norm, attention, post_norm, self._mlp(at))
@@ -167,11 +168,11 @@ class _Builder:
         config = self._config
         attention = LastAttention(
             config,
-            q_proj=self._linear(self._head_proj(at, "q")),
-            kv_proj=self._linear(*(self._head_proj(at, name) for name in "kv")),
-            o_proj=self._linear(self._read(f"{at}self_attn.o_proj.weight")),
-            q_norm=self._rms_norm(self._head_norm(at, "q", config.num_attention_heads)),
-            k_norm=self._rms_norm(self._head_norm(at, "k", config.num_key_value_heads)),
+            q_proj=self._proj(f"{at}self_attn.", "q"),
+            kv_proj=self._proj(f"{at}self_attn.", *"kv"),
+            o_proj=self._proj(f"{at}self_attn.", "o"),
+            q_norm=self._heads_norm(at, [("q", config.num_attention_heads)]),
+            k_norm=self._heads_norm(at, [("k", config.num_key_value_heads)]),
         )
         input_norm, post_norm = self._layer_norms(at)
         return DecoderLayer(input_norm, attention, post_norm, self._mlp(at))
@@ -186,27 +187,44 @@ class _Builder:
         return RMSNorm(weight, self._config.rms_norm_eps, self._elementwise)
 
     def _mlp(self, at: str) -> MLP | MergedMLP:
-        gate, up = (self._read(f"{at}mlp.{name}_proj.weight") for name in ("gate", "up"))
-        down_proj = self._linear(self._read(f"{at}mlp.down_proj.weight"))
+        at += "mlp."
+        down_proj = self._proj(at, "down")
         if self._elementwise is not None:
-            return MergedMLP(self._linear(gate, up), down_proj, self._elementwise)
-        kind = Int8Linear if self._rounding == "int8" else Linear
-        return MLP(kind(gate), kind(up), down_proj)
+            return MergedMLP(self._proj(at, "gate", "up"), down_proj, self._elementwise)
+        gate_proj, up_proj = (self._proj(at, name) for name in ("gate", "up"))
+        return MLP(cast("CpuLinear", gate_proj), cast("CpuLinear", up_proj), down_proj)
 
-    def _linear(self, *weights: Tensor) -> AnyLinear:
+    def _proj(self, at: str, *names: str) -> AnyLinear:
         """Merge projections of the same input into one."""
-        weight = torch.cat(weights)
+        kinds = ("weight", "bias") if _has_biases(self._config, names[0]) else ("weight",)
+        weight, *bias = (
+            torch.cat([self._read_proj(at, name, kind) for name in names]) for kind in kinds
+        )
+        return self._linear(weight, *bias)
+
+    def _read_proj(self, at: str, name: str, kind: str) -> Tensor:
+        tensor = self._read(f"{at}{name}_proj.{kind}")
+        return _interleave(tensor, self._config.head_dim) if name in ("q", "k") else tensor
+
+    def _linear(self, weight: Tensor, bias: Tensor | None = None) -> AnyLinear:
+        linear: Linear | Int8Linear | Fp8Linear
         if self._rounding == "fp8" and self._elementwise is not None:
-            return Fp8Linear(weight, self._elementwise.round_to_fp8)
-        return Int8Linear(weight) if self._rounding == "int8" else Linear(weight)
+            linear = Fp8Linear(weight, self._elementwise.round_to_fp8)
+        else:
+            linear = Int8Linear(weight) if self._rounding == "int8" else Linear(weight)
+        return linear if bias is None else BiasedLinear(linear, bias)
 
-    def _head_proj(self, at: str, name: str) -> Tensor:
-        weight = self._read(f"{at}self_attn.{name}_proj.weight")
-        return weight if name == "v" else _interleave(weight, self._config.head_dim)
-
-    def _head_norm(self, at: str, name: str, heads: int) -> Tensor:
-        weight = self._read(f"{at}self_attn.{name}_norm.weight")
-        return _interleave(weight, self._config.head_dim).repeat(heads, 1)
+    def _heads_norm(self, at: str, heads: Sequence[tuple[str, int]]) -> RMSNorm | Rotation:
+        """Return the norm of queries ("q") or keys ("k") and the number of their heads."""
+        if not self._config.qk_norm:
+            return Rotation(self._elementwise)
+        weights = [
+            _interleave(
+                self._read(f"{at}self_attn.{name}_norm.weight"), self._config.head_dim
+            ).repeat(count, 1)
+            for name, count in heads
+        ]
+        return self._rms_norm(torch.cat(weights))
 
 
 def _interleave(weight: Tensor, head_dim: int) -> Tensor:
@@ -223,14 +241,17 @@ def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, _Shap
         "self_attn.q_proj.weight": (query, hidden),
         "self_attn.k_proj.weight": (key, hidden),
         "self_attn.v_proj.weight": (key, hidden),
-        "self_attn.q_norm.weight": (dim,),
-        "self_attn.k_norm.weight": (dim,),
+        **({f"self_attn.{name}_norm.weight": (dim,) for name in "qk"} if config.qk_norm else {}),
         "self_attn.o_proj.weight": (hidden, query),
         "post_attention_layernorm.weight": (hidden,),
         "mlp.gate_proj.weight": (inner, hidden),
         "mlp.up_proj.weight": (inner, hidden),
         "mlp.down_proj.weight": (hidden, inner),
     }
+    for name, (outputs, *_) in list(layer.items()):
+        part, projects, _ = name.partition("_proj.weight")
+        if projects and _has_biases(config, part.rpartition(".")[2]):
+            layer[f"{part}_proj.bias"] = (outputs,)
     vocabulary = (config.vocab_size, hidden)
     return {
         "embed_tokens.weight": vocabulary,
@@ -244,10 +265,18 @@ def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, _Shap
     }
 
 
+def _has_biases(config: ModelConfig, name: str) -> bool:
+    """Return True if a projection has biases: `q`, `k`, `v`, `o`, `gate`, `up` or `down`."""
+    if name == "o":
+        return config.o_bias
+    return config.qkv_bias if name in ("q", "k", "v") else config.mlp_bias
+
+
 def _check(folder: Path, stored: dict[str, _Shape], expected: dict[str, _Shape]) -> None:
     missing = [name for name in expected if name not in stored]
-    # Checkpoints may store a head even if it is tied, or not needed.
-    unexpected = [name for name in stored if name not in expected and name != "lm_head.weight"]
+    # Checkpoints may store a head even if it is tied, or not needed; old ones store frequencies.
+    ignored = ("lm_head.weight", "rotary_emb.inv_freq")
+    unexpected = [name for name in stored if name not in expected and not name.endswith(ignored)]
     groups = (("missing", missing), ("unexpected", unexpected))
     problems = [f"{kind} {_listed(names)}" for kind, names in groups if names]
     problems += [

@@ -143,6 +143,7 @@ class Session:
                 truncate=truncate,
                 share_prefix=share_prefix and (checkpoint is None or checkpoint.can_share_prefixes),
                 prompts=self.prompts,
+                first_token=checkpoint.first_token if checkpoint else "",
                 final_token=checkpoint.final_token if checkpoint else ENDOFTEXT,
             )
         self._usage = Usage()

@@ -48,7 +48,7 @@ _GPU_BATCH_TOKENS = (2048, 65536)
 
 
 class TorchEngine:
-    """Runs Qwen3 checkpoints with `quernstone.qwen3`."""
+    """Runs checkpoints of `FAMILIES` with `quernstone.qwen3`."""
 
     survives_fork = True
 
@@ -62,7 +62,7 @@ class TorchEngine:
             limit_kernel_caches()
         rounding = config.dtype if config.dtype in ("int8", "fp8") else None
         self._dtype = _computing_dtype(config.dtype, device)
-        qwen3 = checkpoint.qwen3_config()
+        qwen3 = checkpoint.decoder_config()
         reranks = config.task == "rerank"
         yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else []
         self._model, head = load_qwen3(

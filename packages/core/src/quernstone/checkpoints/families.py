@@ -1,0 +1,119 @@
+"""The decoders of transformers that our engine computes.
+
+They share one decoder layer, and differ in the norms of heads, in biases, in windows of attention
+and in how a missing field of `config.json` is read. A new family is a row of `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Bias = bool | str
+"""True if projections have biases, or the field of `config.json` that says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A decoder, as its classes in transformers read `config.json`."""
+
+    name: str
+    """The start of the names of its classes: `Qwen3` of `Qwen3ForCausalLM`."""
+    qk_norm: bool = False
+    """True if the queries and keys of each head are normalized."""
+    qkv_bias: Bias = False
+    o_bias: Bias = False
+    mlp_bias: Bias = False
+    optional: frozenset[str] = frozenset({"head_dim", "rope_theta"})
+    """Fields that may be missing: `head_dim`, `rope_theta`, `num_key_value_heads`."""
+    windowed: bool = False
+    """True if `sliding_window` limits the attention of every layer."""
+
+    @property
+    def architectures(self) -> tuple[str, str]:
+        """The architectures whose final states are the embedding."""
+        return f"{self.name}ForCausalLM", f"{self.name}Model"
+
+    @property
+    def bias_fields(self) -> set[str]:
+        """The fields of `config.json` that add biases."""
+        return {
+            bias for bias in (self.qkv_bias, self.o_bias, self.mlp_bias) if isinstance(bias, str)
+        }
+
+
+FAMILIES: Mapping[str, Family] = {
+    "qwen3": Family(
+        name="Qwen3",
+        qk_norm=True,
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        optional=frozenset(),
+    ),
+    "qwen2": Family(name="Qwen2", qkv_bias=True),
+    "llama": Family(
+        name="Llama",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        optional=frozenset({"head_dim", "rope_theta", "num_key_value_heads"}),
+    ),
+    "mistral": Family(name="Mistral", windowed=True),
+}
+"""The families by `model_type`."""
+
+
+def has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
+    """Return True if a `config.json` adds biases to projections."""
+    return bool(config.get(bias)) if isinstance(bias, str) else bias
+
+
+_SCALINGS: Mapping[str, tuple[set[str], set[str]]] = {
+    "default": (set(), set()),
+    "linear": ({"factor"}, set()),
+    "llama3": ({"factor", "low_freq_factor", "high_freq_factor"}, set()),
+    "yarn": (
+        {"factor"},
+        {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    ),
+}
+"""Fields of each type of RoPE that our engine computes: those it needs, those that may be there."""
+
+_ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+_ORIGINAL = "original_max_position_embeddings"
+
+
+def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the RoPE of a `config.json` with its `rope_type`, as transformers 5 reads it.
+
+    `rope_scaling` of older versions replaces `rope_parameters`. Without a base of its own, the
+    base is `rope_theta` of the file, if it has one.
+    """
+    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    if config.get("rope_theta") is not None:
+        rope.setdefault("rope_theta", config["rope_theta"])
+    if rope["rope_type"] in ("llama3", "yarn"):
+        rope.setdefault(_ORIGINAL, config.get("max_position_embeddings"))
+    return rope
+
+
+def is_known_rope(config: Mapping[str, Any]) -> bool:
+    """Return True if our engine computes the RoPE of a `config.json`."""
+    rope = read_rope(config)
+    required, optional = _SCALINGS.get(str(rope["rope_type"]), ({"-"}, set()))
+    numbers = {key: value for key, value in rope.items() if key not in ("rope_type", "type")}
+    given = {key for key, value in numbers.items() if value is not None}
+    scaled = rope["rope_type"] in ("llama3", "yarn")
+    known = required | optional | _ALWAYS | ({_ORIGINAL} if scaled else set())
+    return (
+        rope.get("partial_rotary_factor", 1.0) == 1.0
+        and required <= given <= known
+        and all(isinstance(numbers[key], (int, float)) for key in given)
+    )
+
+
+def is_scaled_rope(config: Mapping[str, Any]) -> bool:
+    """Return True unless the RoPE of a `config.json` has a base and nothing else."""
+    return read_rope(config)["rope_type"] != "default" or not is_known_rope(config)
