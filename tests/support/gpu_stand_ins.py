@@ -91,7 +91,7 @@ def use(monkeypatch, *, record=None):
     monkeypatch.setattr(
         engine,
         "choose_elementwise",
-        lambda config, device, dtype, fp8: Elementwise(config.rms_norm_eps),
+        lambda config, device, dtype, fp8: Elementwise(config.rms_norm_eps, fp8=fp8),
     )
     # the second is for float32 beside another dtype, as on CUDA
     makers = iter([varlen_maker("stand-in", kernel), sdpa_maker(torch.device("cpu"))] * 100)

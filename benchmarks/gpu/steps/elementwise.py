@@ -1,94 +1,105 @@
-"""The steps between the matrix products of a layer: compiled against operation by operation."""
+"""The steps between the matrix products of a layer: Triton kernels against torch operations."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from benchmarks.gpu import reference
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import device_seconds
-from quernstone.attention.base import merge
-from quernstone.qwen3.elementwise import Elementwise, compile_steps
+from quernstone import kernels
+from quernstone.kernels.ops import DEFINITIONS
+from quernstone.qwen3.elementwise import choose_elementwise
 
 _EPS = 1e-6
-_INNER = 3072
+_HIDDEN, _INNER = 1024, 3072
 _HEADS = reference.HEADS + reference.KV_HEADS
 _TOLERANCE = 3e-3
 _REPEATS = 5
+_PREFIX = 64
 
 
 def run(run: Run) -> None:
     """Time the steps of the 0.6B model, and compare both ways of computing them."""
     tokens = run.size(65536, 64)
-    plain = Elementwise(_EPS)
-    steps = Elementwise(_EPS, torch.bfloat16 if run.cuda else None)
     if run.cuda:
-        start = time.perf_counter()
         shape = SimpleNamespace(
             num_attention_heads=reference.HEADS,
             num_key_value_heads=reference.KV_HEADS,
             head_dim=reference.HEAD_DIM,
+            hidden_size=_HIDDEN,
             intermediate_size=_INNER,
+            rms_norm_eps=_EPS,
         )
+        start = time.perf_counter()
         device = torch.device(run.device)
-        compile_steps(steps, shape, device, torch.bfloat16, fp8=True)  # type: ignore[arg-type]
+        choose_elementwise(shape, device, torch.bfloat16, fp8=True)  # type: ignore[arg-type]
         run.figure("compiling all steps", seconds=time.perf_counter() - start)
     else:
         run.needs_gpu("compiling all steps")
-    # outside inference mode, because torch compiles another kernel for weights created in it
-    weight = torch.randn(_HEADS, reference.HEAD_DIM, device=run.device).bfloat16()
     with torch.inference_mode():
-        inputs = _Inputs(run, tokens, weight)
-        by_operation, compiled = inputs.calls(plain), inputs.calls(steps)
-        for name, call in by_operation.items():
+        for name, (operator, inputs, written, numbers) in _cases(run, tokens).items():
             with run.part(name):
-                expected = call()
-                if run.cuda:
-                    error = max(map(reference.relative_error, compiled[name](), expected))
-                    run.check(f"{name}, compiled", error < _TOLERANCE, relative_error=error)
-                _time(run, f"{name}, by operation", call, inputs.gigabytes[name])
-                if run.cuda:
-                    _time(run, f"{name}, compiled", compiled[name], inputs.gigabytes[name])
-        with run.part("merge"):
-            _time(run, "merge, by operation", inputs.merge, tokens * 2048 * 6 / 1e9)
+                call, plain = getattr(kernels, operator), DEFINITIONS[operator]
+                found, expected = (_result(each, inputs, written) for each in (call, plain))
+                error = max(map(reference.relative_error, found, expected))
+                run.check(f"{name}, result", error < _TOLERANCE, relative_error=error)
+                for kind, each in (("by operation", plain), ("fused", call)):
+                    took = device_seconds(run, partial(each, *inputs), _REPEATS)
+                    run.figure(f"{name}, {kind}", ms=took * 1e3, gb_per_s=numbers / 1e9 / took)
 
 
-class _Inputs:
-    """Random inputs of the steps, and the gigabytes that each reads and writes at least."""
-
-    def __init__(self, run: Run, tokens: int, weight: torch.Tensor) -> None:
-        dim = reference.HEAD_DIM
-        qkv = torch.randn(tokens, _HEADS + reference.KV_HEADS, dim, device=run.device).bfloat16()
-        self._qk, self._weight = qkv[:, :_HEADS], weight
-        self._rope = torch.randn(tokens, 1, dim // 2, 2, device=run.device)
-        self._gate_up = torch.randn(tokens, 2 * _INNER, device=run.device).bfloat16()
-        self._inner = self._gate_up[:, :_INNER].contiguous()
-        shape = (tokens, reference.HEADS, dim)
-        self._a, self._b = (torch.randn(shape, device=run.device).bfloat16() for _ in "ab")
-        self._lse = torch.randn(reference.HEADS, tokens, device=run.device)
-        self.gigabytes = {
-            "norm and rotate": tokens * _HEADS * dim * 4 / 1e9,
-            "SiLU and multiply": tokens * _INNER * 6 / 1e9,
-            "round to fp8": tokens * _INNER * 3 / 1e9,
-        }
-
-    def calls(self, steps: Elementwise) -> dict[str, Callable[[], tuple[torch.Tensor, ...]]]:
-        """Return the calls of `steps`, each with a tuple of results."""
-        return {
-            "norm and rotate": lambda: (steps.norm_and_rotate(self._qk, self._weight, self._rope),),
-            "SiLU and multiply": lambda: (steps.silu_and_multiply(self._gate_up),),
-            "round to fp8": lambda: steps.round_to_fp8(self._inner),
-        }
-
-    def merge(self) -> torch.Tensor:
-        """Merge attention over a prefix with attention over the sequence's own keys."""
-        return merge(self._a, self._lse.T, self._b, self._lse.T)
+_Case = tuple[str, tuple[Any, ...], tuple[int, ...], float]
 
 
-def _time(run: Run, name: str, call: Callable[[], object], gigabytes: float) -> None:
-    took = device_seconds(run, call, _REPEATS)
-    run.figure(name, ms=took * 1e3, gb_per_s=gigabytes / took)
+def _cases(run: Run, tokens: int) -> dict[str, _Case]:
+    """Return operators, their inputs, which of these they write, and the bytes that they move."""
+    dim = reference.HEAD_DIM
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=run.device).bfloat16()
+
+    rope = torch.randn(tokens, dim // 2, 2, device=run.device)
+    weight, norm = random(_HEADS, dim), random(_HIDDEN)
+    qkv = random(tokens, _HEADS + reference.KV_HEADS, dim)
+    hidden, gate_up = random(tokens, _HIDDEN), random(tokens, 2 * _INNER)
+    prefix = random(2, _PREFIX, reference.KV_HEADS, dim)
+    source = torch.arange(-_PREFIX, tokens, dtype=torch.int32, device=run.device)
+    joined = random(2, len(source), reference.KV_HEADS, dim)
+    out, other = random(tokens, reference.HEADS, dim), random(tokens, reference.HEADS, dim)
+    lse = torch.randn(reference.HEADS, tokens, device=run.device).T
+    heads = (qkv[:, :_HEADS], weight, rope, _EPS)
+    return {
+        "norm and rotate": ("rotate_", heads, (0,), tokens * _HEADS * dim * 4),
+        "norm, rotate and join": (
+            "rotate_and_join_",
+            (qkv, weight, rope, _EPS, source, *prefix, *joined),
+            (7, 8),
+            tokens * (_HEADS + reference.KV_HEADS) * dim * 4,
+        ),
+        "SiLU and multiply": ("silu_mul", (gate_up,), (), tokens * _INNER * 6),
+        "SiLU, multiply and round": ("silu_mul_fp8", (gate_up,), (), tokens * _INNER * 5),
+        "norm": ("rms_norm", (hidden, norm, _EPS), (), tokens * _HIDDEN * 4),
+        "norm and round": ("rms_norm_fp8", (hidden, norm, _EPS), (), tokens * _HIDDEN * 3),
+        "round to fp8": ("round_fp8", (hidden,), (), tokens * _HIDDEN * 3),
+        "merge": ("merge_", (out, lse, other, lse * 0.5), (0,), tokens * reference.HEADS * dim * 6),
+    }
+
+
+def _result(
+    call: Callable[..., Any], inputs: tuple[Any, ...], written: tuple[int, ...]
+) -> tuple[torch.Tensor, ...]:
+    """Call an operator on copies, and return its results or what it writes; fp8 in float32."""
+    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
+    found = call(*copies)
+    if written:
+        return tuple(copies[place] for place in written)
+    if isinstance(found, tuple):
+        return (found[0].float() * found[1],)
+    return (found,)

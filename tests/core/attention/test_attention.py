@@ -6,7 +6,6 @@ import torch
 
 from quernstone import attention
 from quernstone.attention import PrefixKeys, sdpa
-from quernstone.attention.base import merge
 from quernstone.attention.sdpa import SdpaAttention
 from quernstone.attention.varlen import varlen_maker
 from quernstone.batching import pack
@@ -155,16 +154,6 @@ def _record_shapes(monkeypatch, name, shapes):
         return product(*x, **k)
 
     monkeypatch.setattr(torch, name, recorded)
-
-
-def test_merging_halves_gives_the_whole():
-    query = torch.randn(6, HEADS, DIM)
-    key, value = torch.randn(2, 50, KV_HEADS, DIM)
-    whole, whole_lse = naive(query, key, value, causal=False)
-    left = naive(query, key[:13], value[:13], causal=False)
-    right = naive(query, key[13:], value[13:], causal=False)
-    torch.testing.assert_close(merge(*left, *right), whole, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(torch.logaddexp(left[1], right[1]), whole_lse)
 
 
 def test_the_cpu_has_sdpa():

@@ -1,36 +1,24 @@
-"""The steps of a GPU, against the CPU's own and written down naively, compiled and not."""
+"""The steps of a GPU, against the CPU's own; which of them are kernels, and when they compile."""
 
-import importlib.util
 import logging
-import shutil
+import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from quernstone.checkpoints.checkpoint import resolve
+from quernstone.kernels import Rounded, ops, rms_norm, round_fp8, silu_mul
 from quernstone.qwen3 import elementwise
-from quernstone.qwen3.decoder import RMSNorm
-from quernstone.qwen3.elementwise import Elementwise, choose_elementwise, compile_steps
+from quernstone.qwen3.decoder import RMSNorm, Rotation
+from quernstone.qwen3.elementwise import Elementwise, choose_elementwise
 
 CONFIG = resolve("tiny", "embed", None).decoder_config()
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 EPS = CONFIG.rms_norm_eps
 HEADS, KV_HEADS, DIM = CONFIG.num_attention_heads, CONFIG.num_key_value_heads, CONFIG.head_dim
 
 
-@pytest.fixture(
-    scope="module", params=["as they are", pytest.param("compiled", marks=pytest.mark.slow)]
-)
-def steps(request):
-    if request.param == "as they are":
-        return Elementwise(EPS)
-    if shutil.which("g++") is None:
-        pytest.skip("torch compiles for a CPU with g++, which is not here")
-    return Elementwise(EPS, torch.bfloat16)
-
-
-def heads(tokens, dtype=torch.bfloat16):
+def heads(tokens, dtype):
     """Heads of queries and keys as a layer has them, a view of one product; weights; rotation."""
     random = torch.Generator().manual_seed(tokens)
     qkv = torch.randn(tokens, HEADS + 2 * KV_HEADS, DIM, generator=random).to(dtype)
@@ -41,111 +29,126 @@ def heads(tokens, dtype=torch.bfloat16):
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 300])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_rotated_heads_are_those_of_a_cpu(steps, tokens, dtype):
+def test_rotated_heads_are_those_of_a_cpu(tokens, dtype):
     x, weight, rope = heads(tokens, dtype)
     tolerance = {"atol": 0, "rtol": 2**-7} if dtype == torch.bfloat16 else {}
     for part in (x, x[:, :HEADS], x[:, HEADS:].contiguous()):
         part_weight = weight[: part.shape[1]]
-        made = steps.norm_and_rotate(part, part_weight, torch.view_as_real(rope))
-        assert made.dtype == dtype
-        torch.testing.assert_close(made, RMSNorm(part_weight, EPS)(part, rope), **tolerance)
+        expected = RMSNorm(part_weight, EPS)(part, rope)
+        made = RMSNorm(part_weight, EPS, Elementwise(EPS))(part, rope)
+        assert made.data_ptr() == part.data_ptr()  # in place
+        torch.testing.assert_close(made, expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_heads_without_a_norm_are_rotated_as_on_a_cpu(dtype):
+    x, _, rope = heads(7, dtype)
+    tolerance = {"atol": 0, "rtol": 2**-7} if dtype == torch.bfloat16 else {}
+    expected = Rotation()(x, rope)
+    made = Rotation(Elementwise(EPS))(x, rope)
+    assert made.data_ptr() == x.data_ptr()
+    torch.testing.assert_close(made, expected, **tolerance)
 
 
 def test_the_norm_is_that_of_a_cpu():
     x, weight = torch.randn(5, 256), torch.randn(256)
-    made = Elementwise(EPS).norm(x, weight)
+    made = RMSNorm(weight, EPS, Elementwise(EPS))(x)
     torch.testing.assert_close(made, RMSNorm(weight, EPS)(x), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 300])
-def test_silu_of_one_half_times_the_other(steps, tokens):
-    x = torch.randn(tokens, 96, dtype=torch.bfloat16)
-    expected = F.silu(x[:, :48].double()) * x[:, 48:].double()
-    made = steps.silu_and_multiply(x)
-    assert made.dtype == torch.bfloat16
-    torch.testing.assert_close(made.double(), expected, atol=1e-6, rtol=2**-6)
+def test_what_products_read_is_rounded_in_fp8():
+    x, weight = torch.randn(5, 64).bfloat16(), torch.randn(64).bfloat16()
+    for steps, kind in ((Elementwise(EPS), torch.Tensor), (Elementwise(EPS, fp8=True), Rounded)):
+        norm = RMSNorm(weight, EPS, steps)
+        assert isinstance(norm.for_product(x), kind)
+        assert isinstance(steps.silu_and_multiply(x), kind)
+        assert isinstance(norm(x), torch.Tensor)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 300])
-def test_rounding_keeps_three_bits_of_every_number(steps, tokens):
-    x = torch.randn(tokens, 96, dtype=torch.bfloat16) * torch.logspace(-3, 3, tokens)[:, None]
-    x = x.to(torch.bfloat16)
-    x[0, 0] = 0
-    rounded, scale = steps.round_to_fp8(x)
-    assert rounded.dtype == torch.float8_e4m3fn
-    assert (scale.dtype, scale.shape) == (torch.float32, (tokens, 1))
-    assert scale.is_contiguous()
-    back = rounded.float() * scale
-    # three bits behind the first, and below 2**-6 of the scale as far apart as above
-    error = (back - x.float()).abs()
-    assert (error <= torch.maximum(x.float().abs() * 2**-4, scale * 2**-10)).all()
-    torch.testing.assert_close(back.abs().amax(1), x.float().abs().amax(1))
-
-
-def test_a_row_of_zeros_stays_one(steps):
-    rounded, scale = steps.round_to_fp8(torch.zeros(3, 32, dtype=torch.bfloat16))
-    assert torch.equal(rounded.float() * scale, torch.zeros(3, 32))
-
-
-def test_other_dtypes_are_not_compiled(monkeypatch):
-    """Rows that overflow are rare; nobody waits for a compiler then."""
-    monkeypatch.setattr(torch, "compile", lambda step, dynamic: pytest.fail)
-    x = torch.randn(3, 8)
-    torch.testing.assert_close(
-        Elementwise(EPS, torch.bfloat16).silu_and_multiply(x), F.silu(x[:, :4]) * x[:, 4:]
-    )
-
-
-def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(monkeypatch):
-    shapes = []
-
-    def compile_(step, dynamic):
-        assert dynamic
-
-        def run(*inputs):
-            shapes.append((step.__name__, len(inputs[0]), inputs[0].is_contiguous()))
-            return step(*inputs)
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    compile_steps(Elementwise(EPS, torch.bfloat16), CONFIG, CPU, torch.bfloat16, fp8=True)
-    assert shapes == [
-        (name, tokens, contiguous)
-        for tokens in (2048, 1)
-        for name, contiguous in [
-            ("norm_and_rotate", True),
-            ("norm_and_rotate", tokens == 1),  # the view of one token is no other
-            ("_silu_and_multiply", True),
-            ("round_to_fp8", True),
-        ]
-    ]
+def test_rows_in_float32_are_not_rounded():
+    x, weight = torch.randn(5, 64), torch.randn(64)
+    steps = Elementwise(EPS, fp8=True)
+    assert torch.equal(steps.norm_for_product(x, weight), rms_norm(x, weight, EPS))
+    assert torch.equal(steps.silu_and_multiply(x), silu_mul(x))
 
 
 def test_a_cpu_has_its_own_steps():
     assert choose_elementwise(CONFIG, CPU, torch.bfloat16, fp8=False) is None
 
 
-@pytest.mark.parametrize(
-    ("triton", "why"), [(False, "Triton is not installed"), (True, "RuntimeError: no gcc")]
-)
-def test_what_cannot_be_compiled_runs_and_is_told(monkeypatch, caplog, triton, why):
-    find = importlib.util.find_spec
+class Recorder:
+    """Stands in for `launch`: notes what is compiled, and defines the rest as `ops` does."""
 
-    def find_spec(name, *package):
-        if name == "triton":
-            return find("logging") if triton else None
-        return find(name, *package)
+    def __init__(self):
+        self.calls = []
 
-    def no_compiler(*args, **kwargs):
-        raise RuntimeError("no gcc")
+    def __getattr__(self, name):
+        def run(*inputs):
+            self.calls.append((name, inputs[0].dtype))
+            return ops.DEFINITIONS[name](*inputs)
 
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(elementwise, "compile_steps", no_compiler)
+        return run
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """A machine with a GPU, whose tensors are here; and whether the kernels are in use."""
+    used = []
+    monkeypatch.setattr(elementwise.kernels, "use_triton", lambda: used.append(True))
+    recorder = Recorder()
+    recorder.used = used
+    monkeypatch.setitem(sys.modules, "quernstone.kernels.launch", recorder)
+    monkeypatch.setattr("quernstone.kernels.launch", recorder, raising=False)
+    return recorder
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(launch, monkeypatch, fp8):
+    run_all = elementwise.run_all
+    monkeypatch.setattr(
+        elementwise,
+        "run_all",
+        lambda operators, config, device, dtype, fp8: run_all(
+            operators, config, CPU, dtype, fp8=fp8
+        ),
+    )
+    steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=fp8)
+    normed = steps.norm_for_product(torch.ones(1, 8).bfloat16(), torch.ones(8))
+    assert isinstance(normed, Rounded) == fp8
+    assert launch.used == [True]
+    compiled = {name for name, dtype in launch.calls if dtype == torch.bfloat16}
+    assert compiled == {name for name in ops.DEFINITIONS if fp8 or not name.endswith("fp8")}
+    in_float32 = {name for name, dtype in launch.calls if dtype == torch.float32}
+    assert in_float32 == {name for name in ops.DEFINITIONS if not name.endswith("fp8")}
+
+
+def test_without_triton_the_steps_run_and_a_warning_says_so(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "quernstone.kernels.launch", None)
+    monkeypatch.setattr(elementwise.kernels, "use_triton", lambda: pytest.fail("used"))
     with caplog.at_level(logging.WARNING, "quernstone"):
-        steps = choose_elementwise(CONFIG, torch.device("cuda"), torch.bfloat16, fp8=False)
+        steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=False)
     x = torch.randn(3, 8, dtype=torch.bfloat16)
-    assert torch.equal(steps.silu_and_multiply(x), F.silu(x[:, :4]) * x[:, 4:])
+    assert torch.equal(steps.silu_and_multiply(x), silu_mul(x))
     [message] = caplog.messages
-    assert "not compiled" in message
-    assert why in message
+    assert "operation by operation" in message
+    assert "quernstone.kernels" in message
+
+
+def test_a_kernel_that_does_not_compile_is_not_used(monkeypatch, caplog):
+    def broken(*inputs, **settings):
+        raise RuntimeError("no ptxas")
+
+    monkeypatch.setattr(elementwise, "run_all", broken)
+    monkeypatch.setattr(elementwise.kernels, "use_triton", lambda: pytest.fail("used"))
+    with caplog.at_level(logging.WARNING, "quernstone"):
+        assert choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=False) is not None
+    assert "no ptxas" in caplog.text
+
+
+def test_rounding_is_that_of_the_operator():
+    x, weight = torch.randn(5, 64).bfloat16(), torch.randn(64).bfloat16()
+    rounded = Elementwise(EPS, fp8=True).norm_for_product(x, weight)
+    values, scale = round_fp8(ops._rms_norm(x.float(), weight, EPS))
+    assert torch.equal(rounded.values.float(), values.float())
+    assert torch.equal(rounded.scale, scale)
+    assert rounded.dtype == torch.bfloat16

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tests.support import gpu_stand_ins
 
 from quernstone import ConfigError, Embedder, Reranker
-from quernstone.qwen3.elementwise import round_to_fp8
+from quernstone.kernels import Rounded, rms_norm_fp8, round_fp8
 from quernstone.qwen3.fp8 import Fp8Linear
 
 
@@ -24,8 +24,8 @@ def test_products(rows):
     sizes = torch.logspace(-2, 2, 64, dtype=torch.bfloat16)
     weight *= sizes[:, None]  # and for each output
     product = F.linear(x.double(), weight.double())
-    made = Fp8Linear(weight, round_to_fp8)
-    (rounded, scale), (rounded_weight, weight_scale) = round_to_fp8(x), round_to_fp8(weight)
+    made = Fp8Linear(weight)
+    (rounded, scale), (rounded_weight, weight_scale) = round_fp8(x), round_fp8(weight)
     exact = F.linear(rounded.double() * scale, rounded_weight.double() * weight_scale)
     result = made(x)
     assert result.dtype == torch.bfloat16
@@ -38,17 +38,46 @@ def test_products(rows):
 
 def test_float32_multiplies_with_the_rounded_weights():
     x, weight, _ = tensors(5)
-    rounded, scale = round_to_fp8(weight)
+    rounded, scale = round_fp8(weight)
     torch.testing.assert_close(
-        Fp8Linear(weight, round_to_fp8)(x.float()), F.linear(x.float(), rounded.float() * scale)
+        Fp8Linear(weight)(x.float()), F.linear(x.float(), rounded.float() * scale)
     )
+
+
+def test_rows_that_are_rounded_already_are_not_rounded_again():
+    x, weight, other = tensors(5)
+    norm = torch.ones(96, dtype=x.dtype)
+    made = Fp8Linear(weight)
+    rounded = Rounded(*rms_norm_fp8(x, norm, 1e-6), x.dtype)
+    result = made(rounded)
+    assert result.dtype == torch.bfloat16
+    rounded_weight, weight_scale = round_fp8(weight)
+    exact = F.linear(
+        rounded.values.double() * rounded.scale, rounded_weight.double() * weight_scale
+    )
+    torch.testing.assert_close(result.double(), exact, atol=0, rtol=2**-7)
+    torch.testing.assert_close(made.add(rounded, other.clone()), result + other)
+
+
+def test_products_accumulate_fast(monkeypatch):
+    """On an H100 they are slower than bfloat16 otherwise."""
+    product, given = torch._scaled_mm, []
+
+    def recorded(*inputs, **settings):
+        given.append(settings["use_fast_accum"])
+        return product(*inputs, **settings)
+
+    monkeypatch.setattr(torch, "_scaled_mm", recorded)
+    x, weight, _ = tensors(5)
+    Fp8Linear(weight)(x)
+    assert given == [True]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_does_not_become_a_number(bad):
     x, weight, _ = tensors(3)
     x[1, 5] = bad
-    product = Fp8Linear(weight, round_to_fp8)(x)
+    product = Fp8Linear(weight)(x)
     assert torch.isfinite(product[[0, 2]]).all()
     assert not torch.isfinite(product[1]).any()
 
@@ -57,7 +86,7 @@ def test_operands_are_laid_out_as_cuda_asks():
     """Checked by torch's own rules for a device, on tensors without numbers."""
     weight = torch.empty(64, 96, dtype=torch.bfloat16, device="meta")
     x = torch.empty(7, 96, dtype=torch.bfloat16, device="meta")
-    made = Fp8Linear(weight, round_to_fp8)
+    made = Fp8Linear(weight)
     assert made._weight.T.stride() == (1, 96)  # the columns of the second operand
     assert made._scale.shape == (1, 64)
     assert made._scale.is_contiguous()

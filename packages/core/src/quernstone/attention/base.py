@@ -73,12 +73,3 @@ class AttentionMaker:
     that one CUDA graph computes them all."""
     reason: str = ""
     """Why it was chosen, for `EngineInfo.attention_reason`."""
-
-
-def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
-    """Merge attention over two disjoint sets of keys, `a` and `b`, into attention over both.
-
-    Each is the result, (..., head_dim), and the log-sum-exp of its scores in float32, (...).
-    """
-    weight = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
-    return torch.lerp(out_b.float(), out_a.float(), weight).to(out_a.dtype)

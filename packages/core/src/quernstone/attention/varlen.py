@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import AttentionMaker, GroupKeys, merge
+from quernstone.attention.base import AttentionMaker, GroupKeys
 from quernstone.attention.flash import VarlenKernel
 from quernstone.batching import PackedBatch
+from quernstone.kernels import merge_
 from quernstone.types import TokenArray
 
 
@@ -71,7 +72,7 @@ class VarlenAttention:
         cu, longest = (bounds.cu, self._keys.cu), (bounds.longest, self._keys.longest)
         part = slice(bounds.start, None)
         shared = self._kernel(query[part], key, value, *cu, *longest, causal=False)
-        out[part] = merge(out[part], lse[part], *shared)
+        merge_(out[part], lse[part], *shared)
         return out
 
 

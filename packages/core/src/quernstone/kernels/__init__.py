@@ -8,6 +8,8 @@ replaces that by the Triton kernels of `fused`, which `launch` calls.
 from __future__ import annotations
 
 from quernstone.kernels.ops import (
+    Operators,
+    Rounded,
     merge_,
     rms_norm,
     rms_norm_fp8,
@@ -20,6 +22,8 @@ from quernstone.kernels.ops import (
 )
 
 __all__ = [
+    "Operators",
+    "Rounded",
     "merge_",
     "rms_norm",
     "rms_norm_fp8",

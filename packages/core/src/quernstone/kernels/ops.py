@@ -7,8 +7,9 @@ compute in float32 and round once, to the dtype of their input.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,6 +18,30 @@ from torch import Tensor
 LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 SMALLEST_SCALE = 1e-20
 """Keeps rows of zeros from dividing by zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Rows in float8_e4m3fn, as `round_fp8` returns them."""
+
+    values: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+    """The dtype they were rounded from."""
+
+
+class Operators(Protocol):
+    """The operators, which this module defines and `launch` runs by Triton kernels."""
+
+    rms_norm: Callable[..., Any]
+    rms_norm_fp8: Callable[..., Any]
+    silu_mul: Callable[..., Any]
+    silu_mul_fp8: Callable[..., Any]
+    round_fp8: Callable[..., Any]
+    rotate_: Callable[..., Any]
+    rotate_and_join_: Callable[..., Any]
+    merge_: Callable[..., Any]
+
 
 _SCHEMAS = {
     "rms_norm": "(Tensor x, Tensor weight, float eps) -> Tensor",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -58,8 +58,17 @@ class RMSNorm:
         """Keep the weight. Shape: (dim,), or (heads, dim) for the norm of heads."""
         self._weight, self._eps, self._elementwise = weight, eps, elementwise
 
+    def for_product(self, x: Tensor) -> Any:
+        """Normalize the last axis for a linear layer, see `Elementwise.norm_for_product`."""
+        if self._elementwise is None:
+            return self._in_blocks(x, None)
+        return self._elementwise.norm_for_product(x, self._weight)
+
     def __call__(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """Normalize the last axis, then rotate pairs of neighbours by the complex `rope`."""
+        """Normalize the last axis, then rotate pairs of neighbours by the complex `rope`.
+
+        On a GPU, a rotation is done in place.
+        """
         if self._elementwise is None:
             return self._in_blocks(x, rope)
         if rope is None:
@@ -233,9 +242,13 @@ class DecoderLayer(Generic[AnyAttention]):
 
     def __call__(self, hidden_states: Tensor, context: Context, prefixes: GroupKeys) -> Tensor:
         """Compute every token, or in the last layer the last token of each sequence."""
-        normed = self.input_layernorm(hidden_states)
+        if isinstance(self.self_attn, LastAttention):  # selects rows before its product
+            normed = self.input_layernorm(hidden_states)
+        else:
+            normed = self.input_layernorm.for_product(hidden_states)
         hidden_states = self.self_attn(normed, hidden_states, context, prefixes)
-        return self.mlp(self.post_attention_layernorm(hidden_states), residual=hidden_states)
+        normed = self.post_attention_layernorm.for_product(hidden_states)
+        return self.mlp(normed, residual=hidden_states)
 
 
 class Qwen3:

@@ -1,153 +1,139 @@
 """Element-wise steps between the linear layers, for GPUs.
 
-Run operation by operation they would take as long as the linear layers, because each operation
-reads and writes memory. So torch compiles each step into one kernel, where it can. CPUs use the
-code in `decoder`, and the fused operations of `linear`.
+Each step is one operator of `quernstone.kernels`. CPUs use the code in `decoder`, and the fused
+operations of `linear`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from quernstone import kernels
 from quernstone.checkpoints.checkpoint import ModelConfig
+from quernstone.kernels import Rounded
 
 logger = logging.getLogger("quernstone")
 
-# Kernels are compiled with this number of tokens, and run with any.
-_TYPICAL_TOKENS = 2048
-
-_LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
-
-
-class _Steps(NamedTuple):
-    norm_and_rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
-    rotate: Callable[[Tensor, Tensor], Tensor]
-    silu_and_multiply: Callable[[Tensor], Tensor]
-    round_to_fp8: Callable[[Tensor], tuple[Tensor, Tensor]]
-
 
 class Elementwise:
-    """The steps, compiled for at most one dtype."""
+    """The steps of one model."""
 
-    def __init__(self, eps: float, compiled_for: torch.dtype | None = None) -> None:
-        """Prepare the steps; kernels are compiled at their first use.
+    def __init__(self, eps: float, *, fp8: bool = False) -> None:
+        """Prepare the steps.
 
-        Rows that overflow are computed again in float32, which is too rare to be worth compiling.
+        Args:
+            eps: Of all norms.
+            fp8: Round what products read to fp8. Rows in float32 are not rounded: they overflowed
+                in bfloat16, and are computed again.
         """
-
-        def norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
-            return _norm_and_rotate(x, weight, rope, eps)
-
-        self._eps, self._dtype = eps, compiled_for
-        self._plain = _Steps(norm_and_rotate, _rotate, _silu_and_multiply, round_to_fp8)
-        self._compiled = self._plain
-        if compiled_for is not None:
-            self._compiled = _Steps._make(torch.compile(each, dynamic=True) for each in self._plain)
+        self._eps, self._fp8 = eps, fp8
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Apply RMSNorm to the last axis, for which torch has a fused kernel."""
-        return F.rms_norm(x, weight.shape, weight.to(x.dtype), self._eps)
+        """Apply RMSNorm to the last axis."""
+        return kernels.rms_norm(x, weight, self._eps)
+
+    def norm_for_product(self, x: Tensor, weight: Tensor) -> Any:
+        """Return the same for a linear layer: as `Rounded` if the layers are in fp8."""
+        if self._rounds(x):
+            return Rounded(*kernels.rms_norm_fp8(x, weight, self._eps), x.dtype)
+        return self.norm(x, weight)
 
     def norm_and_rotate(self, x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
-        """Apply RMSNorm to each head of `x`, (tokens, heads, dim), then RoPE, in float32.
+        """Apply RMSNorm to each head of `x`, (tokens, heads, dim), then RoPE, both in place.
 
         `rope` is cosine and sine for each pair of neighbours. Shape: (tokens, 1, dim / 2, 2)
         """
-        return self._steps(x).norm_and_rotate(x, weight, rope)
+        kernels.rotate_(x, weight, rope.squeeze(1), self._eps)
+        return x
 
     def rotate(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Apply RoPE alone, in float32. See `norm_and_rotate`."""
-        return self._steps(x).rotate(x, rope)
+        """Apply RoPE alone, in place. See `norm_and_rotate`."""
+        kernels.rotate_(x, None, rope.squeeze(1), self._eps)
+        return x
 
-    def silu_and_multiply(self, x: Tensor) -> Tensor:
-        """Multiply SiLU of each row's first half by its second. Shape: (tokens, 2 * inner)."""
-        return self._steps(x).silu_and_multiply(x)
+    def silu_and_multiply(self, x: Tensor) -> Any:
+        """Multiply SiLU of each row's first half by its second. Shape: (tokens, 2 * inner).
 
-    def round_to_fp8(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Round rows to float8_e4m3fn. `x` is about the result times the scales, (rows, 1)."""
-        return self._steps(x).round_to_fp8(x)
+        The result is for a linear layer, see `norm_for_product`.
+        """
+        if self._rounds(x):
+            return Rounded(*kernels.silu_mul_fp8(x), x.dtype)
+        return kernels.silu_mul(x)
 
-    def _steps(self, x: Tensor) -> _Steps:
-        return self._compiled if x.dtype == self._dtype else self._plain
+    def _rounds(self, x: Tensor) -> bool:
+        return self._fp8 and x.dtype != torch.float32
 
 
 def choose_elementwise(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
 ) -> Elementwise | None:
-    """Return the steps for a device: None for a CPU, compiled on CUDA where that works.
+    """Return the steps for a device: None for a CPU, by Triton kernels on CUDA where that works.
 
-    Compiling takes several seconds, less if torch finds the kernels in its cache.
+    All kernels are compiled here, which takes about a second, and less if Triton finds them in its
+    cache.
     """
     if device.type == "cpu":
         return None
-    if device.type != "cuda":
-        return Elementwise(config.rms_norm_eps)
-    if importlib.util.find_spec("triton") is None:
-        return _uncompiled(config, "Triton is not installed")
-    steps = Elementwise(config.rms_norm_eps, dtype)
-    try:
-        compile_steps(steps, config, device, dtype, fp8=fp8)
-    except Exception as error:  # noqa: BLE001 - compilers raise anything, and are optional
-        return _uncompiled(config, f"{type(error).__name__}: {error}")
-    return steps
+    if device.type == "cuda":
+        try:
+            with torch.inference_mode():
+                _use_triton(config, device, dtype, fp8=fp8)
+        except Exception as error:  # noqa: BLE001 - compilers raise anything, and are optional
+            logger.warning(
+                "norms, rotations and activations run operation by operation, which makes this GPU "
+                "much slower: %s",
+                f"{type(error).__name__}: {error}",
+            )
+    return Elementwise(config.rms_norm_eps, fp8=fp8)
 
 
-def compile_steps(
-    steps: Elementwise, config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
+def _use_triton(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
 ) -> None:
-    """Run every step that the model needs, for many tokens and for one."""
+    from quernstone.kernels import launch  # noqa: PLC0415 - needs Triton
+
+    for each in dict.fromkeys((dtype, torch.float32)):
+        run_all(launch, config, device, each, fp8=fp8 and each == dtype)
+    kernels.use_triton()
+
+
+def run_all(
+    operators: kernels.Operators,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    fp8: bool,
+) -> None:
+    """Run every operator once, on tensors of the shapes and strides that the model has."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    # Created outside of inference mode, like the weights: torch compiles again where this differs.
-    weight = torch.ones(heads + kv_heads, dim, device=device, dtype=dtype)
-    with torch.inference_mode():
-        for tokens in (_TYPICAL_TOKENS, 1):
-            qk = torch.ones(tokens, heads + kv_heads, dim, device=device, dtype=dtype)
-            rope = torch.ones(tokens, 1, dim // 2, 2, device=device)
-            for part in (qk, qk[:, :heads]):  # contiguous in the last layer, else views
-                if config.qk_norm:
-                    steps.norm_and_rotate(part, weight[: part.shape[1]], rope)
-                else:
-                    steps.rotate(part, rope)
-            gate_up = torch.ones(tokens, 2 * config.intermediate_size, device=device, dtype=dtype)
-            inner = steps.silu_and_multiply(gate_up)
-            if fp8:
-                steps.round_to_fp8(inner)
+    eps, tokens = config.rms_norm_eps, 2
 
+    def ones(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.ones(shape, device=device, dtype=dtype)
 
-def _uncompiled(config: ModelConfig, why: str) -> Elementwise:
-    logger.warning(
-        "norms, rotations and activations are not compiled, which makes this GPU slower: %s", why
-    )
-    return Elementwise(config.rms_norm_eps)
-
-
-def _norm_and_rotate(x: Tensor, weight: Tensor, rope: Tensor, eps: float) -> Tensor:
-    numbers = x.float()
-    scale = torch.rsqrt(numbers.square().mean(-1, keepdim=True) + eps)
-    return _rotate(numbers * scale * weight.float(), rope).to(x.dtype)
-
-
-def _rotate(x: Tensor, rope: Tensor) -> Tensor:
-    (real, imaginary), (cos, sin) = x.float().unflatten(-1, (-1, 2)).unbind(-1), rope.unbind(-1)
-    rotated = (real * cos - imaginary * sin, real * sin + imaginary * cos)
-    return torch.stack(rotated, -1).flatten(-2).to(x.dtype)
-
-
-def _silu_and_multiply(x: Tensor) -> Tensor:
-    gate, up = x.chunk(2, -1)
-    return F.silu(gate) * up
-
-
-def round_to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """See `Elementwise.round_to_fp8`."""
-    numbers = x.float()
-    # The minimum keeps rows of zeros from dividing by zero.
-    scale = numbers.abs().amax(-1, keepdim=True).div(_LARGEST_FP8).clamp_min(1e-20)
-    return (numbers / scale).to(torch.float8_e4m3fn), scale
+    hidden, inner = ones(tokens, config.hidden_size), ones(tokens, 2 * config.intermediate_size)
+    norm = ones(config.hidden_size)
+    operators.rms_norm(hidden, norm, eps)
+    operators.silu_mul(inner)
+    if fp8:
+        operators.rms_norm_fp8(hidden, norm, eps)
+        operators.silu_mul_fp8(inner)
+        operators.round_fp8(hidden)
+        operators.round_fp8(ones(tokens, heads * dim))
+    rope = ones(tokens, dim // 2, 2, dtype=torch.float32)
+    source = torch.arange(-1, tokens, device=device, dtype=torch.int32)
+    for query_heads in (heads, 0):  # a layer, and the keys and values of the last one
+        weight = ones(query_heads + kv_heads, dim) if config.qk_norm else None
+        qkv = ones(tokens, query_heads + 2 * kv_heads, dim)
+        prefix, joined = ones(2, 1, kv_heads, dim), ones(2, tokens + 1, kv_heads, dim)
+        operators.rotate_(qkv[:, :-kv_heads], weight, rope, eps)
+        operators.rotate_and_join_(qkv, weight, rope, eps, source, *prefix, *joined)
+    query, lse = ones(tokens, heads, dim), ones(tokens, heads, dtype=torch.float32)
+    weight = ones(heads, dim) if config.qk_norm else None
+    operators.rotate_(query, weight, rope, eps)  # of the last layer
+    operators.merge_(query, lse, query.clone(), lse)

@@ -209,7 +209,7 @@ class _Builder:
     def _linear(self, weight: Tensor, bias: Tensor | None = None) -> AnyLinear:
         linear: Linear | Int8Linear | Fp8Linear
         if self._rounding == "fp8" and self._elementwise is not None:
-            linear = Fp8Linear(weight, self._elementwise.round_to_fp8)
+            linear = Fp8Linear(weight)
         else:
             linear = Int8Linear(weight) if self._rounding == "int8" else Linear(weight)
         return linear if bias is None else BiasedLinear(linear, bias)
