@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.adapters import write_adapter
 
 import quernstone
 from quernstone import Embedder
 from quernstone_qdrant import ProvenanceError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.provenance import Provenance
+from quernstone_qdrant.targets import as_target
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "embedding"
 
@@ -40,6 +42,24 @@ def test_the_prompts_of_the_model_are_recorded(variant):
     )
     prompts = recorded.metadata()["quernstone"]["prompts"]
     assert prompts == {"query": "query: {query}", "document": "passage: {text}"}
+
+
+def test_the_adapter_is_recorded_and_another_one_refused(client, tmp_path):
+    first, second = (write_adapter(tmp_path / str(n), seed=n) for n in range(2))
+    with Embedder("tiny", adapter=str(first)) as embedder:
+        recorded = Provenance.of(embedder, "texts")
+        assert recorded.metadata()["quernstone"]["adapter"] == str(first)
+        QdrantLoader(client, "texts", embedder).load([{"id": "1", "text": "a quern grinds grain"}])
+        assert Provenance.read(as_target(client, "texts").state()).adapter == str(first)
+    copied = shutil.copytree(first, tmp_path / "copy")
+    with Embedder("tiny", adapter=str(copied)) as embedder:
+        assert QdrantSearcher(client, "texts", embedder).search("grain")
+    for other in ({"adapter": str(second)}, {}):
+        with (
+            Embedder("tiny", **other) as embedder,
+            pytest.raises(ProvenanceError, match="was created with adapter"),
+        ):
+            QdrantSearcher(client, "texts", embedder).search("grain")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from tests.support.adapters import write_adapter
 
 import quernstone
 from quernstone import ConfigError, Embedder, ModelLoadError
@@ -19,21 +19,6 @@ from quernstone.checkpoints.checkpoint import resolve
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "embedding"
 TEXT = "a quern is a hand mill"
-
-
-def write_adapter(folder, *, base=str(TINY), seed=0, **fields):
-    """Write an adapter of one projection."""
-    folder.mkdir(parents=True)
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "base_model_name_or_path": base}
-    (folder / "adapter_config.json").write_text(json.dumps({**config, **fields}))
-    generator = torch.Generator().manual_seed(seed)
-    at = "base_model.model.layers.0.mlp.down_proj."
-    tensors = {
-        f"{at}lora_A.weight": torch.randn(2, 768, generator=generator) * 0.1,
-        f"{at}lora_B.weight": torch.randn(256, 2, generator=generator) * 0.1,
-    }
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
 
 
 def embed(model, **settings):
@@ -226,9 +211,3 @@ def test_an_adapter_without_weights_is_refused(tmp_path):
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=r"holds `adapter_config\.json` and no `adapter_model"):
         Embedder(str(folder))
-
-
-def test_the_log_says_why_an_engine_was_chosen(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "quernstone")
-    embed(write_adapter(tmp_path / "adapter"))
-    assert "runs on the torch engine: `peft_type` in `adapter_config.json` is 'LORA'" in caplog.text

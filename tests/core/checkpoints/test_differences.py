@@ -153,6 +153,7 @@ def test_what_a_folder_says_is_obeyed(tiny, name, caplog):
     caplog.set_level(logging.INFO, "quernstone")
     with Embedder(folder, dtype="float32", device="cpu") as embedder:
         assert embedder.info.engine == "sentence-transformers"
+        assert "` in `" in embedder.info.reason
         ours = np.concatenate([embedder.embed_documents(texts), embedder.embed_queries(texts)])
         width = embedder.dimensions
         fingerprint = embedder.fingerprint
@@ -228,6 +229,23 @@ def test_prompts_and_the_final_token_are_obeyed_by_our_engine(tiny, change):
     assert rendered == [model.prompts["query"] + texts[0], stored + texts[0]]
     with Embedder("tiny", dtype="float32", device="cpu") as official:
         assert fingerprint != official.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config_sentence_transformers.json", {"prompts": {"query": PROMPT + " "}}),
+        ("config_sentence_transformers.json", {"prompts": {"query": PROMPT, "document": "d: "}}),
+        ("1_Pooling/config.json", {"pooling_mode": "mean"}),
+        ("1_Pooling/config.json", {"pooling_mode": "max"}),
+    ],
+)
+def test_an_edit_of_prompts_or_pooling_changes_the_fingerprint(tiny, file, fields):
+    with Embedder(tiny()) as before:
+        expected = before.fingerprint, before.digest
+    with Embedder(tiny(file, **fields)) as after:
+        assert after.fingerprint != expected[0]
+        assert after.digest != expected[1]
 
 
 def test_an_instruction_replaces_that_of_the_stored_prompt(tiny):

@@ -37,6 +37,11 @@ class Model:
         return self._session.model
 
     @property
+    def adapter(self) -> str:
+        """The LoRA adapter, as it was passed; empty without one."""
+        return self._session.adapter
+
+    @property
     def revision(self) -> str:
         """Commit of a hub snapshot; for a folder, an adapter and `tiny`, a digest of the files.
 

@@ -148,6 +148,8 @@ class EngineInfo:
     max_batch_tokens: int
     max_length: int | None = None
     """Tokens of the longest input, if the engine's limit differs from the checkpoint's config."""
+    reason: str = ""
+    """Why `engine="auto"` chose this engine; empty if the caller named it."""
     revision: str = ""
     """The model's version as the engine reports it, if there is no local checkpoint."""
     attention_reason: str = ""

@@ -55,6 +55,8 @@ class Provenance:
     """Name of the engine that ran the model."""
     query_prompt: str = ""
     """Prompt of queries, with the placeholder `{query}`."""
+    adapter: str = ""
+    """The LoRA adapter that was merged into the model."""
     document_prompt: str = "{text}"
     """Prompt of documents, with the placeholder `{text}`, if the embedder shows it."""
     loader: str = field(default_factory=lambda: version("quernstone-qdrant"))
@@ -77,6 +79,7 @@ class Provenance:
             dtype=embedder.info.dtype,
             namespace=collection_namespace(collection),
             engine=embedder.info.engine,
+            adapter=str(getattr(embedder, "adapter", "")),
             query_prompt=embedder.format_query("{query}"),
             document_prompt=_document_prompt(embedder),
         )
@@ -96,6 +99,7 @@ class Provenance:
             namespace=UUID(str(stored.get("namespace"))),
             settings=CollectionSettings.from_json(stored.get("settings") or {}),
             engine=str(stored.get("engine", "")),
+            adapter=str(stored.get("adapter", "")),
             query_prompt=str(prompts.get("query", "")),
             document_prompt=str(prompts.get("document", "{text}")),
             loader=str(stored.get("loader", "")),
@@ -126,12 +130,13 @@ class Provenance:
             allow_mismatch: Accept another model or revision, but not another vector size.
 
         Raises:
-            ProvenanceError: The model, its revision or the size of the vectors differs.
+            ProvenanceError: The model, adapter, prompt, revision or vector size differs.
         """
-        for name in () if allow_mismatch or self.is_model_of(wanted) else ("model", "revision"):
+        differs = not (allow_mismatch or self.is_model_of(wanted))
+        for name in ("model", "adapter", "document_prompt", "revision") if differs else ():
             recorded, expected = getattr(self, name), getattr(wanted, name)
             if recorded != expected:
-                raise ProvenanceError(collection, name, recorded, expected)
+                raise ProvenanceError(collection, name.replace("_", " "), recorded, expected)
         if self.dimensions != wanted.dimensions:
             raise ProvenanceError(collection, "dimensions", self.dimensions, wanted.dimensions)
 
@@ -144,6 +149,7 @@ class Provenance:
                 "dimensions": self.dimensions,
                 "dtype": self.dtype,
                 "engine": self.engine,
+                **({"adapter": self.adapter} if self.adapter else {}),
                 "prompts": {"document": self.document_prompt, "query": self.query_prompt},
                 "namespace": str(self.namespace),
                 "settings": self.settings.to_json(),

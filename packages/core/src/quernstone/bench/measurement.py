@@ -106,6 +106,8 @@ def measure(
         raise ConfigError("a benchmark measures this machine; the engine `remote` runs on another")
     checkpoint = resolve(model, task or "embed", revision, adapter)
     chosen = task or checkpoint.likely_task
+    if chosen != checkpoint.task:  # other files matter
+        checkpoint = resolve(model, chosen, revision, adapter)
     own = choose_engine(engine, checkpoint, chosen)
     _check_compared(compare, own, checkpoint, chosen)
     given = None if texts is None else _shuffled(texts)

@@ -85,6 +85,8 @@ def diagnose(
             else:
                 checkpoint, server = resolve(model, task or "embed", revision, adapter), None
                 chosen = task or checkpoint.likely_task
+                if chosen != checkpoint.task:  # other files matter
+                    checkpoint = resolve(model, chosen, revision, adapter)
             known: Any = {"checkpoint": checkpoint, "server": server}
             if chosen == "embed":
                 embedder = stack.enter_context(Embedder(model, **settings))

@@ -11,6 +11,7 @@ from typing import Any
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.checkpoints.differences import ALL
 from quernstone.checkpoints.families import FAMILIES
+from quernstone.checkpoints.files import MODULES
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, MissingExtraError, ModelLoadError, QuernstoneError
 from quernstone.types import Backend, Engine, EngineConfig, Task
@@ -52,7 +53,10 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
     """
     check_engine(name)
     possible = [
-        each for each in ALL if all(each in found.engines for found in checkpoint.differences)
+        each
+        for each in ALL
+        if (each != "torch" or checkpoint.family is not None)
+        and all(each in found.engines for found in checkpoint.differences)
     ]
     if not possible:
         listed = "; ".join(map(str, checkpoint.differences))
@@ -60,8 +64,8 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
         raise ModelLoadError(msg)
     if name == "auto":
         name = _automatic(checkpoint, task, possible)
-        why = f": {checkpoint.differences[0]}" if checkpoint.differences else ""
-        logger.info("`%s` runs on the %s engine%s", checkpoint.name, name, why)
+        why = explain_choice(name, checkpoint)
+        logger.info("`%s` runs on the %s engine: %s", checkpoint.name, name, why)
     if name == "torch" and checkpoint.family is None:
         families = ", ".join(family.name for family in FAMILIES.values())
         raise ConfigError(
@@ -86,6 +90,19 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
         if not _is_installed(module):
             raise MissingExtraError(module, name)
     return name
+
+
+def explain_choice(name: str, checkpoint: Checkpoint) -> str:
+    """Return why `auto` chose an engine for a checkpoint."""
+    if checkpoint.differences:
+        return "; ".join(map(str, checkpoint.differences))
+    if checkpoint.family is not None:
+        return f"torch computes all that the files of this {checkpoint.family.name} model say"
+    kind = f"torch has no decoder for a {checkpoint.architecture}"
+    if name != "sentence-transformers":
+        return kind
+    scores = checkpoint.task == "rerank"
+    return f"{kind}, which {'has a classification head' if scores else f'comes with `{MODULES}`'}"
 
 
 def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:

@@ -24,7 +24,14 @@ from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
 from quernstone.encoding.texts import TextEncoder
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
-from quernstone.engines import check_engine, choose_engine, connect, load_engine, takes_text
+from quernstone.engines import (
+    check_engine,
+    choose_engine,
+    connect,
+    explain_choice,
+    load_engine,
+    takes_text,
+)
 from quernstone.engines.options import EngineOptions, Options, read_options
 from quernstone.errors import ClosedError, ConfigError, EngineError
 from quernstone.progress import progress_bar
@@ -108,6 +115,9 @@ class Session:
             truncate=True if tokenizer else truncate,
         )
         self._options = config.options
+        self._reason = ""
+        if engine == "auto" and checkpoint:
+            self._reason = explain_choice(name, checkpoint)
 
         def start() -> Backend:
             if checkpoint is None:
@@ -120,7 +130,7 @@ class Session:
         """Numbers per row that the engine returns."""
         self._release = weakref.finalize(self, sharing.release, config)
         info = self.backend.info
-        self.model = model
+        self.model, self.adapter = model, adapter or ""
         self.revision = checkpoint.revision if checkpoint else revision or info.revision
         self.digest = checkpoint.digest if checkpoint else ""
         self.instruction = checkpoint.instruction if checkpoint else DEFAULT_INSTRUCTION
@@ -152,7 +162,7 @@ class Session:
     @property
     def info(self) -> EngineInfo:
         """Description of the running engine."""
-        return self.backend.info
+        return replace(self.backend.info, reason=self._reason)
 
     def close(self) -> None:
         """Release the model; it is unloaded when no other session of the process holds it."""
