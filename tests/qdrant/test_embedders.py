@@ -1,12 +1,17 @@
 """Embedding objects of LangChain and LlamaIndex in the loader and the searcher."""
 
 import asyncio
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from qdrant_client import models
 
+import quernstone
 from quernstone import ConfigError, Embedder, EngineError, NonFiniteError, Reranker
 from quernstone_qdrant import FrameworkEmbedder, ProvenanceError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.embedders import as_embedder
@@ -162,3 +167,42 @@ def test_a_vector_replaces_that_of_the_query(client, embedder):
     for wrong in (vector[:5], [float("nan")] * 64):
         with pytest.raises(ConfigError, match="`vector` has shape"):
             searcher.search("rains", vector=wrong)
+
+
+@pytest.fixture
+def unnormalized(tmp_path):
+    """The tiny model without its `Normalize`."""
+    tiny = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "embedding"
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    with Embedder(str(folder), dtype="float32") as embedder:
+        yield embedder
+
+
+@pytest.mark.parametrize("distance", [None, models.Distance.DOT])
+def test_vectors_that_a_model_does_not_normalize_are_compared_by_cosine(
+    client, unnormalized, stored, distance
+):
+    if distance is not None:
+        vectors = models.VectorParams(size=256, distance=distance)
+        client.create_collection("docs", vectors_config=vectors)
+    report = QdrantLoader(client, "docs", unnormalized).load(RECORDS)
+    [note] = [each for each in report.notes if "not normalized" in each]
+    assert "compared by cosine" in note
+    rows = unnormalized.embed_documents([record["text"] for record in RECORDS])
+    assert np.linalg.norm(rows, axis=1).min() > 2
+    lengths = [np.linalg.norm(vector) for _, vector in stored(client, "docs").values()]
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+    query = unnormalized.embed_query("rain")
+    cosines = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
+    hits = QdrantSearcher(client, "docs", unnormalized).search("rain")
+    np.testing.assert_allclose([hit.score for hit in hits], sorted(cosines)[::-1], atol=1e-6)
+    assert verify(as_target(client, "docs"), unnormalized).passed
+
+
+def test_a_collection_of_normalized_vectors_is_not_searched_by_others(client, unnormalized):
+    with Embedder("tiny", dtype="float32") as normalized:
+        QdrantLoader(client, "docs", normalized).load(RECORDS)
+    with pytest.raises(ProvenanceError):
+        QdrantSearcher(client, "docs", unnormalized)

@@ -135,6 +135,7 @@ def test_heads_and_prompts_equal_sentence_transformers(model, pooling, dense, pr
         assert embedder.info.engine == "torch"
         queries, documents = embedder.embed_queries(TEXTS), embedder.embed_documents(TEXTS)
         width = embedder.dimensions
+        assert embedder.normalized is (dense != "two")
     theirs = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
     prompt = theirs.prompts.get("passage", "")
     for rows, expected in (
@@ -142,8 +143,41 @@ def test_heads_and_prompts_equal_sentence_transformers(model, pooling, dense, pr
         (documents, theirs.encode(TEXTS, prompt=prompt)),
     ):
         assert rows.shape == (len(TEXTS), width) == expected.shape
-        unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
-        np.testing.assert_allclose(rows, unit, atol=2e-6)
+        np.testing.assert_allclose(rows, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("engine", ["torch", "transformers", "sentence-transformers"])
+def test_without_a_normalize_module_vectors_keep_their_length(model, engine):
+    folder = model(normalize=False)
+    whole = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    cut = SentenceTransformer(
+        str(folder), device="cpu", model_kwargs={"dtype": torch.float32}, truncate_dim=64
+    )
+    options = {"engine": engine, "dtype": "float32", "device": "cpu"}
+    with Embedder(str(folder), **options) as embedder:
+        assert not embedder.normalized
+        expected = whole.encode(TEXTS)
+        assert np.linalg.norm(expected, axis=1).min() > 2
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            embedder.embed_documents(TEXTS) / scale, expected / scale, atol=2e-6
+        )
+        fingerprint = embedder.fingerprint
+    with Embedder(str(folder), dimensions=64, **options) as embedder:
+        rows = embedder.embed_documents(TEXTS)
+        np.testing.assert_allclose(rows / scale, cut.encode(TEXTS) / scale, atol=2e-6)
+    change_modules(folder)
+    with Embedder(str(folder), **options) as embedder:
+        assert embedder.normalized
+        np.testing.assert_allclose(np.linalg.norm(embedder.embed_documents(TEXTS), axis=1), 1, 1e-6)
+        assert embedder.fingerprint.split(";revision=")[1] != fingerprint.split(";revision=")[1]
+
+
+def change_modules(folder):
+    """Append a `Normalize`."""
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append(module(len(modules), f"{len(modules)}_Normalize", "Normalize"))
+    (folder / "modules.json").write_text(json.dumps(modules))
 
 
 def test_bidirectional_attention_in_bfloat16_is_close(model):

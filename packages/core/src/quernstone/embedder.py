@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
 
+import numpy as np
+
 from quernstone.encoding.checks import check_instruction, check_list
 from quernstone.encoding.encoder import Encode
 from quernstone.engines.options import EngineOptions
@@ -110,9 +112,17 @@ class Embedder(Model):
         return self._dimensions
 
     @property
+    def normalized(self) -> bool:
+        """True if vectors have length 1; False if `modules.json` lists no `Normalize`."""
+        return self._session.normalizes
+
+    @property
     def fingerprint(self) -> str:
         """A stable text that differs between embedders whose vectors may differ."""
-        return self._session.fingerprint(dimensions=self._dimensions, instruction=self._instruction)
+        lengths = {} if self.normalized else {"normalized": False}
+        return self._session.fingerprint(
+            dimensions=self._dimensions, instruction=self._instruction, **lengths
+        )
 
     def format_query(self, text: str, instruction: str | None = None) -> str:
         """Return the prompt of a query, without the final `<|endoftext|>`.
@@ -135,7 +145,8 @@ class Embedder(Model):
             progress: Show a progress bar on standard error.
 
         Returns:
-            Unit vectors in input order. Shape: (number of texts, dimensions)
+            Vectors in input order, of length 1 if `normalized`.
+            Shape: (number of texts, dimensions)
 
         Raises:
             InputError: A text is not a string, is not valid Unicode, or is too long.
@@ -166,7 +177,7 @@ class Embedder(Model):
         Reads at most two windows (4,096 texts or about eight million characters) ahead.
 
         Yields:
-            One unit vector per text, in order. Shape: (dimensions,)
+            One vector per text, in order. Shape: (dimensions,)
 
         Raises:
             InputError: As in `embed_documents`; the index counts from the iterator's start.
@@ -232,6 +243,8 @@ class Embedder(Model):
         return instruction
 
     def _finish(self, rows: Float32Array) -> Float32Array:
+        if not self.normalized:  # cut as sentence-transformers does
+            return np.ascontiguousarray(rows[:, : self._dimensions])
         return unit_prefix(rows, self._dimensions)
 
 

@@ -52,6 +52,11 @@ class TextEmbedder(Protocol):
         ...
 
 
+def is_normalized(embedder: TextEmbedder) -> bool:
+    """Return False for a `quernstone.Embedder` of a model whose vectors are not normalized."""
+    return bool(getattr(embedder, "normalized", True))
+
+
 class QueryEmbedder(TextEmbedder, Protocol):
     """The interface of an embedder for the searcher; implemented by `quernstone.Embedder`."""
 

@@ -15,6 +15,7 @@ from quernstone_qdrant.embedders import (
     FrameworkEmbedder,
     TextEmbedder,
     as_embedder,
+    is_normalized,
 )
 from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
 from quernstone_qdrant.provenance import Provenance, prepare_collection
@@ -120,6 +121,11 @@ class QdrantLoader:
         model: TextEmbedder = as_embedder(embedder)
         if isinstance(model, FrameworkEmbedder):
             notes.append(model.note)
+        if not is_normalized(model):
+            notes.append(
+                f"the vectors of `{model.model}` are not normalized: they are stored with length 1 "
+                "and compared by cosine, also if the model was trained for dot products"
+            )
         provenance = prepare_collection(
             target,
             model,

@@ -254,6 +254,8 @@ def _modules(modules: Modules, folder: Path) -> Iterator[Difference]:
         yield Difference(MODULES, "type", types, meaning, _SENTENCE_TRANSFORMERS)
     elif modules.dense:
         yield Difference(MODULES, "type", types, "it has dense layers", _POOLS)
+    if not modules.normalizes:
+        yield Difference(MODULES, "type", types, "its vectors are not normalized", ALL)
     pooling = modules.pooling
     if pooling not in (None, "lasttoken"):
         file, meaning = "1_Pooling/config.json", "it does not pool the last token"

@@ -44,6 +44,11 @@ class Modules:
     """The dense layers in order."""
 
     @property
+    def normalizes(self) -> bool:
+        """True if vectors have length 1, as they do without a list of modules."""
+        return not self.types or any(name.endswith(".Normalize") for name in self.types)
+
+    @property
     def own_pooling(self) -> Pooling:
         """The pooling for our engine; `lasttoken` if the files name none."""
         return cast("Pooling", self.pooling or "lasttoken")

@@ -289,8 +289,15 @@ def _dimensions(subject: EmbeddingSubject) -> Outcome:
 
 
 def _normalised(subject: EmbeddingSubject) -> Outcome:
-    vectors = subject.documents(DOCUMENTS)
-    off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
+    vectors = subject.user.embed_documents(DOCUMENTS)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not subject.user.normalized:
+        return ok(
+            f"vectors have lengths from {lengths.min():.3g} to {lengths.max():.3g}, because "
+            "modules.json lists no Normalize: compare them by cosine, or by dot product if the "
+            "model was trained for it"
+        )
+    off = float(np.abs(lengths - 1).max())
     if off > 1e-4:
         return fail(f"the length of a vector differs from 1 by {off:.1e}", "please report this")
     return ok(f"vectors have length 1 (error at most {off:.0e})")

@@ -155,11 +155,13 @@ class EmbeddingSubject(Subject[Embedder]):
     def _vector(self, text: str, instruction: str | None) -> Float32Array:
         key = (text, instruction)
         if key not in self._known:
-            self._known[key] = (
+            vector = (
                 self.user.embed_documents([text])[0]
                 if instruction is None
                 else self.user.embed_query(text, instruction)
             )
+            # Checks compare by cosine, also vectors that the model does not normalize.
+            self._known[key] = unit_prefix(vector, len(vector))
         return self._known[key]
 
 

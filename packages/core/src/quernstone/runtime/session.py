@@ -142,6 +142,8 @@ class Session:
         if checkpoint and tokenizer:
             limits.append(checkpoint.max_positions)
         self.max_length = min(limit for limit in limits if limit is not None)
+        self.normalizes = checkpoint is None or checkpoint.modules.normalizes
+        """True if embeddings get length 1."""
         self.tokenizer = tokenizer
         """None if the engine tokenizes."""
         self.encoder: Encoder = TextEncoder()

@@ -10,10 +10,10 @@ from uuid import UUID
 import numpy as np
 
 from quernstone.errors import EngineError, EngineMemoryError, InputError, NonFiniteError
-from quernstone.types import Float32Array
+from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.points import Point, point_id, stored_hash
-from quernstone_qdrant.embedders import TextEmbedder
+from quernstone_qdrant.embedders import TextEmbedder, is_normalized
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
@@ -74,6 +74,8 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
         try:
             vectors = embedder.embed_documents([point.text for point in points])
             batch.vectors = _validated(vectors, len(points), embedder.dimensions)
+            if not is_normalized(embedder):  # collections compare directions
+                batch.vectors = unit_prefix(batch.vectors, embedder.dimensions)
         except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
             if error.index is None:
                 raise
