@@ -7,7 +7,12 @@ import pytest
 from qdrant_client import QdrantClient
 from tests.support.qdrant_server import FAULTS, random_faults, running_server
 
-from quernstone_qdrant import QdrantLoader, TargetError, WriteError
+from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError, WriteError
+from quernstone_qdrant.documents.records import to_record
+from quernstone_qdrant.loading.prune import prune_missing
+from quernstone_qdrant.repair import repair
+from quernstone_qdrant.targets import as_target
+from quernstone_qdrant.verify import verify
 
 RECORDS = [
     {"id": f"d{n}", "text": f"Document {n} speaks of mills. " * (1 + n % 4)} for n in range(40)
@@ -182,3 +187,53 @@ def test_no_server_at_all_is_said_at_once(embedder):
     with pytest.raises(TargetError, match="refused"):
         QdrantLoader(client, "docs", embedder)
     assert time.monotonic() - started < 5
+
+
+KEYED = [to_record(record, number) for number, record in enumerate(RECORDS)]
+ACTIONS = {
+    "load": lambda client, embedder: (
+        QdrantLoader(client, "docs", embedder, **SETTINGS).load(RECORDS).skipped
+    ),
+    "verify": lambda client, embedder: verify(as_target(client, "docs"), embedder),
+    "repair": lambda client, _: repair(as_target(client, "docs")),
+    "prune": lambda client, _: prune_missing(
+        as_target(client, "docs"), KEYED, every_source=True, dry_run=False
+    ),
+    "search": lambda client, embedder: QdrantSearcher(client, "docs", embedder).search("mills"),
+}
+
+
+def first_of_each_kind():
+    """Return a `Server.chaos` that fails the first request with each method and path."""
+    failed = set()
+
+    def fail_first(method, path):
+        new = (method, path) not in failed
+        failed.add((method, path))
+        return "500" if new else None
+
+    return fail_first
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_kind_of_request_may_fail_once(server, embedder, action):
+    client = server.client()
+    QdrantLoader(client, "docs", embedder, **SETTINGS).load(RECORDS)
+    undisturbed = ACTIONS[action](client, embedder)
+    server.chaos = first_of_each_kind()
+    assert ACTIONS[action](server.client(), embedder) == undisturbed
+
+
+def test_each_kind_of_request_may_fail_once_in_a_first_load(embedder):
+    options = {"preset": "mrl", "hybrid": True, "defer_index": "threshold"}
+    options["settings"] = {"indexes": {"year": "integer"}}
+    made = []
+    with running_server("1.20.0") as server:
+        for name in ("undisturbed", "docs"):
+            client = server.client()
+            report = QdrantLoader(client, name, embedder, **SETTINGS, **options).load(RECORDS)
+            found = server.collections[name]
+            assert report.embedded == len(found.points())
+            made.append((found.config, found.schema()))
+            server.chaos = first_of_each_kind()
+    assert made[0] == made[1]

@@ -20,6 +20,7 @@ from quernstone_qdrant.embedders import (
 from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
 from quernstone_qdrant.provenance import Provenance, prepare_collection
 from quernstone_qdrant.report import Depths, LoadReport
+from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.sources.arrow import as_rows
 from quernstone_qdrant.store import REQUEST_BYTES
@@ -115,7 +116,7 @@ class QdrantLoader:
         if patience < 0:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
         named = as_target(client, collection)
-        target = named.pinned()
+        target = Retry(min(patience, OPENING_PATIENCE)).call(named.pinned)
         chunker = Chunker(chunk_size, chunk_overlap)
         notes: list[str] = []
         model: TextEmbedder = as_embedder(embedder)

@@ -17,7 +17,7 @@ from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.errors import CollectionError
 from quernstone_qdrant.provenance import Provenance
-from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import BM25, PREFIX, Rows
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
@@ -84,7 +84,8 @@ def repair(
         CollectionError: The collection does not record the model that it was created with.
         TargetError: The collection cannot be read or written.
     """
-    state = target.state()
+    retry = Retry(patience)
+    state = Retry(min(patience, OPENING_PATIENCE)).call(target.state)
     provenance = Provenance.read(state)
     if provenance is None:
         raise CollectionError(
@@ -94,12 +95,11 @@ def repair(
         )
     indexes = wrong_indexes(provenance.settings, state, target.kind)
     if indexes and not dry_run:
-        target.change(provenance.settings, provenance.dimensions, ["indexes"])
+        change = partial(target.change, provenance.settings, provenance.dimensions, ["indexes"])
+        retry.call(change)
     limits = state.limits
     batch = min(_BATCH, limits.upsert or _BATCH, limits.write_rate or _BATCH)
-    run = _Repair(
-        target, provenance, Retry(patience), batch=batch, dry_run=dry_run, indexes=tuple(indexes)
-    )
+    run = _Repair(target, provenance, retry, batch=batch, dry_run=dry_run, indexes=tuple(indexes))
     return run.all_points(progress)
 
 

@@ -12,6 +12,10 @@ from quernstone_qdrant.errors import TransientError
 
 T = TypeVar("T")
 
+OPENING_PATIENCE = 5.0
+"""Seconds in which to retry the first request to a server: a wrong address fails in the same way as
+a server that restarts."""
+
 _FIRST_SECONDS = 0.5
 _MOST_SECONDS = 30.0
 

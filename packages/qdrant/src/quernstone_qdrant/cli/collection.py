@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
     from quernstone_qdrant.verify import Verification
 
-_OPENING_PATIENCE, _PATIENCE = 5.0, 60.0
-"""Seconds in which reads are retried: the first one, which shows a wrong address, and others."""
+_PATIENCE = 60.0
+"""Seconds in which reads are retried."""
 
 app = new_app(no_args_is_help=True, help="Show, verify, repair and prune a collection in Qdrant.")
 app.command()(index)
@@ -32,12 +32,12 @@ app.command()(index)
 @expand_options
 def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
     """Show the points, vectors and index of a collection, and the model it was created with."""
-    from quernstone_qdrant.retry import Retry
+    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
     from quernstone_qdrant.targets.base import METADATA_KEY
     from quernstone_qdrant.targets.index_report import index_report
 
     with collection.open() as target:
-        state = Retry(_OPENING_PATIENCE).call(target.state)
+        state = Retry(OPENING_PATIENCE).call(target.state)
         retry = Retry(_PATIENCE)
         points = retry.call(target.count)
         report = retry.call(lambda: index_report(target))
@@ -100,12 +100,13 @@ def verify(
     of its texts again.
     """
     from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
     from quernstone_qdrant.targets.deferral import deferrals
     from quernstone_qdrant.verify import verify as check
 
     with ExitStack() as stack:
         target = stack.enter_context(collection.open())
-        state = target.state()
+        state = Retry(OPENING_PATIENCE).call(target.state)
         provenance = Provenance.read(state)
         embedder = None
         if anew and provenance is not None:

@@ -17,7 +17,7 @@ from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import CollectionError, SourceError
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.provenance import Provenance
-from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.sources import FileRecords
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import Target
@@ -171,15 +171,16 @@ def prune_missing(
         CollectionError: No loader created the collection.
         TargetError: The collection cannot be read or written.
     """
-    target = target.pinned()
-    provenance = Provenance.read(target.state())
+    target = Retry(OPENING_PATIENCE).call(target.pinned)
+    retry = Retry(_PATIENCE)
+    provenance = Provenance.read(retry.call(target.state))
     if provenance is None:
         raise CollectionError(
             target.collection,
             "nothing is recorded about the model that created it: only a collection created by "
             "`QdrantLoader` or `quern load` can be pruned",
         )
-    store = PointStore(target, provenance.settings, Retry(_PATIENCE))
+    store = PointStore(target, provenance.settings, retry)
     sources: set[str] = set()
     first: list[str] = []
     with SeenHashes() as seen, Candidates(provenance.namespace) as before:

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ApiException
 
 from quernstone_qdrant.errors import (
     CollectionError,
@@ -78,8 +77,11 @@ class ClientTarget(CollectionAccess):
         if self.kind != "server":
             return None
         try:
-            return self._management.info().version or None
-        except (ApiException, ValueError):
+            with self._failures("reading the version"):
+                return self._management.info().version or None
+        except TransientError:
+            raise
+        except TargetError:
             return None
 
     @property
