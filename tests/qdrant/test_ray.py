@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 
 from quernstone import Embedder
 from quernstone_qdrant import QdrantLoader
@@ -31,15 +31,19 @@ from qdrant_client import QdrantClient
 from quernstone import Embedder
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.ray import RayLoader
+from quernstone_qdrant.targets import connect as quernstone_connect
 
 url, pids = sys.argv[1:3]
 options = json.loads(sys.argv[3])
+grpc_port = options.pop("grpc_port")
 
 def open_embedder():
     Path(pids, str(os.getpid())).touch()
     return Embedder("tiny", dimensions=64, dtype="float32")
 
 def connect():
+    if grpc_port:
+        return quernstone_connect(url=url, prefer_grpc=True, grpc_port=grpc_port)
     return QdrantClient(url=url, check_compatibility=False, timeout=60)
 
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
@@ -71,13 +75,14 @@ def records(count=RECORDS):
 class Ray:
     """A driver in a separate process."""
 
-    def __init__(self, server, tmp_path, rows, loads=(False,)):
+    def __init__(self, server, tmp_path, rows, loads=(False,), grpc_port=None):
         """Start the driver; `loads` holds `skip_errors` for each load."""
         self.pids = tmp_path / "pids"
         self.pids.mkdir(exist_ok=True)
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = {"workers": 2, "cpus": 0.5, "documents": 100, "rows": str(path), "loads": loads}
+        options["grpc_port"] = grpc_port
         arguments = [server.url, str(self.pids), json.dumps(options)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, *arguments],
@@ -85,6 +90,13 @@ class Ray:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def wait_until(self, condition):
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def results(self):
         out, err = self.process.communicate(timeout=280)
@@ -151,11 +163,7 @@ def test_two_workers_load_what_the_plain_loader_loads(tmp_path, expected):
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, expected):
     with running_server() as server:
         ray = Ray(server, tmp_path, records())
-        deadline = time.monotonic() + 240
-        while not server.writes():
-            assert ray.process.poll() is None, ray.process.communicate()[1][-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        ray.wait_until(server.writes)
         # kill the newest worker: the first process may only have prepared the collection
         victim = max(ray.pids.iterdir(), key=lambda path: path.stat().st_mtime)
         os.kill(int(victim.name), signal.SIGKILL)
@@ -193,3 +201,40 @@ def test_what_the_server_refuses_a_worker_is_raised_by_the_driver(tmp_path):
         assert refused["error"] == "WriteError"
         assert "status 403" in refused["message"]
         assert server.collections["docs"].points() == {}
+
+
+@pytest.mark.slow
+def test_by_grpc_a_switched_alias_and_a_replaced_collection_end_the_load(tmp_path):
+    """The alias is switched during the first load, and its collection replaced in the second."""
+
+    rows = records(2_000)
+
+    def count(name):
+        return len(server.collections[name].points())
+
+    with running_server() as server, Embedder("tiny", dimensions=64, dtype="float32") as embedder:
+        client = server.client(timeout=60)
+        create = [
+            models.CreateAliasOperation(
+                create_alias=models.CreateAlias(alias_name="docs", collection_name=name)
+            )
+            for name in ("one", "two")
+        ]
+        drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="docs"))
+        for name in ("one", "two"):
+            QdrantLoader(client, name, embedder)
+        client.update_collection_aliases(create[:1])
+        server.delay = 0.05
+        ray = Ray(server, tmp_path, rows, loads=(False, False), grpc_port=server.grpc_port)
+        ray.wait_until(lambda: count("one"))
+        client.update_collection_aliases([drop, create[1]])
+        assert count("one") < len(rows)
+        ray.wait_until(lambda: count("two"))
+        assert count("one") == len(rows)  # where the first load began
+        client.delete_collection("two")
+        QdrantLoader(client, "two", embedder)
+        switched, replaced = ray.results()
+        assert {"rest", "grpc"} == {request.transport for request in server.requests}
+    assert [switched["error"], replaced["error"]] == ["CollectionReplacedError"] * 2
+    assert "the alias was switched from 'one' to 'two'" in switched["message"]
+    assert "the alias was deleted, perhaps with its collection 'two'" in replaced["message"]

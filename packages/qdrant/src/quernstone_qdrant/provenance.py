@@ -17,6 +17,7 @@ from quernstone_qdrant.errors import (
     CollectionNotFoundError,
     CollectionReplacedError,
     ProvenanceError,
+    RecordError,
     TargetError,
     TransientError,
 )
@@ -278,9 +279,10 @@ def check_unchanged(named: Target, pinned: Target, provenance: Provenance) -> No
     """
     now = named.pinned().collection
     if now != pinned.collection:
-        raise CollectionReplacedError(
-            named.collection, f"the alias was switched from {pinned.collection!r} to {now!r}"
-        )
+        change = f"the alias was switched from {pinned.collection!r} to {now!r}"
+        if now == named.collection:  # a server deletes the aliases of a deleted collection
+            change = f"the alias was deleted, perhaps with its collection {pinned.collection!r}"
+        raise CollectionReplacedError(named.collection, change)
     deadline = time.monotonic() + _METADATA_PATIENCE
     while True:
         identities: frozenset[str] = frozenset()
@@ -298,7 +300,7 @@ def check_unchanged(named: Target, pinned: Target, provenance: Provenance) -> No
 
 
 def raise_if_replaced(
-    error: TargetError, named: Target, pinned: Target, provenance: Provenance
+    error: TargetError | RecordError, named: Target, pinned: Target, provenance: Provenance
 ) -> None:
     """Explain the refusal of a request by `check_unchanged`, if it is due to another collection.
 

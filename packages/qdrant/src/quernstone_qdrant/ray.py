@@ -15,7 +15,7 @@ import pickle
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -28,7 +28,7 @@ from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.layouts import LayoutName, layout_of
 from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
-from quernstone_qdrant.errors import TargetError
+from quernstone_qdrant.errors import RecordError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
@@ -39,7 +39,7 @@ from quernstone_qdrant.provenance import (
     raise_if_replaced,
 )
 from quernstone_qdrant.report import LoadReport
-from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import Target, as_target
@@ -195,28 +195,29 @@ class RayLoader:
             ray.init()
         self._check_cores()
         started = time.monotonic()
-        with unwrapped():
+        with unwrapped(), ExitStack() as stack:
             plan = self._plan()
-            named = as_target(self._connect(), self._collection)
-            target = as_target(self._connect(), plan.collection)
+            named = stack.enter_context(closing(as_target(self._connect(), self._collection)))
+            target = stack.enter_context(closing(as_target(self._connect(), plan.collection)))
             report = LoadReport(ignored=tuple(target.ignored(plan.provenance.settings)))
             with target.deferred_index(self._defer_index) as deferral:
-                for row in self._stages(dataset, plan).iter_rows():
-                    done = pickle.loads(row[COLUMN])
-                    if isinstance(done, TargetError):
-                        raise_if_replaced(done, named, target, plan.provenance)
-                    if isinstance(done, QuernstoneError):
-                        raise done
-                    report = done.added_to(report, time.monotonic() - started)
-                    self._notify(done, report)
-            Retry(self._patience).call(lambda: check_unchanged(named, target, plan.provenance))
+                try:
+                    for row in self._stages(dataset, plan).iter_rows():
+                        done = pickle.loads(row[COLUMN])
+                        if isinstance(done, QuernstoneError):
+                            raise done
+                        report = done.added_to(report, time.monotonic() - started)
+                        self._notify(done, report)
+                except (TargetError, RecordError) as error:
+                    raise_if_replaced(error, named, target, plan.provenance)
+                    raise
+                unchanged = partial(check_unchanged, named, target, plan.provenance)
+                Retry(self._patience).call(unchanged)
             if self._index_timeout is not None:
                 target.wait_for_index(self._index_timeout)
             with suppress(TargetError):  # a finished load does not fail for lack of these figures
                 state = target.state()
                 report = replace(report, points=state.points, status=state.status)
-            target.close()
-            named.close()
         notes = (*plan.notes, *deferral)
         return replace(report, notes=notes, seconds=time.monotonic() - started)
 
@@ -319,7 +320,8 @@ def _prepare(
     wish: SettingsWish,
     patience: float,
 ) -> tuple[str, Provenance, list[str]]:
-    target = as_target(connect(), collection).pinned()
+    named = as_target(connect(), collection)
+    target = Retry(min(patience, OPENING_PATIENCE)).call(named.pinned)
     notes: list[str] = []
     provenance = prepare_collection(
         target, as_embedder(open_embedder()), wish, note=notes.append, patience=patience
