@@ -44,7 +44,9 @@ def test_every_setting_of_the_core_is_a_field():
     core = dict(inspect.signature(Embedder).parameters)
     fields = dict(QuernstoneEmbedding.model_fields)
     core["model_name"] = core.pop("model")
-    assert set(fields) - set(BaseEmbedding.model_fields) == set(core) - {"model_name"}
+    assert set(fields) - set(BaseEmbedding.model_fields) == set(core) - {"model_name"} | {
+        "show_progress"
+    }
     for name, parameter in core.items():
         assert fields[name].default == parameter.default
     assert QuernstoneEmbedding()._settings().keys() == inspect.signature(Embedder).parameters.keys()

@@ -25,7 +25,7 @@ class ScriptedReranker:
     def __init__(self, **settings):
         self.settings = settings
 
-    def rerank(self, query, documents, top_n=None):
+    def rerank(self, query, documents, top_n=None, *, progress=False):
         self.calls.append((query, documents))
         ranked = [RankedDocument(i, float(text.split()[-1])) for i, text in enumerate(documents)]
         return sorted(ranked, key=lambda r: (-r.score, r.index))[:top_n]
@@ -61,7 +61,13 @@ async def test_scores_are_those_of_the_core_bit_for_bit(engine, settings):
 def test_every_setting_of_the_core_is_a_field():
     core = inspect.signature(Reranker).parameters
     fields = QuernstoneRerank.model_fields
-    ours = {"top_n", "keep_retrieval_score", "metadata_mode"}
+    ours = {
+        "top_n",
+        "score_threshold",
+        "keep_retrieval_score",
+        "metadata_mode",
+        "show_progress",
+    }
     assert set(fields) - set(BaseNodePostprocessor.model_fields) - ours == set(core)
     for name, parameter in core.items():
         assert fields[name].default == parameter.default
@@ -69,7 +75,7 @@ def test_every_setting_of_the_core_is_a_field():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top_n": 0}, {"top_n": -1}, {"top_n": None}, {"template": "mine"}, {"topn": 3}]
+    "wrong", [{"top_n": 0}, {"top_n": -1}, {"top_n": True}, {"template": "mine"}, {"topn": 3}]
 )
 def test_wrong_settings_are_refused_at_once(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -25,7 +25,7 @@ LAYERS = {
         ["engines"],
         ["runtime"],
         ["embedder", "reranker", "model"],
-        ["doctor", "bench", "evaluation", "testing", "serve"],
+        ["doctor", "bench", "evaluation", "testing", "frameworks", "serve"],
         ["cli"],
     ],
     "quernstone_qdrant": [

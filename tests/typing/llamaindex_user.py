@@ -78,7 +78,7 @@ async def rerank(nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
     interface: BaseNodePostprocessor = postprocessor
     best = interface.postprocess_nodes(nodes, query_bundle=QueryBundle(query))
     best += await postprocessor.apostprocess_nodes(nodes, query_str=query)
-    top_n: int = postprocessor.top_n
+    top_n: int | None = postprocessor.top_n
     return best[:top_n]
 
 

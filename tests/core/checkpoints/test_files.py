@@ -271,6 +271,21 @@ def test_offline_the_error_names_every_way_on():
     assert "`modelscope:quernstone-tests/none`" in message
 
 
+def test_a_cache_folder_replaces_that_of_the_hub(cached, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    cached()
+    cache = str(constants.HF_HUB_CACHE)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    name = "Qwen/Qwen3-Embedding-0.6B"
+    with pytest.raises(ModelLoadError):
+        Embedder(name)
+    Embedder(name, cache_folder=cache, dtype="float32").close()
+    missing = str(tmp_path / "none")
+    with pytest.raises(ModelLoadError, match=f"hf download {name} --cache-dir {missing}"):
+        Embedder(name, cache_folder=missing)
+
+
 # -------------------------------------------------------------------------------- ModelScope
 
 

@@ -47,6 +47,7 @@ class Embedder(Model):
         deterministic: bool = False,
         revision: str | None = None,
         adapter: str | None = None,
+        cache_folder: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
         """Load a model, or share one that this process has already loaded.
@@ -76,6 +77,8 @@ class Embedder(Model):
                 model's folder (also in the subfolder `adapters`), a local folder, or a hub id.
                 If a model has several, an empty string is the base model without one. A folder
                 that holds only an adapter can be passed as `model` as well.
+            cache_folder: Where files from a hub are kept; None: the hub's usual cache, such as
+                `~/.cache/huggingface`.
             engine_options: Keyword arguments for the constructor of sentence-transformers or
                 vLLM; with `remote` a `RemoteOptions`, or a mapping of its fields.
 
@@ -96,10 +99,11 @@ class Embedder(Model):
             deterministic=deterministic,
             revision=revision,
             adapter=adapter,
+            cache_folder=cache_folder,
             engine_options=engine_options,
         )
         try:
-            self._dimensions = _check_dimensions(dimensions, self._session.width)
+            self._dimensions = check_dimensions(dimensions, self._session.width)
             default = "" if self._session.own_prompts else self._session.instruction
             self._instruction = self._usable(default if instruction is None else instruction)
         except ConfigError:
@@ -248,7 +252,8 @@ class Embedder(Model):
         return unit_prefix(rows, self._dimensions)
 
 
-def _check_dimensions(dimensions: int | None, hidden_size: int) -> int:
+def check_dimensions(dimensions: int | None, hidden_size: int) -> int:
+    """Return the length of vectors, or raise a `ConfigError` if a model cannot give it."""
     if dimensions is None:
         return hidden_size
     is_count = isinstance(dimensions, int) and not isinstance(dimensions, bool)

@@ -6,11 +6,18 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from quernstone.errors import ConfigError
 
-Core = TypeVar("Core")
+Core = TypeVar("Core", bound="Closable")
+
+
+class Closable(Protocol):
+    """An object that holds a model."""
+
+    def close(self) -> None:
+        """Release the model."""
 
 
 class Lazy(Generic[Core]):
@@ -34,6 +41,17 @@ class Lazy(Generic[Core]):
             if key not in self._built:
                 self._built[key] = self._build(**settings)
             return self._built[key]
+
+    def built(self, settings: dict[str, Any]) -> Core | None:
+        """Return the object for `settings` if it exists."""
+        return self._built.get(freeze(settings))
+
+    def close(self, settings: dict[str, Any]) -> None:
+        """Close the object for `settings` if it exists; `get` then builds another one."""
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            core = self._built.pop(freeze(settings), None)
+        if core is not None:
+            core.close()
 
     async def aget(self, settings: dict[str, Any]) -> Core:
         """Like `get`, without blocking the event loop while a model loads."""

@@ -48,6 +48,7 @@ class Reranker(Model):
         prefix_sharing: bool = True,
         revision: str | None = None,
         adapter: str | None = None,
+        cache_folder: str | None = None,
         engine_options: EngineOptions = None,
     ) -> None:
         """Load a model, or share one that this process has already loaded.
@@ -86,6 +87,7 @@ class Reranker(Model):
             deterministic=deterministic,
             revision=revision,
             adapter=adapter,
+            cache_folder=cache_folder,
             engine_options=engine_options,
             share_prefix=prefix_sharing,
         )

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from langchain_core.cross_encoders import BaseCrossEncoder
 from typing_extensions import override
 
-from langchain_quernstone.reranker import RerankerSettings
+from langchain_quernstone.reranker import RerankerModel
 
 
-class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
+class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
     """Score (query, document) pairs with a Qwen3-Reranker model.
 
     Use it where a `BaseCrossEncoder` is expected, such as in `CrossEncoderReranker` of
@@ -41,7 +41,8 @@ class QuernstoneCrossEncoder(RerankerSettings, BaseCrossEncoder):
         """
         if not text_pairs:
             return []
-        scores: list[float] = self._core.get(self._settings()).score(text_pairs).tolist()
+        reranker = self._core.get(self._settings())
+        scores: list[float] = reranker.score(text_pairs, progress=self.show_progress).tolist()
         return scores
 
     async def ascore(self, text_pairs: Iterable[tuple[str, str]]) -> list[float]:

@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from inspect import signature
+from os import PathLike
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
-from typing_extensions import override
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Unpack, override
 
 from quernstone import Embedder, RemoteOptions
+from quernstone.frameworks.holder import ModelHolder
+from quernstone.frameworks.names import settings_of
+from quernstone.frameworks.settings import (
+    Count,
+    Device,
+    DtypeName,
+    EmbedderSettings,
+    Folder,
+    MaxLength,
+    ModelName,
+    Truncate,
+    check_size,
+    with_model,
+)
 from quernstone.lazy import Lazy
-from quernstone.types import Dtype, EngineName
+from quernstone.types import EngineName
+
+_ARGUMENTS = tuple(signature(Embedder).parameters)
 
 
-class QuernstoneEmbeddings(BaseModel, Embeddings):
+class QuernstoneEmbeddings(ModelHolder, BaseModel, Embeddings):
     """Embed documents and queries with a Qwen3-Embedding model.
 
     The model's instruction is added to queries; documents are embedded unchanged. Vectors have
@@ -38,27 +64,23 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
         hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
-    model: str = Field(
-        default="Qwen/Qwen3-Embedding-0.6B",
-        # `HuggingFaceEmbeddings` calls it `model_name`: users only change the import.
-        validation_alias=AliasChoices("model", "model_name"),
-    )
-    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`."""
+    model: ModelName = "Qwen/Qwen3-Embedding-0.6B"
+    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`, or first."""
     engine: EngineName = "auto"
     """Engine that runs the model."""
-    device: str = "auto"
+    device: Device = "auto"
     """Torch device, such as `cuda:1` or `cpu`."""
-    dtype: Dtype = "auto"
+    dtype: DtypeName = "auto"
     """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: Count = Field(default=None, ge=1)
     """Numbers per vector, from 32 to the model's hidden size; None is the hidden size."""
     instruction: str | None = None
     """Task of the queries in one English sentence; None is the model's own, retrieval."""
-    max_length: int = Field(default=8192, ge=1)
+    max_length: MaxLength = Field(default=8192, ge=1)
     """Maximum tokens per input, including the prompt."""
-    truncate: bool = True
+    truncate: Truncate = True
     """Truncate longer texts; False raises `InputTooLongError`."""
-    max_batch_tokens: int | None = Field(default=None, ge=1)
+    max_batch_tokens: Count = Field(default=None, ge=1)
     """Tokens per batch; None chooses by the free memory."""
     deterministic: bool = False
     """Compute bit-identical vectors regardless of the batch; slower."""
@@ -66,6 +88,10 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     """Branch, tag or commit of the checkpoint on the hub."""
     adapter: str | None = None
     """LoRA adapter to merge: its name in the model's folder, a folder, or a hub id."""
+    cache_folder: Folder = None
+    """Folder for files from a hub; None is the hub's usual cache."""
+    show_progress: bool = Field(default=False, exclude=True)
+    """Show a progress bar on standard error; the async methods have none."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )
@@ -75,6 +101,34 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
     """
 
     _core: Lazy[Embedder] = PrivateAttr(default_factory=lambda: Lazy(Embedder))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        return settings_of(given, cls.model_fields, model="model")
+
+    @field_validator("dimensions")
+    @classmethod
+    def _check_dimensions(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if "model" in info.data:
+            check_size(value, info.data["model"], info.data.get("engine", "auto"))
+        return value
+
+    def __init__(
+        self, model: str | PathLike[str] | None = None, /, **settings: Unpack[EmbedderSettings]
+    ) -> None:
+        """Check the settings; the model is loaded by the first call."""
+        super().__init__(**with_model(model, settings))
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model."""
+        return self.model
+
+    @property
+    def resolved_dimensions(self) -> int:
+        """Length of every vector; loads the model."""
+        return self.embedder.dimensions
 
     @property
     def embedder(self) -> Embedder:
@@ -104,7 +158,9 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
             InputError: A text is not a string or cannot be embedded; `.index` is its position.
         """
         embedder = self._core.get(self._settings())
-        vectors: list[list[float]] = embedder.embed_documents(texts).tolist()
+        vectors: list[list[float]] = embedder.embed_documents(
+            texts, progress=self.show_progress
+        ).tolist()
         return vectors
 
     @override
@@ -133,8 +189,8 @@ class QuernstoneEmbeddings(BaseModel, Embeddings):
         return vector
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments of `Embedder`: all fields, by the same names."""
-        return {name: getattr(self, name) for name in QuernstoneEmbeddings.model_fields}
+        """Return the arguments of `Embedder`: fields by the same names."""
+        return {name: getattr(self, name) for name in _ARGUMENTS}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Show the model and the settings that were passed, except options, which may be secret."""

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from inspect import signature
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
-from typing_extensions import override
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from typing_extensions import Unpack, override
 
 from quernstone import RemoteOptions, Reranker
 from quernstone.errors import InputError
+from quernstone.frameworks.holder import ModelHolder
+from quernstone.frameworks.names import settings_of
+from quernstone.frameworks.settings import (
+    Count,
+    Device,
+    DtypeName,
+    Folder,
+    MaxLength,
+    ModelName,
+    RerankerSettings,
+    Truncate,
+    with_model,
+)
 from quernstone.lazy import Lazy
-from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
+from quernstone.types import EngineName, RankedDocument, RerankTemplate
+
+_ARGUMENTS = tuple(signature(Reranker).parameters)
+
+
+class QuernstoneRerankerSettings(RerankerSettings, total=False):
+    """Arguments of `QuernstoneReranker`, for type checkers."""
+
+    top_n: int | None
+    score_threshold: float | None
 
 
 class RerankInput(TypedDict):
@@ -24,7 +48,7 @@ class RerankInput(TypedDict):
     documents: Iterable[Document]
 
 
-class RerankerSettings(BaseModel):
+class RerankerModel(ModelHolder, BaseModel):
     """Settings of both `QuernstoneReranker` and `QuernstoneCrossEncoder`."""
 
     model_config = ConfigDict(
@@ -33,26 +57,23 @@ class RerankerSettings(BaseModel):
         hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
-    model: str = Field(
-        default="Qwen/Qwen3-Reranker-0.6B",
-        validation_alias=AliasChoices("model", "model_name"),
-    )
-    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`."""
+    model: ModelName = "Qwen/Qwen3-Reranker-0.6B"
+    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`, or first."""
     engine: EngineName = "auto"
     """Engine that runs the model."""
-    device: str = "auto"
+    device: Device = "auto"
     """Torch device, such as `cuda:1` or `cpu`."""
-    dtype: Dtype = "auto"
+    dtype: DtypeName = "auto"
     """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
     instruction: str | None = None
     """Definition of relevance in one English sentence; None is the model's own."""
     template: RerankTemplate = "card"
     """`card` is the prompt of the model card, `eval` that of the published results."""
-    max_length: int = Field(default=8192, ge=1)
+    max_length: MaxLength = Field(default=8192, ge=1)
     """Maximum tokens per pair of a query and a document, including the prompt."""
-    truncate: bool = True
+    truncate: Truncate = True
     """Truncate longer documents; False raises `InputTooLongError`."""
-    max_batch_tokens: int | None = Field(default=None, ge=1)
+    max_batch_tokens: Count = Field(default=None, ge=1)
     """Tokens per batch; None chooses by the free memory."""
     deterministic: bool = False
     """Compute bit-identical scores regardless of the batch; slower."""
@@ -62,6 +83,10 @@ class RerankerSettings(BaseModel):
     """Branch, tag or commit of the checkpoint on the hub."""
     adapter: str | None = None
     """LoRA adapter to merge: its name in the model's folder, a folder, or a hub id."""
+    cache_folder: Folder = None
+    """Folder for files from a hub; None is the hub's usual cache."""
+    show_progress: bool = Field(default=False, exclude=True)
+    """Show a progress bar on standard error; the async methods have none."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )
@@ -72,14 +97,30 @@ class RerankerSettings(BaseModel):
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        return settings_of(given, cls.model_fields, model="model")
+
+    def __init__(
+        self, model: str | PathLike[str] | None = None, /, **settings: Unpack[RerankerSettings]
+    ) -> None:
+        """Check the settings; the model is loaded by the first call."""
+        super().__init__(**with_model(model, settings))
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model."""
+        return self.model
+
     @property
     def reranker(self) -> Reranker:
         """The `quernstone.Reranker` that computes the scores; loads the model."""
         return self._core.get(self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments of `Reranker`: the fields of this class, by the same names."""
-        return {name: getattr(self, name) for name in RerankerSettings.model_fields}
+        """Return the arguments of `Reranker`: fields by the same names."""
+        return {name: getattr(self, name) for name in _ARGUMENTS}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """Show the model and the settings that were passed, except options, which may be secret."""
@@ -87,7 +128,7 @@ class RerankerSettings(BaseModel):
         return [(name, getattr(self, name)) for name in type(self).model_fields if name in shown]
 
 
-class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
+class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
     """Order documents by relevance to a query with a Qwen3-Reranker model, and keep the best.
 
     Results are copies with the same `id`, and with the score as `metadata["relevance_score"]`: the
@@ -107,10 +148,19 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
         True
     """
 
-    top_n: int | None = Field(default=3, ge=1)
+    top_n: Count = Field(default=3, ge=1)
     """Maximum number of documents to keep; None keeps all."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     """Drop documents with lower scores, even if fewer than `top_n` remain."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            model: str | PathLike[str] | None = None,
+            /,
+            **settings: Unpack[QuernstoneRerankerSettings],
+        ) -> None: ...
 
     @override
     def compress_documents(
@@ -134,7 +184,8 @@ class QuernstoneReranker(RerankerSettings, BaseDocumentCompressor):
         if not texts:
             return []
         reranker = self._core.get(self._settings())
-        return self._best(documents, reranker.rerank(query, texts, top_n=self.top_n))
+        ranking = reranker.rerank(query, texts, top_n=self.top_n, progress=self.show_progress)
+        return self._best(documents, ranking)
 
     @override
     async def acompress_documents(

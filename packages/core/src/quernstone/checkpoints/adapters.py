@@ -119,7 +119,9 @@ def base_of(adapter: Adapter) -> tuple[str, str | None]:
     return name, adapter.config.get("revision")
 
 
-def find_adapter(name: str, model: str, folder: Path, task: Task) -> Adapter:
+def find_adapter(
+    name: str, model: str, folder: Path, task: Task, cache_folder: str | None = None
+) -> Adapter:
     """Find an adapter that the user named.
 
     Args:
@@ -128,6 +130,7 @@ def find_adapter(name: str, model: str, folder: Path, task: Task) -> Adapter:
         model: Name of the model, for messages.
         folder: The model's folder.
         task: The use of the model.
+        cache_folder: See `resolve`.
 
     Raises:
         ModelLoadError: There is no such adapter.
@@ -137,7 +140,7 @@ def find_adapter(name: str, model: str, folder: Path, task: Task) -> Adapter:
     if found is None:
         own = ", ".join(adapters_in(folder))
         try:
-            found = locate(name, task).folder
+            found = locate(name, task, cache_folder=cache_folder).folder
         except ModelLoadError as error:
             has = f"`{model}` has the adapters {own}" if own else f"`{model}` has no adapters"
             raise ModelLoadError(f"there is no adapter `{name}`: {has}, and {error}") from error

@@ -212,7 +212,11 @@ class Checkpoint:
 
 
 def resolve(
-    name: str, task: Task, revision: str | None = None, adapter: str | None = None
+    name: str,
+    task: Task,
+    revision: str | None = None,
+    adapter: str | None = None,
+    cache_folder: str | None = None,
 ) -> Checkpoint:
     """Find a model's folder, downloading it if necessary, and read its small files.
 
@@ -224,6 +228,7 @@ def resolve(
         revision: Branch, tag or commit of a hub id.
         adapter: A LoRA adapter: its name in the model's folder, a folder, or a hub id. An empty
             string is the base model of one that has several.
+        cache_folder: Where the files of hub ids are kept; None: the hub's usual cache.
 
     Raises:
         ConfigError: The model has several adapters and none is chosen.
@@ -231,26 +236,26 @@ def resolve(
             or damaged.
         MissingExtraError: The name starts with `modelscope:` and the package is not installed.
     """
-    source = locate(name, task, revision)
+    source = locate(name, task, revision, cache_folder)
     merged = None
     if is_adapter(source.folder):
         if adapter:
             msg = f"`{name}` is an adapter itself: pass its base model with `adapter`"
             raise ConfigError(msg)
         merged = read_adapter(source.folder)
-        source = _locate_base(merged, name, task)
+        source = _locate_base(merged, name, task, cache_folder)
     check_files(source)
     folder = source.folder
     if merged is None:
         check_chosen(adapter, name, folder)
-        merged = find_adapter(adapter, name, folder, task) if adapter else None
+        merged = find_adapter(adapter, name, folder, task, cache_folder) if adapter else None
     return _read(name, task, source, merged)
 
 
-def _locate_base(adapter: Adapter, name: str, task: Task) -> Source:
+def _locate_base(adapter: Adapter, name: str, task: Task, cache_folder: str | None) -> Source:
     base, revision = base_of(adapter)
     try:
-        return locate(base, task, revision)
+        return locate(base, task, revision, cache_folder)
     except ModelLoadError as error:
         raise ModelLoadError(
             f"`{name}` is a LoRA adapter of `{base}`, which was not found; pass a folder of that "

@@ -22,7 +22,9 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt"]  # also in subfolders
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def locate(name: str, task: Task, revision: str | None = None) -> Source:
+def locate(
+    name: str, task: Task, revision: str | None = None, cache_folder: str | None = None
+) -> Source:
     """Find a model's folder, downloading it if the name is a hub's. See `resolve`.
 
     A commit that is complete in the cache is used without a request to the hub.
@@ -43,11 +45,11 @@ def locate(name: str, task: Task, revision: str | None = None) -> Source:
             msg = f"`{name}` is a GGUF file; use the checkpoint with safetensors that it came from"
         raise ModelLoadError(msg)
     if name.startswith(MODELSCOPE):
-        return _from_modelscope(name.removeprefix(MODELSCOPE), revision)
-    return _from_hub(name, revision)
+        return _from_modelscope(name.removeprefix(MODELSCOPE), revision, cache_folder)
+    return _from_hub(name, revision, cache_folder)
 
 
-def _from_hub(name: str, revision: str | None) -> Source:
+def _from_hub(name: str, revision: str | None, cache_folder: str | None) -> Source:
     # Imported here because it takes half a second and only hub ids need it.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -56,8 +58,8 @@ def _from_hub(name: str, revision: str | None) -> Source:
         LocalEntryNotFoundError,
     )
 
-    command = f"hf download {name}{_option(revision)}"
-    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
+    command = f"hf download {name}{_options(revision, cache_folder)}"
+    fetch = _fetch(snapshot_download, name, revision, cache_folder)
     try:
         folder = _complete_in_cache(fetch, revision, LocalEntryNotFoundError) or fetch()
         return _snapshot(folder, command, "--force-download")
@@ -78,7 +80,7 @@ def _from_hub(name: str, revision: str | None) -> Source:
         ) from error
 
 
-def _from_modelscope(name: str, revision: str | None) -> Source:
+def _from_modelscope(name: str, revision: str | None, cache_folder: str | None) -> Source:
     from huggingface_hub import constants  # noqa: PLC0415 - see `_from_hub`
 
     try:
@@ -87,8 +89,8 @@ def _from_modelscope(name: str, revision: str | None) -> Source:
     except ImportError as error:
         raise MissingExtraError("modelscope", "modelscope") from error
 
-    command = f"modelscope download {name}{_option(revision)}"
-    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
+    command = f"modelscope download {name}{_options(revision, cache_folder, '--cache_dir')}"
+    fetch = _fetch(snapshot_download, name, revision, cache_folder)
     try:
         folder = _complete_in_cache(fetch, revision, HubError)
         # `HF_HUB_OFFLINE` applies to both hubs.
@@ -123,5 +125,13 @@ def _snapshot(path: str | Path, command: str, force: str) -> Source:
     return Source(folder, commit, f"run `{command}`", f"run `{command} {force}`")
 
 
-def _option(revision: str | None) -> str:
-    return f" --revision {revision}" if revision else ""
+def _fetch(
+    download: Callable[..., Any], name: str, revision: str | None, cache_folder: str | None
+) -> Callable[..., Any]:
+    fetch = partial(download, name, revision=revision, allow_patterns=_HUB_FILES)
+    return partial(fetch, cache_dir=cache_folder) if cache_folder else fetch
+
+
+def _options(revision: str | None, cache_folder: str | None, cache: str = "--cache-dir") -> str:
+    options = f" --revision {revision}" if revision else ""
+    return options + (f" {cache} {cache_folder}" if cache_folder else "")

@@ -84,6 +84,7 @@ class Session:
         revision: str | None,
         engine_options: EngineOptions,
         adapter: str | None,
+        cache_folder: str | None,
         share_prefix: bool = True,
     ) -> None:
         check_positive("max_length", max_length)
@@ -93,10 +94,14 @@ class Session:
         checkpoint, name, tokenizer = None, "remote", None
         if engine == "remote":
             _check_remote(
-                device=device, dtype=dtype, max_batch_tokens=max_batch_tokens, adapter=adapter
+                device=device,
+                dtype=dtype,
+                max_batch_tokens=max_batch_tokens,
+                adapter=adapter,
+                cache_folder=cache_folder,
             )
         else:
-            checkpoint = resolve(model, task, revision, adapter)
+            checkpoint = resolve(model, task, revision, adapter, cache_folder)
             name = choose_engine(engine, checkpoint, task)
             if not takes_text(name, checkpoint, task):
                 tokenizer = _tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size)

@@ -4,21 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature, unwrap
+from os import PathLike
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import BaseNode
+from typing_extensions import Unpack
 
 from quernstone import Embedder, RemoteOptions
 from quernstone.errors import ConfigError, InputError
+from quernstone.frameworks.holder import ModelHolder
+from quernstone.frameworks.names import settings_of
+from quernstone.frameworks.settings import (
+    Count,
+    Device,
+    DtypeName,
+    EmbedderSettings,
+    Folder,
+    MaxLength,
+    ModelName,
+    Truncate,
+    check_size,
+    with_model,
+)
 from quernstone.lazy import Lazy
-from quernstone.types import Dtype, EngineName
+from quernstone.types import EngineName
 
 _ARGUMENTS = tuple(signature(Embedder).parameters)
 
 
-class QuernstoneEmbedding(BaseEmbedding):
+class QuernstoneEmbeddingSettings(EmbedderSettings, total=False):
+    """Arguments of `QuernstoneEmbedding`, for type checkers."""
+
+    embed_batch_size: int
+    num_workers: int | None
+    callback_manager: CallbackManager | None
+    rate_limiter: Any
+
+
+class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
     """Embed nodes and queries with a Qwen3-Embedding model.
 
     The model's instruction is added to queries; texts are embedded unchanged. Vectors have unit
@@ -48,7 +81,7 @@ class QuernstoneEmbedding(BaseEmbedding):
         hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
-    model_name: str = Field(
+    model_name: ModelName = Field(
         default="Qwen/Qwen3-Embedding-0.6B",
         description="Hub id, local folder, or the bundled `tiny`.",
     )
@@ -59,7 +92,11 @@ class QuernstoneEmbedding(BaseEmbedding):
         default=None,
         description="LoRA adapter to merge: its name in the model's folder, a folder, or a hub id.",
     )
-    dimensions: int | None = Field(
+    # Before `dimensions`, whose check reads it; excluded from `to_dict`.
+    engine: EngineName = Field(
+        default="auto", description="Engine that runs the model.", exclude=True
+    )
+    dimensions: Count = Field(
         default=None,
         description="Numbers per vector, 32 to the model's hidden size; None is the hidden size.",
         ge=1,
@@ -68,28 +105,25 @@ class QuernstoneEmbedding(BaseEmbedding):
         default=None,
         description="Task of the queries in one English sentence; None is retrieval.",
     )
-    dtype: Dtype = Field(
+    dtype: DtypeName = Field(
         default="auto",
         description=(
             "`auto` is bfloat16 where the hardware supports it, else float32; `int8` and `fp8` "
             "quantize."
         ),
     )
-    max_length: int = Field(
+    max_length: MaxLength = Field(
         default=8192, description="Maximum tokens per input, including the prompt.", ge=1
     )
-    truncate: bool = Field(
+    truncate: Truncate = Field(
         default=True, description="Truncate longer texts; False raises `InputTooLongError`."
     )
 
     # Excluded from `to_dict`: these settings change how vectors are computed, not the vectors.
-    engine: EngineName = Field(
-        default="auto", description="Engine that runs the model.", exclude=True
-    )
-    device: str = Field(
+    device: Device = Field(
         default="auto", description="Torch device, such as `cuda:1` or `cpu`.", exclude=True
     )
-    max_batch_tokens: int | None = Field(
+    max_batch_tokens: Count = Field(
         default=None,
         description="Tokens per batch; None chooses by the free memory.",
         ge=1,
@@ -98,6 +132,16 @@ class QuernstoneEmbedding(BaseEmbedding):
     deterministic: bool = Field(
         default=False,
         description="Compute bit-identical vectors regardless of the batch; slower.",
+        exclude=True,
+    )
+    cache_folder: Folder = Field(
+        default=None,
+        description="Folder for files from a hub; None is the hub's usual cache.",
+        exclude=True,
+    )
+    show_progress: bool = Field(
+        default=False,
+        description="Show a progress bar on standard error; the async methods have none.",
         exclude=True,
     )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
@@ -125,6 +169,18 @@ class QuernstoneEmbedding(BaseEmbedding):
 
     _core: Lazy[Embedder] = PrivateAttr(default_factory=lambda: Lazy(Embedder))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        return settings_of(given, cls.model_fields, model="model_name")
+
+    @field_validator("dimensions")
+    @classmethod
+    def _check_dimensions(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if "model_name" in info.data:
+            check_size(value, info.data["model_name"], info.data.get("engine", "auto"))
+        return value
+
     @field_validator("embeddings_cache", mode="before")
     @classmethod
     def _no_embeddings_cache(cls, value: object) -> None:
@@ -137,10 +193,29 @@ class QuernstoneEmbedding(BaseEmbedding):
             )
             raise ConfigError(message)
 
+    def __init__(
+        self,
+        model: str | PathLike[str] | None = None,
+        /,
+        **settings: Unpack[QuernstoneEmbeddingSettings],
+    ) -> None:
+        """Check the settings; the model is loaded by the first call."""
+        super().__init__(**with_model(model, settings))
+
     @classmethod
     def class_name(cls) -> str:
         """Name the class in dictionaries and events."""
         return "QuernstoneEmbedding"
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.model_name
+
+    @property
+    def resolved_dimensions(self) -> int:
+        """Length of every vector; loads the model."""
+        return self.embedder.dimensions
 
     @property
     def embedder(self) -> Embedder:
@@ -205,7 +280,9 @@ class QuernstoneEmbedding(BaseEmbedding):
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         embedder = self._core.get(self._settings())
-        vectors: list[Embedding] = embedder.embed_documents(texts).tolist()
+        vectors: list[Embedding] = embedder.embed_documents(
+            texts, progress=self.show_progress
+        ).tolist()
         return vectors
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:

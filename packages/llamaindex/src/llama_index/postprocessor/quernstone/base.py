@@ -5,26 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
+from os import PathLike
 from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
-from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
+from typing_extensions import Unpack
 
 from quernstone import RemoteOptions, Reranker
 from quernstone.errors import InputError
+from quernstone.frameworks.holder import ModelHolder
+from quernstone.frameworks.names import settings_of
+from quernstone.frameworks.settings import (
+    Count,
+    Device,
+    DtypeName,
+    Folder,
+    MaxLength,
+    ModelName,
+    RerankerSettings,
+    Truncate,
+    with_model,
+)
 from quernstone.lazy import Lazy
-from quernstone.types import Dtype, EngineName, RankedDocument, RerankTemplate
+from quernstone.types import EngineName, RankedDocument, RerankTemplate
 
 dispatcher = get_dispatcher(__name__)
 
 _ARGUMENTS = tuple(signature(Reranker).parameters)
 
 
-class QuernstoneRerank(BaseNodePostprocessor):
+class QuernstoneRerankSettings(RerankerSettings, total=False):
+    """Arguments of `QuernstoneRerank`, for type checkers."""
+
+    top_n: int | None
+    score_threshold: float | None
+    keep_retrieval_score: bool
+    metadata_mode: MetadataMode
+    callback_manager: CallbackManager | None
+
+
+class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     """Order nodes by relevance to a query with a Qwen3-Reranker model, and keep the best.
 
     The score of a node becomes the probability, 0 to 1, that it is relevant. Nodes with equal
@@ -51,11 +76,19 @@ class QuernstoneRerank(BaseNodePostprocessor):
         hide_input_in_errors=True,  # the input may be a misplaced key
     )
 
-    model: str = Field(
+    model: ModelName = Field(
         default="Qwen/Qwen3-Reranker-0.6B",
         description="Hub id, local folder, or the bundled `tiny`.",
     )
-    top_n: int = Field(default=2, description="Maximum number of nodes to keep.", ge=1)
+    top_n: Count = Field(
+        default=2, description="Maximum number of nodes to keep; None keeps all.", ge=1
+    )
+    score_threshold: float | None = Field(
+        default=None,
+        description="Drop nodes with lower scores, even if fewer than `top_n` remain.",
+        ge=0,
+        le=1,
+    )
     keep_retrieval_score: bool = Field(
         default=False,
         description="Keep the retrieval score as `retrieval_score` in the metadata.",
@@ -78,24 +111,24 @@ class QuernstoneRerank(BaseNodePostprocessor):
         default=None,
         description="LoRA adapter to merge: its name in the model's folder, a folder, or a hub id.",
     )
-    dtype: Dtype = Field(
+    dtype: DtypeName = Field(
         default="auto",
         description=(
             "`auto` is bfloat16 where the hardware supports it, else float32; `int8` and `fp8` "
             "quantize."
         ),
     )
-    max_length: int = Field(
+    max_length: MaxLength = Field(
         default=8192,
         description="Maximum tokens per pair of a query and a node, including the prompt.",
         ge=1,
     )
-    truncate: bool = Field(
+    truncate: Truncate = Field(
         default=True, description="Truncate longer nodes; False raises `InputTooLongError`."
     )
     engine: EngineName = Field(default="auto", description="Engine that runs the model.")
-    device: str = Field(default="auto", description="Torch device, such as `cuda:1` or `cpu`.")
-    max_batch_tokens: int | None = Field(
+    device: Device = Field(default="auto", description="Torch device, such as `cuda:1` or `cpu`.")
+    max_batch_tokens: Count = Field(
         default=None,
         description="Tokens per batch; None chooses by the free memory.",
         ge=1,
@@ -103,6 +136,16 @@ class QuernstoneRerank(BaseNodePostprocessor):
     deterministic: bool = Field(
         default=False,
         description="Compute bit-identical scores regardless of the batch; slower.",
+    )
+    cache_folder: Folder = Field(
+        default=None,
+        description="Folder for files from a hub; None is the hub's usual cache.",
+        exclude=True,
+    )
+    show_progress: bool = Field(
+        default=False,
+        description="Show a progress bar on standard error; the async methods have none.",
+        exclude=True,
     )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
@@ -118,10 +161,29 @@ class QuernstoneRerank(BaseNodePostprocessor):
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        return settings_of(given, cls.model_fields, model="model")
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | None = None,
+        /,
+        **settings: Unpack[QuernstoneRerankSettings],
+    ) -> None:
+        """Check the settings; the model is loaded by the first call."""
+        super().__init__(**with_model(model, settings))
+
     @classmethod
     def class_name(cls) -> str:
         """Name the class in dictionaries and events."""
         return "QuernstoneRerank"
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model."""
+        return self.model
 
     @property
     def reranker(self) -> Reranker:
@@ -136,7 +198,9 @@ class QuernstoneRerank(BaseNodePostprocessor):
         with self._reported(nodes, query) as kept:
             if texts:
                 reranker = self._core.get(self._settings())
-                ranking = reranker.rerank(query.query_str, texts, top_n=self.top_n)
+                ranking = reranker.rerank(
+                    query.query_str, texts, top_n=self.top_n, progress=self.show_progress
+                )
                 kept += self._best(nodes, ranking)
         return kept
 
@@ -166,13 +230,14 @@ class QuernstoneRerank(BaseNodePostprocessor):
     ) -> Iterator[list[NodeWithScore]]:
         """Report a call to events and callbacks; yields the list that collects its result."""
         kept: list[NodeWithScore] = []
-        start = ReRankStartEvent(query=query, nodes=nodes, top_n=self.top_n, model_name=self.model)
+        top_n = len(nodes) if self.top_n is None else self.top_n
+        start = ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=self.model)
         dispatcher.event(start)
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model,
             EventPayload.QUERY_STR: query.query_str,
-            EventPayload.TOP_K: self.top_n,
+            EventPayload.TOP_K: top_n,
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             yield kept
@@ -182,9 +247,11 @@ class QuernstoneRerank(BaseNodePostprocessor):
     def _best(
         self, nodes: list[NodeWithScore], ranking: Sequence[RankedDocument]
     ) -> list[NodeWithScore]:
+        threshold = self.score_threshold or 0.0
         return [
             NodeWithScore(node=self._node(nodes[ranked.index]), score=float(ranked.score))
             for ranked in ranking
+            if ranked.score >= threshold
         ]
 
     def _node(self, scored: NodeWithScore) -> BaseNode:

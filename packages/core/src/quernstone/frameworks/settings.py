@@ -1,0 +1,153 @@
+"""The settings of the adapters: their types, what else is accepted, and early checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+from typing_extensions import TypedDict
+
+from quernstone.checkpoints.hubs import MODELSCOPE, TINY
+from quernstone.embedder import check_dimensions
+from quernstone.engines.options import EngineOptions
+from quernstone.types import Dtype, EngineName, RerankTemplate
+
+if TYPE_CHECKING:
+    import torch
+
+_SIZES = {
+    TINY: 256,
+    "Qwen/Qwen3-Embedding-0.6B": 1024,
+    "Qwen/Qwen3-Embedding-4B": 2560,
+    "Qwen/Qwen3-Embedding-8B": 4096,
+}
+_DEVICE = re.compile(r"auto|cpu(:0)?|mps(:0)?|cuda(:\d+)?")
+_TRUNCATE = {"END": True, "NONE": False}  # as in the APIs of NVIDIA and Cohere
+_MAX_LENGTH = 8192
+
+
+def _path(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _device(value: object) -> object:
+    if value is None:
+        return "auto"
+    if hasattr(value, "type") and hasattr(value, "index"):  # a torch.device
+        value = str(value)
+    if isinstance(value, str) and not _DEVICE.fullmatch(value):
+        raise ValueError(f"unknown device {value!r}; use auto, cpu, cuda, cuda:0, ... or mps")
+    return value
+
+
+def _dtype(value: object) -> object:
+    return "auto" if value is None else str(value).removeprefix("torch.")
+
+
+def _max_length(value: object) -> object:
+    return _MAX_LENGTH if value is None else value
+
+
+def _truncate(value: object) -> object:
+    if isinstance(value, str) and value.upper() == "START":
+        raise ValueError("texts are cut at the end, never at the start")
+    return _TRUNCATE.get(value.upper(), value) if isinstance(value, str) else value
+
+
+def _count(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number or None, not {value!r}")
+    return value
+
+
+ModelName = Annotated[str, BeforeValidator(_path)]
+"""A hub id or a folder, also as a `Path`."""
+Folder = Annotated[str | None, BeforeValidator(_path)]
+"""A folder, also as a `Path`."""
+Device = Annotated[str, BeforeValidator(_device)]
+"""A device, also as a `torch.device`; None is `auto`."""
+DtypeName = Annotated[Dtype, BeforeValidator(_dtype)]
+"""A dtype, also as a `torch.dtype`; None is `auto`."""
+MaxLength = Annotated[int, BeforeValidator(_max_length)]
+"""A number of tokens; None is the default."""
+Truncate = Annotated[bool, BeforeValidator(_truncate)]
+"""True or False; also `END` and `NONE`, as servers call them."""
+Count = Annotated[int | None, BeforeValidator(_count)]
+"""A number, or None."""
+
+
+class ModelSettings(TypedDict, total=False):
+    """Arguments of all adapters, for type checkers."""
+
+    model: str | os.PathLike[str]
+    model_name: str | os.PathLike[str]
+    engine: EngineName
+    device: str | torch.device | None
+    dtype: Dtype | torch.dtype | None
+    instruction: str | None
+    max_length: int | None
+    truncate: bool
+    max_batch_tokens: int | None
+    deterministic: bool
+    revision: str | None
+    adapter: str | None
+    cache_folder: str | os.PathLike[str] | None
+    engine_options: EngineOptions
+    show_progress: bool
+
+
+class EmbedderSettings(ModelSettings, total=False):
+    """Arguments of embedding models."""
+
+    dimensions: int | None
+
+
+class RerankerSettings(ModelSettings, total=False):
+    """Arguments of rerankers and cross-encoders."""
+
+    template: RerankTemplate
+    prefix_sharing: bool
+
+
+def with_model(model: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor whose model may be positional.
+
+    Raises:
+        TypeError: The model was passed twice.
+    """
+    if model is None:
+        return dict(settings)
+    if "model" in settings or "model_name" in settings:
+        raise TypeError("the model was passed twice: by position and by name")
+    return {"model": model, **settings}
+
+
+def check_size(dimensions: int | None, model: str, engine: str) -> None:
+    """Check the length of vectors if the size of the model is known without loading it.
+
+    Raises:
+        ConfigError: The model cannot give vectors of this length.
+    """
+    size = None if engine == "remote" else _size_of(model)
+    if size is not None:
+        check_dimensions(dimensions, size)
+
+
+def _size_of(model: str) -> int | None:
+    """Return the length of a model's full vectors; None if only loading it shows that."""
+    known = _SIZES.get(model.removeprefix(MODELSCOPE))
+    if known is not None:
+        return known
+    folder = Path(model).expanduser()
+    if any((folder / name).exists() for name in ("modules.json", "adapter_config.json")):
+        return None  # dense layers or an adapter may change it
+    try:
+        size = json.loads((folder / "config.json").read_text()).get("hidden_size")
+    except (OSError, ValueError, AttributeError):
+        return None  # not a folder, or damaged: loading it says so
+    return size if isinstance(size, int) else None
