@@ -14,7 +14,7 @@ from quernstone_qdrant import (
     WriteError,
     read_paths,
 )
-from quernstone_qdrant.documents.records import NESTING
+from quernstone_qdrant.documents.json_values import NESTING
 from quernstone_qdrant.errors import RefusedError
 from quernstone_qdrant.targets import ClientTarget
 
@@ -179,7 +179,7 @@ def test_a_nested_row_of_a_file_is_named(client, embedder, tmp_path):
 
 def test_what_the_client_cannot_encode_is_one_records_fault(grpc, embedder, monkeypatch):
     """Deeper than the check allows: a protobuf error, or a refusal by the server."""
-    monkeypatch.setattr("quernstone_qdrant.documents.records.NESTING", 200)
+    monkeypatch.setattr("quernstone_qdrant.documents.json_values.NESTING", 200)
     errors = []
     rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(50)]
     rows[20]["deep"] = nested(140, "objects")

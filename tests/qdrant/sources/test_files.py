@@ -126,7 +126,10 @@ def test_a_long_csv_field(tmp_path):
         ("text,n\na,1,2\nb,2\n", "row 1: has 3 values for 2 columns"),
         ("title,n\na,1\n", "no text column (`text`, `content`, `page_content`, `body`, "),
         ('text\n"open', "row 1: is not valid CSV: unexpected end of data"),
-        (b"text\n\xff\xfe\n", "row 1: is not valid UTF-8 (invalid start byte)"),
+        (
+            b"text\n\xff\xfe\n",
+            "row 1: `text` is not valid UTF-8 (byte 0xFF after 0 characters): ",
+        ),
     ],
 )
 def test_bad_csv(tmp_path, content, error):
@@ -267,8 +270,8 @@ def test_files_that_cannot_be_read(tmp_path):
     records, errors = read(tmp_path)
     assert list(records) == ["c.txt"]
     assert errors == [
-        f"{tmp_path / 'a.txt'}: is not valid UTF-8 (unexpected end of data at byte 3); "
-        "convert the file",
+        f"{tmp_path / 'a.txt'}: is not valid UTF-8 (unexpected end of data at byte 3): "
+        "convert the file, or pass its encoding, such as --encoding cp1252",
         f"{tmp_path / 'b.txt'}: cannot be opened: No such file or directory",
     ]
     assert read(tmp_path / "d.bin")[1][0].startswith(

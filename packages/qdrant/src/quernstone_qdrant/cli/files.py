@@ -26,6 +26,13 @@ class FileOptions:
         str | None,
         _option(help="Field that holds a unique id. (default: file path and row number)"),
     ] = None
+    encoding: Annotated[
+        str, _option(help="Encoding of text, Markdown, CSV and JSON Lines files.")
+    ] = "utf-8"
+    delimiter: Annotated[
+        str | None,
+        _option(help="Delimiter of CSV files. (default: what the header has, and tabs in .tsv)"),
+    ] = None
     namespace: Annotated[
         str | None,
         _option(
@@ -57,6 +64,8 @@ class FileOptions:
         return ReadOptions(
             text_field=self.text_field,
             id_field=self.id_field,
+            encoding=self.encoding,
+            delimiter=self.delimiter,
             namespace=self.namespace or "",
             exclude=(*(EXCLUDED if self.default_excludes else ()), *(self.exclude or ())),
         )

@@ -23,6 +23,7 @@ from quernstone.cli.options import (
 from quernstone.cli.printing import print_json
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.collections import StorageOptions
+from quernstone_qdrant.cli.failures import LeftOut, check_writable, with_remedy
 from quernstone_qdrant.cli.files import (
     FileOptions,
     describe_files,
@@ -47,7 +48,8 @@ def load(
         typer.Argument(
             metavar="PATH",
             exists=True,
-            help="Files and folders: .txt, .md, .markdown, .rst, .jsonl, .ndjson, .csv, .parquet.",
+            help="Files and folders: .txt, .md, .markdown, .rst, .jsonl, .ndjson, .csv, .tsv, "
+            ".parquet.",
         ),
     ],
     *,
@@ -121,13 +123,18 @@ def load(
     """
     from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
     from quernstone_qdrant.loader import QdrantLoader
-    from quernstone_qdrant.sources import count_records, read_paths
+    from quernstone_qdrant.sources import check_first_rows, count_records, read_paths
     from quernstone_qdrant.targets.index_report import STATUS_WORDS
 
     where, reading = collection.where, files.reading()
     if prune or prune_all:
         refuse_to_prune_by(paths)
+    check_writable("--report", report_file)
+    check_writable("--dead-letter", dead_letter)
+    with with_remedy():
+        check_first_rows(paths, reading, skip_errors=skip_errors or dead_letter is not None)
     with (
+        LeftOut(dead_letter) as left_out,
         collection.open(create=True) as target,
         options.embedder(model, dimensions=dimensions) as embedder,
         LoadDisplay(count_records(paths, reading)) as display,
@@ -150,13 +157,13 @@ def load(
             skip_errors=skip_errors,
             dead_letter=dead_letter,
             allow_mismatch=allow_mismatch,
-            on_error=_warn,
+            on_error=left_out.add,
         )
         display.show(loader)
         records = read_paths(paths, options=reading)
         error = None
         try:
-            with _stopped_by_signals(loader) as signals:
+            with _stopped_by_signals(loader) as signals, with_remedy():
                 loader.load(records, prune="collection" if prune_all else prune)
         except QuernstoneError as failure:
             error = failure
@@ -165,14 +172,7 @@ def load(
             if report_file is not None:
                 _write_report(report_file, loader, where, error)
     report = loader.report
-    if report.ignored:
-        typer.echo(f"quern: {_ignored(report)}", err=True)
-    for note in report.notes:
-        typer.echo(f"quern: {note}", err=True)
-    if (prune or prune_all) and report.failed:
-        typer.echo("quern: nothing was pruned, because something was left out", err=True)
-    elif (prune or prune_all) and records.files.unfollowed:
-        typer.echo(f"quern: nothing was pruned: {describe_unfollowed(records.files)}", err=True)
+    _print_notes(report, pruning=bool(prune or prune_all))
     if as_json:
         print_json({"collection": collection.name, "target": where, **dataclasses.asdict(report)})
     else:
@@ -189,21 +189,29 @@ def load(
         raise typer.Exit(_SIGNALLED + signals[0])
     if not (report.seen or allow_empty):
         skipped = describe_skipped(records.files)
-        typer.echo(
-            f"quern: there are no documents in {', '.join(map(str, paths))}"
-            f"{f' (skipped: {skipped})' if skipped else ''}; check the paths, or pass "
-            "--allow-empty",
-            err=True,
-        )
-        raise typer.Exit(1)
+        _fail_without_documents(paths, skipped)
 
 
-def _ignored(report: LoadReport) -> str:
-    return f"this target does not support {', '.join(report.ignored)}; a Qdrant server does"
+def _fail_without_documents(paths: list[Path], skipped: str) -> None:
+    typer.echo(
+        f"quern: there are no documents in {', '.join(map(str, paths))}"
+        f"{f' (skipped: {skipped})' if skipped else ''}; check the paths, or pass --allow-empty",
+        err=True,
+    )
+    raise typer.Exit(1)
 
 
-def _warn(error: QuernstoneError) -> None:
-    typer.echo(f"quern: left out: {' '.join(str(error).split())}", err=True)
+def _print_notes(report: LoadReport, *, pruning: bool) -> None:
+    notes = [*report.notes]
+    if report.ignored:
+        ignored = ", ".join(report.ignored)
+        notes.insert(0, f"this target does not support {ignored}; a Qdrant server does")
+    if pruning and report.failed:
+        notes.append("nothing was pruned, because something was left out")
+    elif pruning and report.files is not None and report.files.unfollowed:
+        notes.append(f"nothing was pruned: {describe_unfollowed(report.files)}")
+    for note in notes:
+        typer.echo(f"quern: {note}", err=True)
 
 
 @contextmanager

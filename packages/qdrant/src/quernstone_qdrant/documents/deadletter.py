@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from quernstone.errors import ConfigError, QuernstoneError
-from quernstone_qdrant.documents.json_values import JsonValue, to_json
+from quernstone_qdrant.documents.json_values import JsonValue, UnstorableError, to_json
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
 
 MARK = "quernstone_dead_letter"
 """Field that marks a line as a dead letter. It holds the reason."""
+_LEVELS = 10_000
+"""Dead letters keep what is nested too deeply for Qdrant, as far as Python can convert it."""
 
 
 class Failure(NamedTuple):
@@ -70,11 +72,11 @@ class DeadLetters:
 def _content(record: object) -> dict[str, JsonValue]:
     try:
         if isinstance(record, Record):
-            content = {"record": to_json(asdict(record))}
+            content = {"record": to_json(asdict(record), _LEVELS)}
         else:
-            content = {"value": to_json(record)}
+            content = {"value": to_json(record, _LEVELS)}
         orjson.dumps(content)
-    except (RecursionError, orjson.JSONEncodeError) as error:
+    except (RecursionError, UnstorableError, orjson.JSONEncodeError) as error:
         return {"left_out": f"the record, which JSON cannot hold: {error}"}
     return content
 

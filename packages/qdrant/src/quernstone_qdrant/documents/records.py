@@ -12,14 +12,15 @@ from typing import Any, Literal
 import orjson
 
 from quernstone.types import TEXT_FIELDS
-from quernstone_qdrant.documents.json_values import JsonValue, storable, to_json, too_deep
+from quernstone_qdrant.documents.json_values import (
+    JsonValue,
+    UnstorableError,
+    storable,
+    to_metadata,
+)
 from quernstone_qdrant.errors import RecordError
 
 TextFormat = Literal["text", "markdown"]
-
-NESTING = 28
-"""Maximum number of nested objects and lists in a field of the metadata. gRPC takes about 30, REST
-122. A search over gRPC fails if it finds a point that is nested deeper."""
 
 ID_FIELDS = ("id", "key", "doc_id")
 """Fields that may hold the key of a mapping; the first one that is not None is used."""
@@ -62,8 +63,7 @@ def to_record(value: object, position: int) -> Record:
         RecordError: The value has no text, or its type is not supported.
     """
     if isinstance(value, Record):
-        _check_nesting(value.key, value.metadata)
-        record = replace(value, metadata=_clean(value.metadata))
+        record = replace(value, metadata=_clean(value.metadata, value.key))
     elif isinstance(value, Mapping):
         record = _from_fields(value, position)
     elif isinstance(value, str):
@@ -114,35 +114,19 @@ def metadata_fields(
     return rest
 
 
-def nesting_error(metadata: Mapping[Any, Any]) -> str | None:
-    """Return the reason if a field of the metadata is nested more than `NESTING` levels deep."""
-    path = too_deep(metadata, NESTING + 1)
-    if path is None:
-        return None
-    return (
-        f"the metadata field `{path.lstrip('.')}` is nested more than {NESTING} levels deep, the "
-        "most that Qdrant's gRPC carries: flatten it, or store it as a JSON string"
-    )
-
-
-def _check_nesting(key: object, metadata: Mapping[Any, Any]) -> None:
-    reason = nesting_error(metadata)
-    if reason is not None:
-        raise RecordError(storable(str(key)), reason)
-
-
 def _make(key: object, text: Any, metadata: Mapping[Any, Any], position: int) -> Record:
-    # Before the conversion, which would recurse without end in a value that contains itself.
-    _check_nesting(position if key is None else key, metadata)
-    clean = _clean(metadata)
+    clean = _clean(metadata, position if key is None else key)
     if key is None and isinstance(text, str):
         content = orjson.dumps([storable(text), clean], option=orjson.OPT_SORT_KEYS)
         key = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return Record(str(key), text, clean)
 
 
-def _clean(metadata: Mapping[Any, Any]) -> dict[str, JsonValue]:
-    return {str(name): to_json(value) for name, value in metadata.items()}
+def _clean(metadata: Mapping[Any, Any], key: object) -> dict[str, JsonValue]:
+    try:
+        return to_metadata(metadata)
+    except UnstorableError as error:
+        raise RecordError(storable(str(key)), str(error)) from error
 
 
 def _lasting_id(node: Any) -> str | None:

@@ -3,6 +3,7 @@
 from quernstone_qdrant.sources.files import (
     SUFFIXES,
     FileRecords,
+    check_first_rows,
     count_records,
     read_paths,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "FileCounts",
     "FileRecords",
     "ReadOptions",
+    "check_first_rows",
     "count_records",
     "read_paths",
 ]

@@ -30,6 +30,7 @@ _TABLES = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".csv": read_csv,
+    ".tsv": read_csv,
     ".parquet": read_parquet,
 }
 _COUNTED_BYTES = 1 << 30
@@ -122,6 +123,31 @@ def count_records(
     return total
 
 
+def check_first_rows(
+    paths: Iterable[str | os.PathLike[str]], options: ReadOptions, *, skip_errors: bool
+) -> None:
+    """Read the first row of each file in `paths`, and of the first file per format in a folder.
+
+    Pipes are not opened: what is read from them is gone. With `skip_errors` nothing is read.
+
+    Raises:
+        SourceError: A file cannot be opened, or its first row is not a record.
+    """
+    for root in () if skip_errors else map(Path, paths):
+        checked: set[str] = set()
+        for found in _walk(root, options, Inventory()):
+            if isinstance(found, SourceError):
+                raise found
+            path, suffix = found.path, found.path.suffix.lower()
+            if suffix in checked or (path.exists() and not path.is_file()):
+                continue
+            first = next(_read(path, found.key, "", options), None)
+            if isinstance(first, SourceError):
+                raise first
+            if first is not None:
+                checked.add(suffix)
+
+
 def _read_all(
     roots: list[Path], options: ReadOptions, inventory: Inventory
 ) -> Iterator[Record | SourceError]:
@@ -179,7 +205,7 @@ def _read(
     suffix = path.suffix.lower()
     try:
         if suffix in _TEXTS:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = path.read_bytes().decode(options.encoding).removeprefix("\ufeff")
             if text.strip():
                 key, origin = options.named(source), options.named(label)
                 yield Record(key, text, {"source": source}, _TEXTS[suffix], origin)
@@ -192,9 +218,11 @@ def _read(
     except SourceError as error:
         yield error
     except UnicodeDecodeError as error:
+        place = f"{error.reason} at byte {error.start}"
         yield SourceError(
             str(path),
-            f"is not valid UTF-8 ({error.reason} at byte {error.start}); convert the file",
+            f"is not valid {options.encoding.upper()} ({place}): convert the file, or "
+            "pass its encoding, such as --encoding cp1252",
         )
     except OSError as error:
         yield SourceError(str(path), f"cannot be opened: {error.strerror or error}")

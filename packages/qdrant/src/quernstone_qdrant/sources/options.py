@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from quernstone.errors import ConfigError
 from quernstone_qdrant.sources.walk import EXCLUDED
 
 
@@ -16,6 +18,11 @@ class ReadOptions:
     """Column of the text; None: the first of `TEXT_FIELDS` that a file has."""
     id_field: str | None = None
     """Column of the ids, which must be unique across all files; None: file and row number."""
+    encoding: str = "utf-8"
+    """Encoding of text, Markdown, CSV and JSON Lines files, by Python's name."""
+    delimiter: str | None = None
+    """Delimiter of CSV files; None: a tab in `.tsv` files, else a comma, or what the header has in
+    its place."""
     namespace: str = ""
     """Name that all keys and sources begin with, before a colon, so that equal ids of different
     sources stay apart."""
@@ -26,3 +33,13 @@ class ReadOptions:
     def named(self, name: str) -> str:
         """Return a key or source within the namespace."""
         return f"{self.namespace}:{name}" if self.namespace else name
+
+    def __post_init__(self) -> None:
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ConfigError(
+                f"`encoding` is {self.encoding!r}, which Python does not know"
+            ) from error
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ConfigError(f"`delimiter` is {self.delimiter!r}; it must be one character")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quernstone.types import TEXT_FIELDS
-from quernstone_qdrant.documents.json_values import to_json
-from quernstone_qdrant.documents.records import Record, metadata_fields, nesting_error
+from quernstone_qdrant.documents.json_values import UnstorableError, storable, to_metadata
+from quernstone_qdrant.documents.records import Record, metadata_fields
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.sources.options import ReadOptions
 
@@ -78,11 +78,13 @@ class RowReader:
             if number <= _COMPARED_ROWS:
                 alias = self.options.named(key)
             key = str(value)
-        fields = metadata_fields(row, without=(name, id_field))
-        too_deep = nesting_error(fields)
-        if too_deep is not None:
-            return SourceError(self.path, too_deep, number)
-        metadata = {column: to_json(value) for column, value in fields.items()}
+        undecodable = undecodable_field(row, self.options.encoding)
+        if undecodable is not None:
+            return SourceError(self.path, undecodable, number)
+        try:
+            metadata = to_metadata(metadata_fields(row, without=(name, id_field)))
+        except UnstorableError as error:
+            return SourceError(self.path, str(error), number)
         metadata.setdefault("source", self.source)
         metadata.setdefault("row", number)
         return Record(
@@ -111,6 +113,22 @@ class RowReader:
             f"no text column ({_listed(TEXT_FIELDS)}); the columns are {_listed(columns)}: "
             "choose one with `text_field` (`--text-field`)",
         )
+
+
+def undecodable_field(row: Mapping[str, Any], encoding: str) -> str | None:
+    """Return the reason if a value has bytes that are not in the encoding of its file."""
+    for name, value in row.items():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                byte = ord(value[error.start]) & 0xFF
+                return (
+                    f"`{storable(name)}` is not valid {encoding.upper()} (byte 0x{byte:02X} after "
+                    f"{error.start} characters): convert the file, or pass its encoding, such as "
+                    "--encoding cp1252"
+                )
+    return None
 
 
 def _listed(names: Iterable[object]) -> str:

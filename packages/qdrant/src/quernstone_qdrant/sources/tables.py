@@ -7,8 +7,8 @@ generator; the caller decides whether the load continues.
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from quernstone_qdrant.documents.deadletter import MARK, read_dead_letter
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
-from quernstone_qdrant.sources.rows import RowReader
+from quernstone_qdrant.sources.arrow import batch_rows
+from quernstone_qdrant.sources.csv_rows import csv_rows
+from quernstone_qdrant.sources.rows import RowReader, undecodable_field
 
 _PARQUET_ROWS = 512
 _BOM = b"\xef\xbb\xbf"
@@ -35,9 +37,15 @@ def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
             if not line.strip():
                 continue
             try:
+                if reader.options.encoding != "utf-8":
+                    line = line.decode(reader.options.encoding).encode()
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
                 reason = f"is not valid JSON: {error.msg} at column {error.colno}"
+                yield SourceError(reader.path, reason, number)
+                continue
+            except UnicodeDecodeError as error:
+                reason = f"is not valid {reader.options.encoding.upper()}: {error.reason}"
                 yield SourceError(reader.path, reason, number)
                 continue
             if isinstance(row, dict) and MARK in row:
@@ -53,33 +61,36 @@ def read_csv(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
     """Read a CSV file with a header. Rows are numbered from 1 after the header.
 
     Raises:
-        SourceError: The file is not valid UTF-8 or CSV, or a column is missing.
+        SourceError: The header is damaged, or a column is missing.
     """
-    # The default limit of 128 KiB is too short for long texts.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
+    # Bytes that cannot be decoded become surrogates, so that only their row is lost.
+    encoding = "utf-8-sig" if reader.options.encoding == "utf-8" else reader.options.encoding
+    with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+        lines = iter(file)
+        first = next(lines, "")
+        delimiter = reader.options.delimiter or _delimiter(path, first)
+        rows = csv_rows(chain([first] if first else [], lines), delimiter)
+        header = next(rows, None)
+        if header is None:
+            return
+        if isinstance(header, csv.Error):
+            raise SourceError(reader.path, f"its header is not valid CSV: {header}")
+        undecodable = undecodable_field({name: name for name in header}, reader.options.encoding)
+        if undecodable is not None:
+            raise SourceError(reader.path, f"its header is not readable: {undecodable}")
+        reader.check_columns(header)
         number = 0
-        try:
-            header = next(rows, None)
-            if header is None:
-                return
-            reader.check_columns(header)
-            for values in rows:
-                if not values:
-                    continue
+        for values in rows:
+            if isinstance(values, csv.Error):
+                number += 1
+                yield SourceError(reader.path, f"is not valid CSV: {values}", number)
+            elif values:
                 number += 1
                 if len(values) == len(header):
                     yield reader.record(dict(zip(header, values, strict=True)), number)
                 else:
                     reason = f"has {len(values)} values for {len(header)} columns"
                     yield SourceError(reader.path, reason, number)
-        except csv.Error as error:
-            raise SourceError(reader.path, f"is not valid CSV: {error}", number + 1) from error
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                reader.path, f"is not valid UTF-8 ({error.reason}); convert the file", number + 1
-            ) from error
 
 
 def read_parquet(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
@@ -99,13 +110,23 @@ def read_parquet(path: Path, reader: RowReader) -> Iterator[Record | SourceError
         ) as file:
             reader.check_columns(file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
+                for row in batch_rows(batch):
                     number += 1
-                    yield reader.record(row, number)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                    if isinstance(row, ValueError):
+                        yield SourceError(reader.path, str(row), number)
+                    else:
+                        yield reader.record(row, number)
+    except (pa.ArrowException, OSError) as error:
         where = f" after row {number}" if number else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(reader.path, f"cannot be read as Parquet{where}: {reason}") from error
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """Return the delimiter of a file: a comma, unless the header has none."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return "," if "," in header else max(";\t|,", key=header.count)
 
 
 def count_lines(path: Path) -> int:

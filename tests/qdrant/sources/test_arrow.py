@@ -1,0 +1,32 @@
+"""Arrow values that Python cannot hold are errors of their rows."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quernstone_qdrant import QdrantLoader, read_paths
+
+FAR = 315_569_433_600  # seconds until the year 11970
+BAD = {
+    "year": pa.array([0, FAR], pa.timestamp("s")),
+    "zoned": pa.array([0, FAR], pa.timestamp("s", tz="UTC")),
+    "date": pa.array([0, 10**7], pa.date32()),
+    "duration": pa.array([0, 2**62], pa.duration("s")),
+    "nested": pa.array([{"when": 0}, {"when": FAR}], pa.struct({"when": pa.timestamp("s")})),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_value_that_python_cannot_hold(client, embedder, tmp_path, name, from_file):
+    column = BAD[name].take([0] * 49 + [1] + [0] * 149)
+    table = pa.table({"id": [f"d{n}" for n in range(199)], "text": ["mill"] * 199, name: column})
+    path = tmp_path / "t.parquet"
+    if from_file:
+        pq.write_table(table, path)
+    errors = []
+    loader = QdrantLoader(client, "docs", embedder, skip_errors=True, on_error=errors.append)
+    report = loader.load(read_paths(path, id_field="id") if from_file else table)
+    assert (report.failed, report.embedded) == (1, 198)
+    where = f"{path}, row 50" if from_file else "record '49'"
+    assert str(errors[0]).startswith(f"{where}: `{name}` cannot be converted: ")
