@@ -10,8 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 import quernstone
-from quernstone import Embedder
+from quernstone import Embedder, ModelLoadError
 from quernstone.model import session_of
+from quernstone.types import Encoded
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "embedding"
 TEXTS = ["a quern is a hand mill", "grain", "", "it rains " * 60, "the mill grinds grain " * 9]
@@ -118,6 +119,54 @@ def test_direction_and_pooling_equal_transformers(tmp_path, family, direction, p
         pooled = {"lasttoken": states[-1], "mean": states.mean(0), "cls": states[0]}[pooling]
         expected = torch.nn.functional.normalize(pooled, dim=0)
         np.testing.assert_allclose(row, expected.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
+@pytest.mark.parametrize("window", [1, 16, 150, 1024])
+def test_a_window_of_attention_equals_transformers(tmp_path, window, pooling):
+    folder = random_model(tmp_path / "model", "mistral", sliding_window=window)
+    change(folder / "1_Pooling" / "config.json", pooling_mode=pooling)
+    texts = [*TEXTS, "it rains " * 130, "the mill grinds grain " * 61]
+    with Embedder(str(folder), dtype="float32", device="cpu") as embedder:
+        assert embedder.info.engine == "torch"
+        ours = embedder.embed_documents(texts)
+        alone = [embedder.embed_documents([text])[0] for text in texts]
+        sequences = session_of(embedder).encoder.encode_documents(texts).sequences
+    np.testing.assert_allclose(ours, alone, atol=2e-6)
+    assert max(map(len, sequences)) > 256
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    for row, sequence in zip(ours, sequences, strict=True):
+        ids = torch.from_numpy(sequence.ids.astype(np.int64))[None]
+        with torch.inference_mode():
+            states = model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        pooled = states[-1] if pooling == "lasttoken" else states.mean(0)
+        expected = torch.nn.functional.normalize(pooled, dim=0)
+        np.testing.assert_allclose(row, expected.numpy(), atol=2e-6)
+
+
+def test_a_window_of_bidirectional_attention_is_refused(tmp_path):
+    folder = random_model(tmp_path / "model", "mistral", sliding_window=16)
+    change(folder / "config.json", use_bidirectional_attention=True)
+    with pytest.raises(ModelLoadError, match=r"`sliding_window` in `config\.json` is 16"):
+        Embedder(str(folder))
+    change(folder / "config.json", sliding_window=2048)  # all of the context
+    Embedder(str(folder)).close()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral with a window"])
+def test_sharing_the_prompt_changes_nothing(tmp_path, family):
+    fields = {"sliding_window": 8} if "window" in family else {}
+    folder = random_model(tmp_path / "model", family.removesuffix(" with a window"), **fields)
+    instruction = "Find what a mill does"
+    with Embedder(str(folder), dtype="float32", device="cpu", instruction=instruction) as embedder:
+        session = session_of(embedder)
+        sequences = session.encoder.encode_queries(TEXTS, instruction).sequences
+        shared = [each.prefix is not None for each in sequences]
+        assert not any(shared) if fields else all(shared)
+        ours = embedder.embed_queries(TEXTS)
+        rows = session.run_encoded([Encoded(whole(each)) for each in sequences])
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

@@ -78,12 +78,17 @@ class SdpaAttention:
             k, v = (bucket.order.by_head(x, kv_heads) for x in (key, value))
             q = query[bucket.rows].unflatten(1, (kv_heads, -1)).transpose(0, 1).contiguous()
             attended = torch.empty_like(q)
-            _attend(q, k, v, bucket.prefix(shared), bucket.padding_mask, out=attended)
+            mask = self._last_mask(bucket, k.shape[2])
+            attend(q, k, v, bucket.prefix(shared), mask, out=attended)
             out[bucket.rows] = attended.transpose(0, 1).flatten(1, 2)
         return out
 
+    def _last_mask(self, bucket: Bucket, _length: int) -> Tensor | None:
+        """Return the mask of the keys of the last tokens; None without one. See `attend`."""
+        return bucket.padding_mask
+
     def _attend_in_blocks(
-        self, query: Tensor, key: Tensor, value: Tensor, bucket: _Bucket, prefix: _Prefix | None
+        self, query: Tensor, key: Tensor, value: Tensor, bucket: Bucket, prefix: HeadPrefix | None
     ) -> Tensor:
         """Compute a padded bucket in blocks of some tokens and of several heads."""
         out = torch.empty_like(query)
@@ -97,11 +102,11 @@ class SdpaAttention:
                 keys = end
                 mask = self._future(end - start, repeat, query.dtype, query.device)
             for heads in _head_blocks(query[:, :, rows], keys, prefix):
-                _attend(
+                attend(
                     query[heads, :, rows],
                     key[heads, :, :keys],
                     value[heads, :, :keys],
-                    None if prefix is None else _Prefix(prefix.key[heads], prefix.value[heads]),
+                    None if prefix is None else HeadPrefix(prefix.key[heads], prefix.value[heads]),
                     mask,
                     out=out[heads, :, rows],
                 )
@@ -109,24 +114,24 @@ class SdpaAttention:
 
 
 def _future(rows: int, repeat: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a mask with -inf at later keys among the last `rows` keys; see `_attend`."""
+    """Return a mask with -inf at later keys among the last `rows` keys; see `attend`."""
     mask = torch.full((rows, rows), -torch.inf, dtype=dtype, device=device)
     return mask.triu_(1).repeat_interleave(repeat, 0)
 
 
-class _Prefix(NamedTuple):
+class HeadPrefix(NamedTuple):
     """Keys and values of a shared prefix by head. Shape: (kv heads, prefix tokens, dim)."""
 
     key: Tensor
     value: Tensor
 
 
-def _by_head(prefix: PrefixKeys) -> _Prefix:
-    return _Prefix(*(x.transpose(0, 1).contiguous() for x in (prefix.key, prefix.value)))
+def _by_head(prefix: PrefixKeys) -> HeadPrefix:
+    return HeadPrefix(*(x.transpose(0, 1).contiguous() for x in (prefix.key, prefix.value)))
 
 
 @dataclass(frozen=True, slots=True)
-class _Bucket:
+class Bucket:
     """Consecutive sequences of similar length and equal prefix, padded to the longest."""
 
     group: int | None
@@ -139,12 +144,12 @@ class _Bucket:
     padding_mask: Tensor | None
     """0 for real keys, -inf for padding; None without padding. Shape: (1, sequences, 1, length)"""
 
-    def prefix(self, prefixes: list[_Prefix]) -> _Prefix | None:
+    def prefix(self, prefixes: list[HeadPrefix]) -> HeadPrefix | None:
         """Select its prefix from those of the batch's groups."""
         return None if self.group is None else prefixes[self.group]
 
 
-def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
+def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[Bucket]:
     without_prefix = batch.groups[0][1] if batch.groups else len(batch.order)
     yield from _buckets_of(batch, 0, without_prefix, None, device)
     for group, (_, first, end) in enumerate(batch.groups):
@@ -153,7 +158,7 @@ def _buckets(batch: PackedBatch, device: torch.device) -> Iterator[_Bucket]:
 
 def _buckets_of(
     batch: PackedBatch, first: int, end: int, group: int | None, device: torch.device
-) -> Iterator[_Bucket]:
+) -> Iterator[Bucket]:
     """Yield the buckets of the sequences with one prefix, which are sorted longest first."""
     lengths = np.diff(batch.cu_seqlens)
     prefix = 0 if group is None else len(batch.groups[group][0])
@@ -172,7 +177,7 @@ def _buckets_of(
         real = places < lengths[first:bucket_end, None]
         tokens = np.where(real, starts + places, starts)  # padding repeats the first token
         order, mask = HeadOrder(tokens, real, device), _padding_mask(real, device)
-        yield _Bucket(group, slice(first, bucket_end), score_tokens, order, mask)
+        yield Bucket(group, slice(first, bucket_end), score_tokens, order, mask)
         first = bucket_end
 
 
@@ -190,7 +195,7 @@ def _padding_mask(real: np.ndarray, device: torch.device) -> Tensor | None:
     return torch.zeros(padding.shape).masked_fill_(padding, -torch.inf).to(device)
 
 
-def _head_blocks(query: Tensor, keys: int, prefix: _Prefix | None) -> Iterator[slice]:
+def _head_blocks(query: Tensor, keys: int, prefix: HeadPrefix | None) -> Iterator[slice]:
     """Split the heads so that the scores of each part fit in a CPU's cache; on others, do not."""
     heads, sequences, rows, _ = query.shape
     width = keys if prefix is None else keys + prefix.key.shape[1]
@@ -201,11 +206,11 @@ def _head_blocks(query: Tensor, keys: int, prefix: _Prefix | None) -> Iterator[s
         yield slice(first, first + size)
 
 
-def _attend(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    prefix: _Prefix | None,
+    prefix: HeadPrefix | None,
     mask: Tensor | None,
     *,
     out: Tensor,

@@ -16,7 +16,7 @@ from quernstone.checkpoints.adapters import (
     read_adapter,
 )
 from quernstone.checkpoints.differences import Difference, find_differences, is_causal
-from quernstone.checkpoints.families import FAMILIES, Family, has_bias, read_rope
+from quernstone.checkpoints.families import FAMILIES, Family, has_bias, read_rope, read_window
 from quernstone.checkpoints.files import (
     MODULES,
     Source,
@@ -149,8 +149,11 @@ class Checkpoint:
         """True if the states of a text's first tokens do not depend on the others.
 
         With another pooling than that of the last token, a result needs the states of all tokens.
+        With a window of attention, a prefix may be out of reach.
         """
-        return is_causal(self.raw_config) and self._pooling == "lasttoken"
+        family, raw = self.family, self.raw_config
+        windowed = family is not None and read_window(raw, family) is not None
+        return is_causal(raw) and self._pooling == "lasttoken" and not windowed
 
     @property
     def _pooling(self) -> Pooling:
@@ -187,9 +190,8 @@ class Checkpoint:
             path = self.folder / "config.json"
             msg = f"`{path}`: `rope_theta` is {rope['rope_theta']!r}, expected a positive number"
             raise ModelLoadError(msg)
-        window = None
-        if family.windowed and raw.get("sliding_window") is not None:
-            window = self._number("sliding_window")
+        if raw.get("sliding_window") is not None and family.windowed:
+            self._number("sliding_window")  # a check
         return ModelConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -204,7 +206,7 @@ class Checkpoint:
             qkv_bias=has_bias(raw, family.qkv_bias),
             o_bias=has_bias(raw, family.o_bias),
             mlp_bias=has_bias(raw, family.mlp_bias),
-            window=window,
+            window=read_window(raw, family),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             causal=is_causal(raw),
             pooling=self._pooling,

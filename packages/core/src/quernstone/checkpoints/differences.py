@@ -6,7 +6,6 @@ prompts. Every field is implemented by our engines, known not to affect results,
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from quernstone.checkpoints.families import (
     has_bias,
     is_known_rope,
     is_scaled_rope,
+    read_window,
 )
 from quernstone.checkpoints.files import MODULES, PROMPTS, read_json
 from quernstone.checkpoints.modules import ACTIVATIONS, Modules
@@ -190,10 +190,13 @@ def _biases(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
 
 
 def _window(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
-    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
-    if family.windowed and window is not None and window < (longest or math.inf):
-        meaning = f"its attention has a window shorter than the context of {longest} tokens"
-        yield Difference("config.json", "sliding_window", window, meaning, _LIBRARIES)
+    window = read_window(config, family)
+    if window is not None:
+        meaning = "its attention has a window"
+        if not is_causal(config):
+            meaning = "no engine computes a bidirectional window; remove it if texts are shorter"
+        engines = ALL if is_causal(config) else ()
+        yield Difference("config.json", "sliding_window", window, meaning, engines)
 
 
 def _unknown(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:

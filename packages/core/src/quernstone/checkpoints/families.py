@@ -69,6 +69,17 @@ def has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
     return bool(config.get(bias)) if isinstance(bias, str) else bias
 
 
+def read_window(config: Mapping[str, Any], family: Family) -> int | None:
+    """Return the number of tokens that a token attends to, itself included.
+
+    None if there is no limit, or none below the longest context.
+    """
+    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
+    if not family.windowed or not isinstance(window, int):
+        return None
+    return None if isinstance(longest, int) and window >= longest else window
+
+
 _SCALINGS: Mapping[str, tuple[set[str], set[str]]] = {
     "default": (set(), set()),
     "linear": ({"factor"}, set()),

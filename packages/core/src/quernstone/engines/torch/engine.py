@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quernstone.attention import AttentionMaker, HeadShape, choose_attention
+from quernstone.attention.window import windowed
 from quernstone.batching import PackedBatch, pack
 from quernstone.checkpoints.checkpoint import Checkpoint, ModelConfig
 from quernstone.encoding.tokenizer import Tokenizer
@@ -82,7 +83,9 @@ class TorchEngine:
         self._transfer = choose_transfer(device)
         self.overlaps = self._transfer.overlaps
         choose = partial(choose_attention, device, causal=qwen3.causal, shape=_head_shape(qwen3))
-        self._attention, self._precise_attention = choose(self._dtype), choose(torch.float32)
+        self._attention, self._precise_attention = (
+            windowed(choose(each), device, qwen3.window) for each in (self._dtype, torch.float32)
+        )
         self._graphs = self._choose_graphs(device, deterministic=config.max_batch_tokens == 1)
         self.info = EngineInfo(
             engine="torch",
