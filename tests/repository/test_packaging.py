@@ -35,6 +35,39 @@ def test_every_package_is_typed_licensed_and_introduced(folder):
     assert {marker.parent for marker in markers} == tops
 
 
+@pytest.fixture(params=DISTRIBUTIONS)
+def project(request):
+    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
+    path = ROOT / "packages" / DISTRIBUTIONS[request.param] / "pyproject.toml"
+    return tomllib.loads(path.read_text())["project"]
+
+
+def test_the_metadata_of_every_package_is_complete(project):
+    assert project["authors"] == [{"name": "The Quernstone developers"}]
+    assert len(project["keywords"]) >= 5
+    assert {"Typing :: Typed", "Intended Audience :: Developers"} <= {*project["classifiers"]}
+    # a licence is named by its SPDX expression, which excludes a classifier
+    assert project["license"] == "Apache-2.0"
+    assert not [name for name in project["classifiers"] if name.startswith("License")]
+    assert project["urls"]
+    assert all(url.startswith("https://") for url in project["urls"].values())
+
+
+def test_the_extras_of_every_package(project):
+    extras = project["optional-dependencies"]
+    engines = ("torch", "transformers", "sentence-transformers", "vllm")
+    assert {*engines} <= extras.keys()
+    if project["name"] != "quernstone":
+        assert {name: extras[name] for name in engines} == {
+            name: [f"quernstone[{name}]"] for name in engines
+        }
+    assert ("testing" in extras) == (project["name"] != "quernstone-qdrant")
+    is_adapter = project["name"] in ("langchain-quernstone", "llama-index-quernstone")
+    assert ("qdrant" in extras) == is_adapter
+    if is_adapter:
+        assert extras["qdrant"] == ["quernstone-qdrant>=0.1.0,<0.2"]
+
+
 def test_the_public_names_are_sorted_and_exist():
     assert list(quernstone.__all__) == sorted(quernstone.__all__)
     for name in quernstone.__all__:
