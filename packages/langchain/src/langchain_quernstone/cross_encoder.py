@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import PathLike
+from typing import TYPE_CHECKING
 
 from langchain_core.cross_encoders import BaseCrossEncoder
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from langchain_quernstone.reranker import RerankerModel
+from quernstone.frameworks.settings import RerankerSettings
 
 
 class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
@@ -24,6 +27,15 @@ class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
         >>> 0 <= score <= 1
         True
     """
+
+    if TYPE_CHECKING:  # type checkers derive a constructor for each class without one
+
+        def __init__(
+            self,
+            model: str | PathLike[str] | None = None,
+            /,
+            **settings: Unpack[RerankerSettings],
+        ) -> None: ...
 
     @override
     def score(self, text_pairs: Iterable[tuple[str, str]]) -> list[float]:
