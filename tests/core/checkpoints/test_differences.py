@@ -391,10 +391,10 @@ def expected_vectors(folder, tokenizer, max_length, *, causal):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_configuration_equals_transformers_or_is_refused_by_name(tmp_path, family):
-    outcomes = []
+    outcomes, engines = [], []
     names = sorted(VALUES.keys() & (fields_of(family) | NOT_OF_TRANSFORMERS))
 
-    @settings(max_examples=20, deadline=None, derandomize=True)
+    @settings(max_examples=25, deadline=None, derandomize=True)
     @given(
         st.sets(st.sampled_from(names), max_size=5).flatmap(
             lambda names: st.fixed_dictionaries({name: VALUES[name] for name in sorted(names)})
@@ -416,6 +416,7 @@ def test_any_configuration_equals_transformers_or_is_refused_by_name(tmp_path, f
         outcomes.append(True)
         with embedder:
             assert is_causal or embedder.info.engine == "torch"
+            engines.append(embedder.info.engine)
             tokenizer = session_of(embedder).tokenizer
             rows = embedder.embed_documents(TEXTS)
             expected = expected_vectors(folder, tokenizer, embedder.max_length, causal=is_causal)
@@ -423,3 +424,4 @@ def test_any_configuration_equals_transformers_or_is_refused_by_name(tmp_path, f
 
     check()
     assert sum(outcomes) >= len(outcomes) / 2
+    assert engines.count("torch") >= len(outcomes) / 2

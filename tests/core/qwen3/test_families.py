@@ -1,17 +1,26 @@
 """Qwen2, Llama and Mistral in the same decoder, and scaled RoPE, against transformers."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from tests.support.gpu_stand_ins import use
+from tokenizers import models, normalizers, trainers
 from transformers import AutoConfig, AutoModel
 
 import quernstone
-from quernstone import Embedder, ModelLoadError
+from quernstone import ConfigError, Embedder, ModelLoadError, Reranker
+from quernstone.checkpoints.checkpoint import resolve
+from quernstone.engines import choose_engine
 from quernstone.model import session_of
+from quernstone.qwen3.int8 import can_compute_int8
 from quernstone.types import Encoded
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "embedding"
@@ -184,3 +193,176 @@ def test_scaled_rope_equals_transformers_beyond_the_original_context(tmp_path, f
         expected = states_of(folder, sequence.ids, causal=True)[-1]
         expected = torch.nn.functional.normalize(expected, dim=0)
         np.testing.assert_allclose(row, expected.numpy(), atol=2e-6)
+
+
+# --------------------------------------------------------------- on GPUs, and rounded to 8 bits
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral with a window"])
+def test_the_way_of_a_gpu_gives_the_same_vectors(tmp_path, monkeypatch, family):
+    fields = {"sliding_window": 40} if "window" in family else {}
+    folder = random_model(tmp_path / "model", family.removesuffix(" with a window"), **fields)
+    settings = {"dtype": "float32", "device": "cpu", "instruction": "Find what a mill does"}
+
+    def vectors():
+        with Embedder(str(folder), **settings) as embedder:
+            return embedder.embed_documents(TEXTS), embedder.embed_queries(TEXTS)
+
+    expected = vectors()
+    use(monkeypatch)
+    np.testing.assert_allclose(vectors(), expected, atol=2e-6)
+
+
+@pytest.mark.skipif(not can_compute_int8(), reason="this CPU has no VNNI")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_is_close(tmp_path, family):
+    folder = random_model(tmp_path / "model", family)
+    with (
+        Embedder(str(folder), dtype="float32", device="cpu") as exact,
+        Embedder(str(folder), dtype="int8", device="cpu") as rounded,
+    ):
+        cosines = (exact.embed_documents(TEXTS) * rounded.embed_documents(TEXTS)).sum(axis=1)
+    assert 0.99 < cosines.min() < 0.999999
+
+
+# ------------------------------------------------------------------------------------- tokens
+
+
+def llama_tokenizer(folder, before, after, **config):
+    """Write a tokenizer like Llama's and Mistral's; return the size of its vocabulary."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    parts = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(parts)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    spec = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = spec["added_tokens"][:3]
+    ids = {token: {"id": token, "ids": [place], "tokens": [token]} for place, token in
+           enumerate(special[:3])}  # fmt: skip
+    special_tokens = [{"SpecialToken": {"id": token, "type_id": 0}} for token in (before, after)]
+    single = [special_tokens[0]] * bool(before) + [{"Sequence": {"id": "A", "type_id": 0}}]
+    single += [special_tokens[1]] * bool(after)
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": single,
+        "special_tokens": ids,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **named, **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer.get_vocab_size()
+
+
+@pytest.mark.parametrize("prompts", [{}, {"query": "query: ", "passage": "passage: "}])
+@pytest.mark.parametrize(
+    ("before", "after", "config"),
+    [
+        ("<s>", "", {"add_bos_token": True}),
+        ("<s>", "</s>", {"add_bos_token": True, "add_eos_token": True}),
+        ("", "</s>", {}),
+        ("<s>", "", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}),
+    ],
+)
+def test_first_and_final_tokens_are_those_of_the_tokenizer(
+    tmp_path, before, after, config, prompts
+):
+    folder = random_model(tmp_path / "model", "llama", vocab_size=400)
+    assert llama_tokenizer(folder, before, after, **config) <= 400
+    change(folder / "config_sentence_transformers.json", prompts=prompts)
+    theirs = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    for limit in (512, 20):  # cuts the longest texts
+        theirs.max_seq_length = limit
+        texts = TEXTS if before or prompts else [*TEXTS[:2], *TEXTS[3:]]
+        with Embedder(str(folder), dtype="float32", device="cpu", max_length=limit) as embedder:
+            assert embedder.info.engine == "torch"
+            documents, queries = embedder.embed_documents(texts), embedder.embed_queries(texts)
+        expected = theirs.encode(texts, prompt=prompts.get("passage", ""))
+        np.testing.assert_allclose(documents, expected, atol=2e-6)
+        np.testing.assert_allclose(
+            queries, theirs.encode(texts, prompt=prompts.get("query", "")), atol=2e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "config", "field"),
+    [
+        ("", "", {}, "post_processor"),
+        ("<s>", "", {"add_eos_token": True}, "add_eos_token"),
+        ("", "</s>", {"add_bos_token": True}, "add_bos_token"),
+        ("<s>", "", {"add_prefix_space": True}, "add_prefix_space"),
+    ],
+)
+def test_other_tokens_are_left_to_sentence_transformers(tmp_path, before, after, config, field):
+    folder = random_model(tmp_path / "model", "llama", vocab_size=400)
+    llama_tokenizer(folder, before, after, **config)
+    checkpoint = resolve(str(folder), "embed")
+    assert choose_engine("auto", checkpoint) == "sentence-transformers"
+    with pytest.raises(ConfigError, match=f"`{field}` in `tokenizer"):
+        choose_engine("torch", checkpoint)
+
+
+def test_a_limit_without_room_for_the_tokens_is_refused(tmp_path):
+    folder = random_model(tmp_path / "model", "llama", vocab_size=400)
+    llama_tokenizer(folder, "<s>", "</s>")
+    with pytest.raises(ConfigError, match="`max_length` is 1, which <s> and </s>"):
+        Embedder(str(folder), max_length=1)
+
+
+def test_the_choice_is_logged(tmp_path, caplog):
+    folder = random_model(tmp_path / "model", "qwen2")
+    caplog.set_level(logging.INFO, "quernstone")
+    choose_engine("auto", resolve(str(folder), "embed"))
+    assert "torch computes all that the files of this Qwen2 model say" in caplog.text
+
+
+# ---------------------------------------------------------------------- files of other versions
+
+
+def test_files_of_older_versions_are_read_as_transformers_reads_them(tmp_path):
+    folder = random_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for field in ("rope_parameters", "head_dim", "num_key_value_heads"):
+        del config[field]
+    old = {"rope_theta": 5e4, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    path.write_text(json.dumps({**config, **old}))
+    weights = load_file(folder / "model.safetensors")
+    weights["layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with Embedder(str(folder), dtype="float32", device="cpu") as embedder:
+        assert embedder.info.engine == "torch"
+        ours = embedder.embed_documents(TEXTS)
+        sequences = session_of(embedder).encoder.encode_documents(TEXTS).sequences
+    for row, sequence in zip(ours, sequences, strict=True):
+        expected = states_of(folder, sequence.ids, causal=True)[-1]
+        expected = torch.nn.functional.normalize(expected, dim=0)
+        np.testing.assert_allclose(row, expected.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_missing_and_additional_weights_are_refused_by_name(tmp_path, family):
+    folder = random_model(tmp_path / "model", family)
+    weights = load_file(folder / "model.safetensors")
+    biased = "layers.1.self_attn.q_proj.bias"
+    if biased in weights:
+        del weights[biased]
+    else:
+        weights[biased] = torch.zeros(64)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=rf"(missing|unexpected) `{biased}`"):
+        Embedder(str(folder), engine="torch")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama with biases", "mistral"])
+def test_a_reranker_with_qwens_prompt_equals_transformers(tmp_path, family):
+    folder = random_model(tmp_path / "model", family, tie_word_embeddings=True)
+    scores = []
+    for engine in ("torch", "transformers"):
+        settings = {"dtype": "float32", "device": "cpu", "engine": engine}
+        with Reranker(str(folder), **settings) as reranker:
+            ranked = reranker.rerank("what grinds grain", TEXTS)
+            scores.append([each.score for each in sorted(ranked, key=lambda each: each.index)])
+    np.testing.assert_allclose(*scores, atol=2e-6)
