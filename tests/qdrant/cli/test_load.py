@@ -48,7 +48,14 @@ def test_load_twice(quern, docs):
         "notes": [],
         "points": 4,
         "status": "green",
-        "files": {"found": 3, "loaded": 3, "failed": 0, "skipped": {}, "unfollowed": []},
+        "files": {
+            "found": 3,
+            "loaded": 3,
+            "failed": 0,
+            "skipped": {},
+            "unfollowed": [],
+            "values": {},
+        },
     }
     assert len(texts()) == 4
 

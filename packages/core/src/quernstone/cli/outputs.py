@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-import orjson
 
 from quernstone.cli.rows import Row
+from quernstone.encoding.json_lines import dump_json
 from quernstone.errors import ConfigError, MissingExtraError
 from quernstone.types import Float32Array
-
-_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 class VectorWriter(Protocol):
@@ -40,7 +38,7 @@ class JsonlWriter:
     def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
         """See `VectorWriter`."""
         for row, vector in zip(rows, vectors, strict=True):
-            self._file.write(orjson.dumps({**row.fields, "embedding": vector}, option=_JSON))
+            self._file.write(dump_json({**row.fields, "embedding": vector}))
 
     def finish(self) -> None:
         """See `VectorWriter`."""

@@ -19,6 +19,7 @@ from quernstone.cli.options import (
     on_terminal,
     output_option,
 )
+from quernstone.encoding.json_lines import dump_json
 from quernstone.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ def rerank(
     In each row, `documents` is replaced by `results`, best first: the `index` of a document in its
     row and its `score`, the probability (0 to 1) that it answers the query.
     """
-    import orjson
-
     from quernstone.cli.outputs import check_output, open_output
     from quernstone.cli.rows import RowInput
     from quernstone.progress import progress_bar
@@ -88,7 +87,7 @@ def rerank(
             for request, found in zip(group, ranked, strict=True):
                 results = _results(request, found, with_text=with_text)
                 row = {**request.fields, "query": request.query, "results": results}
-                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                file.write(dump_json(row))
             advance(len(group))
 
 

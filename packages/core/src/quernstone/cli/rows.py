@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,8 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import orjson
-
+from quernstone.encoding.json_lines import parse_json
 from quernstone.errors import ConfigError, InputError, QuernstoneError
 from quernstone.types import TEXT_FIELDS
 
@@ -139,8 +139,8 @@ class RowInput:
             if not line.strip():
                 continue
             try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
+                row, _ = parse_json(line)
+            except json.JSONDecodeError as error:
                 reason = f"not JSON: {error.msg} at column {error.colno}"
                 raise LineError(self.name, number, reason) from error
             if not isinstance(row, dict):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quernstone.cli.options import TextField
+from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from quernstone_qdrant.sources import FileCounts, ReadOptions
@@ -33,6 +34,17 @@ class FileOptions:
         str | None,
         _option(help="Delimiter of CSV files. (default: what the header has, and tabs in .tsv)"),
     ] = None
+    types: Annotated[
+        str | None,
+        _option(
+            metavar="COLUMN=TYPE,...",
+            help="Types of CSV columns: int, float, bool, date, datetime or str. (default: str)",
+        ),
+    ] = None
+    infer_types: Annotated[
+        bool,
+        _option("--infer-types", help="Choose types of CSV columns by their first 1,000 values."),
+    ] = False
     namespace: Annotated[
         str | None,
         _option(
@@ -66,9 +78,21 @@ class FileOptions:
             id_field=self.id_field,
             encoding=self.encoding,
             delimiter=self.delimiter,
+            types=_types(self.types or ""),
+            infer_types=self.infer_types,
             namespace=self.namespace or "",
             exclude=(*(EXCLUDED if self.default_excludes else ()), *(self.exclude or ())),
         )
+
+
+def _types(text: str) -> dict[str, str]:
+    types = {}
+    for part in text.split(",") if text else ():
+        column, equals, kind = part.rpartition("=")
+        if not (column and equals):
+            raise ConfigError(f"--types {text!r} is not of the form COLUMN=TYPE,COLUMN=TYPE")
+        types[column] = kind
+    return types
 
 
 def describe_files(files: FileCounts) -> str:

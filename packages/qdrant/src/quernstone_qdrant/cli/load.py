@@ -206,6 +206,8 @@ def _print_notes(report: LoadReport, *, pruning: bool) -> None:
     if report.ignored:
         ignored = ", ".join(report.ignored)
         notes.insert(0, f"this target does not support {ignored}; a Qdrant server does")
+    if report.files is not None:
+        notes += [f"{count:,} values: {what}" for what, count in report.files.values.items()]
     if pruning and report.failed:
         notes.append("nothing was pruned, because something was left out")
     elif pruning and report.files is not None and report.files.unfollowed:

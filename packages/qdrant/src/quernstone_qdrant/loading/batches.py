@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from quernstone.errors import QuernstoneError
@@ -13,8 +13,10 @@ from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.documents.records import Record, to_record
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.duplicates import RecentKeys
+from quernstone_qdrant.loading.indexed import index_error
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.seen import SeenHashes
+from quernstone_qdrant.settings import FieldType
 
 
 class BatchReader:
@@ -29,6 +31,7 @@ class BatchReader:
             after a batch with everything that was read before it.
         source: Source of the records that do not name one.
         seen: Receives the ids of all points; None if they are not needed.
+        indexes: Types of the indexed metadata fields; a value of another type is an error.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class BatchReader:
         skip_errors: bool,
         source: str = "",
         seen: SeenHashes | None = None,
+        indexes: Mapping[str, FieldType] | None = None,
     ) -> None:
         self._chunker, self._make_point = chunker, make_point
         self._size, self._batch_chars, self._skip_errors = size, batch_chars, skip_errors
-        self._source, self._seen = source, seen
+        self._source, self._seen, self._indexes = source, seen, indexes or {}
         self.sources: set[str] = set()
         """Sources of the records read so far."""
         self._recent = RecentKeys()
@@ -78,6 +82,9 @@ class BatchReader:
         self._batch.seen += 1
         try:
             record = to_record(value, position)
+            reason = index_error(record.metadata, self._indexes) if self._indexes else None
+            if reason is not None:
+                raise RecordError(record.key, reason)
             is_repeat = self._recent.is_repeat(record)
         except RecordError as error:
             self._skip(error, value)

@@ -103,6 +103,7 @@ class Load:
             skip_errors=plan.skip_errors,
             source=source,
             seen=self._seen,
+            indexes=provenance.settings.indexes,
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),

@@ -83,10 +83,10 @@ def read_paths(
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     options = options or ReadOptions()
-    given = {"text_field": text_field, "id_field": id_field}
-    options = replace(
-        options, **{name: value for name, value in given.items() if value is not None}
-    )
+    if text_field is not None:
+        options = replace(options, text_field=text_field)
+    if id_field is not None:
+        options = replace(options, id_field=id_field)
     inventory = Inventory()
     return FileRecords(_read_all([Path(path) for path in paths], options, inventory), inventory)
 
@@ -141,7 +141,7 @@ def check_first_rows(
             path, suffix = found.path, found.path.suffix.lower()
             if suffix in checked or (path.exists() and not path.is_file()):
                 continue
-            first = next(_read(path, found.key, "", options), None)
+            first = next(_read(path, found.key, "", options, Inventory()), None)
             if isinstance(first, SourceError):
                 raise first
             if first is not None:
@@ -167,7 +167,7 @@ def _read_all(
                 )
                 continue
             label = root.resolve().name if root.is_dir() else source
-            yield from _counted(_read(path, source, label, options), inventory)
+            yield from _counted(_read(path, source, label, options, inventory), inventory)
 
 
 def _walk(root: Path, options: ReadOptions, inventory: Inventory) -> Iterator[Found | SourceError]:
@@ -200,7 +200,7 @@ def _counted(
 
 
 def _read(
-    path: Path, source: str, label: str, options: ReadOptions
+    path: Path, source: str, label: str, options: ReadOptions, inventory: Inventory
 ) -> Iterator[Record | SourceError]:
     suffix = path.suffix.lower()
     try:
@@ -210,7 +210,7 @@ def _read(
                 key, origin = options.named(source), options.named(label)
                 yield Record(key, text, {"source": source}, _TEXTS[suffix], origin)
         elif suffix in _TABLES:
-            reader = RowReader(source, str(path), options, label)
+            reader = RowReader(source, str(path), options, label, inventory.values)
             yield from _TABLES[suffix](path, reader)
         else:
             known = ", ".join(SUFFIXES)

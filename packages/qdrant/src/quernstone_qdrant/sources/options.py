@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from quernstone.errors import ConfigError
+from quernstone_qdrant.sources.types import check_types
 from quernstone_qdrant.sources.walk import EXCLUDED
 
 
@@ -23,6 +24,10 @@ class ReadOptions:
     delimiter: str | None = None
     """Delimiter of CSV files; None: a tab in `.tsv` files, else a comma, or what the header has in
     its place."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Types of CSV columns: int, float, bool, date, datetime or str. Other columns are strings."""
+    infer_types: bool = False
+    """Choose the types of the other CSV columns by their first 1,000 values."""
     namespace: str = ""
     """Name that all keys and sources begin with, before a colon, so that equal ids of different
     sources stay apart."""
@@ -41,5 +46,6 @@ class ReadOptions:
             raise ConfigError(
                 f"`encoding` is {self.encoding!r}, which Python does not know"
             ) from error
+        check_types(self.types)
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise ConfigError(f"`delimiter` is {self.delimiter!r}; it must be one character")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,14 @@ class RowReader:
     options: ReadOptions = field(default_factory=ReadOptions)
     label: str = ""
     """`Record.source` of every row."""
+    values: Counter[str] = field(default_factory=Counter)
+    """Counts values that are stored in another form; see `FileCounts.values`."""
     _chosen: str | None = field(default=None, init=False)
+
+    @property
+    def text_column(self) -> str | None:
+        """Column of the text, once it is chosen."""
+        return self._chosen
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """Choose the text column of a file with a header or schema.
@@ -36,6 +44,19 @@ class RowReader:
             SourceError: The text column or the id column is missing.
         """
         columns = list(columns)
+        repeated = [name for name, count in Counter(columns).items() if count > 1]
+        if repeated:
+            raise SourceError(
+                self.path,
+                f"has more than one column {_listed(repeated)}, and only one of each name can be "
+                "stored: rename the others",
+            )
+        unknown = [name for name in self.options.types if name not in columns]
+        if unknown:
+            raise SourceError(
+                self.path,
+                f"no column {_listed(unknown)} for `types`; the columns are {_listed(columns)}",
+            )
         self._chosen = self._choose(columns)
         id_field = self.options.id_field
         if id_field is not None and id_field not in columns:

@@ -7,22 +7,32 @@ generator; the caller decides whether the load continues.
 from __future__ import annotations
 
 import csv
+import json
+import math
+import re
 from collections.abc import Iterator
-from itertools import chain
+from decimal import Decimal
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quernstone.encoding.json_lines import parse_json
 from quernstone_qdrant.documents.deadletter import MARK, read_dead_letter
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.sources.arrow import batch_rows
 from quernstone_qdrant.sources.csv_rows import csv_rows
 from quernstone_qdrant.sources.rows import RowReader, undecodable_field
+from quernstone_qdrant.sources.types import CONVERTERS, convert
 
 _PARQUET_ROWS = 512
+_SAMPLE = 1000
+_EXACT_DIGITS = 15
+"""Decimals of this many digits are exact as floats: printed again, they are the same."""
+_LEADING_ZERO = re.compile(r"[-+]?0\d")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -39,8 +49,10 @@ def read_jsonl(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
             try:
                 if reader.options.encoding != "utf-8":
                     line = line.decode(reader.options.encoding).encode()
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
+                row, replaced = parse_json(line)
+                if replaced:
+                    reader.values["NaN or Infinity, stored as null"] += replaced
+            except json.JSONDecodeError as error:
                 reason = f"is not valid JSON: {error.msg} at column {error.colno}"
                 yield SourceError(reader.path, reason, number)
                 continue
@@ -79,15 +91,25 @@ def read_csv(path: Path, reader: RowReader) -> Iterator[Record | SourceError]:
         if undecodable is not None:
             raise SourceError(reader.path, f"its header is not readable: {undecodable}")
         reader.check_columns(header)
+        sample = list(islice(rows, _SAMPLE)) if reader.options.infer_types else []
+        types = {**_inferred(header, sample, reader), **reader.options.types}
         number = 0
-        for values in rows:
+        for values in chain(sample, rows):
             if isinstance(values, csv.Error):
                 number += 1
                 yield SourceError(reader.path, f"is not valid CSV: {values}", number)
             elif values:
                 number += 1
                 if len(values) == len(header):
-                    yield reader.record(dict(zip(header, values, strict=True)), number)
+                    row: dict[str, Any] = dict(zip(header, values, strict=True))
+                    try:
+                        for name, kind in types.items():
+                            row[name] = convert(row[name], kind)
+                    except ValueError as error:
+                        hint = f"`{name}` {error} (`--types {name}=str` keeps it as text)"
+                        yield SourceError(reader.path, hint, number)
+                    else:
+                        yield reader.record(row, number)
                 else:
                     reason = f"has {len(values)} values for {len(header)} columns"
                     yield SourceError(reader.path, reason, number)
@@ -108,18 +130,58 @@ def read_parquet(path: Path, reader: RowReader) -> Iterator[Record | SourceError
         with pq.ParquetFile(
             path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
         ) as file:
-            reader.check_columns(file.schema_arrow.names)
+            schema = file.schema_arrow
+            reader.check_columns(schema.names)
+            decimals = [f.name for f in schema if pa.types.is_decimal(f.type)]
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for row in batch_rows(batch):
                     number += 1
                     if isinstance(row, ValueError):
                         yield SourceError(reader.path, str(row), number)
                     else:
+                        for name in decimals:
+                            row[name] = _number(row[name], name, reader)
                         yield reader.record(row, number)
     except (pa.ArrowException, OSError) as error:
         where = f" after row {number}" if number else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(reader.path, f"cannot be read as Parquet{where}: {reason}") from error
+
+
+def _number(value: Decimal | None, column: str, reader: RowReader) -> float | str | None:
+    """Return a decimal as a float if it has at most 15 digits, else as a string."""
+    if value is None:
+        return None
+    if len(value.normalize().as_tuple().digits) <= _EXACT_DIGITS and math.isfinite(value):
+        return float(value)
+    reader.values[f"decimals of more than 15 digits in `{column}`, stored as strings"] += 1
+    return str(value)
+
+
+def _inferred(
+    header: list[str], sample: list[list[str] | csv.Error], reader: RowReader
+) -> dict[str, str]:
+    """Return the type of each column whose values in the sample all have it."""
+    rows = [row for row in sample if not isinstance(row, csv.Error) and len(row) == len(header)]
+    types = {}
+    for place, name in enumerate(header):
+        values = [row[place] for row in rows if row[place]]
+        if not values or name in (reader.text_column, reader.options.id_field):
+            continue
+        types[name] = next(kind for kind in CONVERTERS if _all_are(values, kind))
+    return types
+
+
+def _all_are(values: list[str], kind: str) -> bool:
+    # `007` is an identifier, not a number.
+    if kind in ("int", "float") and any(_LEADING_ZERO.match(value) for value in values):
+        return False
+    try:
+        for value in values:
+            convert(value, kind)
+    except ValueError:
+        return False
+    return True
 
 
 def _delimiter(path: Path, header: str) -> str:

@@ -28,6 +28,8 @@ class FileCounts:
     """Files without a good row or that cannot be read to the end, and unreadable folders."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Number of skipped files by the reason, such as `.pdf` or `empty`."""
+    values: dict[str, int] = field(default_factory=dict)
+    """Number of values that were stored in another form, by what became of them."""
     unfollowed: tuple[str, ...] = ()
     """Links to folders that were not followed because they are broken or lead in a circle."""
 
@@ -39,6 +41,7 @@ class Inventory:
         self.found = self.loaded = self.failed = 0
         self.unfollowed: list[str] = []
         self._skipped: Counter[str] = Counter()
+        self.values: Counter[str] = Counter()
 
     def skip(self, reason: str, *, found: bool = True) -> None:
         """Count a file that is skipped; `found` is False if it was counted as found before."""
@@ -52,6 +55,7 @@ class Inventory:
             loaded=self.loaded,
             failed=self.failed,
             skipped=dict(self._skipped.copy()),
+            values=dict(self.values.copy()),
             unfollowed=tuple(self.unfollowed),
         )
 

@@ -1,0 +1,55 @@
+"""Parse and write lines of JSON without losing digits or rejecting NaN."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+_LONG_NUMBER = re.compile(rb"\d{19}")
+"""Digits that may be an integer beyond 64 bits, which orjson reads as a float."""
+_MOST_DIGITS = 4300
+"""Python refuses to convert longer integers; they stay text."""
+
+
+def parse_json(line: bytes) -> tuple[Any, int]:
+    """Parse one JSON value.
+
+    Integers keep every digit. NaN and infinities, which JSON does not have, become None.
+
+    Returns:
+        The value, and the number of NaNs and infinities in it.
+
+    Raises:
+        json.JSONDecodeError: The line is not valid JSON.
+    """
+    if not _LONG_NUMBER.search(line):
+        try:
+            return orjson.loads(line), 0
+        except orjson.JSONDecodeError:
+            if b"NaN" not in line and b"Infinity" not in line:
+                raise
+    replaced: list[str] = []
+    try:
+        value = json.loads(
+            line.decode(),
+            parse_constant=replaced.append,  # returns None
+            parse_int=lambda digits: int(digits) if len(digits) <= _MOST_DIGITS else digits,
+        )
+    except UnicodeDecodeError as error:
+        reason = f"invalid UTF-8: {error.reason}"
+        raise json.JSONDecodeError(reason, "", 0) from error
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from error
+    return value, len(replaced)
+
+
+def dump_json(value: Any) -> bytes:
+    """Return a line of JSON; numpy arrays become lists, and integers may be of any size."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:
+        text = json.dumps(value, ensure_ascii=False, default=lambda array: array.tolist())
+        return f"{text}\n".encode()
