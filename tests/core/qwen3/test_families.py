@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tests.support.gpu_stand_ins import use
@@ -366,3 +367,29 @@ def test_a_reranker_with_qwens_prompt_equals_transformers(tmp_path, family):
             ranked = reranker.rerank("what grinds grain", TEXTS)
             scores.append([each.score for each in sorted(ranked, key=lambda each: each.index)])
     np.testing.assert_allclose(*scores, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of PEFT
+@pytest.mark.parametrize("family", ["qwen2", "llama with biases", "mistral"])
+def test_a_merged_adapter_equals_peft(tmp_path, family):
+    folder = random_model(tmp_path / "model", family)
+    targets = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
+    config = LoraConfig(r=4, lora_alpha=24, target_modules=targets, init_lora_weights=False)
+    base = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = get_peft_model(base, config).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    adapter = str(tmp_path / "adapter")
+    with (
+        Embedder(str(folder), adapter=adapter, dtype="float32", device="cpu") as embedder,
+        Embedder(str(folder), dtype="float32", device="cpu") as plain,
+    ):
+        assert embedder.info.engine == "torch"
+        ours, without = embedder.embed_documents(TEXTS), plain.embed_documents(TEXTS)
+        sequences = session_of(embedder).encoder.encode_documents(TEXTS).sequences
+    assert np.abs(ours - without).max() > 0.01
+    for row, sequence in zip(ours, sequences, strict=True):
+        ids = torch.from_numpy(sequence.ids.astype(np.int64))[None]
+        with torch.inference_mode():
+            state = model(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        expected = torch.nn.functional.normalize(state, dim=0)
+        np.testing.assert_allclose(row, expected.numpy(), atol=2e-6)
