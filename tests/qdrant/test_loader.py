@@ -1,4 +1,6 @@
+import math
 from dataclasses import dataclass, replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -127,8 +129,23 @@ def test_records_of_every_kind(client, embedder, stored):
     assert found["two"] == ("mapping", {"n": 2, "m": 3, "chunk": 0})
     assert found["three"] == ("dataclass", {"author": "Ada", "chunk": 0})
     assert found["four"] == ("langchain", {"n": 4, "chunk": 0})
-    assert found["five"] == ("llamaindex", {"n": 5, "chunk": 0})
+    assert found["five"] == ("None", {"n": 5})  # as LlamaIndex stores it
     assert found["six"][0].startswith("sha256:")
+
+
+def test_langchain_documents_with_odd_metadata_are_recognized(client, embedder, stored):
+    from langchain_core.documents import Document
+
+    def documents():
+        values = [{1, 2}, date(2020, 1, 1), np.float32(1.5), {None: b"x"}, math.nan]
+        return [Document(id="d", page_content="A mill.", metadata={"values": values})]
+
+    loader = QdrantLoader(client, "docs", embedder)
+    assert loader.load(documents()).embedded == 1
+    assert loader.load(documents()).skipped == 1
+    ((payload, _),) = stored(client, "docs").values()
+    assert payload["metadata"]["values"] == [[1, 2], "2020-01-01", 1.5, {"None": "eA=="}, None]
+    assert payload["quernstone"]["key"] == "d"
 
 
 def test_documents_without_a_lasting_id_are_found_again(client, embedder):

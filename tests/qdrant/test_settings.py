@@ -101,9 +101,21 @@ def test_settings_survive_the_metadata(preset):
     assert CollectionSettings.from_json(settings.to_json()) == settings
 
 
+def test_a_collection_keeps_its_rule_for_nodes():
+    new = CollectionSettings().resolved(64)
+    assert (new.node_rule, new.payloads.node_rule) == (2, 2)
+    assert CollectionSettings.from_json(new.to_json()) == new
+    old = CollectionSettings.from_json({})  # as version 0.1.0 wrote it
+    assert (old.node_rule, old.payloads.node_rule) == (1, 1)
+    assert CollectionSettings.from_json(old.to_json()) == old
+    assert CollectionSettings().differences(old) == []
+    with pytest.raises(ConfigError, match="`node_rule` is 3"):
+        CollectionSettings(node_rule=3)
+
+
 def test_a_collection_keeps_its_bm25_rule():
     new = CollectionSettings(bm25="auto").resolved(64)
-    assert new.to_json() == {"bm25": "sparse", "bm25_rule": 2}
+    assert new.to_json() == {"bm25": "sparse", "bm25_rule": 2, "node_rule": 2}
     old = CollectionSettings.from_json({"bm25": "sparse"})  # as version 0.1.0 wrote it
     assert (old.bm25_rule, old.bm25_text("mill").rule) == (1, 1)
     assert CollectionSettings.from_json(old.to_json()) == old

@@ -37,6 +37,7 @@ def test_load_twice(quern, docs):
         "chunks": 4,
         "embedded": 0,
         "skipped": 4,
+        "refreshed": 0,
         "replaced": 0,
         "removed": 0,
         "pruned": 0,

@@ -11,7 +11,7 @@ from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, unit_prefix
-from quernstone_qdrant.documents.layouts import Layout, layout_of
+from quernstone_qdrant.documents.layouts import Layout
 from quernstone_qdrant.errors import CollectionNotFoundError
 from quernstone_qdrant.filters import FieldValue, metadata_filter
 from quernstone_qdrant.provenance import Provenance, check_provenance
@@ -123,7 +123,7 @@ class OpenedCollection:
     @property
     def layout(self) -> Layout:
         """Shape of the payloads."""
-        return layout_of(self._settings.layout)
+        return self._settings.payloads
 
     @property
     def _oversamples(self) -> bool:

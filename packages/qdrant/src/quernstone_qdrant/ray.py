@@ -25,7 +25,7 @@ from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError, MissingExtraError, QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunker
-from quernstone_qdrant.documents.layouts import LayoutName, layout_of
+from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
 from quernstone_qdrant.errors import RecordError, TargetError
@@ -337,7 +337,7 @@ def _read(rows: pa.Table, plan: _Plan) -> pa.Table:
 
 def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
     provenance = plan.provenance
-    layout = layout_of(provenance.settings.layout)
+    layout = provenance.settings.payloads
     reader = BatchReader(
         Chunker(plan.chunk_size, plan.chunk_overlap),
         lambda chunk: make_point(provenance.namespace, provenance.fingerprint, chunk, layout),

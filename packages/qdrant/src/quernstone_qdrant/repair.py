@@ -172,7 +172,7 @@ class _Repair:
         if checked.changed:
             self._payloads[point.id] = checked.changed
             self._counts["payloads"] += 1
-        text = checked.content.text
+        text = checked.content.embedded
         if self._settings.bm25 == "sparse" and not is_bm25_of(
             text, point.sparse.get(BM25), self._settings
         ):

@@ -22,7 +22,10 @@ class LoadReport:
     embedded: int = 0
     """Chunks that were embedded, written, and confirmed by Qdrant."""
     skipped: int = 0
-    """Chunks that were already stored, unchanged."""
+    """Chunks that were already stored with the same text and metadata."""
+    refreshed: int = 0
+    """Skipped chunks whose payload was written again, because other fields of their LlamaIndex node
+    changed, such as ids of related nodes."""
     unconfirmed: int = 0
     """Chunks that were written again although one replica had them, unchanged, because another one
     could not be reached. `embedded` includes them."""

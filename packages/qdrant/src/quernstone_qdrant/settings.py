@@ -12,7 +12,8 @@ import numpy as np
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.bm25 import LANGUAGES, NEWEST_RULE, Bm25Rule, Bm25Text
-from quernstone_qdrant.documents.layouts import KEY_FIELD, LayoutName, layout_of
+from quernstone_qdrant.documents.layouts import KEY_FIELD, Layout, LayoutName, layout_of
+from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
 """One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25."""
@@ -110,6 +111,11 @@ class CollectionSettings:
     bm25_rule: Bm25Rule | Literal["auto"] = "auto"
     """Rule by which sparse BM25 vectors split texts into terms; see `documents/bm25.py`. `auto`:
     the newest for a new collection. 1: a server's own, for programs that let it encode queries."""
+    node_rule: NodeRule | Literal["auto"] = "auto"
+    """Rule for LlamaIndex nodes; see `documents/nodes.py`. `auto`: the newest for a new
+    collection."""
+    embed_metadata: bool = True
+    """Embed LlamaIndex nodes with their metadata, as LlamaIndex does (`MetadataMode.EMBED`)."""
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
     """Types of the metadata fields to index for filters. Created before the first point."""
     m: int | None = None
@@ -162,6 +168,7 @@ class CollectionSettings:
         ):
             check_choice(name, value, get_args(known))
         check_choice("bm25_rule", self.bm25_rule, ["auto", *get_args(Bm25Rule)])
+        check_choice("node_rule", self.node_rule, ["auto", *get_args(NodeRule)])
         check_choice("language", self.language, LANGUAGES)
         if self.bm25 == "text" and self.bm25_rule != "auto":
             raise ConfigError(
@@ -195,7 +202,8 @@ class CollectionSettings:
             bm25 = "sparse"
         if bm25 == "sparse" and rule == "auto":
             rule = NEWEST_RULE
-        return replace(self, prefix=prefix, bm25=bm25, bm25_rule=rule)
+        nodes = NEWEST_NODE_RULE if self.node_rule == "auto" else self.node_rule
+        return replace(self, prefix=prefix, bm25=bm25, bm25_rule=rule, node_rule=nodes)
 
     def vectors(self, dimensions: int) -> Mapping[str, VectorSettings]:
         """Return the dense vectors of a point by name, for embeddings of size `dimensions`."""
@@ -218,17 +226,23 @@ class CollectionSettings:
     @property
     def text_field(self) -> str:
         """Payload path of the text; empty if the layout has no field for it."""
-        return layout_of(self.layout).text_field or ""
+        return self.payloads.text_field or ""
+
+    @property
+    def payloads(self) -> Layout:
+        """The layout of the payloads, with the rules for LlamaIndex nodes."""
+        rule = NEWEST_NODE_RULE if self.node_rule == "auto" else self.node_rule
+        return layout_of(self.layout, rule, embed_metadata=self.embed_metadata)
 
     def fields(self) -> Mapping[str, FieldType]:
         """Return the types of the payload paths to index, without `key_fields`."""
-        layout = layout_of(self.layout)
+        layout = self.payloads
         return {layout.field(name): kind for name, kind in self.indexes.items()}
 
     def key_fields(self) -> tuple[str, ...]:
         """Return the payload paths by which documents are deleted."""
         # LlamaIndex deletes by `doc_id`
-        return (KEY_FIELD, "doc_id") if layout_of(self.layout).node else (KEY_FIELD,)
+        return (KEY_FIELD, "doc_id") if self.payloads.node else (KEY_FIELD,)
 
     def needs_server(self) -> list[str]:
         """Describe the settings that the embedded client silently ignores."""
@@ -349,6 +363,7 @@ class CollectionSettings:
                 f"the collection has unknown settings ({', '.join(unknown)}), because a newer "
                 "version of quernstone-qdrant created it; upgrade quernstone-qdrant"
             )
+        stored = {"node_rule": 1, **stored}  # collections with another rule record it
         if stored.get("bm25") == "sparse":  # version 0.1.0 had rule 1 and did not record it
             stored = {"bm25_rule": 1, **stored}
         return cls(**stored)

@@ -235,6 +235,21 @@ class PointStore:
             left_out += refused
         return left_out
 
+    def refresh(self, points: Sequence[Point]) -> None:
+        """Write the payloads of stored points, keeping their vectors; return once confirmed.
+
+        Raises:
+            WriteError: Some writes are not confirmed; the error names the points.
+        """
+        payloads = [point.payload() for point in points]
+        ids = [point.id for point in points]
+        for part in self._parts(_sizes(payloads, {})):
+            update = partial(self._target.update, ids[part], payloads[part], {})
+            try:
+                self._retry.call(update)
+            except TargetError as error:
+                raise WriteError(str(error), tuple(ids[part.start :])) from error
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points in the given order, and return once this is confirmed.
 

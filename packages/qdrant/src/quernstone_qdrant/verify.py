@@ -13,7 +13,7 @@ from quernstone_qdrant.checks.chunks import ChunkSequences
 from quernstone_qdrant.checks.indexes import wrong_indexes
 from quernstone_qdrant.checks.payloads import CheckedPayload, PayloadCheck
 from quernstone_qdrant.checks.vectors import VectorCheck
-from quernstone_qdrant.documents.layouts import OWN_KEY, layout_of
+from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
 from quernstone_qdrant.errors import CollectionError, ReplicaError
 from quernstone_qdrant.provenance import Provenance, check_provenance
@@ -134,7 +134,7 @@ class _Check:
         self._patience, self._replicas = patience, replicas
         self._retry = Retry(patience)
         self._store = PointStore(target, provenance.settings, self._retry)
-        self._layout = layout_of(provenance.settings.layout)
+        self._layout = provenance.settings.payloads
         self._check_payload = PayloadCheck(provenance)
         self._check_vectors = VectorCheck(provenance)
         self._size, self._rng = sample, random.Random(seed)
@@ -164,7 +164,7 @@ class _Check:
                     self._count(checked)
                     self._draw(point, checked)
                     if names and checked.content is not None:
-                        self._compare_bm25(point, checked, checked.content.text)
+                        self._compare_bm25(point, checked, checked.content.embedded)
                     if checked.identified:
                         sequences.add(checked.key, checked.number)
                 if progress is not None and self._points % _PROGRESS_INTERVAL == 0:
@@ -262,7 +262,7 @@ class _Check:
         self, embedder: TextEmbedder, points: list[tuple[StoredPoint, Mapping[str, Float32Array]]]
     ) -> None:
         """Embed texts again and compare the result with the stored vectors."""
-        texts = [self._layout.read(point.payload).text for point, _ in points]
+        texts = [self._layout.read(point.payload).embedded for point, _ in points]
         embeddings = embedder.embed_documents(texts)
         for (point, vectors), embedding, text in zip(points, embeddings, texts, strict=True):
             self._embedded += 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quernstone_qdrant.documents.floats import holds_float, last_bits, restore
-from quernstone_qdrant.documents.layouts import OWN_KEY, Content, layout_of
+from quernstone_qdrant.documents.layouts import OWN_KEY, Content
+from quernstone_qdrant.documents.nodes import fields_digest
 from quernstone_qdrant.documents.points import content_hash, point_id
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.targets import StoredPoint
@@ -41,7 +42,7 @@ class PayloadCheck:
 
     def __init__(self, provenance: Provenance) -> None:
         self._provenance = provenance
-        self._layout = layout_of(provenance.settings.layout)
+        self._layout = provenance.settings.payloads
 
     def __call__(self, point: StoredPoint) -> CheckedPayload | None:
         """Check a payload; return None if no loader wrote the point."""
@@ -80,11 +81,13 @@ class PayloadCheck:
                     metadata = restore(content.metadata, bits)
                 except ValueError:  # a float was added or removed, so this copy was changed
                     continue
-                yield Content(key=content.key, text=content.text, metadata=metadata)
+                yield replace(content, metadata=metadata)
             else:
                 yield content
 
     def _hash(self, own: dict[str, Any], content: Content) -> str | None:
+        if content.node is not None and fields_digest(content.node) != own.get("node"):
+            return None
         try:
             return content_hash(
                 self._layout,
@@ -94,8 +97,10 @@ class PayloadCheck:
                 content.text,
                 content.metadata,
                 str(own.get("source", "")),
+                content.embedded if content.has_embedded_metadata else None,
             )
-        except TypeError:  # a number beyond 64 bits, which no loader writes
+        # A number beyond 64 bits, or a template that cannot be filled in: no loader writes them.
+        except (TypeError, ValueError):
             return None
 
     def _may_be_rounded(self, point: StoredPoint, own: dict[str, Any]) -> bool:
@@ -114,7 +119,12 @@ class PayloadCheck:
         if "floats" in own:
             plain["floats"] = last_bits(content.metadata)
         expected = self._layout.payload(
-            point=point.id, key=own["key"], text=content.text, metadata=content.metadata, own=plain
+            point=point.id,
+            key=own["key"],
+            text=content.text,
+            metadata=content.metadata,
+            own=plain,
+            node=content.node,
         )
         for name, value in expected.items():
             stored = point.payload.get(name)

@@ -98,7 +98,6 @@ def search(
 
     The column `was` shows the rank of a hit before reranking.
     """
-    from quernstone_qdrant.documents.layouts import layout_of
     from quernstone_qdrant.filters import text_filter
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.retry import Retry
@@ -134,7 +133,7 @@ def search(
             allow_mismatch=allow_mismatch,
             patience=patience,
         )
-        layout = layout_of(searcher.provenance.settings.layout)
+        layout = searcher.layout
         hits = searcher.search(
             question,
             limit,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import orjson
@@ -21,6 +21,16 @@ import orjson
 from quernstone.errors import ConfigError
 from quernstone_qdrant.documents.floats import equal
 from quernstone_qdrant.documents.json_values import JsonValue
+from quernstone_qdrant.documents.nodes import (
+    LOADER_KEYS,
+    NodeFields,
+    NodeRule,
+    embedded_text,
+    from_node_json,
+    plain_fields,
+    source_id,
+    to_node_json,
+)
 
 LayoutName: TypeAlias = Literal["universal", "langchain", "llamaindex", "plain"]
 
@@ -41,6 +51,23 @@ class Content:
     """Key of the document; empty if another program wrote the point."""
     text: str
     metadata: dict[str, Any]
+    node: NodeFields | None = None
+    """Fields of the LlamaIndex node that was loaded; None if it was another kind of record."""
+    node_metadata: Mapping[str, Any] | None = None
+    """Metadata in the node's JSON, in its original order: Qdrant sorts the keys of a map."""
+    has_embedded_metadata: bool = False
+    """True if the metadata of the node was embedded with its text."""
+
+    @property
+    def embedded(self) -> str:
+        """The text that is embedded, which BM25 also reads.
+
+        Raises:
+            ValueError: The stored templates of the node cannot be filled in.
+        """
+        if self.node is None or not self.has_embedded_metadata:
+            return self.text
+        return embedded_text(self.node, self.text, self.node_metadata or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +85,10 @@ class Layout:
     """Store the metadata at the top level."""
     node: bool = False
     """Store a LlamaIndex node."""
+    node_rule: NodeRule = 1
+    """See `nodes.py`."""
+    embed_metadata: bool = True
+    """Embed the metadata of LlamaIndex nodes with their text (rule 2)."""
 
     def payload(
         self,
@@ -67,6 +98,7 @@ class Layout:
         text: str,
         metadata: dict[str, JsonValue],
         own: dict[str, JsonValue],
+        node: NodeFields | None = None,
     ) -> dict[str, JsonValue]:
         """Build the payload of a point.
 
@@ -77,6 +109,7 @@ class Layout:
             metadata: Metadata of the chunk. A field whose name the layout reserves is not stored at
                 the top level, but in `metadata`, in the node, or in `OWN_KEY`.
             own: Value of the field `OWN_KEY`.
+            node: Fields of the LlamaIndex node; None for other records.
         """
         reserved = _reserved(self)
         payload: dict[str, JsonValue] = {OWN_KEY: own}
@@ -87,9 +120,15 @@ class Layout:
         if self.nested:
             payload["metadata"] = metadata
         if self.node:
-            payload["_node_content"] = _node_json(point, text, metadata, key)
-            payload["_node_type"] = "TextNode"
-            payload |= dict.fromkeys(_DOCUMENT_FIELDS, key)
+            document = key
+            if node is not None:
+                document = source_id(node) or "None"  # LlamaIndex's own value
+            else:
+                hidden_keys = LOADER_KEYS if self.node_rule > 1 else ()
+                node = plain_fields(point, key, [name for name in hidden_keys if name in metadata])
+            payload["_node_content"] = to_node_json(node, text, metadata)
+            payload["_node_type"] = node["class_name"]
+            payload |= dict.fromkeys(_DOCUMENT_FIELDS, document)
         elif self.flat:
             hidden = {name: value for name, value in metadata.items() if name in reserved}
             if hidden:
@@ -99,26 +138,44 @@ class Layout:
     def read(self, payload: Mapping[str, Any]) -> Content:
         """Extract the content of a payload. Missing fields are empty."""
         own = _own(payload)
-        node = _parsed_node(payload) if self.node else {}
-        text = payload.get(self.text_field) if self.text_field else node.get("text")
+        parsed = _parsed_node(payload) if self.node else {}
+        fields, node_text, node_metadata = from_node_json(parsed)
+        text = payload.get(self.text_field) if self.text_field else node_text
         if self.nested:
             metadata = payload.get("metadata")
         elif self.node:
-            metadata = node.get("metadata")
+            metadata = node_metadata
         else:
             reserved = _reserved(self)
             metadata = {name: value for name, value in payload.items() if name not in reserved}
             hidden = own.get("metadata")
             metadata |= hidden if isinstance(hidden, dict) else {}
-        return _content(own, text, metadata)
+        return self._content(own, text, metadata, fields, node_metadata)
 
     def copies(self, payload: Mapping[str, Any]) -> list[Content]:
         """Return the complete copies of the content in a payload; the first is that of `read`."""
         found = [self.read(payload)]
         if self.node and self.text_field:
-            node = _parsed_node(payload)
-            found.append(_content(_own(payload), node.get("text"), node.get("metadata")))
+            fields, text, metadata = from_node_json(_parsed_node(payload))
+            found.append(self._content(_own(payload), text, metadata, fields, metadata))
         return found
+
+    def _content(
+        self,
+        own: Mapping[str, Any],
+        text: object,
+        metadata: object,
+        fields: NodeFields,
+        node_metadata: object,
+    ) -> Content:
+        return Content(
+            key=str(own.get("key", "")),
+            text=str(text or ""),
+            metadata=metadata if isinstance(metadata, dict) else {},
+            node=fields if "node" in own else None,
+            node_metadata=node_metadata if isinstance(node_metadata, dict) else {},
+            has_embedded_metadata="node" in own and self.embed_metadata,
+        )
 
     def equal(self, name: str, stored: Any, expected: Any) -> bool:
         """Compare a top-level field with its expected value.
@@ -149,15 +206,15 @@ LAYOUTS: Mapping[LayoutName, Layout] = {
 }
 
 
-def layout_of(name: str) -> Layout:
-    """Return the layout with this name.
+def layout_of(name: str, node_rule: NodeRule = 1, *, embed_metadata: bool = True) -> Layout:
+    """Return the layout with this name, which follows these rules for LlamaIndex nodes.
 
     Raises:
         ConfigError: The name is unknown.
     """
     for known, layout in LAYOUTS.items():
         if known == name:
-            return layout
+            return replace(layout, node_rule=node_rule, embed_metadata=embed_metadata)
     raise ConfigError(f"`layout` is {name!r}; it must be one of {', '.join(get_args(LayoutName))}")
 
 
@@ -175,14 +232,6 @@ def _parsed_node(payload: Mapping[str, Any]) -> dict[str, Any]:
     return node if isinstance(node, dict) else {}
 
 
-def _content(own: Mapping[str, Any], text: object, metadata: object) -> Content:
-    return Content(
-        key=str(own.get("key", "")),
-        text=str(text or ""),
-        metadata=metadata if isinstance(metadata, dict) else {},
-    )
-
-
 @functools.cache
 def _reserved(layout: Layout) -> frozenset[str]:
     """Return the top-level payload fields that the layout itself uses."""
@@ -192,31 +241,3 @@ def _reserved(layout: Layout) -> frozenset[str]:
     if layout.nested:
         names.add("metadata")
     return frozenset(names.union(_NODE_FIELDS) if layout.node else names)
-
-
-def _node_json(point: str, text: str, metadata: dict[str, JsonValue], key: str) -> str:
-    """Return the JSON of a LlamaIndex `TextNode`, as `node_to_metadata_dict` of 0.13 and 0.14.
-
-    A golden test compares it with LlamaIndex's own output.
-    """
-    source: dict[str, JsonValue] = {
-        "node_id": key, "node_type": None, "metadata": {}, "hash": None,
-        "class_name": "RelatedNodeInfo",
-    }  # fmt: skip
-    node: dict[str, JsonValue] = {
-        "id_": point,
-        "embedding": None,
-        "metadata": metadata,
-        "excluded_embed_metadata_keys": [],
-        "excluded_llm_metadata_keys": [],
-        "relationships": {"1": source},
-        "metadata_template": "{key}: {value}",
-        "metadata_separator": "\n",
-        "text": text,
-        "mimetype": "text/plain",
-        "start_char_idx": None,
-        "end_char_idx": None,
-        "text_template": "{metadata_str}\n\n{content}",
-        "class_name": "TextNode",
-    }
-    return orjson.dumps(node).decode()

@@ -17,6 +17,13 @@ from quernstone_qdrant.documents.chunking import Chunk
 from quernstone_qdrant.documents.floats import last_bits
 from quernstone_qdrant.documents.json_values import JsonValue
 from quernstone_qdrant.documents.layouts import OWN_KEY, Layout
+from quernstone_qdrant.documents.nodes import (
+    NodeFields,
+    embedded_text,
+    fields_digest,
+    is_chunk,
+    of_chunk,
+)
 
 NAMESPACE = uuid.UUID("6a1f0bd2-5c0e-5d0c-9a55-0d1b3f6f6c21")
 """Root of all collection namespaces. Changing it would duplicate the points of every collection."""
@@ -35,6 +42,18 @@ class Point:
     chunk: Chunk
     metadata: dict[str, JsonValue]
     layout: Layout
+    node: NodeFields | None = None
+    """Fields of the LlamaIndex node to store."""
+
+    @property
+    def embedded(self) -> str | None:
+        """`text` if it is not the text of the chunk alone."""
+        return self.text if self.node is not None and self.layout.embed_metadata else None
+
+    @property
+    def node_digest(self) -> str | None:
+        """Hash of `node`, which can change without a change of `content_hash`."""
+        return None if self.node is None else fields_digest(self.node)
 
     def payload(self) -> dict[str, JsonValue]:
         """Build the payload."""
@@ -47,12 +66,15 @@ class Point:
         }
         if self.chunk.record.source:
             own["source"] = self.chunk.record.source
+        if self.node is not None:
+            own["node"] = self.node_digest
         return self.layout.payload(
             point=self.id,
             key=key,
-            text=self.text,
+            text=self.chunk.text,
             metadata=self.metadata,
             own=own,
+            node=self.node,
         )
 
 
@@ -83,17 +105,29 @@ def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Lay
         layout: Layout of the payload. It is part of the hash.
     """
     metadata: dict[str, JsonValue] = dict(chunk.record.metadata)
-    metadata.setdefault("chunk", chunk.number)
-    if chunk.headings:
-        metadata.setdefault("headings", list(chunk.headings))
     key, number, source = chunk.record.key, chunk.number, chunk.record.source
+    own_id = point_id(namespace, key, number)
+    fields = chunk.record.node if layout.node else None
+    if not is_chunk(fields):
+        metadata.setdefault("chunk", number)
+        if chunk.headings:
+            metadata.setdefault("headings", list(chunk.headings))
+        if fields is not None:
+            added = [name for name in metadata if name not in chunk.record.metadata]
+            fields = of_chunk(fields, own_id, chunk.start, chunk.text, added)
+    embedded = None
+    if fields is not None and layout.embed_metadata:
+        embedded = embedded_text(fields, chunk.text, metadata)
     return Point(
-        id=point_id(namespace, key, number),
-        text=chunk.text,
-        content_hash=content_hash(layout, fingerprint, key, number, chunk.text, metadata, source),
+        id=own_id,
+        text=chunk.text if embedded is None else embedded,
+        content_hash=content_hash(
+            layout, fingerprint, key, number, chunk.text, metadata, source, embedded
+        ),
         chunk=chunk,
         metadata=metadata,
         layout=layout,
+        node=None if fields is None else dict(fields),
     )
 
 
@@ -105,20 +139,33 @@ def content_hash(
     text: str,
     metadata: Mapping[str, JsonValue],
     source: str,
+    embedded: str | None = None,
 ) -> str:
     """Hash everything that determines a point; see `make_point`.
 
     Includes the source, so a document that moved is rewritten rather than pruned with its old
-    source.
+    source. `embedded` is the text to embed if that is another one. The other fields of a LlamaIndex
+    node, such as ids, are not included: they change without a change of the vector.
     """
     shape = f"{layout.name}/{layout.version}"
     parts = [shape, fingerprint, key, number, text, metadata, *([source] if source else [])]
+    if embedded is not None:
+        parts.append({"embedded": embedded})
     content = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:32]
 
 
 def stored_hash(payload: dict[str, Any] | None) -> str | None:
     """Return the content hash in a payload; None if another program wrote it, or it is damaged."""
+    return _own_text(payload, "hash")
+
+
+def stored_node_digest(payload: dict[str, Any] | None) -> str | None:
+    """Return `Point.node_digest` of a stored point; None if it was not loaded from a node."""
+    return _own_text(payload, "node")
+
+
+def _own_text(payload: dict[str, Any] | None, name: str) -> str | None:
     own = (payload or {}).get(OWN_KEY)
-    found = own.get("hash") if isinstance(own, dict) else None
+    found = own.get(name) if isinstance(own, dict) else None
     return found if isinstance(found, str) else None

@@ -18,6 +18,15 @@ from quernstone_qdrant.documents.json_values import (
     storable,
     to_metadata,
 )
+from quernstone_qdrant.documents.nodes import (
+    NEWEST_NODE_RULE,
+    NodeRule,
+    embedded_text,
+    fields_of,
+    is_chunk,
+    is_document,
+    source_id,
+)
 from quernstone_qdrant.errors import RecordError
 
 TextFormat = Literal["text", "markdown"]
@@ -46,18 +55,27 @@ class Record:
     alias: str = ""
     """Key of the document in a load with other options. If a document of this key and source is
     stored, the load stops instead of storing it twice."""
+    node: Mapping[str, JsonValue] | None = None
+    """Fields of the LlamaIndex node that it came as, without text, metadata and embedding."""
+
+    @property
+    def is_chunk(self) -> bool:
+        """True for a node, which is not split. Several of them may have the same key."""
+        return is_chunk(self.node)
 
 
-def to_record(value: object, position: int) -> Record:
+def to_record(value: object, position: int, node_rule: NodeRule = NEWEST_NODE_RULE) -> Record:
     """Convert a value to a record.
 
     Args:
         value: A `Record`; a mapping or a dataclass instance with a text field (`TEXT_FIELDS`) and
             optionally an id (`ID_FIELDS`), whose other fields are metadata; a string; a LangChain
-            `Document`; or a LlamaIndex node. Without an id, or with the random one that LlamaIndex
-            assigns by default, the key is a hash of the content: the next load finds the document
-            again, but an edited text counts as a new document.
+            `Document`; or a LlamaIndex node. The key of a node is its `ref_doc_id`, if it has one.
+            Without an id, or with the random one that LlamaIndex assigns by default, the key is a
+            hash of the content: the next load finds the document again, but an edited text counts
+            as a new document.
         position: Position of the value in its iterable, for error messages.
+        node_rule: Rule for LlamaIndex nodes; see `documents/nodes.py`.
 
     Raises:
         RecordError: The value has no text, or its type is not supported.
@@ -71,8 +89,7 @@ def to_record(value: object, position: int) -> Record:
     elif hasattr(value, "page_content") and hasattr(value, "metadata"):  # LangChain
         record = _make(getattr(value, "id", None), value.page_content, value.metadata, position)
     elif hasattr(value, "get_content") and hasattr(value, "node_id"):  # LlamaIndex
-        metadata = getattr(value, "metadata", {})
-        record = _make(_lasting_id(value), value.get_content(), metadata, position)
+        record = _from_node(value, position, node_rule)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         record = _from_fields(
             {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, position
@@ -85,6 +102,22 @@ def to_record(value: object, position: int) -> Record:
         )
     _check(record, position)
     return record
+
+
+def _from_node(node: Any, position: int, rule: NodeRule) -> Record:
+    text, metadata = node.get_content(), getattr(node, "metadata", {})
+    if rule == 1:
+        return _make(_lasting_id(node), text, metadata, position)
+    try:
+        fields = fields_of(node)
+        key = None if is_document(node) else source_id(fields)
+        record = _make(key or _lasting_id(node), text, metadata, position)
+        embedded_text(fields, text, record.metadata)  # raises if it cannot be built
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(storable(str(node.node_id)), str(error)) from error
+    return replace(record, node=fields)
 
 
 def _from_fields(fields: Mapping[Any, Any], position: int) -> Record:
@@ -131,11 +164,15 @@ def _clean(metadata: Mapping[Any, Any], key: object) -> dict[str, JsonValue]:
 
 def _lasting_id(node: Any) -> str | None:
     """Return the id of a LlamaIndex node; None for a random UUID, which differs on every run."""
+    return None if is_random_id(node.node_id) else str(node.node_id)
+
+
+def is_random_id(text: str) -> bool:
+    """Return True for a UUID of version 4, such as LlamaIndex assigns by default."""
     try:
-        is_random = uuid.UUID(node.node_id).version == 4
+        return uuid.UUID(text).version == 4
     except ValueError:
-        is_random = False
-    return None if is_random else str(node.node_id)
+        return False
 
 
 def _check(record: Record, position: int) -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunk, Chunker
 from quernstone_qdrant.documents.deadletter import Failure
+from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.points import Point
-from quernstone_qdrant.documents.records import Record, to_record
+from quernstone_qdrant.documents.records import Record, is_random_id, to_record
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.duplicates import RecentKeys
 from quernstone_qdrant.loading.indexed import index_error
@@ -32,6 +33,8 @@ class BatchReader:
         source: Source of the records that do not name one.
         seen: Receives the ids of all points; None if they are not needed.
         indexes: Types of the indexed metadata fields; a value of another type is an error.
+        node_rule: Rule for LlamaIndex nodes. The nodes of a document may be anywhere among the
+            records, so about 150 bytes are kept for each such document.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class BatchReader:
         source: str = "",
         seen: SeenHashes | None = None,
         indexes: Mapping[str, FieldType] | None = None,
+        node_rule: NodeRule = NEWEST_NODE_RULE,
     ) -> None:
         self._chunker, self._make_point = chunker, make_point
         self._size, self._batch_chars, self._skip_errors = size, batch_chars, skip_errors
@@ -52,7 +56,22 @@ class BatchReader:
         self.sources: set[str] = set()
         """Sources of the records read so far."""
         self._recent = RecentKeys()
+        self._node_rule: NodeRule = node_rule
+        self._nodes: dict[str, int] = {}
+        """Number of nodes read so far of each document that came as nodes."""
+        self._random_ids = 0
         self._batch = Batch(0)
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes for the report."""
+        if not self._random_ids:
+            return []
+        return [
+            f"{self._random_ids:,} documents have random ids (UUID 4), the default of LlamaIndex: "
+            "if the next run gives them others, it adds them again; set them, as with "
+            "`Document(id_=...)` or `SimpleDirectoryReader(filename_as_id=True)`"
+        ]
 
     def batches(self, records: Iterable[object]) -> Iterator[Batch]:
         """Yield batches until the records are exhausted.
@@ -71,7 +90,12 @@ class BatchReader:
         except QuernstoneError:
             yield self._close()
             raise
-        if self._batch.seen or self._batch.failures or self._batch.points:
+        for end in self._nodes.items():
+            self._batch.ends.append(end)
+            if len(self._batch.ends) >= self._size:
+                yield self._close()
+        batch = self._batch
+        if batch.seen or batch.failures or batch.points or batch.ends:
             yield self._close()
 
     def _record(self, value: object, position: int) -> Record | None:
@@ -81,7 +105,7 @@ class BatchReader:
             return None
         self._batch.seen += 1
         try:
-            record = to_record(value, position)
+            record = to_record(value, position, self._node_rule)
             reason = index_error(record.metadata, self._indexes) if self._indexes else None
             if reason is not None:
                 raise RecordError(record.key, reason)
@@ -98,19 +122,35 @@ class BatchReader:
 
     def _split(self, record: Record) -> Iterator[Batch]:
         """Add the chunks of a record, yielding each batch that fills up before the last one."""
+        if record.is_chunk:
+            self._add_node(record)
+            return
         chunks = 0
         for chunk in self._chunker.split(record):
-            point = self._make_point(chunk)
-            if self._seen is not None:
-                self._seen.add(uuid.UUID(point.id).bytes)
-            self._batch.points.append(point)
-            self._batch.chars += len(point.text)
+            self._add(chunk)
             chunks = chunk.number + 1
             if not chunk.last and self._is_full():
                 closed = self._close()
                 self._batch.previous = closed
                 yield closed
         self._batch.ends.append((record.key, chunks))
+
+    def _add_node(self, record: Record) -> None:
+        """Add a node as the next chunk of its document, whose end is the end of the records."""
+        number = self._nodes.get(record.key)
+        if number is None:
+            number = self._nodes[record.key] = 0
+            self._random_ids += is_random_id(record.key)
+        if record.text.strip():
+            self._add(Chunk(record, number, record.text, start=0))
+            self._nodes[record.key] = number + 1
+
+    def _add(self, chunk: Chunk) -> None:
+        point = self._make_point(chunk)
+        if self._seen is not None:
+            self._seen.add(uuid.UUID(point.id).bytes)
+        self._batch.points.append(point)
+        self._batch.chars += len(point.text)
 
     def _is_full(self) -> bool:
         batch = self._batch
@@ -123,6 +163,8 @@ class BatchReader:
         closed = self._batch
         closed.chunks = len(closed.points)
         self._batch = Batch(closed.number + 1)
+        if self._nodes:  # a document may continue in any later batch
+            self._batch.previous = closed
         return closed
 
     def _skip(self, error: QuernstoneError, record: object) -> None:

@@ -26,9 +26,12 @@ class RecentKeys:
             RecordError: A different record with the same key was seen before. The two would
                 overwrite each other in every run.
         """
+        # Several nodes have the key of their document.
+        node_id = (record.node or {}).get("id_")
+        identity = record.key if node_id is None else f"{record.key}\0{node_id}"
         content = orjson.dumps([record.text, record.metadata], option=orjson.OPT_SORT_KEYS)
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        known = self._digests.get(record.key)
+        known = self._digests.get(identity)
         if known is not None and known != digest:
             raise RecordError(
                 record.key,
@@ -36,7 +39,7 @@ class RecentKeys:
                 "record a unique id, or load the files separately, each with a --namespace of its "
                 "own",
             )
-        self._digests[record.key] = digest
+        self._digests[identity] = digest
         if len(self._digests) > _REMEMBERED:
             self._digests.popitem(last=False)
         return known is not None

@@ -89,9 +89,10 @@ class SourceGuard:
             self.fingerprint,
             chunk.record.key,
             chunk.number,
-            point.text,
+            chunk.text,
             point.metadata,
             source,
+            point.embedded,
         )
         return before == stored_hash(payload)
 

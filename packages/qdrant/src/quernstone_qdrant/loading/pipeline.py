@@ -50,8 +50,8 @@ class Batch:
     """(key, number of chunks) of each document that ends in this batch."""
     stale: list[str] = field(default_factory=list)
     """Ids of stored points past the end of their document, which became shorter."""
-    stale_before: int = 0
-    """Number of ids at the beginning of `stale` whose document starts in an earlier batch."""
+    stale_keys: list[str] = field(default_factory=list)
+    """Key of the document of each id in `stale`."""
     seen: int = 0
     """Records that were read for this batch."""
     chunks: int = 0
@@ -60,6 +60,8 @@ class Batch:
     unconfirmed: int = 0
     """Chunks that one replica has, unchanged, and another one could not be asked about."""
     chars: int = 0
+    refreshed: list[Point] = field(default_factory=list)
+    """Stored points of LlamaIndex nodes of which only ids or other node fields changed."""
     vectors: Float32Array | None = None
     """Shape: (len(points), dimensions)"""
     failures: list[Failure] = field(default_factory=list)
@@ -90,7 +92,11 @@ class Batch:
         if self.vectors is not None:
             self.vectors = self.vectors[kept]
         self.points = [point for point, keep in zip(self.points, kept, strict=True) if keep]
+        self.refreshed = [p for p in self.refreshed if p.chunk.record.key not in self.refused]
         self.ends = [end for end in self.ends if end[0] not in self.refused]
+        stale = zip(self.stale, self.stale_keys, strict=True)
+        rest = [(point, key) for point, key in stale if key not in self.refused]
+        self.stale, self.stale_keys = [p for p, _ in rest], [key for _, key in rest]
 
 
 _Step: TypeAlias = "Callable[[Batch], None]"
@@ -241,7 +247,7 @@ class Pipeline:
         elif self._try(self._look_up, batch):
             if batch.points:
                 self._enter("embed", batch)
-            elif batch.stale:
+            elif batch.stale or batch.refreshed:
                 self._enter("write", batch)
             else:
                 self._settle(batch)

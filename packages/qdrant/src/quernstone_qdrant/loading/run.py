@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.deadletter import DeadLetters
-from quernstone_qdrant.documents.layouts import layout_of
 from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
@@ -84,7 +83,7 @@ class Load:
         self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
         self._retry = Retry(plan.patience)
         provenance = plan.provenance
-        layout = layout_of(provenance.settings.layout)
+        layout = provenance.settings.payloads
         self._store = PointStore(
             plan.target,
             provenance.settings,
@@ -104,6 +103,7 @@ class Load:
             source=source,
             seen=self._seen,
             indexes=provenance.settings.indexes,
+            node_rule=layout.node_rule,
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),
@@ -194,6 +194,7 @@ class Load:
             chunks=batch.chunks,
             embedded=len(batch.points),
             skipped=batch.skipped,
+            refreshed=len(batch.refreshed),
             unconfirmed=batch.unconfirmed,
             replaced=batch.replaced,
             removed=0 if batch.lost else len(batch.stale),
@@ -231,6 +232,6 @@ class Load:
             retries=self._retry.retries,
             stopped=stopped,
             files=self._files.files if self._files is not None else None,
-            notes=(*self._plan.notes, *self._deferral),
+            notes=(*self._plan.notes, *self._deferral, *self._reader.notes),
             **sums,
         )

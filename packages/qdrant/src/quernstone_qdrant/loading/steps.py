@@ -12,7 +12,7 @@ import numpy as np
 from quernstone.errors import EngineError, EngineMemoryError, InputError, NonFiniteError
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.deadletter import Failure
-from quernstone_qdrant.documents.points import Point, point_id, stored_hash
+from quernstone_qdrant.documents.points import Point, point_id, stored_hash, stored_node_digest
 from quernstone_qdrant.embedders import TextEmbedder, is_normalized
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.guard import SourceGuard
@@ -26,13 +26,12 @@ _PROBE = 64
 def look_up(
     batch: Batch, store: PointStore, namespace: UUID, guard: SourceGuard | None = None
 ) -> None:
-    """Keep only points that are missing, changed or unconfirmed, and set `stale`.
+    """Keep only points that are missing, changed or unconfirmed; set `stale` and `refreshed`.
 
     A point is unconfirmed while one of its replicas cannot be reached. Stale points are those of
     documents that became shorter, past the new end. `guard` protects documents of other sources.
     """
     ends = [(point_id(namespace, key, chunks), key, chunks) for key, chunks in batch.ends]
-    continued = batch.points[0].chunk.record.key if batch.previous and batch.points else None
     ids = [point.id for point in batch.points] + [end_id for end_id, _, _ in ends]
     stored, confirmed = store.look_up(ids + (guard.extra_ids(batch) if guard else []))
     if guard is not None:
@@ -43,15 +42,21 @@ def look_up(
         point for point in batch.points if stored_hash(stored.get(point.id)) != point.content_hash
     ]
     if confirmed:
+        new = {point.id for point in changed}
+        batch.refreshed = [
+            point
+            for point in batch.points
+            if point.id not in new and stored_node_digest(stored[point.id]) != point.node_digest
+        ]
         batch.points = changed
     else:
         batch.unconfirmed = len(batch.points) - len(changed)
     batch.skipped = kept - len(batch.points)
     for end_id, key, chunks in ends:
         if end_id in stored:
-            batch.stale.extend(_stale_ids(store, namespace, key, chunks))
-        if key == continued:
-            batch.stale_before = len(batch.stale)
+            stale = _stale_ids(store, namespace, key, chunks)
+            batch.stale += stale
+            batch.stale_keys += [key] * len(stale)
 
 
 def _stale_ids(store: PointStore, namespace: UUID, key: str, first: int) -> list[str]:
@@ -109,13 +114,13 @@ def write(batch: Batch, store: PointStore, *, skip_errors: bool) -> None:
     """
     if batch.previous is not None and batch.previous.refused:
         batch.refuse(batch.previous.refused)
-        del batch.stale[: batch.stale_before]
     if batch.points and batch.vectors is not None:
         refused = store.write(batch.points, batch.vectors, skip_refused=skip_errors)
         if refused:
             left_out = {refusal.point.id for refusal in refused}
             batch.points = [point for point in batch.points if point.id not in left_out]
             batch.failures.extend(_not_stored(refusal) for refusal in refused)
+    store.refresh(batch.refreshed)
     if not batch.lost:
         store.delete(batch.stale)
 
