@@ -8,8 +8,10 @@ default models are the bundled ones.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,27 @@ def test_links_of(page):
         target = page.parent / path if path else page
         assert target.exists(), f"{page}: {link} leads nowhere"
         assert not anchor or anchor in anchors(target), f"{page}: {link} names no heading"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("page", ["langchain.md", "llamaindex.md"])
+def test_a_page_runs_after_its_install_lines_in_a_clean_environment(page, tmp_path):
+    """Builds the packages from a copy of the tree, as the line on the page says."""
+    text = (ROOT / "docs" / page).read_text()
+    [install] = re.findall(r"^```sh\n(pip install .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    code = "".join(block for _, language, block in blocks(ROOT / "docs" / page))
+    (tmp_path / "page.py").write_text(code)
+    copy = tmp_path / "clone"
+    shutil.copytree(ROOT / "packages", copy / "packages")
+    venv.create(tmp_path / "venv", with_pip=True)
+    environment = {
+        "PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    for command, folder in ((install, copy), ("python page.py", tmp_path)):
+        subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True)
 
 
 def test_contributing_lists_every_module():

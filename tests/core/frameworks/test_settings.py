@@ -11,6 +11,7 @@ from langchain_huggingface import HuggingFaceEmbeddings
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from pydantic import ValidationError
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from langchain_quernstone import (
     QuernstoneCrossEncoder,
@@ -52,9 +53,7 @@ EMBEDDING_PEERS = {
     "CohereEmbeddings": {"truncate", "embedding_types", "user_agent", "cohere_api_key"},
     "TextEmbeddingsInference": {"truncate_text", "auth_token", "endpoint", "text_instruction"},
     "SentenceTransformer": {
-        "model_name_or_path", "device", "prompts", "default_prompt_name", "cache_folder",
-        "trust_remote_code", "revision", "token", "use_auth_token", "truncate_dim", "model_kwargs",
-        "tokenizer_kwargs", "config_kwargs", "backend", "batch_size", "normalize_embeddings",
+        *inspect.signature(SentenceTransformer).parameters, "batch_size", "normalize_embeddings",
     },
 }  # fmt: skip
 RERANKING_PEERS = {
@@ -68,7 +67,10 @@ RERANKING_PEERS = {
     "FlagEmbeddingReranker": {"model", "top_n", "use_fp16"},
     "FlashrankRerank": {"client", "top_n", "score_threshold", "model", "prefix_metadata"},
     "HuggingFaceCrossEncoder": {"model_name", "model_kwargs"},
-    "CrossEncoder": {"max_length", "automodel_args", "tokenizer_args", "max_seq_length"},
+    "CrossEncoder": {
+        *inspect.signature(CrossEncoder).parameters, "automodel_args", "tokenizer_args",
+        "max_seq_length",
+    },
 }  # fmt: skip
 # `**model_kwargs` of HuggingFaceEmbedding, and what LlamaIndex's base classes have themselves.
 FRAMEWORK = {"callback_manager", "keep_retrieval_score"}

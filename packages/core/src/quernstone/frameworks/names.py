@@ -25,6 +25,7 @@ _ENCODE = (
 _DEVICES = "`device`, one per object; each object loads its own model"
 _TOKENIZER = "not needed: the tokenizer is that of the model"
 _TEXTS = "not needed: a server gets texts, never token ids"
+_FILES = "not needed: it is read from the model's files"
 _CACHE = "not needed: use `CacheBackedEmbeddings`, or the `cache` of an `IngestionPipeline`"
 _OBJECT = "not needed: `model` is a name or a folder, and the engine is created from it"
 
@@ -81,6 +82,9 @@ ADVICE: Mapping[str, str] = {
         ("tiktoken_enabled tiktoken_model_name allowed_special disallowed_special", _TEXTS),
         ("embed_model cross_encoder", _OBJECT),
         ("embeddings_cache", _CACHE),
+        ("modules similarity_fn_name model_card_data num_labels activation_fn", _FILES),
+        ("keep_in_fp32_modules processor_kwargs", _FILES),
+        ("local_files_only", "the environment variable `HF_HUB_OFFLINE=1`"),
         ("num_workers rate_limiter", "not needed: concurrent calls share batches"),
         ("prefix_metadata", "not needed: the score is `relevance_score`"),
     )
