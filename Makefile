@@ -25,7 +25,7 @@ LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-versi
 	--constraint constraints.txt
 
 .PHONY: install install-dev install-vllm install-infinity install-llama demo test test-all test-vllm \
-	test-infinity soak check fix bench capabilities
+	test-infinity soak check fix bench capabilities models
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -109,3 +109,7 @@ capabilities: install-dev install-vllm
 	$(RUN)pytest --capabilities docs/capabilities tests/core/engines/test_contract.py
 	$(VLLM_RUN)python -m pytest --capabilities docs/capabilities tests/vllm
 	$(RUN)python -m quernstone.testing docs/capabilities docs/engines.md
+
+# the table of public models in docs/models.md
+models: install-dev
+	$(RUN)python -m tests.support.public_models docs/models.md

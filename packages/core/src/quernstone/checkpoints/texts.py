@@ -15,7 +15,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names of a prompt for documents, of which sentence-transformers takes the first that exists."""
 
 # A prompt with an instruction, such as Qwen's `Instruct: {instruction}\nQuery:`.
-_INSTRUCTED = re.compile(r"(Instruct: ?)(.+)(\n\w+ ?: ?)", re.DOTALL)
+_INSTRUCTED = re.compile(r"(Instruct: ?)(.+?)(\s*\n\s*\w+ ?: ?)", re.DOTALL)
 
 
 def read_prompts(folder: Path, config: Mapping[str, Any]) -> tuple[Prompts, str]:
