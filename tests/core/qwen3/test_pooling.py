@@ -118,6 +118,7 @@ PROMPTS = {
     "qwen": None,
     "none": {"query": "", "document": ""},
     "own": {"query": "query: ", "passage": "passage: "},
+    "one character": {"query": ":", "document": " "},
 }
 
 

@@ -156,12 +156,14 @@ class TokenEncoder:
     def _read_query_frame(self, frame: str) -> tuple[int, Prefix | None]:
         """Return the number of tokens of a frame, and the prefix of all queries that follow it.
 
-        The prefix leaves out the last character, which may form a token with the query's first.
+        The prefix leaves out the last character, which may form a token with the query's first. It
+        is None if nothing remains.
         """
         if not frame:
             return 0, None
         complete, shared = self._tokenizer.ids([frame, frame[:-1]])
-        return len(complete), Prefix(np.concatenate((self._start, shared)))
+        ids = np.concatenate((self._start, shared))
+        return len(complete), Prefix(ids) if len(ids) else None
 
     def _read_pair_stem(self, instruction: str, template: RerankTemplate) -> Prefix:
         """Return the prefix that all pairs of an instruction share."""
