@@ -2,8 +2,8 @@
 
     python -m tests.support.public_models docs/models.md
 
-writes the table. No hub could be reached when it was written: apart from Qwen's own, no file of these
-models has been seen. `says` repeats the named source.
+writes the table. No hub could be reached when it was written: apart from Qwen's own, no file of
+these models has been seen. `says` repeats the named source.
 """
 
 import json
