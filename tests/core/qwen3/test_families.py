@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from tests.support.gpu_stand_ins import use
+from tests.support.gpu_stand_ins import Recorder, use
 from tokenizers import models, normalizers, trainers
 from transformers import AutoConfig, AutoModel
 
@@ -92,9 +93,14 @@ def change(path, **fields):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
+@lru_cache(maxsize=1)
+def reference(folder):
+    return AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+
+
 def states_of(folder, ids, *, causal):
     """Return the states of all tokens by transformers, with an explicit mask."""
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = reference(folder)
     length = len(ids)
     mask = torch.zeros(1, 1, length, length)
     if causal:
@@ -144,7 +150,7 @@ def test_a_window_of_attention_equals_transformers(tmp_path, window, pooling):
         sequences = session_of(embedder).encoder.encode_documents(texts).sequences
     np.testing.assert_allclose(ours, alone, atol=2e-6)
     assert max(map(len, sequences)) > 256
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = reference(folder)
     for row, sequence in zip(ours, sequences, strict=True):
         ids = torch.from_numpy(sequence.ids.astype(np.int64))[None]
         with torch.inference_mode():
@@ -210,8 +216,22 @@ def test_the_way_of_a_gpu_gives_the_same_vectors(tmp_path, monkeypatch, family):
             return embedder.embed_documents(TEXTS), embedder.embed_queries(TEXTS)
 
     expected = vectors()
-    use(monkeypatch)
+    recorder = Recorder()
+    use(monkeypatch, record=recorder)
     np.testing.assert_allclose(vectors(), expected, atol=2e-6)
+    assert (recorder.recorded > 0) is not bool(fields)  # a window has no CUDA graphs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp8_is_close(tmp_path, monkeypatch, family):
+    folder = random_model(tmp_path / "model", family)
+    with Embedder(str(folder), dtype="float32", device="cpu") as exact:
+        expected = exact.embed_documents(TEXTS)
+    use(monkeypatch, record=Recorder())
+    monkeypatch.setattr("quernstone.engines.torch.engine.can_compute_fp8", lambda device: True)
+    with Embedder(str(folder), dtype="fp8") as rounded:
+        cosines = (rounded.embed_documents(TEXTS) * expected).sum(axis=1)
+    assert 0.98 < cosines.min() < 0.99999
 
 
 @pytest.mark.skipif(not can_compute_int8(), reason="this CPU has no VNNI")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from quernstone import Embedder
 from quernstone.qwen3 import linear
-from quernstone.qwen3.linear import Linear
+from quernstone.qwen3.linear import BiasedLinear, Linear
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -41,6 +41,26 @@ def test_products(packing, dtype, rows):
         assert result.dtype == dtype
         torch.testing.assert_close(result.double(), expected, atol=tolerance * 10, rtol=tolerance)
     assert torch.equal(other, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_with_biases(packing, dtype):
+    random = torch.Generator().manual_seed(0)
+    x, weight, bias, other = (
+        torch.randn(shape, generator=random).to(dtype) for shape in [(7, 96), (64, 96), 64, (7, 64)]
+    )
+    made = BiasedLinear(Linear(weight), bias)
+    product = F.linear(x.double(), weight.double(), bias.double())
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    for result, expected in [
+        (made(x), product),
+        (made.silu(x), F.silu(product)),
+        (made.mul(x, other), product * other.double()),
+        (made.add(x, other.clone()), product + other.double()),
+    ]:
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), expected, atol=tolerance * 10, rtol=tolerance)
+    assert torch.equal(made(x.float()), F.linear(x.float(), weight.float()) + bias.float())
 
 
 def test_another_dtype_uses_the_same_numbers(packing):
