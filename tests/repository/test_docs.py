@@ -121,8 +121,8 @@ def test_a_page_runs_after_its_install_lines_in_a_clean_environment(page, tmp_pa
     shutil.copytree(ROOT / "packages", copy / "packages")
     venv.create(tmp_path / "venv", with_pip=True)
     environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin",
-        "HOME": str(tmp_path),
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "HF_HUB_OFFLINE": "1",
     }
