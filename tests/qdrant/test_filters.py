@@ -65,16 +65,24 @@ def test_typed_text_is_found_as_whatever_it_may_mean(found):
         ("nan", {"word"}),
         ("inf", set()),
     ]:
-        assert found(text_filter, [("value", text)]) == keys
-    assert found(text_filter, [("value", "1200"), ("deep.x", "2")]) == {"str"}
+        assert found(text_filter, [("value", "=", text)]) == keys
+    assert found(text_filter, [("value", "=", "1200"), ("deep.x", "=", "2")]) == {"str"}
 
 
 def test_what_cannot_be_filtered_on_is_an_error():
-    with pytest.raises(ConfigError, match=r"field 'metadata.value' has a value of type dict"):
-        metadata_filter({"value": {}}, LAYOUTS["universal"])
-    for value in (None, float("nan"), float("inf"), [1, [2]]):
-        with pytest.raises(ConfigError, match=r"pass a string, a finite number, a bool or a list"):
-            metadata_filter({"value": value}, LAYOUTS["universal"])
+    layout = LAYOUTS["universal"]
+    for value in ({}, {"min": 1}, {"gte": 1, "lt": "x"}, {"gte": "soon"}, {"gte": True}):
+        with pytest.raises(ConfigError, match=r"field 'metadata.value' has the range"):
+            metadata_filter({"value": value}, layout)
+    with pytest.raises(ConfigError, match=r"field 'metadata.value' has an object in its list"):
+        metadata_filter({"value": [{"a": 1}]}, layout)
+    with pytest.raises(ConfigError, match=r"field 'metadata.value' is a object, whose text"):
+        metadata_filter({"value": object()}, layout)
+    for name in ('a"b', "a\\b", 'x."'):
+        with pytest.raises(ConfigError, match=r"has a double quote or a backslash in its name"):
+            metadata_filter({name: 1}, layout)
+    with pytest.raises(ConfigError, match=r"more than 5 dots: put names that have dots in double"):
+        metadata_filter({"a.b.c.d.e.f.g": 1}, layout)
 
 
 @pytest.fixture(scope="module", params=["embedded", "none", "integer", "float"])

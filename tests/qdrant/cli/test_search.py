@@ -4,6 +4,18 @@ import orjson
 from tests.support.qdrant_server import running_server
 
 
+def test_ranges_and_misspelt_fields_of_filters(quern, docs):
+    (docs / "rows.csv").write_text("text,unit price\nbarley,5\nwheat,15\n")
+    quern("load", docs, "-c", "docs", "--types", "unit price=int", "--index", "unit price=integer")
+    options = ("-c", "docs", "--no-rerank", "--json", "--filter")
+    found = quern("search", "grain", *options, "unit price>=10")
+    assert [hit["text"] for hit in orjson.loads(found.stdout)] == ["wheat"]
+    none = quern("search", "grain", *options, "unit prize>=10")
+    assert (none.exit_code, orjson.loads(none.stdout)) == (0, [])
+    assert "no document has the field 'unit prize' of --filter" in none.stderr
+    assert quern("search", "grain", *options, "unit price>99").stderr == ""
+
+
 def test_search_prints_a_table_with_the_first_rank(quern, docs):
     quern("load", docs, "-c", "docs")
     done = quern("search", "what grinds grain?", "-c", "docs", "-n", 3)

@@ -14,6 +14,7 @@ from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.bm25 import LANGUAGES, NEWEST_RULE, Bm25Rule, Bm25Text
 from quernstone_qdrant.documents.layouts import KEY_FIELD, Layout, LayoutName, layout_of
 from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
+from quernstone_qdrant.documents.paths import field_paths
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
 """One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25."""
@@ -237,7 +238,7 @@ class CollectionSettings:
     def fields(self) -> Mapping[str, FieldType]:
         """Return the types of the payload paths to index, without `key_fields`."""
         layout = self.payloads
-        return {layout.field(name): kind for name, kind in self.indexes.items()}
+        return {layout.field(field_paths(name)[0]): kind for name, kind in self.indexes.items()}
 
     def key_fields(self) -> tuple[str, ...]:
         """Return the payload paths by which documents are deleted."""

@@ -138,7 +138,7 @@ def _literals(members: tuple[Any, ...]) -> list[object]:
 
 
 def _index(text: str) -> tuple[str, FieldType]:
-    name, _, kind = text.partition("=")
+    name, _, kind = text.rpartition("=")
     for known in get_args(FieldType):
         if name and kind == known:
             return name, known

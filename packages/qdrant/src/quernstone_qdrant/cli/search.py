@@ -19,7 +19,6 @@ from quernstone.cli.options import (
     server_option,
 )
 from quernstone.cli.printing import print_json
-from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def search(
             "--filter",
             "-f",
             metavar="FIELD=VALUE",
-            help="Only show hits with this value in their metadata. May be repeated.",
+            help="Only show hits with this value in their metadata. Numbers and dates also take "
+            ">=, >, <= and <. May be repeated.",
         ),
     ] = None,
     rerank: Annotated[
@@ -98,12 +98,13 @@ def search(
 
     The column `was` shows the rank of a hit before reranking.
     """
-    from quernstone_qdrant.filters import text_filter
+    from quernstone_qdrant.checks.fields import missing_fields
+    from quernstone_qdrant.filters import parse_condition, text_filter
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.retry import Retry
     from quernstone_qdrant.searcher import QdrantSearcher
 
-    conditions = [_condition(text) for text in filters or ()]
+    conditions = [parse_condition(text) for text in filters or ()]
     # If only one of the two models runs here, these options apply to that one.
     one_remote = rerank and (options.endpoint is None) != (rerank_endpoint is None)
     remote = replace(options, device="auto", dtype="auto", batch_tokens=None)
@@ -142,6 +143,9 @@ def search(
             candidates=candidates,
             instruction=instruction,
         )
+        unknown = [] if hits else missing_fields(target, [one[0] for one in conditions], layout)
+    for name in unknown:
+        typer.echo(f"quern: no document has the field {name!r} of --filter", err=True)
     if as_json:
         print_json([_shown(hit) for hit in hits])
     else:
@@ -151,13 +155,6 @@ def search(
 def _shown(hit: SearchHit) -> dict[str, Any]:
     """Return the fields of a hit, except the payload: text and metadata say the same."""
     return {name: value for name, value in asdict(hit).items() if name != "payload"}
-
-
-def _condition(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise ConfigError(f"--filter {text!r} is not of the form FIELD=VALUE")
-    return name, value
 
 
 def _print_table(hits: list[SearchHit], question: str) -> None:

@@ -1,0 +1,28 @@
+"""Find fields that no document has, such as misspelt ones in a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qdrant_client.models import Filter, IsEmptyCondition, IsNullCondition, PayloadField
+
+from quernstone_qdrant.documents.layouts import Layout
+from quernstone_qdrant.documents.paths import field_paths
+from quernstone_qdrant.targets import Target
+
+
+def missing_fields(target: Target, names: Iterable[str], layout: Layout) -> list[str]:
+    """Return the names of metadata fields that no point has.
+
+    Raises:
+        TargetError: The collection cannot be read.
+    """
+    missing = []
+    for name in dict.fromkeys(names):
+        fields = [PayloadField(key=layout.field(path)) for path in field_paths(name)]
+        has_value = [Filter(must_not=[IsEmptyCondition(is_empty=field)]) for field in fields]
+        has_null = [IsNullCondition(is_null=field) for field in fields]
+        where = Filter(should=[*has_value, *has_null])
+        if next(iter(target.scroll([], batch=1, where=where)), None) is None:
+            missing.append(name)
+    return missing
