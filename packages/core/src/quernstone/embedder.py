@@ -11,7 +11,7 @@ from quernstone.encoding.checks import check_instruction, check_list
 from quernstone.encoding.encoder import Encode
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
-from quernstone.model import Model
+from quernstone.model import Model, session_of
 from quernstone.runtime.session import Session
 from quernstone.types import Dtype, EngineName, Float32Array, unit_prefix
 
@@ -167,7 +167,7 @@ class Embedder(Model):
         """Embed queries, each after the instruction. See `embed_documents`."""
         check_list("texts", texts)
         title = "embedding queries" if progress else ""
-        encode = self._query_encoder(instruction)
+        encode = query_encoder(self, instruction)
         return self._finish(self._session.run_all(texts, encode, progress=title))
 
     def embed_query(self, text: str, instruction: str | None = None) -> Float32Array:
@@ -203,7 +203,7 @@ class Embedder(Model):
     ) -> Float32Array:
         """Like `embed_queries`, without blocking the event loop."""
         check_list("texts", texts)
-        encode = self._query_encoder(instruction)
+        encode = query_encoder(self, instruction)
         return self._finish(await self._session.arun_all(texts, encode))
 
     async def aembed_query(self, text: str, instruction: str | None = None) -> Float32Array:
@@ -232,10 +232,6 @@ class Embedder(Model):
             f"device={info.device!r}, dtype={info.dtype!r})"
         )
 
-    def _query_encoder(self, instruction: str | None) -> Encode[str]:
-        chosen = self._instruction if instruction is None else self._usable(instruction)
-        return partial(self._session.encoder.encode_queries, instruction=chosen)
-
     def _usable(self, instruction: str) -> str:
         check_instruction(instruction)
         prompts = self._session.prompts
@@ -247,13 +243,35 @@ class Embedder(Model):
         return instruction
 
     def _finish(self, rows: Float32Array) -> Float32Array:
-        if not self.normalized:  # cut as sentence-transformers does
-            return np.ascontiguousarray(rows[:, : self._dimensions])
-        return unit_prefix(rows, self._dimensions)
+        return finish_rows(rows, self._dimensions, normalize=self.normalized)
+
+
+def query_encoder(embedder: Embedder, instruction: str | None) -> Encode[str]:
+    """Return a function that encodes queries after an instruction, by default the embedder's.
+
+    Raises:
+        ConfigError: The model has no place for an instruction.
+    """
+    chosen = embedder.instruction if instruction is None else embedder._usable(instruction)
+    return partial(session_of(embedder).encoder.encode_queries, instruction=chosen)
+
+
+def finish_rows(rows: Float32Array, dimensions: int, *, normalize: bool) -> Float32Array:
+    """Cut the rows of an engine, and normalize them if the model does.
+
+    Shape: (texts, hidden) -> (texts, dimensions)
+    """
+    if not normalize:  # cut as sentence-transformers does
+        return np.ascontiguousarray(rows[:, :dimensions])
+    return unit_prefix(rows, dimensions)
 
 
 def check_dimensions(dimensions: int | None, hidden_size: int) -> int:
-    """Return the length of vectors, or raise a `ConfigError` if a model cannot give it."""
+    """Return the length of the vectors; None is the full length.
+
+    Raises:
+        ConfigError: A model of this size cannot give vectors of this length.
+    """
     if dimensions is None:
         return hidden_size
     is_count = isinstance(dimensions, int) and not isinstance(dimensions, bool)

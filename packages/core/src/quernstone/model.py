@@ -88,6 +88,12 @@ class Model:
         self.close()
 
 
+def variant_of(model: User, **settings: object) -> User:
+    """Return a model with other settings. It shares the loaded weights if the engine allows."""
+    args, kwargs = model._arguments
+    return type(model)(*args, **{**kwargs, **settings})
+
+
 def session_of(model: Model) -> Session:
     """Return the session of an embedder or a reranker, for Quernstone's own tools."""
     return model._session

@@ -192,7 +192,7 @@ class Reranker(Model):
             InputError: An entry is not a pair of strings, is not valid Unicode, or is too long.
             EngineError: The model failed; the error names the pair.
         """
-        return self._scores(self._instructed(pairs, instruction), progress=progress)
+        return self._scores(instructed_pairs(self, pairs, instruction), progress=progress)
 
     async def arerank(
         self,
@@ -220,7 +220,7 @@ class Reranker(Model):
 
     async def ascore(self, pairs: Iterable[Pair], instruction: str | None = None) -> Float32Array:
         """Like `score`, without blocking the event loop."""
-        return await self._ascores(self._instructed(pairs, instruction))
+        return await self._ascores(instructed_pairs(self, pairs, instruction))
 
     def __repr__(self) -> str:
         info = self.info
@@ -232,11 +232,11 @@ class Reranker(Model):
     def _scores(self, pairs: Iterable[InstructedPair], *, progress: bool) -> Float32Array:
         encode = self._session.encoder.pair_encoder(self._template)
         title = "reranking" if progress else ""
-        return _probabilities(self._session.run_all(pairs, encode, progress=title))
+        return probabilities(self._session.run_all(pairs, encode, progress=title))
 
     async def _ascores(self, pairs: Iterable[InstructedPair]) -> Float32Array:
         encode = self._session.encoder.pair_encoder(self._template)
-        return _probabilities(await self._session.arun_all(pairs, encode))
+        return probabilities(await self._session.arun_all(pairs, encode))
 
     def _pairs_of(
         self, query: str, documents: Iterable[str], top_n: int | None, instruction: str | None
@@ -246,15 +246,6 @@ class Reranker(Model):
             check_positive("top_n", top_n)
         chosen = self._usable(instruction)
         return [(query, document, chosen) for document in documents]
-
-    def _instructed(self, pairs: Iterable[Pair], instruction: str | None) -> list[InstructedPair]:
-        check_list("pairs", pairs)
-        pairs = list(pairs)
-        for index, pair in enumerate(pairs):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise InputError(index, f"{type(pair).__name__} is not a (query, document) pair")
-        chosen = self._usable(instruction)
-        return [(query, document, chosen) for query, document in pairs]
 
     def _pairs_of_many(
         self,
@@ -296,7 +287,25 @@ class Reranker(Model):
         return instruction
 
 
-def _probabilities(rows: Float32Array) -> Float32Array:
+def instructed_pairs(
+    reranker: Reranker, pairs: Iterable[Pair], instruction: str | None
+) -> list[InstructedPair]:
+    """Add the instruction to (query, document) pairs, by default the reranker's.
+
+    Raises:
+        ConfigError: The model cannot read an instruction.
+        InputError: An entry is not a pair.
+    """
+    check_list("pairs", pairs)
+    pairs = list(pairs)
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(index, f"{type(pair).__name__} is not a (query, document) pair")
+    chosen = reranker._usable(instruction)
+    return [(query, document, chosen) for query, document in pairs]
+
+
+def probabilities(rows: Float32Array) -> Float32Array:
     """Return P(yes): the softmax over the logits [no, yes], or the engine's own probabilities.
 
     Shape: (pairs, 2) or (pairs, 1) -> (pairs,)

@@ -137,6 +137,22 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model of a `quern serve`, described so that a client can act as if it had loaded it."""
+
+    name: str
+    digest: str
+    adapter: str
+    instruction: str
+    own_prompts: bool
+    """True if the model renders prompts of its own, so that ours do not apply."""
+    query_prompt: str
+    document_prompt: str
+    normalizes: bool
+    """True if vectors have length 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """A description of a running engine, for people to read."""
 
@@ -154,6 +170,8 @@ class EngineInfo:
     """The model's version as the engine reports it, if there is no local checkpoint."""
     attention_reason: str = ""
     """Why this kernel was chosen and faster ones were not, if the engine chose it."""
+    served: ServedModel | None = None
+    """The model of a `quern serve`."""
 
 
 Pending = Callable[[], Float32Array]
@@ -224,6 +242,11 @@ class Backend(Protocol):
     width: int
     """Numbers per row, as in `Engine`."""
 
+    @property
+    def counts(self) -> Usage:
+        """Counts that only the backend knows, for all its users in this process."""
+        ...
+
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
         """Start to compute inputs, without waiting for them.
 
@@ -247,8 +270,8 @@ class Backend(Protocol):
 class Usage:
     """Running totals of an embedder or a reranker.
 
-    `tokens` and `truncated` stay 0 with engines that tokenize (`remote`, and
-    `sentence-transformers` for models other than Qwen3).
+    `tokens` and `truncated` stay 0 with engines that tokenize (`sentence-transformers` for models
+    other than Qwen3, and `remote`, except that `quern serve` counts for all users of a connection).
     """
 
     inputs: int = 0

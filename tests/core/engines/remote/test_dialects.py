@@ -187,7 +187,12 @@ def test_the_endpoint_may_end_in_v1_and_may_have_a_prefix(endpoint, path, serve,
     ("dialect", "task", "settings", "message"),
     [
         ("cohere", "embed", {}, "the dialect cohere has no embeddings"),
-        ("openai", "rerank", {}, "has no reranking; use one of vllm, tei, infinity, sglang"),
+        (
+            "openai",
+            "rerank",
+            {},
+            "has no reranking; use one of quernstone, vllm, tei, infinity, sglang",
+        ),
         (
             "vllm",
             "rerank",

@@ -60,7 +60,10 @@ def test_a_mapping_becomes_options():
         ({"endpoint": "http://gpu box"}, "not the address of a server"),
         ({"endpoint": "http://gpu\x00box"}, "not the address of a server"),
         ({"endpoint": "http://h/?key=1"}, "has a query or a fragment"),
-        ({"endpoint": "http://h", "dialect": "grpc"}, "unknown dialect 'grpc'; use openai, vllm"),
+        (
+            {"endpoint": "http://h", "dialect": "grpc"},
+            "unknown dialect 'grpc'; use openai, quernstone",
+        ),
         (
             {"endpoint": "http://h", "rendered_by": "both"},
             "unknown rendered_by 'both'; use client",

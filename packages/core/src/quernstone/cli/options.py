@@ -68,7 +68,7 @@ Endpoint = Annotated[
 Dialect = Annotated[
     str | None,
     server_option(
-        help="API of the server: openai, vllm, tei, infinity, sglang, cohere, jina. "
+        help="API of the server: openai, quernstone, vllm, tei, infinity, sglang, cohere, jina. "
         "(default: openai)"
     ),
 ]

@@ -33,6 +33,7 @@ _OWN = {
     "embed": "quernstone.cli.embed:embed",
     "eval": "quernstone.cli.eval:app",
     "rerank": "quernstone.cli.rerank:rerank",
+    "serve": "quernstone.cli.serve:serve",
 }
 _FAILED = 1
 _WRONG_USAGE = 2

@@ -9,7 +9,15 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -91,6 +99,8 @@ class Session:
         if max_batch_tokens is not None:
             check_positive("max_batch_tokens", max_batch_tokens)
         check_engine(engine)
+        if model.startswith(("http://", "https://")):
+            model, engine, engine_options = _at_address(model, engine, engine_options)
         checkpoint, name, tokenizer = None, "remote", None
         if engine == "remote":
             _check_remote(
@@ -143,12 +153,17 @@ class Session:
         """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
         self.prompts = checkpoint.prompts if checkpoint and tokenizer else Prompts()
         """The texts that we put before queries and documents to embed."""
+        self.normalizes = checkpoint is None or checkpoint.modules.normalizes
+        """True if embeddings get length 1."""
+        if served := info.served:
+            self.model, self.digest, self.adapter = served.name, served.digest, served.adapter
+            self.instruction = served.instruction
+            self.own_prompts, self.normalizes = served.own_prompts, served.normalizes
+            self.prompts = Prompts(served.query_prompt, served.document_prompt)
         limits = [max_length, info.max_length]
         if checkpoint and tokenizer:
             limits.append(checkpoint.max_positions)
         self.max_length = min(limit for limit in limits if limit is not None)
-        self.normalizes = checkpoint is None or checkpoint.modules.normalizes
-        """True if embeddings get length 1."""
         self.tokenizer = tokenizer
         """None if the engine tokenizes."""
         self.encoder: Encoder = TextEncoder()
@@ -240,9 +255,9 @@ class Session:
         if isinstance(inputs, Sequence) and _is_small(inputs):
             # Encode first: tokenizing releases the GIL, and the worker would otherwise start on a
             # batch of one.
-            batch = self._encode(inputs, 0, encode)
+            batch = self.encode(inputs, encode)
             await others_are_ready()
-            return await asyncio.wrap_future(self._submit_batch(batch, 0))
+            return await asyncio.wrap_future(self.submit(batch))
         # Not `run_all` in a thread, which would continue after the caller was cancelled.
         return self._joined([rows async for rows in self.arun(inputs, encode)])
 
@@ -252,9 +267,14 @@ class Session:
 
     def usage(self) -> Usage:
         """Return a copy of the running totals."""
-        recomputed = self.backend.recomputed if isinstance(self.backend, Worker) else 0
+        counts = self.backend.counts
         with self._usage_locks.setdefault(os.getpid(), threading.Lock()):
-            return replace(self._usage, recomputed=recomputed)
+            return replace(
+                self._usage,
+                recomputed=counts.recomputed,
+                tokens=self._usage.tokens + counts.tokens,
+                truncated=self._usage.truncated + counts.truncated,
+            )
 
     def fingerprint(self, **settings: object) -> str:
         """Return a stable text that changes whenever results may, `settings` included."""
@@ -278,9 +298,10 @@ class Session:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def _submit(self, window: Sequence[T], offset: int, encode: Encode[T]) -> Future[Float32Array]:
-        return self._submit_batch(self._encode(window, offset, encode), offset)
+        return self.submit(self.encode(window, encode, offset=offset), offset=offset)
 
-    def _encode(self, window: Sequence[T], offset: int, encode: Encode[T]) -> EncodedBatch:
+    def encode(self, window: Sequence[T], encode: Encode[T], *, offset: int = 0) -> EncodedBatch:
+        """Encode inputs, and warn if some were cut. `offset` is added to indices in messages."""
         if not self._release.alive:
             raise ClosedError("used after `close()`; create a new embedder or reranker")
         batch = encode(window, offset=offset)
@@ -295,12 +316,30 @@ class Session:
             )
         return batch
 
-    def _submit_batch(self, batch: EncodedBatch, offset: int) -> Future[Float32Array]:
+    def submit(self, batch: EncodedBatch, *, offset: int = 0) -> Future[Float32Array]:
+        """Start to compute encoded inputs. See `Backend.submit`."""
         with self._usage_locks.setdefault(os.getpid(), threading.Lock()):
             self._usage.inputs += len(batch.sequences)
             self._usage.tokens += batch.tokens
             self._usage.truncated += len(batch.truncated)
         return self.backend.submit(batch.sequences, offset)
+
+
+def _at_address(
+    model: str, engine: EngineName, options: EngineOptions
+) -> tuple[str, EngineName, EngineOptions]:
+    """Turn the address of a `quern serve` in place of a model into settings of the remote engine.
+
+    The empty name stands for the only model that it serves.
+    """
+    if engine not in ("auto", "remote"):
+        raise ConfigError(f"the model {model!r} is a server, which `engine={engine!r}` cannot run")
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(
+            "an address in place of the model takes a mapping of further `engine_options`, "
+            f"not {type(options).__name__}"
+        )
+    return "", "remote", {"dialect": "quernstone", **(options or {}), "endpoint": model}
 
 
 def _check_remote(**settings: object) -> None:

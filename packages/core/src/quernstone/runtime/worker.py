@@ -28,7 +28,15 @@ from quernstone.errors import (
     NonFiniteError,
     QuernstoneError,
 )
-from quernstone.types import Engine, EngineInfo, Float32Array, Input, LaunchingEngine, Pending
+from quernstone.types import (
+    Engine,
+    EngineInfo,
+    Float32Array,
+    Input,
+    LaunchingEngine,
+    Pending,
+    Usage,
+)
 
 # Seconds that a fork waits for the end of a batch, or of loading.
 _FORK_PATIENCE = 60.0
@@ -118,6 +126,11 @@ class Worker:
             self._arrived.append(job)
             self._changed.notify_all()
         return job.future
+
+    @property
+    def counts(self) -> Usage:
+        """See `Backend.counts`."""
+        return Usage(recomputed=self.recomputed)
 
     def set_budget(self, max_batch_tokens: int) -> None:
         """Change the budget of later batches, to try several with one loaded model."""

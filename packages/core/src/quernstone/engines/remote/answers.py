@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+NATIVE_PROTOCOL = 1
+"""The version of the protocol between `quern serve` and the dialect `quernstone`."""
+
 Found = list[tuple[int, Any]]
 """(position in the request, numbers or score) for each result, in the order of the answer."""
 
@@ -65,6 +68,20 @@ def as_list(answer: Any, name: str | None = None) -> list[Any]:
         what = "it" if name is None else f"its `{name}`"
         raise ShapeError(f"{what} is {type(found).__name__}, expected a list")
     return found
+
+
+def read_native(answer: Any) -> Found:
+    """Read the answer of `quern serve`: all rows as one block of base64."""
+    width = count(_field(answer, "width"))
+    rows = _vector(_field(answer, "rows"))
+    if width is None or not isinstance(rows, np.ndarray) or len(rows) % width:
+        raise ShapeError("its `rows` do not have `width` numbers each")
+    return list(enumerate(rows.reshape(-1, width)))
+
+
+def read_native_usage(answer: Any) -> tuple[int, int]:
+    """Read the tokens of a request from the answer of `quern serve`, and its cut inputs."""
+    return int(_field(answer, "tokens")), len(as_list(answer, "truncated"))
 
 
 def _field(item: Any, name: str) -> Any:

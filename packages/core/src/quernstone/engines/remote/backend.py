@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,6 @@ from quernstone.engines.remote.dialects import (
     ServerFacts,
     choose_dialect,
     render_halves,
-    render_text,
 )
 from quernstone.engines.remote.lengths import Lengths
 from quernstone.engines.remote.options import KEY_VARIABLE, RemoteOptions, read_key
@@ -34,7 +35,9 @@ from quernstone.errors import (
     RemoteAnswerError,
     RemoteRequestError,
 )
-from quernstone.types import EngineConfig, EngineInfo, Float32Array, Input, TextInput
+from quernstone.types import EngineConfig, EngineInfo, Float32Array, Input, TextInput, Usage
+
+logger = logging.getLogger("quernstone.remote")
 
 # Statuses for a refused input, or for a request that is too large. The request is then split.
 _REFUSES_INPUT = {400, 413, 422}
@@ -50,6 +53,7 @@ _TOO_LONG = (
     r"context length is (?P<limit>\d+) tokens.* requested (?P<tokens>\d+) tokens",
     r"must have less than (?P<limit>\d+) tokens. Given: (?P<tokens>\d+)",
     r"\((?P<tokens>\d+) tokens\) is longer than .*\((?P<limit>\d+) tokens\)",
+    r"has (?P<tokens>\d+) tokens, the limit is (?P<limit>\d+)",
 )
 
 
@@ -69,6 +73,7 @@ class RemoteBackend:
         self._max_inputs = options.max_inputs or self._dialect.max_inputs
         self._lengths: Lengths | None = None
         self.width = 1 if config.task == "rerank" else 0
+        self.counts = Usage()
         self._transport = Transport(options, find_key(options))
         connecting = self._transport.start(self._connect())
         try:
@@ -85,6 +90,7 @@ class RemoteBackend:
             max_batch_tokens=0,
             max_length=facts.max_length,
             revision=facts.revision or "",
+            served=facts.served,
         )
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
@@ -103,9 +109,12 @@ class RemoteBackend:
         facts = ServerFacts()
         if self._dialect.facts_path is not None:
             # A gateway may not forward this path.
-            with suppress(RemoteRequestError, ShapeError):
+            missing = () if self._dialect.needs_facts else (RemoteRequestError, ShapeError)
+            with suppress(*missing):
                 answer = await self._transport.get(self._dialect.facts_path)
-                facts = self._dialect.facts(answer, self._model)
+                facts = self._dialect.facts(answer, self._model, self._task)
+        if facts.served is not None:
+            self._model = facts.served.name
         if facts.max_length is not None:
             known = [facts.max_length, self._limits.max_length or facts.max_length]
             self._limits = Limits(max_length=min(known), truncate=self._limits.truncate)
@@ -114,7 +123,10 @@ class RemoteBackend:
             self._lengths = Lengths(self._transport, self._model, limit, truncate=truncate)
         if facts.max_inputs is not None and self._options.max_inputs is None:
             self._max_inputs = facts.max_inputs
-        request = self._request([_PROBE[self._task]])
+        probe = _PROBE[self._task]
+        if self._dialect.renders_exactly:  # by the model's own instruction
+            probe = replace(probe, instruction=None)
+        request = self._request([probe])
         found = await self._results(request)
         if self._task == "embed" and len(found) == 1:
             self.width = max(1, int(np.size(found[0][1])))
@@ -150,7 +162,7 @@ class RemoteBackend:
         """Send one request. If it is refused, split it until the faulty input is found."""
         request = self._request([texts[place] for place in places])
         try:
-            found = await self._results(request)
+            found = await self._results(request, counted=True)
         except RemoteRequestError as error:
             if error.status not in _REFUSES_INPUT:
                 raise
@@ -161,13 +173,24 @@ class RemoteBackend:
             return first + await self._ask(texts, places[middle:], offset)
         return [(places, self._rows(found, places, offset, request))]
 
-    async def _results(self, request: Request) -> Found:
+    async def _results(self, request: Request, *, counted: bool = False) -> Found:
         answer = await self._transport.post(request.path, request.body)
         try:
-            return request.read(answer)
+            found = request.read(answer)
+            tokens, truncated = request.usage(answer) if counted else (0, 0)
         except ShapeError as error:
             reason = f"sent an answer of another shape: {error}; is this the right dialect?"
             raise RemoteAnswerError(reason, self._url(request), 200) from error
+        self.counts.tokens += tokens
+        self.counts.truncated += truncated
+        if truncated:
+            logger.warning(
+                "the server cut %d of %d inputs, which were longer than %s tokens",
+                truncated,
+                len(found),
+                self._limits.max_length,
+            )
+        return found
 
     def _rows(
         self, found: Found, places: Sequence[int], offset: int, request: Request
@@ -195,11 +218,11 @@ class RemoteBackend:
 
     def _request(self, items: Sequence[TextInput]) -> Request:
         if self._task == "embed":
-            return self._dialect.embed(self._model, list(map(render_text, items)), self._limits)
+            return self._dialect.embed_raw(self._model, items, self._limits)
         if self._options.rendered_by == "client":
             heads, bodies = zip(*map(render_halves, items), strict=True)
             return self._dialect.rerank_rendered(self._model, heads, bodies)
-        if items[0].template != "card":
+        if items[0].template != "card" and not self._dialect.renders_exactly:
             raise ConfigError(
                 f'the template {items[0].template!r} needs `RemoteOptions(rendered_by="client")`: '
                 "a server renders only the template that it was started with"

@@ -23,6 +23,7 @@ from quernstone.encoding.prompts import (
     rerank_head,
 )
 from quernstone.engines.remote.answers import (
+    NATIVE_PROTOCOL,
     Found,
     ShapeError,
     as_list,
@@ -30,6 +31,8 @@ from quernstone.engines.remote.answers import (
     read_classes,
     read_embeddings,
     read_label_scores,
+    read_native,
+    read_native_usage,
     read_ranks,
     read_results,
     read_rows,
@@ -37,7 +40,7 @@ from quernstone.engines.remote.answers import (
 )
 from quernstone.engines.remote.options import RenderedBy
 from quernstone.errors import ConfigError
-from quernstone.types import Task, TextInput
+from quernstone.types import ServedModel, Task, TextInput
 
 # Token ids of `no` and `yes` in every Qwen3 tokenizer, for servers that score next tokens.
 _NO_ID, _YES_ID = 2152, 9693
@@ -51,6 +54,8 @@ class Request:
     body: dict[str, Any]
     read: Callable[[Any], Found]
     """Raises `ShapeError`."""
+    usage: Callable[[Any], tuple[int, int]] = lambda _: (0, 0)
+    """Returns the tokens of the request and the number of cut inputs, if the answer has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class ServerFacts:
     max_inputs: int | None = None
     dtype: str | None = None
     revision: str | None = None
+    served: ServedModel | None = None
 
 
 class Dialect:
@@ -91,6 +97,14 @@ class Dialect:
     """Additional fields of a request to `rerank_path`."""
     facts_path: ClassVar[str | None] = None
     """The path of `facts`, if the server has any."""
+    needs_facts: ClassVar[bool] = False
+    """If true, a server without `facts` is not one of this dialect."""
+    renders_exactly: ClassVar[bool] = False
+    """If true, the server renders every template exactly as we do."""
+
+    def embed_raw(self, model: str, inputs: Sequence[TextInput], limits: Limits) -> Request:
+        """Request the embeddings of texts that are not rendered yet."""
+        return self.embed(model, list(map(render_text, inputs)), limits)
 
     def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:  # noqa: ARG002
         """Request the embeddings of rendered texts."""
@@ -108,7 +122,7 @@ class Dialect:
         """Request the scores of rendered prompts, each of which is a head and a body."""
         raise NotImplementedError
 
-    def facts(self, answer: Any, model: str) -> ServerFacts:
+    def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:
         """Read the answer to `facts_path`."""
         raise NotImplementedError
 
@@ -117,6 +131,61 @@ class OpenAI(Dialect):
     """Any server with `/v1/embeddings`; nothing else is used."""
 
     name = "openai"
+
+
+class Quernstone(Dialect):
+    """`quern serve`: it does what our engines do in this process."""
+
+    name = "quernstone"
+    renderers = ("server",)
+    facts_path = "/quernstone/v1"
+    needs_facts = True
+    renders_exactly = True
+    max_inputs = 256
+
+    def embed_raw(self, model: str, inputs: Sequence[TextInput], limits: Limits) -> Request:
+        """Use our own protocol; the inputs of a request have one instruction."""
+        texts = [each.text for each in inputs]
+        body = {"task": "embed", "texts": texts, "instruction": inputs[0].instruction}
+        return self._request(model, body, limits)
+
+    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:
+        """Use our own protocol; the pairs of a request have one query."""
+        first = pairs[0]
+        body = {
+            "task": "rerank",
+            "texts": [pair.text for pair in pairs],
+            "query": first.query,
+            "instruction": first.instruction,
+            "template": first.template,
+        }
+        return self._request(model, body, limits)
+
+    def _request(self, model: str, body: dict[str, Any], limits: Limits) -> Request:
+        body["protocol"], body["model"] = NATIVE_PROTOCOL, model
+        body["max_length"], body["truncate"] = limits.max_length, limits.truncate
+        return Request("/quernstone/v1", body, read_native, read_native_usage)
+
+    def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:
+        """Check the version of the protocol, and find the model."""
+        if not isinstance(answer, dict) or answer.get("protocol") != NATIVE_PROTOCOL:
+            theirs = answer.get("protocol") if isinstance(answer, dict) else None
+            raise ConfigError(
+                f"the server speaks version {theirs} of the protocol, and this client version "
+                f"{NATIVE_PROTOCOL}; install one version of quernstone on both"
+            )
+        cards = [card for card in as_list(answer, "models") if card.get("task") == task]
+        names = [card["model"]["name"] for card in cards]
+        if not cards or (model and model not in names):
+            served = " and ".join(names) or f"nothing for the task `{task}`"
+            raise ConfigError(f"the server has no model {model or task!r}; it serves {served}")
+        card = cards[names.index(model) if model else 0]
+        return ServerFacts(
+            max_length=count(card.get("max_length")),
+            dtype=card.get("dtype"),
+            revision=card.get("revision"),
+            served=ServedModel(**card["model"]),
+        )
 
 
 class VLLM(Dialect):
@@ -153,7 +222,7 @@ class VLLM(Dialect):
         prompts = [head + body for head, body in zip(heads, bodies, strict=True)]
         return Request("/classify", {"model": model, "input": prompts}, read_classes)
 
-    def facts(self, answer: Any, model: str) -> ServerFacts:
+    def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:  # noqa: ARG002
         """See `Dialect.facts`."""
         cards = {card.get("id"): card for card in as_list(answer, "data")}
         if model not in cards:
@@ -182,7 +251,7 @@ class TEI(Dialect):
         body = {"query": pairs[0].query, "texts": texts, "truncate": limits.truncate}
         return Request("/rerank", {**body, "raw_scores": False}, read_ranks)
 
-    def facts(self, answer: Any, model: str) -> ServerFacts:  # noqa: ARG002 - it serves one model
+    def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:  # noqa: ARG002 - one model
         """See `Dialect.facts`."""
         if not isinstance(answer, dict):
             raise ShapeError("it is not an object")
@@ -260,7 +329,7 @@ class Jina(Cohere):
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
-    for dialect in (OpenAI(), VLLM(), TEI(), Infinity(), SGLang(), Cohere(), Jina())
+    for dialect in (OpenAI(), Quernstone(), VLLM(), TEI(), Infinity(), SGLang(), Cohere(), Jina())
 }
 
 
@@ -277,7 +346,7 @@ def choose_dialect(
         if not dialect.renderers:
             able = ", ".join(other.name for other in DIALECTS.values() if other.renderers)
             raise ConfigError(f"the dialect {name} has no reranking; use one of {able}")
-        if rendered_by not in dialect.renderers:
+        if rendered_by not in dialect.renderers and (rendered_by or not dialect.renders_exactly):
             raise ConfigError(_renderer_error(dialect, rendered_by))
     if dialect.cuts_silently and not truncate:
         raise ConfigError(

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from quernstone.errors import ConfigError
 
-DialectName = Literal["openai", "vllm", "tei", "infinity", "sglang", "cohere", "jina"]
+DialectName = Literal["openai", "quernstone", "vllm", "tei", "infinity", "sglang", "cohere", "jina"]
 RenderedBy = Literal["client", "server"]
 
 KEY_VARIABLE = "QUERN_API_KEY"
@@ -33,7 +33,7 @@ class _Fields:
     `basic_auth`."""
     dialect: DialectName = "openai"
     """The API of the server. `openai` suffices for embeddings; a server's own dialect also reads
-    its limits."""
+    its limits. `quernstone` is that of `quern serve`."""
     rendered_by: RenderedBy | None = None
     """Who renders a reranker's prompt: with `client` we send the rendered text to a server that
     adds nothing, with `server` we send query, document and instruction separately. Required for

@@ -1,0 +1,50 @@
+"""API keys: read from a file, compared in constant time, never shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+
+from quernstone.engines.remote.options import read_key
+
+
+class Keys:
+    """The accepted keys. Holds digests only, so that nothing can print a key."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, authorization: str | None) -> bool:
+        """Return whether a header `Authorization: Bearer KEY` has an accepted key.
+
+        Every key is compared, in a time that does not depend on the header.
+        """
+        scheme, _, given = (authorization or "").partition(" ")
+        digest = _digest(given.strip())
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Read one key per line. Empty lines, and lines that begin with `#`, are skipped.
+
+    Raises:
+        ConfigError: A key has characters that a header cannot have, or there is no key.
+        OSError: The file cannot be read.
+    """
+    lines = enumerate(path.read_text().splitlines(), 1)
+    keys = tuple(
+        read_key(line, f"{path}, line {number}").get_secret_value()
+        for number, line in lines
+        if line.strip() and not line.lstrip().startswith("#")
+    )
+    return keys or (read_key("", str(path)).get_secret_value(),)  # raises
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,89 @@
+"""The protocol of our own remote engine: everything that an embedder in the process can do.
+
+The client sends texts that nothing was added to, and its limits. The server renders and cuts them
+as it would in its own process, and returns rows bit by bit, with the number of tokens and the
+positions of the texts that were cut. The description of the models has what provenance needs.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from quernstone.embedder import Embedder
+from quernstone.engines.remote.answers import NATIVE_PROTOCOL
+from quernstone.errors import ConfigError
+from quernstone.model import session_of
+from quernstone.reranker import Reranker
+from quernstone.serve.models import Computed, Models, Settings
+from quernstone.serve.schemas import NativeRequest
+from quernstone.types import ServedModel
+
+
+def describe(models: Models) -> dict[str, Any]:
+    """Describe the models of a server."""
+    return {
+        "protocol": NATIVE_PROTOCOL,
+        "version": version("quernstone"),
+        "models": [_description(model) for model in models],
+    }
+
+
+def _description(model: Embedder | Reranker) -> dict[str, Any]:
+    session = session_of(model)
+    info = session.info
+    served = ServedModel(
+        name=model.model,
+        digest=model.digest,
+        adapter=session.adapter,
+        instruction=model.instruction,
+        own_prompts=session.own_prompts,
+        query_prompt=session.prompts.query,
+        document_prompt=session.prompts.document,
+        normalizes=session.normalizes,
+    )
+    return {
+        "task": "embed" if isinstance(model, Embedder) else "rerank",
+        "model": asdict(served),
+        "revision": model.revision,
+        "max_length": model.max_length,
+        "engine": info.engine,
+        "device": info.device,
+        "dtype": info.dtype,
+        "attention": info.attention,
+    }
+
+
+async def compute(models: Models, request: NativeRequest) -> Computed:
+    """Compute a request of our remote engine.
+
+    Raises:
+        ConfigError: The client speaks another version of the protocol.
+    """
+    if request.protocol != NATIVE_PROTOCOL:
+        raise ConfigError(
+            f"the client speaks version {request.protocol} of the protocol, and this server "
+            f"version {NATIVE_PROTOCOL}; install one version of quernstone on both"
+        )
+    settings = Settings(
+        max_length=request.max_length, truncate=request.truncate, template=request.template
+    )
+    if request.query is None:
+        models.embedder.check_name(request.model)
+        return await models.embed(request.texts, request.instruction, settings)
+    models.reranker.check_name(request.model)
+    pairs = [(request.query, text) for text in request.texts]
+    return await models.score(pairs, request.instruction, settings)
+
+
+def render(computed: Computed) -> dict[str, Any]:
+    """Return the answer to a request of our remote engine."""
+    return {
+        "protocol": NATIVE_PROTOCOL,
+        "width": computed.rows.shape[1],
+        "rows": base64.b64encode(computed.rows.astype("<f4").tobytes()).decode(),
+        "tokens": computed.tokens,
+        "truncated": list(computed.truncated),
+    }

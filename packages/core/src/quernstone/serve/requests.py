@@ -1,0 +1,106 @@
+"""Read a request and compute its answer: limits, deadlines, and clients that hang up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from quernstone.serve.failures import HANDLED, DeadlineError, SlowError, TooMuchError, answer_to
+from quernstone.serve.options import ServeOptions
+from quernstone.serve.schemas import Body
+
+B = TypeVar("B", bound=Body)
+HUNG_UP = 499
+"""The status of a request whose client hung up, in logs and metrics, as nginx has it."""
+
+# Less is checked or written in well under a millisecond, more in a thread.
+_INLINE_BYTES = 20_000
+
+
+async def read_body(request: Request, schema: type[B], options: ServeOptions) -> B:
+    """Read and check the body of a request.
+
+    Raises:
+        TooMuchError: It is larger than the limit.
+        SlowError: It did not arrive in time.
+        ValidationError: It is not JSON, or not of this schema.
+        ClientDisconnect: The client hung up.
+    """
+    try:
+        content = await asyncio.wait_for(_content(request, options.max_bytes), options.read_timeout)
+    except asyncio.TimeoutError:
+        message = f"the body did not arrive within {options.read_timeout:g} s"
+        raise SlowError(message) from None
+    if len(content) <= _INLINE_BYTES:
+        return schema.model_validate_json(content)
+    return await asyncio.to_thread(schema.model_validate_json, content)
+
+
+async def _content(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooMuchError(f"the body has {declared} bytes, the limit is {limit}")
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise TooMuchError(f"the body has more than {limit} bytes, which is the limit")
+    return b"".join(parts)
+
+
+async def answer(
+    request: Request,
+    schema: type[B],
+    options: ServeOptions,
+    handle: Callable[[B], Coroutine[Any, Any, Response]],
+) -> Response:
+    """Read a request and run its handler, unless its time ends or its client hangs up first."""
+    try:
+        body = await read_body(request, schema, options)
+        return await _before_deadline(request, options.timeout, handle(body))
+    except ClientDisconnect:
+        return Response(status_code=HUNG_UP)
+    except HANDLED as error:
+        return answer_to(error)
+
+
+async def _before_deadline(
+    request: Request, timeout: float, handler: Coroutine[Any, Any, Response]
+) -> Response:
+    """Cancel the handler, and so its work, when its time is over or its client hangs up."""
+    work, hung_up = asyncio.ensure_future(handler), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({work, hung_up}, timeout=timeout, return_when="FIRST_COMPLETED")
+        if work.done():
+            return work.result()
+        if hung_up.done():
+            raise ClientDisconnect
+        raise DeadlineError(f"no answer within {timeout:g} s; send fewer or shorter inputs")
+    finally:
+        work.cancel()
+        hung_up.cancel()
+        await asyncio.gather(work, hung_up, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    """Wait until the client hangs up. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def json_answer(render: Callable[..., Any], *arguments: Any, size: int) -> Response:
+    """Build an answer of about `size` bytes of JSON."""
+    if size <= _INLINE_BYTES:
+        return _dump(render, *arguments)
+    return await asyncio.to_thread(_dump, render, *arguments)
+
+
+def _dump(render: Callable[..., Any], *arguments: Any) -> Response:
+    content = orjson.dumps(render(*arguments), option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(content, media_type="application/json")

@@ -1,0 +1,157 @@
+"""Requests that are wrong, too large, too many or abandoned: named answers, and nothing else."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from tests.core.serve.conftest import KEY, running
+
+from quernstone import ModelLoadError
+
+EMBED = "/v1/embeddings"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        (EMBED, b"{", 400, "is not JSON"),
+        (EMBED, b'{"input": "\xff"}', 400, "is not JSON"),
+        (EMBED, b'{"input": "\\ud800"}', 400, "is not JSON"),
+        (EMBED, b"", 400, "is not JSON"),
+        (EMBED, b"[]", 422, "body"),
+        (EMBED, {}, 422, "input: Field required"),
+        (EMBED, {"input": 3}, 422, "input"),
+        (EMBED, {"input": [3, 4]}, 422, "check_embedding_ctx_length=False"),
+        (EMBED, {"input": [[3, 4]]}, 422, "check_embedding_ctx_length=False"),
+        (EMBED, {"input": "a", "inputs": "b"}, 422, "inputs: Extra inputs"),
+        (EMBED, {"input": "a", "dimensions": 7}, 422, "`dimensions` is 7"),
+        (EMBED, {"input": "a", "model": "qwen"}, 404, "no model 'qwen'; this server has 'tiny'"),
+        (EMBED, {"input": "a", "input_type": "document", "instruction": "b"}, 422, "documents get"),
+        (EMBED, {"input": ["a", "g " * 5000], "truncate": False}, 422, "input 1: the text has"),
+        ("/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, 422, "top_n"),
+        ("/rerank", {"query": "a", "documents": [{"title": "b"}]}, 422, "text"),
+        ("/score", {"text_1": ["a", "b"], "text_2": ["c"] * 3}, 422, "`text_1` has 2"),
+        ("/quernstone/v1", {"protocol": 9, "task": "embed", "texts": []}, 422, "version 9"),
+        ("/quernstone/v1", {"protocol": 1, "task": "rerank", "texts": []}, 422, "`query`"),
+        ("/nowhere", {}, 404, "Not Found"),
+    ],
+)
+def test_what_is_wrong_is_named(url, path, body, status, words):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(url + path, content=content)
+    assert answer.status_code == status, answer.text
+    assert words in answer.text
+
+
+def test_empty_lists(url):
+    assert httpx.post(url + EMBED, json={"input": []}).json()["data"] == []
+    ranked = httpx.post(f"{url}/rerank", json={"query": "a", "documents": []})
+    assert ranked.json()["results"] == []
+
+
+def test_limits():
+    with running(max_inputs=2, max_bytes=2000, max_tokens=50) as address:
+        too_many = httpx.post(address + EMBED, json={"input": ["a"] * 3})
+        assert (too_many.status_code, "3 inputs in a request, the limit is 2" in too_many.text) == (
+            413,
+            True,
+        )
+        large = httpx.post(address + EMBED, json={"input": "a" * 3000})
+        assert large.status_code == 413
+        assert "the limit is 2000" in large.text
+        parts = (b'{"input": "' + b"a" * 900 for _ in range(5))  # without a Content-Length
+        assert httpx.post(address + EMBED, content=parts).status_code == 413
+        tokens = httpx.post(address + EMBED, json={"input": "grain " * 100})
+        assert tokens.status_code == 413
+        assert "tokens in a request, the limit is 50" in tokens.text
+        assert httpx.post(address + EMBED, json={"input": "grain"}).status_code == 200
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer", "Basic right-key", "right-key"])
+def test_a_wrong_key_is_refused(guarded, header):
+    headers = {"Authorization": header} if header else {}
+    for path in (EMBED, "/rerank", "/metrics", "/v1/models", "/quernstone/v1", "/docs"):
+        answer = httpx.post(guarded + path, json={"input": "a"}, headers=headers)
+        assert answer.status_code == 401
+        assert KEY not in answer.text
+    assert httpx.get(f"{guarded}/health").status_code == 200
+
+
+def test_web_pages_read_answers_only_if_they_may(url, guarded):
+    headers = {"Origin": "https://app.example", "Authorization": f"Bearer {KEY}"}
+    allowed = httpx.post(guarded + EMBED, json={"input": "a"}, headers=headers)
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+    other = httpx.post(url + EMBED, json={"input": "a"}, headers=headers)
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_it_is_ready_when_the_models_are_loaded():
+    loading = threading.Event()
+
+    def load():
+        loading.wait()
+        raise ModelLoadError("no such model")
+
+    with running(load=load) as address:
+        assert httpx.get(f"{address}/health").status_code == 503
+        early = httpx.post(address + EMBED, json={"input": "a"})
+        assert (early.status_code, early.headers["Retry-After"]) == (503, "1")
+        loading.set()
+        while "failed" not in (answer := httpx.get(f"{address}/health")).text:
+            time.sleep(0.01)
+        assert answer.status_code == 503
+
+
+def test_a_slow_body_is_given_up():
+    with running(read_timeout=0.2, rerank=None) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            head = f"POST {EMBED} HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{{"
+            client.sendall(head.encode())
+            assert b" 408 " in client.recv(4096)
+        assert httpx.post(address + EMBED, json={"input": "a"}).status_code == 200
+
+
+async def test_work_for_a_client_that_hung_up_is_dropped(url):
+    def running_requests():
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return {line.split(" ")[0]: float(line.split(" ")[1]) for line in lines if line[0] != "#"}
+
+    texts = [f"{number} grain " * 500 for number in range(500)]
+    before = running_requests()["quern_tokens_total"]
+    async with httpx.AsyncClient() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(url + EMBED, json={"input": texts}, timeout=0.6)
+    while (now := await asyncio.to_thread(running_requests))["quern_waiting_tokens"]:
+        await asyncio.sleep(0.02)
+    assert now["quern_tokens_total"] == before
+    assert now['quern_requests_total{path="/v1/embeddings",status="499"}'] == 1
+
+
+def test_an_answer_that_takes_too_long():
+    with running(timeout=0.3, rerank=None) as address:
+        texts = [f"{number} grain " * 500 for number in range(500)]
+        answer = httpx.post(address + EMBED, json={"input": texts}, timeout=30)
+        assert answer.status_code == 504
+        assert "no answer within 0.3 s" in answer.text
+        # A batch that the model has begun ends first.
+        while httpx.post(address + EMBED, json={"input": "a"}).status_code != 200:
+            time.sleep(0.05)
+
+
+def test_no_text_and_no_key_is_logged(guarded, caplog):
+    caplog.set_level("INFO", logger="quernstone.serve")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.post(guarded + EMBED, json={"input": "a secret text"}, headers=headers)
+    line = json.loads(caplog.messages[-1])
+    assert (line["request"], line["status"], line["inputs"]) == (
+        answer.headers["x-request-id"],
+        200,
+        1,
+    )
+    assert "secret" not in caplog.text
+    assert KEY not in caplog.text
