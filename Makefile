@@ -25,7 +25,7 @@ LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-versi
 	--constraint constraints.txt
 
 .PHONY: install install-dev install-vllm install-infinity install-llama demo test test-all test-vllm \
-	test-infinity soak check fix bench capabilities models
+	test-infinity soak check fix bench gpu-check capabilities models
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -103,6 +103,10 @@ fix: install-dev
 
 bench: $(VENV)/installed-bench
 	$(RUN)python -m benchmarks
+
+# one line per claim about the CUDA path, PASS, FAIL or the figure; on a machine with a GPU
+gpu-check: install-dev
+	PYTHON=$(RUN)python bash benchmarks/gpu/device_check.sh
 
 # the table of docs/engines.md, from what the contract suites find
 capabilities: install-dev install-vllm

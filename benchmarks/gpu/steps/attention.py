@@ -54,11 +54,18 @@ def _errors(
     maker = choose_attention(device, dtype)
     sent = [torch.from_numpy(each).to(device) for each in maker.integers(batch)]
     attention = maker.make(batch, sent)
+    together = _together(keys)
     ends = torch.tensor(batch.cu_seqlens[1:], device=device) - 1
     # attention may write into what it is given, so the expected result comes first
     expected = _expected(batch, query, key, value, keys)
-    last = attention.last_tokens(query[ends], key, value, keys)
-    whole = attention.all_tokens(query, key, value, keys)
+    if attention.source is not None and together is not None:  # as a layer writes them
+        place = attention.source.long()
+        key, value = (
+            torch.cat((own, prefix.flip(0)))[place.remainder(len(own) + len(prefix))]
+            for own, prefix in ((key, together.key), (value, together.value))
+        )
+    last = attention.last_tokens(query[ends], key, value, together)
+    whole = attention.all_tokens(query, key, value, together)
     return (
         reference.relative_error(whole[: sum(lengths)], expected),
         reference.relative_error(last, expected[ends]),
@@ -68,6 +75,13 @@ def _errors(
 def _prefix(run: Run, tokens: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     _, key, value = reference.random_qkv(tokens, run.device, dtype)
     return key, value
+
+
+def _together(prefixes: Sequence[PrefixKeys]) -> PrefixKeys | None:
+    if not prefixes:
+        return None
+    keys, values = zip(*((each.key, each.value) for each in prefixes), strict=True)
+    return PrefixKeys(torch.cat(keys), torch.cat(values))
 
 
 def _expected(

@@ -51,6 +51,22 @@ LENGTHS = [
 ]
 
 
+def end_to_end(prefixes):
+    """All prefixes of a batch, as views with other numbers between their tokens."""
+    if not prefixes:
+        return None
+    key, value = (torch.cat([getattr(p, name) for p in prefixes]) for name in ("key", "value"))
+    return PrefixKeys(*torch.stack((key, value), 1).unbind(1))
+
+
+def joined(source, key, value, shared):
+    rows = [
+        [own[row] if row >= 0 else prefix[-1 - row] for row in source.tolist()]
+        for own, prefix in ((key, shared.key), (value, shared.value))
+    ]
+    return map(torch.stack, rows)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("prefix_lengths", [[], [7], [300, 5]], ids=str)
@@ -71,6 +87,7 @@ def test_matches_naive_attention(maker, lengths, prefix_lengths):
         prefix: PrefixKeys(*torch.randn(2, len(prefix), KV_HEADS, DIM))
         for prefix, _, _ in batch.groups
     }
+    shared = end_to_end(list(keys.values()))
     own = dict.fromkeys(range(len(lengths)))
     own.update({row: keys[p] for p, first, end in batch.groups for row in range(first, end)})
     expected = []
@@ -82,11 +99,37 @@ def test_matches_naive_attention(maker, lengths, prefix_lengths):
     ends = torch.tensor(batch.cu_seqlens[1:]) - 1
 
     planned = MAKERS[maker](batch)
-    shared = [keys[prefix] for prefix, _, _ in batch.groups]
+    if planned.source is not None:  # the model writes these beside each other
+        key, value = joined(planned.source, key, value, shared)
     every = planned.all_tokens(query, key, value, shared)
     last = planned.last_tokens(query[ends], key, value, shared)
     torch.testing.assert_close(every, torch.cat(expected), atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(last, torch.cat(expected)[ends], atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "lengths", "copies"),
+    [
+        (76, [205] * 20, True),  # a query and its documents
+        (256, [300] * 20, True),
+        (257, [300] * 20, False),  # long
+        (76, [20] * 200, False),  # of many short documents: more prefix than text
+        (76, [20] * 20, True),  # of few ones
+    ],
+)
+def test_prefixes_are_copied_where_that_takes_less_than_merging(prefix, lengths, copies):
+    shared = Prefix(np.zeros(prefix, dtype=np.int32))
+    batch = pack([Encoded(np.zeros(n, dtype=np.int32), shared) for n in lengths])
+    assert (MAKERS["varlen"](batch).source is not None) == copies
+
+
+def test_joined_rows_are_each_sequences_prefix_and_tokens():
+    one, two = (Prefix(np.full(n, n, dtype=np.int32)) for n in (2, 3))
+    texts = [(3, None), (2, one), (1, one), (2, two)]
+    batch = pack([Encoded(np.zeros(n, dtype=np.int32), prefix) for n, prefix in texts])
+    assert attention.joined_lengths(batch).tolist() == [3, 4, 3, 5]
+    expected = [0, 1, 2, -1, -2, 3, 4, -1, -2, 5, -3, -4, -5, 6, 7]
+    assert attention.join_source(batch).tolist() == expected
 
 
 def test_rows_behind_the_batch_are_left_alone():
@@ -94,11 +137,11 @@ def test_rows_behind_the_batch_are_left_alone():
     batch = pack([Encoded(np.zeros(n, dtype=np.int32)) for n in (5, 3)])
     query, key, value = torch.randn(3, 16, KV_HEADS, DIM)
     planned = MAKERS["sdpa"](batch)
-    every = planned.all_tokens(query, key, value, [])
-    assert torch.equal(every[:8], planned.all_tokens(query[:8], key[:8], value[:8], []))
+    every = planned.all_tokens(query, key, value, None)
+    assert torch.equal(every[:8], planned.all_tokens(query[:8], key[:8], value[:8], None))
     assert torch.equal(every[8:], torch.zeros(8, KV_HEADS, DIM))
-    last = planned.last_tokens(query[:4], key, value, [])
-    assert torch.equal(last[:2], planned.last_tokens(query[:2], key, value, []))
+    last = planned.last_tokens(query[:4], key, value, None)
+    assert torch.equal(last[:2], planned.last_tokens(query[:2], key, value, None))
     assert torch.equal(last[2:], torch.zeros(2, KV_HEADS, DIM))
 
 
@@ -112,7 +155,7 @@ def test_products_have_few_shapes(monkeypatch):
         batch = pack([Encoded(np.zeros(n, dtype=np.int32)) for n in lengths])
         tokens = batch.cu_seqlens[-1]
         query, key, value = torch.zeros(3, tokens, 1, 2)
-        MAKERS["sdpa"](batch).all_tokens(query, key, value, [])
+        MAKERS["sdpa"](batch).all_tokens(query, key, value, None)
     assert len(shapes) < 80  # 13 lengths, six numbers of sequences
 
 
@@ -124,12 +167,12 @@ def test_heads_in_parts_are_the_same(monkeypatch):
     batch = pack([Encoded(np.zeros(n, dtype=np.int32), one_prefix) for n in lengths])
     query = torch.randn(sum(lengths), HEADS, DIM)
     key, value = torch.randn(2, sum(lengths), KV_HEADS, DIM)
-    whole = MAKERS["sdpa"](batch).all_tokens(query, key, value, [shared])
+    whole = MAKERS["sdpa"](batch).all_tokens(query, key, value, shared)
     held = []
     softmax = torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, dim: held.append(len(x)) or softmax(x, dim))
     monkeypatch.setattr(sdpa, "_CPU_SCORES", 1)
-    parts = MAKERS["sdpa"](batch).all_tokens(query, key, value, [shared])
+    parts = MAKERS["sdpa"](batch).all_tokens(query, key, value, shared)
     torch.testing.assert_close(parts, whole, atol=2e-6, rtol=1e-5)
     assert set(held) == {1}
 
@@ -142,7 +185,7 @@ def test_a_long_text_has_no_more_shapes_than_kernels_are_kept(monkeypatch):
     length = 12_000
     batch = pack([Encoded(np.zeros(length, dtype=np.int32))])
     query, key, value = torch.zeros(3, length, 1, 2)
-    MAKERS["sdpa"](batch).all_tokens(query, key, value, [])
+    MAKERS["sdpa"](batch).all_tokens(query, key, value, None)
     assert len(shapes) <= 100
 
 

@@ -39,9 +39,9 @@ def test_a_token_attends_to_the_window(window):
     )
     attention = windowed(sdpa_maker(CPU), CPU, window).make(batch, [])
     assert isinstance(attention, WindowAttention)
-    rows = attention.all_tokens(query, key, value, [])
+    rows = attention.all_tokens(query, key, value, None)
     ends = torch.tensor(batch.cu_seqlens[1:]) - 1
-    last = attention.last_tokens(query[ends], key, value, [])
+    last = attention.last_tokens(query[ends], key, value, None)
     for start, end in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
         expected = reference(query[start:end], key[start:end], value[start:end], window)
         torch.testing.assert_close(rows[start:end], expected)

@@ -67,7 +67,7 @@ def cases(dtype):
             yield f"{shape}, {wider} more", "rotate_", (x, weight, turns, EPS)
         if kv:
             qkv = numbers(tokens, count + kv, dim, dtype=dtype)
-            prefix = numbers(2, 4, kv, dim, dtype=dtype)
+            prefix = numbers(4, 3, 2, kv, dim, dtype=dtype)[:, 1].unbind(1)  # a layer of three
             # one text after rows 0 and 1 of a prefix, one after rows 2 and 3, one without
             source = torch.tensor([2, -1, -2, 0, -3, -4, 1], dtype=torch.int32)
             joined = torch.full((2, len(source), kv, dim), 7.0, dtype=dtype)

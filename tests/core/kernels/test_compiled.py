@@ -26,6 +26,7 @@ JOIN = {
     "source": INT,
     **dict.fromkeys(("prefix_key", "prefix_value", "key", "value"), NUMBER),
     "stride": "i32",
+    "prefix_stride": "i32",
     "eps": "fp32",
 }
 NORM = {

@@ -93,10 +93,10 @@ def test_attention_equals_matrix_products(lengths):
     flash, products = maker.make(batch, integers), SdpaAttention(batch, device)
     ends = torch.tensor(batch.cu_seqlens[1:], device=device) - 1
     for made, expected in [
-        (flash.all_tokens(query, key, value, []), products.all_tokens(query, key, value, [])),
+        (flash.all_tokens(query, key, value, None), products.all_tokens(query, key, value, None)),
         (
-            flash.last_tokens(query[ends], key, value, []),
-            products.last_tokens(query[ends], key, value, []),
+            flash.last_tokens(query[ends], key, value, None),
+            products.last_tokens(query[ends], key, value, None),
         ),
     ]:
         torch.testing.assert_close(made, expected, atol=2e-2, rtol=2e-2)

@@ -1,9 +1,9 @@
 """Attention over packed sequences, causal or bidirectional, with an optional shared prefix.
 
-There are two implementations, neither of which copies or masks a prefix per document.
-`VarlenAttention` calls a varlen flash kernel on CUDA, once for the sequences' own keys and once for
-the prefix's, and merges the results exactly by their log-sum-exp. `SdpaAttention` runs on any
-device: it places both kinds of scores side by side and needs one softmax.
+There are two implementations. `VarlenAttention` calls a varlen flash kernel on CUDA. Short prefixes
+are copied before the keys of each sequence; longer ones get a call of their own, and the results
+are merged exactly by their log-sum-exp. `SdpaAttention` runs on any device and copies no prefix: it
+places both kinds of scores side by side and needs one softmax.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from quernstone.attention.base import (
     AttentionMaker,
     BatchAttention,
-    GroupKeys,
     HeadShape,
     PrefixKeys,
+    join_source,
+    joined_lengths,
 )
 from quernstone.attention.flash import KERNELS, first_right
 from quernstone.attention.sdpa import sdpa_maker
@@ -24,10 +25,11 @@ from quernstone.attention.varlen import varlen_maker
 __all__ = [
     "AttentionMaker",
     "BatchAttention",
-    "GroupKeys",
     "HeadShape",
     "PrefixKeys",
     "choose_attention",
+    "join_source",
+    "joined_lengths",
 ]
 
 _TYPICAL_SHAPE = HeadShape(16, 8, 128)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from quernstone.batching import PackedBatch
@@ -25,28 +25,25 @@ class HeadShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PrefixKeys:
-    """Keys and values of one shared prefix in one layer. Shape: (prefix tokens, kv heads, dim)."""
+    """Keys and values, in one layer, of the prefixes of all of a batch's groups, end to end.
+
+    Shape of each: (prefix tokens, kv heads, dim), with any stride between tokens.
+    """
 
     key: Tensor
     value: Tensor
-
-    def copy(self) -> PrefixKeys:
-        """Copy out of the tensors that these are views of."""
-        return PrefixKeys(self.key.clone(), self.value.clone())
-
-    def append(self, other: PrefixKeys) -> PrefixKeys:
-        """Return this prefix followed by `other`, which was computed with it as its prefix."""
-        return PrefixKeys(torch.cat((self.key, other.key)), torch.cat((self.value, other.value)))
-
-
-GroupKeys = list[PrefixKeys]
-"""Keys and values, in one layer, of the prefix of each of a batch's groups."""
 
 
 class BatchAttention(Protocol):
     """Attention for one batch, whose layout is prepared once for all layers."""
 
-    def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
+    source: Tensor | None
+    """Where each row of keys comes from, if the keys and values that attention gets contain those
+    of the prefixes; see `join_source`. None if attention gets those of the tokens alone."""
+
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """Let every token attend to the prefix and to its sequence up to itself.
 
         Bidirectional attention covers the complete sequence.
@@ -54,7 +51,9 @@ class BatchAttention(Protocol):
         Shapes: (tokens, heads, head_dim), with fewer heads in `key` and `value`.
         """
 
-    def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """Let only the last token of each sequence attend. `query` and result: (sequences, ...)."""
 
 
@@ -73,3 +72,34 @@ class AttentionMaker:
     that one CUDA graph computes them all."""
     reason: str = ""
     """Why it was chosen, for `EngineInfo.attention_reason`."""
+
+
+def join_source(batch: PackedBatch) -> TokenArray:
+    """Lay out the keys of each sequence after those of its prefix, if it has one.
+
+    Returns:
+        For each row a token of the batch, or `-1 - row` for a row of the prefixes, which are end to
+        end in the order of the groups.
+    """
+    lengths = joined_lengths(batch)
+    own = np.diff(batch.cu_seqlens)
+    ends = np.cumsum(lengths)
+    first_prefix_rows = np.zeros(len(own), dtype=np.int64)
+    start = 0
+    for prefix, first, end in batch.groups:
+        first_prefix_rows[first:end] = start
+        start += len(prefix)
+    offset = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    shared = np.repeat(lengths - own, lengths)
+    token = np.repeat(batch.cu_seqlens[:-1], lengths) + offset - shared
+    prefix_row = np.repeat(first_prefix_rows, lengths) + offset
+    rows: TokenArray = np.where(offset < shared, -1 - prefix_row, token).astype(np.int32)
+    return rows
+
+
+def joined_lengths(batch: PackedBatch) -> np.ndarray:
+    """Return the tokens of each sequence, with those of its prefix. Shape: (sequences,)."""
+    lengths: np.ndarray = np.diff(batch.cu_seqlens)
+    for prefix, first, end in batch.groups:
+        lengths[first:end] += len(prefix)
+    return lengths

@@ -150,6 +150,8 @@ def probe(
             out, lse = kernel(q, k, v, cu_q, cu_k, *longest, causal=causal)
         except Exception as error:  # noqa: BLE001 - kernels of other packages raise anything
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        if not out.is_contiguous():
+            return "its results are not contiguous, as merging prefixes needs"
         if lse.shape != q.shape[:2]:
             shapes = tuple(lse.shape), tuple(q.shape[:2])
             return "its log-sum-exp has the shape {} instead of {}".format(*shapes)

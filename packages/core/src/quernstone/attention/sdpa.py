@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.attention.base import AttentionMaker, GroupKeys, PrefixKeys
+from quernstone.attention.base import AttentionMaker, PrefixKeys
 from quernstone.attention.head_order import HeadOrder
 from quernstone.batching import PackedBatch
 
@@ -54,26 +54,32 @@ class SdpaAttention:
 
     def __init__(self, batch: PackedBatch, device: torch.device, *, causal: bool = True) -> None:
         self._causal = causal
+        self.source: Tensor | None = None
         self._buckets = list(_buckets(batch, device))
+        self._prefix_lengths = [len(prefix) for prefix, _, _ in batch.groups]
         self._tokens = batch.cu_seqlens[-1]
         self._future = cache(_future)  # for all layers
 
-    def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """See `BatchAttention`."""
         out = query.new_empty(query.shape)
         out[self._tokens :] = 0
-        shared = [_by_head(prefix) for prefix in prefixes]
+        shared = self._by_head(prefixes)
         for bucket in self._buckets:
             q, k, v = (bucket.order.by_head(x, key.shape[1]) for x in (query, key, value))
             attended = self._attend_in_blocks(q, k, v, bucket, bucket.prefix(shared))
             bucket.order.by_token(attended, out)
         return out
 
-    def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """See `BatchAttention`."""
         out = torch.zeros_like(query)
         kv_heads = key.shape[1]
-        shared = [_by_head(prefix) for prefix in prefixes]
+        shared = self._by_head(prefixes)
         for bucket in self._buckets:
             k, v = (bucket.order.by_head(x, kv_heads) for x in (key, value))
             q = query[bucket.rows].unflatten(1, (kv_heads, -1)).transpose(0, 1).contiguous()
@@ -86,6 +92,16 @@ class SdpaAttention:
     def _last_mask(self, bucket: Bucket, _length: int) -> Tensor | None:
         """Return the mask of the keys of the last tokens; None without one. See `attend`."""
         return bucket.padding_mask
+
+    def _by_head(self, prefixes: PrefixKeys | None) -> list[HeadPrefix]:
+        """Split the prefixes of the groups, and order each by head."""
+        if prefixes is None:
+            return []
+        both = (x.split(self._prefix_lengths) for x in (prefixes.key, prefixes.value))
+        return [
+            HeadPrefix(*(x.transpose(0, 1).contiguous() for x in each))
+            for each in zip(*both, strict=True)
+        ]
 
     def _attend_in_blocks(
         self, query: Tensor, key: Tensor, value: Tensor, bucket: Bucket, prefix: HeadPrefix | None
@@ -124,10 +140,6 @@ class HeadPrefix(NamedTuple):
 
     key: Tensor
     value: Tensor
-
-
-def _by_head(prefix: PrefixKeys) -> HeadPrefix:
-    return HeadPrefix(*(x.transpose(0, 1).contiguous() for x in (prefix.key, prefix.value)))
 
 
 @dataclass(frozen=True, slots=True)

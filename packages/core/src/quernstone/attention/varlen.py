@@ -7,14 +7,18 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from quernstone.attention.base import AttentionMaker, GroupKeys
+from quernstone.attention.base import AttentionMaker, PrefixKeys, join_source, joined_lengths
 from quernstone.attention.flash import VarlenKernel
 from quernstone.batching import PackedBatch
 from quernstone.kernels import merge_
 from quernstone.types import TokenArray
+
+# Longer prefixes are not copied. vLLM draws the same line.
+_LONGEST_JOINED = 256
+# In smaller batches, a further call takes longer than copying.
+_FEW_TOKENS = 2048
 
 
 def varlen_maker(
@@ -26,14 +30,31 @@ def varlen_maker(
 
 
 def _integers(batch: PackedBatch) -> list[TokenArray]:
-    """Return the bounds of sequences, of one query per sequence, and of any groups."""
+    """Return the bounds of sequences, of one query per sequence, and of what groups share."""
     bounds = np.asarray(batch.cu_seqlens, dtype=np.int32)
     found = [bounds, np.arange(len(bounds), dtype=np.int32)]
-    return [*found, *_group_bounds(batch)] if batch.groups else found
+    if not batch.groups:
+        return found
+    if _joins(batch):
+        joined = np.cumsum([0, *joined_lengths(batch)], dtype=np.int32)
+        return [*found, joined, join_source(batch)]
+    return [*found, *_group_bounds(batch)]
+
+
+def _joins(batch: PackedBatch) -> bool:
+    """Return whether to copy each prefix before the keys of its sequences.
+
+    Then one call attends to both. Copying moves four numbers of a key per row of a prefix; merging
+    two results moves six per token, with twice as many heads or more, and needs a second call.
+    """
+    shared = sum(len(prefix) * (end - first) for prefix, first, end in batch.groups)
+    longest = max(len(prefix) for prefix, _, _ in batch.groups)
+    own = batch.cu_seqlens[-1] - batch.cu_seqlens[batch.groups[0][1]]
+    return longest <= _LONGEST_JOINED and 2 * shared <= 3 * max(own, _FEW_TOKENS)
 
 
 class VarlenAttention:
-    """Attention by one varlen flash kernel call per layer, plus one for shared prefixes."""
+    """Attention by one varlen flash kernel call per layer, or two with long shared prefixes."""
 
     def __init__(
         self,
@@ -44,34 +65,47 @@ class VarlenAttention:
         causal: bool = True,
     ) -> None:
         self._kernel, self._causal = kernel, causal
-        self._max = batch.max_seqlen
+        self._max = self._max_keys = batch.max_seqlen
         self._cu, self._cu_last, *groups = integers
-        if batch.groups:  # their sequences are the last of the batch
+        self._cu_keys = self._cu
+        self.source: Tensor | None = None
+        if batch.groups and _joins(batch):
+            self._cu_keys, self.source = groups
+            self._max_keys = int(joined_lengths(batch).max())
+        elif batch.groups:  # their sequences are the last of the batch
             row = batch.groups[0][1]
             starts = (row, batch.cu_seqlens[row], 0)
             longest = [int(np.diff(bounds).max()) for bounds in _group_bounds(batch)]
             self._rows, self._tokens, self._keys = map(_Bounds, starts, groups, longest)
 
-    def all_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
+    def all_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """See `BatchAttention`."""
-        bounds = (self._cu, self._cu, self._max, self._max)
+        bounds = (self._cu, self._cu_keys, self._max, self._max_keys)
         own = self._kernel(query, key, value, *bounds, causal=self._causal)
-        return self._with_prefixes(*own, query, prefixes, self._tokens) if prefixes else own[0]
+        if prefixes is None or self.source is not None:
+            return own[0]
+        return self._with_prefixes(*own, query, prefixes, self._tokens)
 
-    def last_tokens(self, query: Tensor, key: Tensor, value: Tensor, prefixes: GroupKeys) -> Tensor:
+    def last_tokens(
+        self, query: Tensor, key: Tensor, value: Tensor, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """See `BatchAttention`."""
-        own = self._kernel(query, key, value, self._cu_last, self._cu, 1, self._max, causal=False)
-        return self._with_prefixes(*own, query, prefixes, self._rows) if prefixes else own[0]
+        bounds = (self._cu_last, self._cu_keys, 1, self._max_keys)
+        own = self._kernel(query, key, value, *bounds, causal=False)
+        if prefixes is None or self.source is not None:
+            return own[0]
+        return self._with_prefixes(*own, query, prefixes, self._rows)
 
     def _with_prefixes(
-        self, out: Tensor, lse: Tensor, query: Tensor, prefixes: GroupKeys, bounds: _Bounds
+        self, out: Tensor, lse: Tensor, query: Tensor, prefixes: PrefixKeys, bounds: _Bounds
     ) -> Tensor:
         """Merge attention to the prefixes into the results of the queries that have one."""
-        key = torch.cat([prefix.key for prefix in prefixes])
-        value = torch.cat([prefix.value for prefix in prefixes])
         cu, longest = (bounds.cu, self._keys.cu), (bounds.longest, self._keys.longest)
         part = slice(bounds.start, None)
-        shared = self._kernel(query[part], key, value, *cu, *longest, causal=False)
+        keys = (prefixes.key, prefixes.value)
+        shared = self._kernel(query[part], *keys, *cu, *longest, causal=False)
         merge_(out[part], lse[part], *shared)
         return out
 

@@ -51,7 +51,7 @@ def rotate_kernel(
 
 @triton.jit(do_not_specialize_on_alignment=["source"])
 def rotate_and_join_kernel(
-    qkv, weight, rope, source, prefix_key, prefix_value, key, value, stride, eps,
+    qkv, weight, rope, source, prefix_key, prefix_value, key, value, stride, prefix_stride, eps,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
     KV_BLOCK: tl.constexpr, HAS_NORM: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -64,7 +64,7 @@ def rotate_and_join_kernel(
     kv_mask = (kv_head < KV)[:, None]
     to = row * (KV * DIM) + kv_at
     if where < 0:
-        prefix = (-1 - where) * (KV * DIM) + kv_at
+        prefix = (-1 - where) * prefix_stride + kv_at
         tl.store(key + to, tl.load(prefix_key + prefix, mask=kv_mask), mask=kv_mask)
         tl.store(value + to, tl.load(prefix_value + prefix, mask=kv_mask), mask=kv_mask)
     else:

@@ -101,7 +101,7 @@ def rotate_and_join_(
         _run(
             fused.rotate_and_join_kernel, (rows,), block * dim,
             qkv, qkv if weight is None else weight, rope, source, prefix_key, prefix_value,
-            key, value, qkv.stride(0), eps,
+            key, value, qkv.stride(0), prefix_key.stride(0), eps,
             HEADS=heads, KV=kv_heads, DIM=dim, BLOCK=block,
             KV_BLOCK=triton.next_power_of_2(kv_heads), HAS_NORM=weight is not None,
         )  # fmt: skip
@@ -110,6 +110,8 @@ def rotate_and_join_(
 def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     """See `ops`."""
     tokens, heads, dim = out.shape
+    if not (out.is_contiguous() and other.is_contiguous()):
+        raise ValueError("`merge_` needs results of attention that are contiguous")
     block = triton.next_power_of_2(heads)
     if tokens:
         _run(

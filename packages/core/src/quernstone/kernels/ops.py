@@ -211,8 +211,8 @@ def rotate_and_join_(
         eps: Of the norm.
         source: For each row of `key` and `value` where it comes from, int32: a token, or row
             `-1 - source` of the prefixes. Each token occurs once. Shape: (rows,)
-        prefix_key: Shape: (prefix tokens, kv heads, dim)
-        prefix_value: Like `prefix_key`.
+        prefix_key: Rows may have any stride. Shape: (prefix tokens, kv heads, dim)
+        prefix_value: Like `prefix_key`, with the same stride.
         key: Written. Shape: (rows, kv heads, dim)
         value: Written. Like `key`.
     """

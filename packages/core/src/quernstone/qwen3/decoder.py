@@ -9,15 +9,16 @@ of heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.attention import BatchAttention, GroupKeys, PrefixKeys
+from quernstone.attention import BatchAttention, PrefixKeys, join_source, joined_lengths
 from quernstone.batching import PackedBatch
 from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.elementwise import Elementwise
@@ -30,8 +31,10 @@ from quernstone.qwen3.rope import frequencies
 CpuLinear = Linear | Int8Linear | BiasedLinear
 AnyLinear = CpuLinear | Fp8Linear
 
-LayerPrefixes = list[PrefixKeys]
-"""Keys and values of one prefix in every layer."""
+AllKeys = Tensor
+"""Keys and values of one or several prefixes, end to end, in every layer.
+
+Shape: (tokens, layers, 2, kv heads, head_dim)."""
 
 # Float32 blocks of this many elements fit in the cache of most CPUs.
 _CPU_BLOCK = 1 << 21
@@ -45,8 +48,8 @@ class Inputs(NamedTuple):
     ends: Tensor
     """Index of the last token of each sequence. Shape: (sequences,)"""
     attention: BatchAttention
-    prefixes: Sequence[LayerPrefixes]
-    """One for each of the batch's groups."""
+    prefixes: AllKeys | None
+    """Those of the batch's groups."""
     dtype: torch.dtype
     """The dtype to compute in. Weights of another dtype are converted one by one."""
 
@@ -74,6 +77,12 @@ class RMSNorm:
         if rope is None:
             return self._elementwise.norm(x, self._weight)
         return self._elementwise.norm_and_rotate(x, self._weight, torch.view_as_real(rope))
+
+    def join(
+        self, qkv: Tensor, rope: Tensor, source: Tensor, prefix: PrefixKeys
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do the same to queries and keys, and join keys and values, see `Elementwise.join`."""
+        return _join(self._elementwise, qkv, self._weight, rope, source, prefix)
 
     def _in_blocks(self, x: Tensor, rope: Tensor | None) -> Tensor:
         """Process blocks of rows: torch's own RMSNorm takes ten times as long in bfloat16."""
@@ -104,6 +113,25 @@ class Rotation:
             torch.view_as_complex(block.unflatten(-1, (-1, 2))).mul_(rope[at])
             out[at] = block
         return out
+
+    def join(
+        self, qkv: Tensor, rope: Tensor, source: Tensor, prefix: PrefixKeys
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotate queries and keys, and join keys and values, see `Elementwise.join`."""
+        return _join(self._elementwise, qkv, None, rope, source, prefix)
+
+
+def _join(
+    elementwise: Elementwise | None,
+    qkv: Tensor,
+    weight: Tensor | None,
+    rope: Tensor,
+    source: Tensor,
+    prefix: PrefixKeys,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if elementwise is None:
+        raise TypeError("attention on a CPU does not get joined keys")
+    return elementwise.join(qkv, weight, torch.view_as_real(rope), source, prefix)
 
 
 def _float_blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -142,22 +170,40 @@ class MergedMLP:
         return self.down_proj.add(hidden, residual)
 
 
-class _PrefixCache:
-    """Collects the keys and values of a batch's sequences, layer by layer."""
+class _KeyCollector:
+    """Collects keys and values of a batch's sequences after those of their prefixes, by layer."""
 
-    def __init__(self, batch: PackedBatch, prefixes: Sequence[LayerPrefixes]) -> None:
-        self.sequences: list[LayerPrefixes] = [[] for _ in batch.order]
-        self._bounds = list(zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False))
-        self._parents: list[LayerPrefixes | None] = [None for _ in batch.order]
-        for (_, first, end), prefix in zip(batch.groups, prefixes, strict=True):
-            self._parents[first:end] = [prefix] * (end - first)
+    def __init__(self, batch: PackedBatch, inputs: Inputs, config: ModelConfig) -> None:
+        self._lengths = joined_lengths(batch).tolist()
+        # Several prefixes end to end, and all layers of a token: so each sequence is contiguous.
+        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, config.head_dim)
+        device = inputs.ids.device
+        self._keys = torch.empty((sum(self._lengths), *shape), dtype=inputs.dtype, device=device)
+        self._layer = 0
+        self._rows: Tensor | None = None
+        if batch.groups and inputs.attention.source is None:
+            rows = join_source(batch).astype(np.int64)
+            prefix_tokens = sum(len(prefix) for prefix, _, _ in batch.groups)
+            rows = np.where(rows < 0, -1 - rows, rows + prefix_tokens)
+            self._rows = torch.from_numpy(rows).to(device)
 
-    def update(self, key: Tensor, value: Tensor) -> None:
-        """Append the next layer."""
-        rows = zip(self.sequences, self._parents, self._bounds, strict=True)
-        for sequence, parent, (start, end) in rows:
-            own = PrefixKeys(key[start:end], value[start:end])
-            sequence.append(own.copy() if parent is None else parent[len(sequence)].append(own))
+    def update(self, key: Tensor, value: Tensor, prefix: PrefixKeys | None) -> None:
+        """Append the next layer. Attention that gets joined keys has joined them already."""
+        shared = (None, None) if prefix is None else (prefix.key, prefix.value)
+        for place, (own, before) in enumerate(zip((key, value), shared, strict=True)):
+            if self._rows is not None and before is not None:
+                own = torch.cat((before, own)).index_select(0, self._rows)
+            self._keys[:, self._layer, place] = own[: len(self._keys)]
+        self._layer += 1
+
+    def sequences(self) -> list[Tensor]:
+        """Copy each sequence into a tensor of its own, which can be freed without the others."""
+        parts = self._keys.split(self._lengths)
+        if len(parts) == 1:
+            return list(parts)
+        copies = [torch.empty_like(part) for part in parts]
+        torch._foreach_copy_(copies, parts)
+        return copies
 
 
 class Context(NamedTuple):
@@ -167,7 +213,7 @@ class Context(NamedTuple):
     """The rotation of each position, as complex numbers. Shape: (tokens, 1, head_dim / 2)"""
     ends: Tensor
     attention: BatchAttention
-    cache: _PrefixCache | None
+    cache: _KeyCollector | None
     """Gets the keys and values of all layers but the last, if given."""
 
 
@@ -186,15 +232,19 @@ class Attention:
     """`q_norm` for each query head, then `k_norm` for each key head."""
 
     def __call__(
-        self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: GroupKeys
+        self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: PrefixKeys | None
     ) -> Tensor:
         """Return the output plus `residual`, for every token."""
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
         qkv = self.qkv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
-        qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
-        query, key = self.qk_norm(qk, context.rope).split([heads, kv_heads], 1)
+        source = context.attention.source
+        if source is None or prefixes is None:
+            qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
+            query, key = self.qk_norm(qk, context.rope).split([heads, kv_heads], 1)
+        else:
+            query, key, value = self.qk_norm.join(qkv, context.rope, source, prefixes)
         if context.cache is not None:
-            context.cache.update(key, value)
+            context.cache.update(key, value, prefixes)
         attn_output = context.attention.all_tokens(query, key, value, prefixes)
         return self.o_proj.add(attn_output.flatten(1), residual)
 
@@ -211,21 +261,28 @@ class LastAttention:
     k_norm: RMSNorm | Rotation
 
     def __call__(
-        self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: GroupKeys
+        self, hidden_states: Tensor, residual: Tensor, context: Context, prefixes: PrefixKeys | None
     ) -> Tensor:
         """Return the output plus `residual`, for the last token of each sequence."""
-        key, value = self.kv(hidden_states, context.rope)
+        key, value = self.kv(hidden_states, context, prefixes)
         ends = context.ends
         query = self.q_proj(hidden_states[ends]).unflatten(1, (-1, self.config.head_dim))
         query = self.q_norm(query, context.rope[ends])
         attn_output = context.attention.last_tokens(query, key, value, prefixes)
         return self.o_proj.add(attn_output.flatten(1), residual[ends])
 
-    def kv(self, hidden_states: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Project to keys and values. Shape of each: (tokens, kv heads, head_dim)."""
+    def kv(
+        self, hidden_states: Tensor, context: Context, prefixes: PrefixKeys | None
+    ) -> tuple[Tensor, Tensor]:
+        """Project to keys and values, joined if attention gets them so.
+
+        Shape of each: (tokens, kv heads, head_dim)
+        """
         kv = self.kv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
+        if context.attention.source is not None and prefixes is not None:
+            return self.k_norm.join(kv, context.rope, context.attention.source, prefixes)[1:]
         key, value = kv.chunk(2, 1)
-        return self.k_norm(key, rope), value
+        return self.k_norm(key, context.rope), value
 
 
 AnyAttention = TypeVar("AnyAttention", Attention, LastAttention)
@@ -240,7 +297,9 @@ class DecoderLayer(Generic[AnyAttention]):
     post_attention_layernorm: RMSNorm
     mlp: MLP | MergedMLP
 
-    def __call__(self, hidden_states: Tensor, context: Context, prefixes: GroupKeys) -> Tensor:
+    def __call__(
+        self, hidden_states: Tensor, context: Context, prefixes: PrefixKeys | None
+    ) -> Tensor:
         """Compute every token, or in the last layer the last token of each sequence."""
         if isinstance(self.self_attn, LastAttention):  # selects rows before its product
             normed = self.input_layernorm(hidden_states)
@@ -274,26 +333,28 @@ class Qwen3:
         nor sends anything to it.
         """
         hidden_states, context = self._before_last(inputs)
-        shared = [prefix[-1] for prefix in inputs.prefixes]
+        shared = _in_layer(inputs, -1)
         states = self.norm(self.last_layer(hidden_states, context, shared))
         if self.config.pooling == "lasttoken":  # all that the last layer computes
             return states
         return pool(states, inputs.ends, self.config.pooling)
 
-    def prefix_keys(self, batch: PackedBatch, inputs: Inputs) -> list[LayerPrefixes]:
+    def prefix_keys(self, batch: PackedBatch, inputs: Inputs) -> list[AllKeys]:
         """Return the keys and values of every sequence, for use as a shared prefix.
 
         Those of a sequence that has a prefix include the prefix. `inputs` are those of `batch`.
         """
-        cache, last = _PrefixCache(batch, inputs.prefixes), self.last_layer
+        cache, last = _KeyCollector(batch, inputs, self.config), self.last_layer
         if not isinstance(last.self_attn, LastAttention):
             raise TypeError("only pooling of the last token shares prefixes")
         hidden_states, context = self._before_last(inputs, cache)
-        cache.update(*last.self_attn.kv(last.input_layernorm(hidden_states), context.rope))
-        return cache.sequences
+        shared = _in_layer(inputs, -1)
+        normed = last.input_layernorm(hidden_states)
+        cache.update(*last.self_attn.kv(normed, context, shared), shared)
+        return cache.sequences()
 
     def _before_last(
-        self, inputs: Inputs, cache: _PrefixCache | None = None
+        self, inputs: Inputs, cache: _KeyCollector | None = None
     ) -> tuple[Tensor, Context]:
         """Compute all layers but the last."""
         angles = torch.outer(inputs.positions.to(torch.float32), self._inv_freq)[:, None, :]
@@ -301,6 +362,12 @@ class Qwen3:
         context = Context(rope, inputs.ends, inputs.attention, cache)
         hidden_states = F.embedding(inputs.ids, self.embed_tokens).to(inputs.dtype)
         for index, layer in enumerate(self.layers):
-            shared = [prefix[index] for prefix in inputs.prefixes]
-            hidden_states = layer(hidden_states, context, shared)
+            hidden_states = layer(hidden_states, context, _in_layer(inputs, index))
         return hidden_states, context
+
+
+def _in_layer(inputs: Inputs, layer: int) -> PrefixKeys | None:
+    """Return the keys and values of the batch's prefixes in one layer."""
+    if inputs.prefixes is None:
+        return None
+    return PrefixKeys(*inputs.prefixes[:, layer].unbind(1))

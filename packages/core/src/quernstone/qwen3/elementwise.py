@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quernstone import kernels
+from quernstone.attention import PrefixKeys
 from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.kernels import Rounded
 
@@ -54,6 +55,20 @@ class Elementwise:
         """Apply RoPE alone, in place. See `norm_and_rotate`."""
         kernels.rotate_(x, None, rope.squeeze(1), self._eps)
         return x
+
+    def join(
+        self, qkv: Tensor, weight: Tensor | None, rope: Tensor, source: Tensor, prefix: PrefixKeys
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Norm and rotate queries and keys, and write keys and values after those of prefixes.
+
+        See `kernels.rotate_and_join_`. Returns queries, joined keys and joined values.
+        """
+        kv_heads, dim = prefix.key.shape[1:]
+        key, value = qkv.new_empty(2, len(source), kv_heads, dim).unbind()
+        kernels.rotate_and_join_(
+            qkv, weight, rope.squeeze(1), self._eps, source, prefix.key, prefix.value, key, value
+        )
+        return qkv[:, : -2 * kv_heads], key, value
 
     def silu_and_multiply(self, x: Tensor) -> Any:
         """Multiply SiLU of each row's first half by its second. Shape: (tokens, 2 * inner).

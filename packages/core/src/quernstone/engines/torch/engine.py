@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,12 +15,13 @@ from quernstone.attention.window import windowed
 from quernstone.batching import PackedBatch, pack
 from quernstone.checkpoints.checkpoint import Checkpoint, ModelConfig
 from quernstone.encoding.tokenizer import Tokenizer
+from quernstone.engines.padding import whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.engines.torch.graphs import Graphs, choose_recorder
 from quernstone.engines.torch.heap import Heap
 from quernstone.engines.torch.transfer import choose_transfer
 from quernstone.errors import ConfigError
-from quernstone.qwen3 import Inputs, LayerPrefixes, load_qwen3
+from quernstone.qwen3 import AllKeys, Inputs, load_qwen3
 from quernstone.qwen3.elementwise import choose_elementwise
 from quernstone.qwen3.fp8 import can_compute_fp8
 from quernstone.qwen3.int8 import can_compute_int8
@@ -39,6 +40,9 @@ from quernstone.types import (
 
 # Size of the cache of prefixes, in tokens. 0.6B needs 112 KiB per token in bfloat16.
 _CACHED_PREFIX_TOKENS = 4096
+
+# Starting a batch takes a GPU's host as long as the GPU computes this many tokens.
+_PASS_TOKENS = 2048
 
 # On a CPU, larger batches are not faster, and exceed its cache. Models below 0.6B get larger ones:
 # with the tiny model, two batches take 1.06 of the time of one with as many tokens.
@@ -95,7 +99,7 @@ class TorchEngine:
             max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3, self._dtype),
             attention_reason=self._attention.reason,
         )
-        self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], LayerPrefixes] = OrderedDict()
+        self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], AllKeys] = OrderedDict()
         self._heap = Heap() if device.type == "cpu" else None
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
@@ -129,7 +133,7 @@ class TorchEngine:
             replayed = self._graphs.run(batch)
             if replayed is not None:
                 return replayed
-        packed = pack(batch)
+        packed = pack(self._write_out(batch, dtype))
         prefixes = self._prefix_keys([prefix for prefix, _, _ in packed.groups], dtype)
         sent = self._transfer.upload(*self._arrays(packed, dtype))
         return packed, self._rows(self._inputs(packed, sent, prefixes, dtype))
@@ -147,7 +151,7 @@ class TorchEngine:
         arrays = partial(self._arrays, dtype=self._dtype)
 
         def rows(packed: PackedBatch, sent: Sequence[Tensor]) -> Tensor:
-            return self._rows(self._inputs(packed, sent, [], self._dtype))
+            return self._rows(self._inputs(packed, sent, None, self._dtype))
 
         return Graphs(arrays, rows, self._transfer, record)
 
@@ -175,7 +179,7 @@ class TorchEngine:
         self,
         packed: PackedBatch,
         sent: Sequence[Tensor],
-        prefixes: Sequence[LayerPrefixes],
+        prefixes: AllKeys | None,
         dtype: torch.dtype,
     ) -> Inputs:
         """Return the inputs of the model: a batch's `_arrays` on the device, and its prefixes."""
@@ -188,11 +192,27 @@ class TorchEngine:
         rows = self._model.pooled(inputs).float()
         return self._dense(rows) if self._head is None else rows @ self._head.T
 
-    def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> list[LayerPrefixes]:
+    def _write_out(self, batch: Sequence[Encoded], dtype: torch.dtype) -> Sequence[Encoded]:
+        """Write prefixes out where a pass that computes them would take longer than it saves."""
+        if not self._maker(dtype).replayable:
+            return batch
+        uses = Counter(each.prefix for each in batch if (each.prefix, dtype) not in self._prefixes)
+        saved = sum(len(prefix) * (count - 1) for prefix, count in uses.items() if prefix)
+        few = saved <= min(_PASS_TOKENS, self.info.max_batch_tokens // 8)
+        return [
+            Encoded(whole_ids(each))
+            if each.prefix in uses and (few or uses[each.prefix] == 1)
+            else each
+            for each in batch
+        ]
+
+    def _prefix_keys(self, prefixes: Sequence[Prefix], dtype: torch.dtype) -> AllKeys | None:
         """Return the keys and values of `prefixes`, computed in one pass if they are not cached.
 
         Prefixes of these prefixes are computed first, in another pass.
         """
+        if not prefixes:
+            return None
         cache = self._prefixes
         found = {prefix: cache[prefix, dtype] for prefix in prefixes if (prefix, dtype) in cache}
         missing = [prefix for prefix in prefixes if prefix not in found]
@@ -212,7 +232,8 @@ class TorchEngine:
         while cached > _CACHED_PREFIX_TOKENS:
             (prefix, _), _ = cache.popitem(last=False)
             cached -= len(prefix)
-        return [found[prefix] for prefix in prefixes]
+        parts = [found[prefix] for prefix in prefixes]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _head_shape(config: ModelConfig) -> HeadShape:
