@@ -78,3 +78,10 @@ def test_a_broken_distribution_breaks_only_its_own_command(declare, quern):
     assert done.stderr == (
         "quern: `quern load` (no_such_module.cli:load): No module named 'no_such_module'\n"
     )
+
+
+@pytest.mark.parametrize("command", [(), ("embed",), ("eval",), ("load",), ("collection", "info")])
+def test_h_is_help(quern, command):
+    short, long = quern(*command, "-h"), quern(*command, "--help")
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert "Usage: " in short.stdout

@@ -90,7 +90,12 @@ class CommandTable(TyperGroup):
 def new_app(**settings: Any) -> typer.Typer:
     """Create a Typer app with the settings that all commands share."""
     # Bugs print a plain traceback, which is easy to copy into a report.
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **settings)
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
 
 
 app = new_app(cls=CommandTable, no_args_is_help=True)
