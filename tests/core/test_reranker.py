@@ -79,7 +79,7 @@ def test_the_templates_differ(reranker, folder):
             [("q", "mills")]
         )
     assert abs(difference[0]) > 1e-5
-    with pytest.raises(ConfigError, match="unknown template 'chat'; use card or eval"):
+    with pytest.raises(ConfigError, match="unknown template 'chat'; use 'card' or 'eval', or a"):
         Reranker(folder, template="chat")
 
 

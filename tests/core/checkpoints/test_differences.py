@@ -190,11 +190,15 @@ def test_another_forward_pass_goes_to_transformers(tiny, field, value):
     assert not engines.takes_text("sentence-transformers", checkpoint, "embed")
 
 
-def test_a_classification_head_goes_to_sentence_transformers(tiny):
-    checkpoint = resolve(tiny(architectures=["Qwen3ForSequenceClassification"]), "rerank")
-    assert engines.choose_engine("auto", checkpoint, "rerank") == "sentence-transformers"
+def test_a_classification_head_is_for_rerankers(tiny):
+    (tiny.folder / "modules.json").unlink()
+    name = tiny(architectures=["Qwen3ForSequenceClassification"])
+    checkpoint = resolve(name, "rerank")
+    assert engines.choose_engine("auto", checkpoint, "rerank") == "torch"
     with pytest.raises(ConfigError, match="it scores by a classification head"):
-        engines.choose_engine("torch", checkpoint, "rerank")
+        engines.choose_engine("vllm", checkpoint, "rerank")
+    with pytest.raises(ModelLoadError, match="its architecture is another"):
+        engines.choose_engine("auto", resolve(name, "embed"), "embed")
 
 
 def prompts(query, document="", name="document"):

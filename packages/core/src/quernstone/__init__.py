@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from quernstone.embedder import Embedder
+from quernstone.encoding.templates import PairTemplate
 from quernstone.errors import (
     ClosedError,
     ConfigError,
@@ -39,6 +40,7 @@ __all__ = [
     "MissingExtraError",
     "ModelLoadError",
     "NonFiniteError",
+    "PairTemplate",
     "QuernstoneError",
     "RankedDocument",
     "RemoteAnswerError",

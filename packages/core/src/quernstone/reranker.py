@@ -7,13 +7,19 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from quernstone.encoding.checks import check_instruction, check_list, check_positive, check_texts
-from quernstone.encoding.prompts import RERANK_INSTRUCTIONS, render_pair
+from quernstone.encoding.templates import (
+    AnyTemplate,
+    PairTemplate,
+    check_template,
+    full_template,
+    template_name,
+)
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError, InputError
 from quernstone.model import Model
 from quernstone.pairs import InstructedPair, QueryPairs
 from quernstone.runtime.session import Session
-from quernstone.types import Dtype, EngineName, Float32Array, RankedDocument, RerankTemplate
+from quernstone.types import Dtype, EngineName, Float32Array, RankedDocument
 
 Pair = tuple[str, str]
 
@@ -40,7 +46,7 @@ class Reranker(Model):
         device: str = "auto",
         dtype: Dtype = "auto",
         instruction: str | None = None,
-        template: RerankTemplate = "card",
+        template: AnyTemplate | None = None,
         max_length: int = 8192,
         truncate: bool = True,
         max_batch_tokens: int | None = None,
@@ -58,8 +64,9 @@ class Reranker(Model):
 
         Args:
             instruction: What a relevant document has to meet. None: the template's default.
-            template: `card` is the prompt of the model card; `eval` is that of the official
-                evaluation, which the published tables come from.
+            template: `card` is the prompt of Qwen3-Reranker's model card; `eval` is that of its
+                official evaluation, which the published tables come from; a `PairTemplate` is any
+                other. None: the one stored with the model, else `card`.
             max_length: Tokens per pair, template included; at most the model's own limit.
             truncate: Cut documents of longer pairs and count them in `usage`; False makes them
                 an error. The query, the instruction and the template are never cut.
@@ -71,10 +78,8 @@ class Reranker(Model):
             ModelLoadError: The model is missing or incomplete, or has the wrong tokenizer.
             MissingExtraError: The engine's packages are not installed.
         """
-        if template not in RERANK_INSTRUCTIONS:
-            msg = f"unknown template {template!r}; use {' or '.join(RERANK_INSTRUCTIONS)}"
-            raise ConfigError(msg)
-        self._template: RerankTemplate = template
+        if template is not None:
+            check_template(template)
         self._session = Session(
             model,
             "rerank",
@@ -89,29 +94,34 @@ class Reranker(Model):
             adapter=adapter,
             cache_folder=cache_folder,
             engine_options=engine_options,
+            template=template,
             share_prefix=prefix_sharing,
         )
-        default = "" if self._session.own_prompts else RERANK_INSTRUCTIONS[template]
+        self._template = self._session.template
+        self._full_template = full_template(self._template)
+        default = "" if self._session.own_prompts else self._full_template.instruction
         try:
+            self._session.encoder.pair_encoder(self._template)
             self._instruction = self._usable(default if instruction is None else instruction)
         except ConfigError:
             self._session.close()
             raise
 
     @property
-    def template(self) -> RerankTemplate:
-        """The rendering: `card` or `eval`."""
+    def template(self) -> AnyTemplate:
+        """The rendering: `card`, `eval`, or a `PairTemplate` that was passed or is stored."""
         return self._template
 
     @property
     def fingerprint(self) -> str:
         """A stable text that differs between rerankers whose scores may differ."""
-        return self._session.fingerprint(template=self._template, instruction=self._instruction)
+        name = template_name(self._template)
+        return self._session.fingerprint(template=name, instruction=self._instruction)
 
     def format_pair(self, query: str, document: str, instruction: str | None = None) -> str:
         """Return the prompt of a pair. Cross-encoders other than Qwen3 render their own."""
         chosen = self._instruction if instruction is None else instruction
-        return render_pair(query, document, chosen, self._template)
+        return self._full_template.render(query, document, chosen)
 
     def rerank(
         self,
@@ -186,7 +196,8 @@ class Reranker(Model):
         Pairs of the same query share its computation, wherever they are in the list.
 
         Returns:
-            Numbers from 0 to 1 in input order. Shape: (number of pairs,)
+            Numbers in input order, from 0 to 1 unless the score function of the template is
+            `logit`. Shape: (number of pairs,)
 
         Raises:
             InputError: An entry is not a pair of strings, is not valid Unicode, or is too long.
@@ -232,11 +243,11 @@ class Reranker(Model):
     def _scores(self, pairs: Iterable[InstructedPair], *, progress: bool) -> Float32Array:
         encode = self._session.encoder.pair_encoder(self._template)
         title = "reranking" if progress else ""
-        return probabilities(self._session.run_all(pairs, encode, progress=title))
+        return scores_of(self, self._session.run_all(pairs, encode, progress=title))
 
     async def _ascores(self, pairs: Iterable[InstructedPair]) -> Float32Array:
         encode = self._session.encoder.pair_encoder(self._template)
-        return probabilities(await self._session.arun_all(pairs, encode))
+        return scores_of(self, await self._session.arun_all(pairs, encode))
 
     def _pairs_of(
         self, query: str, documents: Iterable[str], top_n: int | None, instruction: str | None
@@ -279,10 +290,15 @@ class Reranker(Model):
         if instruction is None:
             return self._instruction
         check_instruction(instruction)
-        if self._session.own_prompts and (instruction or self._template != "card"):
+        if self._session.own_prompts and instruction:
             raise ConfigError(
                 f"`{self.model}` is not a Qwen3-Reranker: it reads only the query and the "
                 "document, so leave out `instruction` and `template`"
+            )
+        if instruction and not self._full_template.takes_instruction:
+            raise ConfigError(
+                f"the template of `{self.model}` has no place for an instruction, so leave out "
+                "`instruction`, or pass a `PairTemplate` with `{instruction}` in its prefix"
             )
         return instruction
 
@@ -305,14 +321,25 @@ def instructed_pairs(
     return [(query, document, chosen) for query, document in pairs]
 
 
-def probabilities(rows: Float32Array) -> Float32Array:
-    """Return P(yes): the softmax over the logits [no, yes], or the engine's own probabilities.
-
-    Shape: (pairs, 2) or (pairs, 1) -> (pairs,)
-    """
-    if rows.shape[1] == 1:
+def scores_of(reranker: Reranker, rows: Float32Array) -> Float32Array:
+    """Return the scores of an engine's rows. Shape: (pairs, 2) or (pairs, 1) -> (pairs,)."""
+    if reranker._session.tokenizer is None and rows.shape[1] == 1:
         return rows[:, 0]
-    margin = rows[:, 0].astype(np.float64) - rows[:, 1]
+    return _scores(rows, reranker._full_template)
+
+
+def _scores(rows: Float32Array, template: PairTemplate) -> Float32Array:
+    """Apply a score function to logits.
+
+    Args:
+        rows: The logits of the negative and the positive answer, or of the positive one.
+            Shape: (pairs, 2) or (pairs, 1)
+        template: Its score function and temperature count.
+    """
+    negative = rows[:, 0].astype(np.float64) if rows.shape[1] == 2 else 0.0
+    margin = (negative - rows[:, -1]) / template.temperature
+    if template.score == "logit":
+        return np.asarray(-margin, dtype=np.float32)
     scores: Float32Array = (1.0 / (1.0 + np.exp(np.minimum(margin, 700.0)))).astype(np.float32)
     return scores
 

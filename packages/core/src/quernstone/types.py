@@ -40,7 +40,8 @@ class RankedDocument:
     index: int
     """Position of the document in the caller's list."""
     score: float
-    """P(yes): the probability, 0 to 1, that the document meets the request."""
+    """P(yes): the probability, 0 to 1, that the document meets the request. A model or a template
+    with the score function `logit` gives any number."""
 
 
 class Prefix:
@@ -134,6 +135,9 @@ class EngineConfig:
     """Tokens per input, for engines that tokenize and so have to cut; None for the others."""
     truncate: bool = True
     """True if an engine that tokenizes cuts longer inputs; False if it raises an error."""
+    head_rows: tuple[int, ...] = ()
+    """Rows of a reranker's head: of the negative answer, if any, and of the positive one. Token
+    ids, or labels of a classification head. Empty: the tokens `no` and `yes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +176,10 @@ class EngineInfo:
     """Why this kernel was chosen and faster ones were not, if the engine chose it."""
     served: ServedModel | None = None
     """The model of a `quern serve`."""
+    shares_prefixes: bool = False
+    """True if the common start of inputs, such as a reranker's query, is computed once."""
+    prefix_sharing: str = ""
+    """Explanation of `shares_prefixes`."""
 
 
 Pending = Callable[[], Float32Array]
@@ -191,7 +199,7 @@ class Engine(Protocol[BatchInput]):
 
     info: EngineInfo
     width: int
-    """Numbers per row: the hidden size for `embed`; for `rerank` 2, or 1 (see `run`)."""
+    """Numbers per row: the hidden size for `embed`; for `rerank` 2 or 1 (see `run`)."""
 
     def run(self, batch: Sequence[BatchInput], *, precise: bool = False) -> Float32Array:
         """Run one batch.
@@ -204,8 +212,8 @@ class Engine(Protocol[BatchInput]):
         Returns:
             One row per input, in the order of `batch`. Shape: (len(batch), width).
             `embed`: the embedding, uncut; normalized or not.
-            `rerank`: the logits of [no, yes] at the last token; or, with `width` 1, the score
-            itself, 0 to 1.
+            `rerank`: for token ids, the logits of `EngineConfig.head_rows` at the last token, by
+            default those of [no, yes]. For texts, the same or, with `width` 1, the score itself.
 
         Raises:
             EngineMemoryError: The batch does not fit into memory; the caller may split it.

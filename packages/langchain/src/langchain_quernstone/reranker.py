@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Unpack, override
 
-from quernstone import RemoteOptions, Reranker
+from quernstone import PairTemplate, RemoteOptions, Reranker
 from quernstone.errors import InputError
 from quernstone.frameworks.holder import ModelHolder
 from quernstone.frameworks.names import settings_of
@@ -67,8 +67,9 @@ class RerankerModel(ModelHolder, BaseModel):
     """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
     instruction: str | None = None
     """Definition of relevance in one English sentence; None is the model's own."""
-    template: RerankTemplate = "card"
-    """`card` is the prompt of the model card, `eval` that of the published results."""
+    template: RerankTemplate | PairTemplate | None = None
+    """`card` is the prompt of Qwen3-Reranker's model card, `eval` that of the published results, a
+    `PairTemplate` any other; None is the one stored with the model, else `card`."""
     max_length: MaxLength = Field(default=8192, ge=1)
     """Maximum tokens per pair of a query and a document, including the prompt."""
     truncate: Truncate = True

@@ -27,6 +27,7 @@ from quernstone.checkpoints.files import (
 )
 from quernstone.checkpoints.hubs import locate
 from quernstone.checkpoints.modules import DenseConfig, Modules, Pooling, read_module_files
+from quernstone.checkpoints.reranking import RerankerFiles, is_cross_encoder, read_labels
 from quernstone.checkpoints.texts import read_frame, read_prompts
 from quernstone.encoding.prompts import ENDOFTEXT, Prompts
 from quernstone.errors import ConfigError, ModelLoadError
@@ -58,6 +59,8 @@ class ModelConfig:
     """False if every token attends to the complete sequence."""
     pooling: Pooling
     """Which tokens make the embedding."""
+    labels: int = 0
+    """Labels of the classification head; 0 for a language model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +134,10 @@ class Checkpoint:
     def likely_task(self) -> Task:
         """The task of the checkpoint, guessed from its files and its name."""
         name = f"{self.name} {self.folder.name}".lower()
-        if self.is_sentence_transformers or "embed" in name:
+        reranks = is_cross_encoder(self.module_folder)
+        if (self.is_sentence_transformers and not reranks) or "embed" in name:
             return "embed"
-        if "rerank" in name or self.architecture.endswith("ForSequenceClassification"):
+        if reranks or "rerank" in name or self.architecture.endswith("ForSequenceClassification"):
             return "rerank"
         return "embed"
 
@@ -158,6 +162,25 @@ class Checkpoint:
     @property
     def _pooling(self) -> Pooling:
         return self.modules.own_pooling if self.task == "embed" else "lasttoken"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a reranker's classification head; none for a language model."""
+        return read_labels(self.raw_config) if self.task == "rerank" else ()
+
+    @property
+    def reranker_files(self) -> RerankerFiles:
+        """The files that say how a reranker renders and answers."""
+        return RerankerFiles(
+            config=self.raw_config,
+            module_folder=self.module_folder,
+            tokenizer_folder=self.tokenizer_folder,
+        )
+
+    @property
+    def ignored_token(self) -> int | None:
+        """A token that a classification head skips at the end of a sequence: the padding."""
+        return self.raw_config.get("pad_token_id") if self.labels else None
 
     @property
     def dense_layers(self) -> tuple[DenseConfig, ...]:
@@ -210,6 +233,7 @@ class Checkpoint:
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             causal=is_causal(raw),
             pooling=self._pooling,
+            labels=len(self.labels),
         )
 
 

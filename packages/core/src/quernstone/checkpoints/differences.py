@@ -35,6 +35,7 @@ ALL: EngineNames = ("torch", "transformers", "sentence-transformers", "vllm")
 
 _LIBRARIES: EngineNames = ("transformers", "sentence-transformers", "vllm")
 _SENTENCE_TRANSFORMERS: EngineNames = ("sentence-transformers",)
+_CLASSIFIES: EngineNames = ("torch", "transformers", "sentence-transformers")
 _POOLS: EngineNames = ("torch", "sentence-transformers")
 _MERGE: EngineNames = ("torch", "transformers", "sentence-transformers")
 
@@ -66,13 +67,12 @@ _IRRELEVANT = {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
     "_name_or_path", "attention_dropout", "attn_implementation", "bos_token_id",
     "chunk_size_feed_forward", "do_sample", "dtype", "eos_token_id", "finetuning_task",
-    "gradient_checkpointing", "id2label", "initializer_range", "keys_to_ignore_at_inference",
-    "label2id", "max_length", "max_window_layers", "model_max_length", "output_attentions",
-    "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
-    "repetition_penalty", "return_dict", "sliding_window", "task_specific_params", "temperature",
-    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
-    "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
-    "use_return_dict",
+    "gradient_checkpointing", "initializer_range", "keys_to_ignore_at_inference", "max_length",
+    "max_window_layers", "model_max_length", "output_attentions", "output_hidden_states",
+    "pad_token_id", "prefix", "pretraining_tp", "repetition_penalty", "return_dict",
+    "sliding_window", "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p",
+    "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "unsloth_fixed",
+    "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict",
 }  # fmt: skip
 
 _FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -97,6 +97,12 @@ _BIDIRECTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 """Like `_FORWARD`, for fields that the libraries ignore."""
 
 _ROPE = ("rope_scaling", "rope_parameters")
+
+# Fields of rerankers, which `reranking` reads. `num_labels` has other meanings in embedders.
+_RERANKING = {
+    "id2label", "label2id", "problem_type", "sbert_ce_default_activation_function",
+    "sentence_transformers",
+}  # fmt: skip
 
 # Names of sentence-transformers' modules that our engine computes, in their order.
 _MODULES = re.compile("Transformer Pooling( Dense)*( Normalize)?")
@@ -146,19 +152,21 @@ def find_differences(
         return tuple(found)
     found += [*_by_rules(config, _CODE, ()), *_by_rules(config, _BIDIRECTIONAL, ("torch",))]
     found += [*_by_rules(config, _FORWARD, _LIBRARIES), *_rope(config), *_biases(config, family)]
-    found += [*_window(config, family), *_unknown(config, family)]
+    found += [*_window(config, family), *_unknown(config, family, task)]
     found += _architecture(config, family, task)
     if task == "embed":
         found += [*_modules(modules, module_folder), *_prompts(module_folder)]
         instruction = read_prompts(module_folder, config)[1]
         found += _tokens(tokenizer_folder, instruction, is_qwen3=family.name == "Qwen3")
+    else:
+        found += _modules_of_reranker(modules, module_folder)
     return tuple(found)
 
 
 def known_fields(family: Family) -> set[str]:
     """Return the fields of `config.json` that are compared, or do not affect results."""
     known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, *_BIDIRECTIONAL, "architectures"}
-    return known | {*_ROPE, *family.bias_fields}
+    return known | {*_RERANKING, *_ROPE, *family.bias_fields}
 
 
 def is_causal(config: Mapping[str, Any]) -> bool:
@@ -199,8 +207,8 @@ def _window(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
         yield Difference("config.json", "sliding_window", window, meaning, engines)
 
 
-def _unknown(config: Mapping[str, Any], family: Family) -> Iterator[Difference]:
-    known = known_fields(family)
+def _unknown(config: Mapping[str, Any], family: Family, task: Task) -> Iterator[Difference]:
+    known = known_fields(family) | ({"num_labels"} if task == "rerank" else set())
     for field, value in config.items():
         if field not in known and value:
             meaning = (
@@ -215,7 +223,7 @@ def _architecture(config: Mapping[str, Any], family: Family, task: Task) -> Iter
         return
     classifies = task == "rerank" and name == f"{family.name}ForSequenceClassification"
     meaning = "it scores by a classification head" if classifies else "its architecture is another"
-    engines = _SENTENCE_TRANSFORMERS if classifies else ()
+    engines = _CLASSIFIES if classifies else ()
     yield Difference("config.json", "architectures", name, meaning, engines)
 
 
@@ -243,6 +251,24 @@ def _adapter(adapter: Adapter | None, folder: Path) -> Iterator[Difference]:
             yield Difference(file, "adapter", str(adapter.folder), meaning, engines)
 
 
+def _modules_of_reranker(modules: Modules, folder: Path) -> Iterator[Difference]:
+    types = list(modules.types)
+    names = [name.rpartition(".")[2] for name in types]
+    if any(not name.startswith(_LIBRARY_MODULES) for name in types):
+        meaning = "it needs code that comes with the model, which is never run"
+        yield Difference(MODULES, "type", types, meaning, ())
+    elif names not in ([], ["Transformer"], ["Transformer", "LogitScore"]):
+        meaning = "it has other modules than a decoder and the score of its answers"
+        yield Difference(MODULES, "type", types, meaning, _SENTENCE_TRANSFORMERS)
+    yield from _lowercase(folder)
+
+
+def _lowercase(folder: Path) -> Iterator[Difference]:
+    path = folder / "sentence_bert_config.json"
+    if path.is_file() and read_json(path).get("do_lower_case"):
+        yield Difference(path.name, "do_lower_case", True, _TOKENS, _SENTENCE_TRANSFORMERS)
+
+
 def _modules(modules: Modules, folder: Path) -> Iterator[Difference]:
     types = list(modules.types)
     foreign = [name for name in types if not name.startswith(_LIBRARY_MODULES)]
@@ -264,9 +290,7 @@ def _modules(modules: Modules, folder: Path) -> Iterator[Difference]:
         file, meaning = "1_Pooling/config.json", "it does not pool the last token"
         engines = _POOLS if pooling in ("mean", "cls") else _SENTENCE_TRANSFORMERS
         yield Difference(file, "pooling_mode", pooling, meaning, engines)
-    path = folder / "sentence_bert_config.json"
-    if path.is_file() and read_json(path).get("do_lower_case"):
-        yield Difference(path.name, "do_lower_case", True, _TOKENS, _SENTENCE_TRANSFORMERS)
+    yield from _lowercase(folder)
 
 
 def _prompts(folder: Path) -> Iterator[Difference]:

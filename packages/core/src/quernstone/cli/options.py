@@ -140,7 +140,7 @@ class RerankerOptions(ModelOptions):
     rendered_by: RenderedBy = None
 
     def reranker(
-        self, model: str, *, default_template: RerankTemplate = "card", **settings: Any
+        self, model: str, *, default_template: RerankTemplate | None = None, **settings: Any
     ) -> Reranker:
         """Load a reranking model. `settings` are further arguments of `Reranker`."""
         from quernstone import Reranker
@@ -151,7 +151,7 @@ class RerankerOptions(ModelOptions):
         return Reranker(
             model,
             **self._shared_settings(rendered_by),
-            template=cast("RerankTemplate", template or default_template),
+            template=cast("RerankTemplate | None", template or default_template),
             **settings,
         )
 

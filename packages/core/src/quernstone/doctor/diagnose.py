@@ -15,6 +15,7 @@ from quernstone.doctor.reranking import RERANKING_CHECKS
 from quernstone.doctor.server import Server
 from quernstone.doctor.subject import Check, EmbeddingSubject, Examined, RerankingSubject
 from quernstone.embedder import Embedder
+from quernstone.encoding.templates import template_name
 from quernstone.engines.options import EngineOptions, read_options
 from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import ConfigError, MissingExtraError, NonFiniteError, QuernstoneError
@@ -178,7 +179,7 @@ def _environment(subject: Any) -> dict[str, str]:
     if isinstance(subject, EmbeddingSubject):
         found["dimensions"] = str(user.dimensions)
     else:
-        found["template"] = user.template
+        found["template"] = template_name(user.template)
     if subject.server is not None:
         found["dialect"] = subject.server.options.dialect
     return {**found, **versions()}

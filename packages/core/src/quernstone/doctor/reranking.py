@@ -21,11 +21,13 @@ from quernstone.doctor.texts import (
     SHIFTS,
 )
 from quernstone.encoding.prompts import ENDOFTEXT, RERANK_PREFIX, RERANK_SUFFIXES
+from quernstone.encoding.templates import full_template, template_name
 from quernstone.errors import ConfigError, NonFiniteError, RemoteError
 from quernstone.reranker import Reranker
 from quernstone.types import Float32Array
 
 _OWN = "the model has its own tokenizer and prompts, which Quernstone leaves alone"
+_OTHER = "the prompt or the answers are not those of Qwen3-Reranker"
 _OUR_TEMPLATE = "Quernstone renders the template"
 
 _TEMPLATE_FIX = (
@@ -78,7 +80,8 @@ def _template(subject: RerankingSubject) -> Outcome:
                     f"the tokens of {query!r} are not those of its prompt", "please report this"
                 )
         return ok(
-            f"{len(pairs)} prompts follow the template `{subject.user.template}` token by token"
+            f"{len(pairs)} prompts follow the template `{template_name(subject.user.template)}` "
+            "token by token"
         )
     if subject.own_prompts:
         return skipped(_OWN)
@@ -153,6 +156,8 @@ def _yes_no(subject: RerankingSubject) -> Outcome:
         if subject.own_prompts:
             return skipped(_OWN)
         return skipped("a server shows only scores; `tells apart` finds swapped answers")
+    if subject.has_other_answers:
+        return skipped(_OTHER)
     ids = {word: tokenizer.token_id(word) for word in ("no", "yes")}
     found = ", ".join(f"{word} {number}" for word, number in ids.items())
     official = tokenizer.eos_id == _OFFICIAL_VOCABULARY
@@ -193,6 +198,8 @@ def _instruction(subject: RerankingSubject) -> Outcome:
     pairs = list(zip(QUERIES, DOCUMENTS, strict=True))
     if subject.own_prompts:
         return skipped(_OWN)
+    if not full_template(subject.user.template).takes_instruction:
+        return skipped("the template has no place for an instruction")
     try:
         changed = log_odds(subject.scores(pairs, OTHER_INSTRUCTION))
     except ConfigError as error:
@@ -244,6 +251,8 @@ def _alone_or_together(subject: RerankingSubject) -> Outcome:
 def _control_tokens(subject: RerankingSubject) -> Outcome:
     if subject.own_prompts:
         return skipped(_OWN)
+    if not isinstance(subject.user.template, str):
+        return skipped(_OTHER)
     tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=2048)
     if tokenizer is None or encoder is None:
         return warn(
@@ -261,7 +270,7 @@ def _control_tokens(subject: RerankingSubject) -> Outcome:
 
 
 def _published(subject: RerankingSubject) -> Outcome:
-    if subject.user.template != "card" or subject.own_prompts:
+    if subject.user.template != "card" or subject.own_prompts or subject.has_other_answers:
         return skipped("scores are published only for the template `card`")
     width = subject.checkpoint.hidden_size if subject.checkpoint else None
 

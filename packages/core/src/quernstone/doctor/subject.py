@@ -171,6 +171,11 @@ class RerankingSubject(Subject[Reranker]):
 
     _known: dict[tuple[str, str, str], float] = field(default_factory=dict)
 
+    @property
+    def has_other_answers(self) -> bool:
+        """True if the answers are not the tokens `no` and `yes`."""
+        return bool(self._session.head_rows)
+
     def scores(
         self, pairs: Sequence[tuple[str, str]], instruction: str | None = None
     ) -> Float32Array:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from quernstone.encoding.templates import AnyTemplate
 from quernstone.pairs import InstructedPair
-from quernstone.types import Input, RerankTemplate
+from quernstone.types import Input
 
 T = TypeVar("T", contravariant=True)
 
@@ -44,5 +45,5 @@ class Encoder(Protocol):
     ) -> EncodedBatch:
         """Encode queries with their instruction."""
 
-    def pair_encoder(self, template: RerankTemplate) -> Encode[InstructedPair]:
+    def pair_encoder(self, template: AnyTemplate) -> Encode[InstructedPair]:
         """Return a function that encodes pairs to rerank, for use in one call."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 from quernstone.encoding.checks import check_texts
 from quernstone.encoding.encoder import Encode, EncodedBatch
+from quernstone.encoding.templates import AnyTemplate
 from quernstone.pairs import InstructedPair
 from quernstone.types import RerankTemplate, TextInput
 
@@ -31,13 +33,14 @@ class TextEncoder:
         return EncodedBatch([TextInput(text, instruction) for text in texts])
 
     def encode_pairs(
-        self, pairs: Sequence[InstructedPair], template: RerankTemplate, *, offset: int = 0
+        self, pairs: Sequence[InstructedPair], template: AnyTemplate, *, offset: int = 0
     ) -> EncodedBatch:
-        """Wrap pairs with their instructions."""
+        """Wrap pairs with their instructions. Sessions refuse a `PairTemplate`."""
         check_texts([query for query, _, _ in pairs], offset, "query")
         check_texts([document for _, document, _ in pairs], offset, "document")
-        return EncodedBatch([TextInput(text, task, query, template) for query, text, task in pairs])
+        name = cast("RerankTemplate", template)
+        return EncodedBatch([TextInput(text, task, query, name) for query, text, task in pairs])
 
-    def pair_encoder(self, template: RerankTemplate) -> Encode[InstructedPair]:
+    def pair_encoder(self, template: AnyTemplate) -> Encode[InstructedPair]:
         """Return `encode_pairs` for one template."""
         return partial(self.encode_pairs, template=template)

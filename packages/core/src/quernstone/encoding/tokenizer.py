@@ -18,10 +18,8 @@ import orjson
 import tokenizers
 
 from quernstone.encoding.prompts import CONTROL_TOKENS, ENDOFTEXT
-from quernstone.errors import ModelLoadError
+from quernstone.errors import ConfigError, ModelLoadError
 from quernstone.types import TokenArray
-
-_CONTROL = re.compile("(" + "|".join(re.escape(token) for token in CONTROL_TOKENS) + ")")
 
 # The tokenizer returns more than the id of each token: 25 MiB for 2,048 chunks of 400 characters.
 # Eight calls of 256 texts take no longer than one of 2,048.
@@ -56,6 +54,9 @@ class Tokenizer:
                 "file that came with the checkpoint"
             )
         self._path = path
+        self._controls = {*CONTROL_TOKENS, *self._added}
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        self._control = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._frames: dict[str, TokenArray] = {}
 
     @property
@@ -76,6 +77,22 @@ class Tokenizer:
             raise ModelLoadError(msg)
         return int(found)
 
+    def no_and_yes(self) -> tuple[int, ...]:
+        """Return the ids of the answers of Qwen3-Reranker."""
+        return self.token_id("no"), self.token_id("yes")
+
+    def answer_id(self, token: str) -> int:
+        """Return the id of a reranker's answer, or raise a `ConfigError` if it is several."""
+        if token in self._added:
+            return int(self._added[token])
+        ids = self.ids([token])[0].tolist()
+        if len(ids) != 1:
+            raise ConfigError(
+                f"the answer {token!r} is {len(ids)} tokens ({ids}) of this model, and a template "
+                "needs single tokens"
+            )
+        return int(ids[0])
+
     def ids(self, texts: Sequence[str]) -> list[TokenArray]:
         """Tokenize users' texts, in which control tokens are ordinary text."""
         if len(texts) == 1:  # without waking the tokenizer's threads
@@ -95,13 +112,20 @@ class Tokenizer:
         if text not in self._frames:
             parts = [
                 np.array([self.token_id(part)], dtype=np.int32)
-                if part in CONTROL_TOKENS
+                if self.is_control(part)
                 else self.ids([part])[0]
-                for part in _CONTROL.split(text)
-                if part
+                for part in self.split_control(text)
             ]
             self._frames[text] = np.concatenate(parts)
         return self._frames[text]
+
+    def split_control(self, text: str) -> list[str]:
+        """Split a text of ours into control tokens and the texts between them, none empty."""
+        return [part for part in self._control.split(text) if part]
+
+    def is_control(self, part: str) -> bool:
+        """Return True for an added token, or one that every Qwen3 tokenizer should have."""
+        return part in self._controls
 
 
 def split(joined: TokenArray, lengths: Iterable[int]) -> list[TokenArray]:

@@ -11,19 +11,13 @@ import numpy as np
 from quernstone.encoding.cache import DocumentCache
 from quernstone.encoding.checks import check_texts
 from quernstone.encoding.encoder import Encode, EncodedBatch
-from quernstone.encoding.prompts import (
-    ENDOFTEXT,
-    RERANK_PREFIX,
-    RERANK_SUFFIXES,
-    Prompts,
-    rerank_body,
-    rerank_head,
-    rerank_stem,
-)
+from quernstone.encoding.frames import PairFrame
+from quernstone.encoding.prompts import ENDOFTEXT, Prompts
+from quernstone.encoding.templates import AnyTemplate, PairTemplate, full_template
 from quernstone.encoding.tokenizer import Tokenizer, split
-from quernstone.errors import ConfigError, InputTooLongError
+from quernstone.errors import ConfigError, InputError, InputTooLongError
 from quernstone.pairs import InstructedPair
-from quernstone.types import Encoded, Prefix, RerankTemplate, TokenArray
+from quernstone.types import Encoded, Prefix, TokenArray
 
 # Only this many characters per allowed token are tokenized at first: tokenizing 10 MB to keep
 # 8,192 tokens would take seconds. English has about 4.5 characters per token.
@@ -32,6 +26,8 @@ _CHARS_PER_TOKEN = 12
 # A position where a text can be cut without changing the ids before it: after a letter or a digit
 # and before a space or a mark, where every known pre-tokenizer ends a word.
 _WORD_END = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?、。，；：！？])")
+
+_NOTHING = np.empty(0, dtype=np.int32)
 
 _Head = tuple[str, str]
 """A query and its instruction."""
@@ -50,6 +46,7 @@ class TokenEncoder:
         prompts: Prompts = Prompts(),  # noqa: B008 - immutable
         first_token: str = "",
         final_token: str = ENDOFTEXT,
+        ignored: int | None = None,
     ) -> None:
         """Fix the limits and the prompts.
 
@@ -61,6 +58,7 @@ class TokenEncoder:
             prompts: The texts before queries and documents to embed.
             first_token: The token before a text to embed, its prompt included; empty for none.
             final_token: The token after a text to embed, whose state is pooled; empty for none.
+            ignored: A token id that is dropped at the end of a pair, see `PairFrame`.
 
         Raises:
             ConfigError: `max_length` leaves no room for a text.
@@ -80,6 +78,8 @@ class TokenEncoder:
         )
         # An application has few instructions, and uses one with every query.
         self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
+        self._ignored = ignored
+        self._frame = lru_cache(maxsize=8)(self._read_frame)
         self._pair_stem = lru_cache(maxsize=64)(self._read_pair_stem)
 
     def encode_documents(self, texts: Sequence[str], *, offset: int = 0) -> EncodedBatch:
@@ -95,7 +95,7 @@ class TokenEncoder:
     def encode_pairs(
         self,
         pairs: Sequence[InstructedPair],
-        template: RerankTemplate,
+        template: AnyTemplate,
         *,
         offset: int = 0,
         cache: DocumentCache | None = None,
@@ -105,13 +105,16 @@ class TokenEncoder:
         Pairs of one query and instruction share a `Prefix`. Equal documents are tokenized once,
         or with a `cache` once in all calls that pass it.
         """
-        documents = [document for _, document, _ in pairs]
         check_texts([query for query, _, _ in pairs], offset, "query")
-        check_texts(documents, offset, "document")
-        suffix = self._tokenizer.frame_ids(RERANK_SUFFIXES[template])
+        check_texts([document for _, document, _ in pairs], offset, "document")
+        template = full_template(template)
+        if template.strip:
+            pairs = [(query.strip(), document.strip(), task) for query, document, task in pairs]
+        frame = self._frame(template)
         heads = [(query, instruction) for query, _, instruction in pairs]
         prefixes = self._pair_prefixes(heads, template)
-        framing = {head: len(prefix.ids) + len(suffix) for head, prefix in prefixes.items()}
+        fixed = len(frame.suffix) + len(frame.tail)
+        framing = {head: len(prefix.ids) + fixed for head, prefix in prefixes.items()}
         limits = [self._max_length - framing[head] for head in heads]
         for index, limit in enumerate(limits):
             if limit <= 0:
@@ -119,18 +122,22 @@ class TokenEncoder:
                 used = self._max_length - limit
                 raise InputTooLongError(offset + index, used, self._max_length, what)
         cache = DocumentCache() if cache is None else cache
-        bodies, cut = self._truncated(cache.ids(documents, self._document_ids), limits, offset)
-        endings = _append(bodies, suffix)
+        documents = [document for _, document, _ in pairs]
+        ids = cache.ids(documents, partial(self._document_ids, frame=frame))
+        bodies, cut = self._truncated(ids, limits, offset, frame.tail)
+        endings = _append(bodies, frame.suffix)
         parts = [(prefixes[head], ids) for head, ids in zip(heads, endings, strict=True)]
-        if self._share_prefix:
-            sequences = [Encoded(ids, prefix) for prefix, ids in parts]
-        else:
-            sequences = [Encoded(np.concatenate((prefix.ids, ids))) for prefix, ids in parts]
-        total = sum(map(len, bodies)) + sum(map(framing.__getitem__, heads))
+        sequences = [self._pair(index + offset, *part) for index, part in enumerate(parts)]
+        total = sum(map(len, bodies)) + sum(framing[head] - len(frame.tail) for head in heads)
         return EncodedBatch(sequences, cut, total)
 
-    def pair_encoder(self, template: RerankTemplate) -> Encode[InstructedPair]:
-        """Return `encode_pairs` with a cache of its own, for use in one call."""
+    def pair_encoder(self, template: AnyTemplate) -> Encode[InstructedPair]:
+        """Return `encode_pairs` with a cache of its own, for use in one call.
+
+        Raises:
+            ConfigError: The template has no place to cut between query and document.
+        """
+        self._frame(full_template(template))
         return partial(self.encode_pairs, template=template, cache=DocumentCache())
 
     def _encode_texts(self, texts: Sequence[str], frame: str, offset: int) -> EncodedBatch:
@@ -165,26 +172,35 @@ class TokenEncoder:
         ids = np.concatenate((self._start, shared))
         return len(complete), Prefix(ids) if len(ids) else None
 
-    def _read_pair_stem(self, instruction: str, template: RerankTemplate) -> Prefix:
-        """Return the prefix that all pairs of an instruction share."""
-        (stem,) = self._tokenizer.ids([rerank_stem(instruction, template)])
-        return Prefix(np.concatenate((self._tokenizer.frame_ids(RERANK_PREFIX), stem)))
+    def _read_frame(self, template: PairTemplate) -> PairFrame:
+        return PairFrame(template, self._tokenizer, self._ignored)
 
-    def _pair_prefixes(
-        self, heads: Iterable[_Head], template: RerankTemplate
-    ) -> dict[_Head, Prefix]:
+    def _read_pair_stem(self, instruction: str, template: PairTemplate) -> Prefix:
+        """Return the prefix that all pairs of an instruction share."""
+        return Prefix(self._frame(template).stem(instruction))
+
+    def _pair_prefixes(self, heads: Iterable[_Head], template: PairTemplate) -> dict[_Head, Prefix]:
         unique = list(dict.fromkeys(heads))
-        start = self._tokenizer.frame_ids(RERANK_PREFIX)
-        texts = [rerank_head(query, instruction, template) for query, instruction in unique]
         prefixes = {}
-        for head, own in zip(unique, self._tokenizer.ids(texts), strict=True):
-            ids = np.concatenate((start, own))
+        for head, ids in zip(unique, self._frame(template).heads(unique), strict=True):
             stem = self._pair_stem(head[1], template)
-            prefixes[head] = Prefix(ids, stem if _begins_with(ids, stem.ids) else None)
+            is_parent = 0 < len(stem) < len(ids) and _begins_with(ids, stem.ids)
+            prefixes[head] = Prefix(ids, stem if is_parent else None)
         return prefixes
 
-    def _document_ids(self, documents: Sequence[str]) -> list[TokenArray]:
-        return self._ids([rerank_body(document) for document in documents], self._max_length)
+    def _pair(self, index: int, prefix: Prefix, ids: TokenArray) -> Encoded:
+        """Return a pair that shares its prefix, if it can."""
+        if self._share_prefix and len(prefix) and len(ids):
+            return Encoded(ids, prefix)
+        whole = np.concatenate((prefix.ids, ids))
+        while len(whole) and whole[-1] == self._ignored:
+            whole = whole[:-1]
+        if not len(whole):
+            raise InputError(index, "the query and the document are both empty")
+        return Encoded(whole)
+
+    def _document_ids(self, documents: Sequence[str], frame: PairFrame) -> list[TokenArray]:
+        return self._ids([frame.body(document) for document in documents], self._max_length)
 
     def _ids(self, texts: Sequence[str], limit: int) -> list[TokenArray]:
         """Return the token ids of each text, or at least `limit + 1` of them if it may be cut."""
@@ -198,15 +214,25 @@ class TokenEncoder:
         return found
 
     def _truncated(
-        self, ids: Sequence[TokenArray], limits: Sequence[int], offset: int
+        self,
+        ids: Sequence[TokenArray],
+        limits: Sequence[int],
+        offset: int,
+        tail: TokenArray = _NOTHING,
     ) -> tuple[list[TokenArray], list[int]]:
-        """Return token ids cut to `limits`, and the positions of those that were cut."""
-        pairs = list(zip(ids, limits, strict=True))
+        """Return token ids cut to `limits`, and the positions of those that were cut.
+
+        With a `tail`, all end in it: it is tokenized with the text, and not counted by `limits`.
+        """
+        pairs = [(each, limit + len(tail)) for each, limit in zip(ids, limits, strict=True)]
         cut = [index for index, (each, limit) in enumerate(pairs) if len(each) > limit]
         if cut and not self._truncate:
             each, limit = pairs[cut[0]]
             raise InputTooLongError(offset + cut[0], len(each), limit)
-        return [each[:limit] for each, limit in pairs], cut
+        found = [each[:limit] for each, limit in pairs]
+        for index in cut if len(tail) else ():
+            found[index] = np.concatenate((ids[index][: limits[index]], tail))
+        return found, cut
 
 
 def _append(

@@ -109,13 +109,13 @@ def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
     """Return whether an engine runs this checkpoint on texts, with the model's own tokenizer.
 
     All others get token ids of our prompts, truncated by us. So does sentence-transformers for
-    Qwen3-Embedding and Qwen3-Reranker.
+    Qwen3-Embedding and for rerankers of the families that we compute.
     """
     if name != "sentence-transformers":
         return name == "remote"
-    if task == "rerank":
-        return checkpoint.architecture != "Qwen3ForCausalLM"
     renders = any("transformers" not in found.engines for found in checkpoint.differences)
+    if task == "rerank":
+        return renders or checkpoint.family is None or checkpoint.architecture.endswith("Model")
     return not checkpoint.is_qwen3 or renders
 
 

@@ -12,6 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from quernstone.types import Encoded, TokenArray
 
+NO_SHARING = "this engine computes every input from its first token"
+"""`EngineInfo.prefix_sharing` of engines with padded batches."""
+
 
 def whole_ids(sequence: Encoded) -> TokenArray:
     """Return a sequence's token ids, including its shared prefix. Shape: (tokens,)."""

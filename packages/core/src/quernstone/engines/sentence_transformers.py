@@ -21,7 +21,7 @@ from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.prompts import query_frame
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.options import Options
-from quernstone.engines.padding import pad_left, padded_batches, whole_ids
+from quernstone.engines.padding import NO_SHARING, pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ConfigError, InputTooLongError, ModelLoadError, NonFiniteError
 from quernstone.qwen3.lora import merge_into
@@ -71,8 +71,12 @@ class SentenceTransformersEngine:
             own = self._model.max_seq_length or config.max_length
             # A tokenizer without a limit reports 1e30.
             self._model.max_seq_length = min(config.max_length, int(own))
-        if self._reranks:
-            self.width, labels = 2 if tokenization else 1, self._model.num_labels
+        if self._reranks and tokenization:
+            rows = config.head_rows or tokenization.no_and_yes()
+            self.width = len(rows)
+            self._labels = _prepare_head(self._model, checkpoint, rows)
+        elif self._reranks:
+            self.width, labels = 1, self._model.num_labels
             if labels != 1:
                 msg = f"`{checkpoint.folder}` has {labels} labels; a reranker has one score"
                 raise ModelLoadError(msg)
@@ -86,6 +90,7 @@ class SentenceTransformersEngine:
             attention=str(getattr(getattr(backbone, "config", None), "_attn_implementation", "-")),
             max_batch_tokens=config.max_batch_tokens or _BATCH_TOKENS,
             max_length=None if tokenization else self._model.max_seq_length,
+            prefix_sharing=NO_SHARING,
         )
 
     def run(self, batch: Sequence[Input], *, precise: bool = False) -> Float32Array:
@@ -119,8 +124,12 @@ class SentenceTransformersEngine:
         }
         if not self._reranks:
             return _rows(model(features)["sentence_embedding"])[:, : self.width]
-        yes_over_no = _rows(model({**features, "logits_to_keep": 1})["scores"]).reshape(-1)
-        return np.stack((np.zeros_like(yes_over_no), yes_over_no), axis=1)
+        if self._labels:
+            return _rows(model(features)["scores"])[:, self._labels]
+        logits = _rows(model({**features, "logits_to_keep": 1})["scores"]).reshape(-1, 1)
+        return (
+            logits if self.width == 1 else np.concatenate((np.zeros_like(logits), logits), axis=1)
+        )
 
     def _run_texts(self, model: Any, texts: Sequence[TextInput], prompt: str) -> Float32Array:
         """Run the library's public methods on texts, with our choice of prompt and batch."""
@@ -186,6 +195,17 @@ class SentenceTransformersEngine:
                 len(rows),
                 limit,
             )
+
+
+def _prepare_head(model: Any, checkpoint: Checkpoint, rows: Sequence[int]) -> list[int]:
+    """Make the library read these rows of the head. Return the labels, if the head has any."""
+    if checkpoint.labels:
+        # It skips padding at the end of a sequence; ours is at the start.
+        model.transformers_model.config.pad_token_id = -1
+        return list(rows)
+    score = model[-1]
+    score.true_token_id, score.false_token_id = rows[-1], rows[0] if len(rows) == 2 else None
+    return []
 
 
 def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) -> Any:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.tokenizer import Tokenizer
-from quernstone.engines.padding import pad_left, padded_batches, whole_ids
+from quernstone.engines.padding import NO_SHARING, pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.errors import ModelLoadError
 from quernstone.qwen3.lora import merge_into
@@ -35,7 +35,10 @@ class TransformersEngine:
         device = choose_device(config.device)
         dtype = choose_dtype(config.dtype, device)
         reranks = config.task == "rerank"
+        self._classifies = bool(checkpoint.labels)
         loader: Any = AutoModelForCausalLM if reranks else AutoModel
+        if self._classifies:
+            loader = AutoModelForSequenceClassification
         try:
             self._model = loader.from_pretrained(
                 checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
@@ -47,14 +50,15 @@ class TransformersEngine:
             merge_into(self._model, checkpoint.adapter)
         self._model.eval().to(device)
         self._device, self._pad_id = device, tokenization.pad_id
-        self._yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else None
-        self.width = 2 if reranks else checkpoint.hidden_size
+        self._head_rows = list(config.head_rows or tokenization.no_and_yes()) if reranks else []
+        self.width = len(self._head_rows) or checkpoint.hidden_size
         self.info = EngineInfo(
             engine="transformers",
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             attention=str(self._model.config._attn_implementation),
             max_batch_tokens=config.max_batch_tokens or _BATCH_TOKENS,
+            prefix_sharing=NO_SHARING,
         )
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
@@ -76,10 +80,13 @@ class TransformersEngine:
 
     def _forward(self, model: Any, sequences: Sequence[TokenArray]) -> Float32Array:
         inputs = pad_left(sequences, self._pad_id, self._device)
-        if self._yes_no is None:
+        if self._classifies:  # the library's own choice of a token needs `pad_token_id`
+            states = model.base_model(**inputs, use_cache=False).last_hidden_state[:, -1]
+            rows = model.score(states)[:, self._head_rows]
+        elif not self._head_rows:
             rows = model(**inputs, use_cache=False).last_hidden_state[:, -1]
         else:
             out = model(**inputs, use_cache=False, logits_to_keep=1)
-            rows = out.logits[:, -1, self._yes_no]
+            rows = out.logits[:, -1, self._head_rows]
         result: Float32Array = rows.float().cpu().numpy()
         return result

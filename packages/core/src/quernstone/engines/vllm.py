@@ -77,7 +77,7 @@ class VllmEngine:
     ) -> None:
         self._reranks = config.task == "rerank"
         if self._reranks:
-            _check_reranker(checkpoint)
+            _check_reranker(checkpoint, config.head_rows)
         with _processes_of_vllm():
             import vllm  # noqa: PLC0415 - reads its log level when it is imported
             from vllm.platforms import current_platform  # noqa: PLC0415
@@ -108,6 +108,8 @@ class VllmEngine:
             attention="vllm",
             max_batch_tokens=config.max_batch_tokens or _STEPS_PER_BATCH * step,
             max_length=self._llm.model_config.max_model_len,
+            shares_prefixes=bool(arguments["enable_prefix_caching"]),
+            prefix_sharing="vLLM caches common starts, by the block, if `enable_prefix_caching`",
         )
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
@@ -170,11 +172,16 @@ def _report_death(core: Any) -> None:
     threading.Thread(target=watch, name="quernstone-vllm-watch", daemon=True).start()
 
 
-def _check_reranker(checkpoint: Checkpoint) -> None:
+def _check_reranker(checkpoint: Checkpoint, head_rows: Sequence[int]) -> None:
     if not checkpoint.is_qwen3 or checkpoint.architecture != "Qwen3ForCausalLM":
         raise ConfigError(
             f"the vllm engine reranks with Qwen3-Reranker, and `{checkpoint.name}` is a "
             f'{checkpoint.architecture}; use `engine="sentence-transformers"`'
+        )
+    if head_rows:
+        raise ConfigError(
+            "the vllm engine scores the answers `no` and `yes`, and this template or model has "
+            f'others (token ids {list(head_rows)}); use `engine="torch"`'
         )
 
 

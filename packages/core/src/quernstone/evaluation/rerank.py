@@ -15,6 +15,7 @@ from mteb.models.model_meta import ModelMeta
 from mteb.types import QueryDatasetType, RetrievalOutputType
 
 from quernstone import Reranker
+from quernstone.encoding.templates import template_name
 from quernstone.evaluation.adapters import CandidateSearch, CrossEncoder
 from quernstone.evaluation.errors import ResultsError
 from quernstone.evaluation.folder import RunFolder, read_json, write_json
@@ -117,7 +118,7 @@ def rerank(
         "model": reranker.model,
         "revision": reranker.revision,
         "dtype": reranker.info.dtype,
-        "template": reranker.template,
+        "template": template_name(reranker.template),
         "max_length": reranker.max_length,
         "protocol": protocol.name,
         "instructions": "none" if protocol.bare else protocol.instructions.digest,

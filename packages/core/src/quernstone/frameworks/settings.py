@@ -14,8 +14,9 @@ from typing_extensions import TypedDict
 
 from quernstone.checkpoints.hubs import MODELSCOPE, TINY
 from quernstone.embedder import check_dimensions
+from quernstone.encoding.templates import AnyTemplate
 from quernstone.engines.options import EngineOptions
-from quernstone.types import Dtype, EngineName, RerankTemplate
+from quernstone.types import Dtype, EngineName
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ class EmbedderSettings(ModelSettings, total=False):
 class RerankerSettings(ModelSettings, total=False):
     """Arguments of rerankers and cross-encoders."""
 
-    template: RerankTemplate
+    template: AnyTemplate | None
     prefix_sharing: bool
 
 

@@ -57,14 +57,16 @@ def load_qwen3(
         config: Read from the same folder.
         device: Where to put the weights.
         dtype: What to convert them to.
-        head_rows: Token ids whose rows of the output head to read. Shape: (rows, hidden)
+        head_rows: Token ids, or labels of a classification head, whose rows of the head to read.
+            Shape: (rows, hidden)
         rounding: Round the matrices of the layers: int8 on a CPU, fp8 on a GPU.
         elementwise: Kernels of a GPU; None on a CPU.
         adapter: Merged into the weights in float32, before they are converted.
     """
     with ExitStack() as stack:
         tensors = _Tensors(folder, stack, device, dtype, adapter)
-        head_stored = bool(head_rows) and not config.tie_word_embeddings
+        tied = config.tie_word_embeddings and not config.labels
+        head_stored = bool(head_rows) and not tied
         expected = _expected_shapes(config, with_head=head_stored)
         _check(folder, tensors.shapes(), expected)
         tensors.check_adapter(expected)
@@ -80,7 +82,7 @@ def load_qwen3(
         )
         head = embed_tokens[:0]
         if head_stored:
-            head = tensors.read_rows("lm_head.weight", head_rows)
+            head = tensors.read_rows(_head_name(config), head_rows)
         elif head_rows:
             # Not the rows of `embed_tokens`, which an adapter may have changed.
             head = tensors.read_rows("embed_tokens.weight", head_rows, use="lm_head.weight")
@@ -256,7 +258,7 @@ def _expected_shapes(config: ModelConfig, *, with_head: bool) -> dict[str, _Shap
     return {
         "embed_tokens.weight": vocabulary,
         "norm.weight": (hidden,),
-        **({"lm_head.weight": vocabulary} if with_head else {}),
+        **({_head_name(config): (config.labels or config.vocab_size, hidden)} if with_head else {}),
         **{
             f"layers.{index}.{name}": shape
             for index in range(config.num_hidden_layers)
@@ -270,6 +272,10 @@ def _has_biases(config: ModelConfig, name: str) -> bool:
     if name == "o":
         return config.o_bias
     return config.qkv_bias if name in ("q", "k", "v") else config.mlp_bias
+
+
+def _head_name(config: ModelConfig) -> str:
+    return "score.weight" if config.labels else "lm_head.weight"
 
 
 def _check(folder: Path, stored: dict[str, _Shape], expected: dict[str, _Shape]) -> None:

@@ -25,10 +25,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from quernstone.checkpoints.checkpoint import resolve
+from quernstone.checkpoints.checkpoint import Checkpoint, resolve
+from quernstone.checkpoints.reranking import choose_template, head_rows
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
+from quernstone.encoding.templates import AnyTemplate, PairTemplate
 from quernstone.encoding.texts import TextEncoder
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
@@ -73,6 +75,8 @@ _WINDOWS_AHEAD = 2
 _INLINE_INPUTS = 16
 _INLINE_CHARS = 20_000
 
+_NOT_SHARED = "switched off by `prefix_sharing=False`"
+
 
 class Session:
     """One user's hold on a loaded model, or on a connection to a server."""
@@ -93,6 +97,7 @@ class Session:
         engine_options: EngineOptions,
         adapter: str | None,
         cache_folder: str | None,
+        template: AnyTemplate | None = None,
         share_prefix: bool = True,
     ) -> None:
         check_positive("max_length", max_length)
@@ -115,6 +120,10 @@ class Session:
             name = choose_engine(engine, checkpoint, task)
             if not takes_text(name, checkpoint, task):
                 tokenizer = _tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size)
+        self.own_prompts = checkpoint is not None and tokenizer is None
+        """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
+        self.template, self.head_rows = _rendering(task, checkpoint, tokenizer, template)
+        """The rendering of a reranker's pairs, and the rows of its head: see `EngineConfig`."""
         if deterministic:
             max_batch_tokens = _single_input_budget(name, max_batch_tokens)
         config = EngineConfig(
@@ -128,6 +137,7 @@ class Session:
             options=read_options(name, engine_options),
             max_length=None if tokenizer else max_length,
             truncate=True if tokenizer else truncate,
+            head_rows=self.head_rows,
         )
         self._options = config.options
         self._reason = ""
@@ -149,8 +159,6 @@ class Session:
         self.revision = checkpoint.revision if checkpoint else revision or info.revision
         self.digest = checkpoint.digest if checkpoint else ""
         self.instruction = checkpoint.instruction if checkpoint else DEFAULT_INSTRUCTION
-        self.own_prompts = checkpoint is not None and tokenizer is None
-        """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
         self.prompts = checkpoint.prompts if checkpoint and tokenizer else Prompts()
         """The texts that we put before queries and documents to embed."""
         self.normalizes = checkpoint is None or checkpoint.modules.normalizes
@@ -166,6 +174,7 @@ class Session:
         self.max_length = min(limit for limit in limits if limit is not None)
         self.tokenizer = tokenizer
         """None if the engine tokenizes."""
+        self._share_prefix = share_prefix
         self.encoder: Encoder = TextEncoder()
         """Encodes the inputs of `run` within the limits of this session."""
         if tokenizer:
@@ -177,6 +186,7 @@ class Session:
                 prompts=self.prompts,
                 first_token=checkpoint.first_token if checkpoint else "",
                 final_token=checkpoint.final_token if checkpoint else ENDOFTEXT,
+                ignored=checkpoint.ignored_token if checkpoint else None,
             )
         self._usage = Usage()
         self._usage_locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
@@ -184,7 +194,10 @@ class Session:
     @property
     def info(self) -> EngineInfo:
         """Description of the running engine."""
-        return replace(self.backend.info, reason=self._reason)
+        info = replace(self.backend.info, reason=self._reason)
+        if info.shares_prefixes and not self._share_prefix:
+            return replace(info, shares_prefixes=False, prefix_sharing=_NOT_SHARED)
+        return info
 
     def close(self) -> None:
         """Release the model; it is unloaded when no other session of the process holds it."""
@@ -285,6 +298,8 @@ class Session:
             "max_length": self.max_length,
             **settings,
         }
+        if self.head_rows:
+            parts["head_rows"] = ",".join(map(str, self.head_rows))
         if self.own_prompts:  # pooled and scored by its library, not as Qwen3
             parts["engine"] = self.info.engine
         if isinstance(self._options, Options):  # the address of a server does not affect results
@@ -340,6 +355,32 @@ def _at_address(
             f"not {type(options).__name__}"
         )
     return "", "remote", {"dialect": "quernstone", **(options or {}), "endpoint": model}
+
+
+def _rendering(
+    task: Task,
+    checkpoint: Checkpoint | None,
+    tokenizer: Tokenizer | None,
+    template: AnyTemplate | None,
+) -> tuple[AnyTemplate, tuple[int, ...]]:
+    """Return the template of a reranker, and the rows of its head."""
+    if task == "rerank" and checkpoint and tokenizer:
+        files = checkpoint.reranker_files
+        chosen = choose_template(files, template, tokenizer)
+        return chosen, head_rows(files, chosen, tokenizer)
+    if template is None:
+        return "card", ()
+    if checkpoint:
+        raise ConfigError(
+            f"`{checkpoint.name}` is not a Qwen3-Reranker: it reads only the query and the "
+            "document, so leave out `instruction` and `template`"
+        )
+    if isinstance(template, PairTemplate):
+        raise ConfigError(
+            'a `PairTemplate` is not possible with `engine="remote"`: the answers and the score '
+            "are those of the server; use a local engine, or the template `card` or `eval`"
+        )
+    return template, ()
 
 
 def _check_remote(**settings: object) -> None:

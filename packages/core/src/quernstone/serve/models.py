@@ -12,7 +12,7 @@ from quernstone.embedder import Embedder, query_encoder
 from quernstone.encoding.encoder import Encode
 from quernstone.model import Model, session_of, variant_of
 from quernstone.pairs import InstructedPair
-from quernstone.reranker import Reranker, instructed_pairs, probabilities
+from quernstone.reranker import Reranker, instructed_pairs, scores_of
 from quernstone.serve.admission import Admission
 from quernstone.serve.failures import TooMuchError
 from quernstone.serve.options import ServeOptions
@@ -131,7 +131,7 @@ class Models:
         inputs: list[InstructedPair] = instructed_pairs(reranker, pairs, instruction)
         encode = session_of(reranker).encoder.pair_encoder(reranker.template)
         computed = await self._compute(reranker, inputs, encode)
-        rows = probabilities(computed.rows)[:, None]
+        rows = scores_of(reranker, computed.rows)[:, None]
         return Computed(rows, computed.tokens, computed.truncated)
 
     async def _compute(self, model: Model, inputs: Sequence[Any], encode: Encode[Any]) -> Computed:

@@ -91,6 +91,7 @@ class RemoteBackend:
             max_length=facts.max_length,
             revision=facts.revision or "",
             served=facts.served,
+            prefix_sharing="the server decides",
         )
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:

@@ -69,13 +69,13 @@ class TorchEngine:
         self._dtype = _computing_dtype(config.dtype, device)
         qwen3 = checkpoint.decoder_config()
         reranks = config.task == "rerank"
-        yes_no = [tokenization.token_id(word) for word in ("no", "yes")] if reranks else []
+        head_rows = (config.head_rows or tokenization.no_and_yes()) if reranks else ()
         self._model, head = load_qwen3(
             checkpoint.folder,
             qwen3,
             device=device,
             dtype=self._dtype,
-            head_rows=yes_no,
+            head_rows=head_rows,
             rounding=rounding,
             elementwise=choose_elementwise(qwen3, device, self._dtype, fp8=rounding == "fp8"),
             adapter=checkpoint.adapter,
@@ -83,7 +83,8 @@ class TorchEngine:
         self._head = head.float() if reranks else None
         dense = checkpoint.dense_layers
         self._dense = DenseLayers(checkpoint.module_folder, dense, device)
-        self.width = 2 if reranks else dense[-1].out_features if dense else qwen3.hidden_size
+        embedded = dense[-1].out_features if dense else qwen3.hidden_size
+        self.width = len(head_rows) or embedded
         self._transfer = choose_transfer(device)
         self.overlaps = self._transfer.overlaps
         choose = partial(choose_attention, device, causal=qwen3.causal, shape=_head_shape(qwen3))
@@ -98,6 +99,8 @@ class TorchEngine:
             attention=self._attention.name,
             max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3, self._dtype),
             attention_reason=self._attention.reason,
+            shares_prefixes=checkpoint.can_share_prefixes,
+            prefix_sharing=_sharing(qwen3),
         )
         self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], AllKeys] = OrderedDict()
         self._heap = Heap() if device.type == "cpu" else None
@@ -238,6 +241,15 @@ class TorchEngine:
 
 def _head_shape(config: ModelConfig) -> HeadShape:
     return HeadShape(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+
+
+def _sharing(config: ModelConfig) -> str:
+    """Explain whether inputs can share the states of their first tokens."""
+    if not config.causal:
+        return "attention is bidirectional, so the states of all tokens depend on the last one"
+    if config.pooling != "lasttoken":
+        return f"{config.pooling} pooling needs the states of all tokens"
+    return "attention is causal: common starts are computed once and cached"
 
 
 def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:

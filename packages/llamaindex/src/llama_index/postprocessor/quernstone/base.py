@@ -16,7 +16,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index_instrumentation import get_dispatcher
 from typing_extensions import Unpack
 
-from quernstone import RemoteOptions, Reranker
+from quernstone import PairTemplate, RemoteOptions, Reranker
 from quernstone.errors import InputError
 from quernstone.frameworks.holder import ModelHolder
 from quernstone.frameworks.names import settings_of
@@ -100,9 +100,11 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
         default=None,
         description="Definition of relevance in one English sentence; None is the model's own.",
     )
-    template: RerankTemplate = Field(
-        default="card",
-        description="`card` is the prompt of the model card, `eval` that of the published results.",
+    template: RerankTemplate | PairTemplate | None = Field(
+        default=None,
+        description="`card` is the prompt of Qwen3-Reranker's model card, `eval` that of the "
+        "published results, a `PairTemplate` any other; None is the one stored with the model, "
+        "else `card`.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of the checkpoint on the hub."

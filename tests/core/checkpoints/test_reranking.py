@@ -1,0 +1,479 @@
+"""Classification heads, stored answers and chat templates, against the libraries."""
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder
+from transformers import (
+    AutoTokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
+
+import quernstone
+from quernstone import ConfigError, ModelLoadError, PairTemplate, RemoteOptions, Reranker
+from quernstone.checkpoints.checkpoint import resolve
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES
+from quernstone.engines import vllm
+
+TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "reranker"
+ENGINES = ["torch", "transformers", "sentence-transformers"]
+PAIRS = [
+    (query, text)
+    for query in ("grinding grain", "what is a quern?")
+    for text in ("a quern is a hand mill", "it rains", "", "the mill grinds grain " * 20)
+]
+PLAIN = PairTemplate(prefix="{query}")
+CHAT = PairTemplate(
+    prefix="<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n",
+    suffix="<|im_end|>\n<|im_start|>assistant\n",
+)
+MESSAGES = (
+    "{%- for message in messages -%}<|im_start|>{{ {'query': 'system', 'document': 'user'}"
+    "[message.role] }}\n{{ message.content CONTENT }}<|im_end|>{{ '\n' }}{%- endfor -%}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SYSTEM = "messages | selectattr('role', 'eq', 'ROLE') | map(attribute='content') | first"
+QWENS = (
+    RERANK_PREFIX
+    + f"<Instruct>: {{{{ {SYSTEM.replace('ROLE', 'system')} | default('{DEFAULT_INSTRUCTION}') }}}}"
+    + f"\n<Query>: {{{{ {SYSTEM.replace('ROLE', 'query')} }}}}"
+    + f"\n<Document>: {{{{ {SYSTEM.replace('ROLE', 'document')} }}}}"
+    + "{{ '"
+    + RERANK_SUFFIXES["card"].replace("\n", "\\n")
+    + "' }}"
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(TINY, tmp_path / "model")
+
+
+def write(folder, name, **fields):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **fields}))
+
+
+def classifier(folder, labels, **fields):
+    """Replace the tiny model by a random one with a classification head."""
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=24945,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        num_labels=labels,
+    )
+    Qwen3ForSequenceClassification(config).save_pretrained(folder)
+    write(folder, "config.json", **fields)
+    return folder
+
+
+def converted(folder, *rows, **fields):
+    """Convert the tiny reranker, whose answers are tokens, to a classification head."""
+    tensors = load_file(folder / "model.safetensors")
+    embeddings = tensors["model.embed_tokens.weight"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    no, yes = (embeddings[tokenizer.convert_tokens_to_ids(word)].float() for word in ("no", "yes"))
+    heads = {"no": no, "yes": yes, "difference": yes - no}
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    tensors["score.weight"] = torch.stack([heads[row] for row in rows])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    names = {str(index): row for index, row in enumerate(rows)}
+    write(
+        folder,
+        "config.json",
+        architectures=["Qwen3ForSequenceClassification"],
+        id2label=names if len(rows) > 1 else {"0": "LABEL_0"},
+        **fields,
+    )
+    return folder
+
+
+def module(place, path, kind):
+    name = f"sentence_transformers.{kind}"
+    return {"idx": place, "name": str(place), "path": path, "type": name}
+
+
+def logit_score(folder, positive, negative=None, chat=None, activation=None, **variables):
+    """Store a folder as sentence-transformers 6 does."""
+    modules = [
+        module(0, "", "base.modules.transformer.Transformer"),
+        module(1, "1_LogitScore", "cross_encoder.modules.logit_score.LogitScore"),
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids
+    answers = {"true_token_id": ids(positive), "false_token_id": negative and ids(negative)}
+    write(folder, "1_LogitScore/config.json", **answers)
+    stored = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+    if activation:
+        stored["activation_fn"] = f"torch.nn.modules.{activation}"
+    write(folder, "config_sentence_transformers.json", **stored)
+    write(
+        folder,
+        "sentence_bert_config.json",
+        transformer_task="text-generation",
+        modality_config={
+            name: {"method": "forward", "method_output_name": "logits"}
+            for name in (["text", "message"] if chat else ["text"])
+        },
+        module_output_name="causal_logits",
+        processing_kwargs={"chat_template": variables},
+    )
+    if chat:
+        (folder / "chat_template.jinja").write_text(chat)
+    return folder
+
+
+def expected_logits(folder, template, instruction=""):
+    """Return the logits of transformers, one unpadded prompt at a time."""
+    model = Qwen3ForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for query, document in PAIRS:
+        before, _, after = template.prefix.partition("{query}")
+        texts = before + query, after + document + template.suffix
+        parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        ids = [*parts[0], *parts[1]]
+        with torch.inference_mode():
+            rows.append(model(torch.tensor([ids])).logits[0])
+    return torch.stack(rows)
+
+
+# ------------------------------------------------------------------------ classification heads
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("pad", [None, 24940])
+def test_a_classification_head_equals_transformers(folder, labels, engine, pad):
+    classifier(folder, labels, pad_token_id=pad)
+    endings = PLAIN, CHAT, PairTemplate(prefix=CHAT.prefix, suffix="<|im_end|><|endoftext|>")
+    for template in endings:
+        logits = expected_logits(folder, template)
+        scores = logits.sigmoid()[:, 0] if labels == 1 else logits.softmax(1)[:, 1]
+        with Reranker(
+            str(folder), template=template, engine=engine, dtype="float32", device="cpu"
+        ) as reranker:
+            np.testing.assert_allclose(reranker.score(PAIRS), scores, atol=2e-6)
+
+
+@pytest.mark.parametrize("rows", [("difference",), ("no", "yes"), ("yes", "no")])
+def test_a_conversion_scores_like_its_original(folder, rows):
+    converted(folder, *rows)
+    with Reranker("tiny", dtype="float32", device="cpu") as original:
+        expected = original.score(PAIRS)
+    with Reranker(str(folder), template="card", dtype="float32", device="cpu") as reranker:
+        assert reranker.info.engine == "torch"
+        assert (reranker.template, reranker.instruction) == ("card", DEFAULT_INSTRUCTION)
+        np.testing.assert_allclose(reranker.score(PAIRS), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("files", "score"),
+    [
+        ({}, "probability"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}, "probability"),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.Identity"}}, "logit"),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "logit"),
+        ({"problem_type": "regression"}, "probability"),
+    ],
+)
+def test_the_stored_activation_is_obeyed(folder, files, score):
+    name = str(converted(folder, "difference", pad_token_id=24940, **files))
+    theirs = CrossEncoder(name, device="cpu", model_kwargs={"dtype": torch.float32})
+    with Reranker(name, dtype="float32", device="cpu") as reranker:
+        assert (reranker.info.engine, reranker.template) == ("torch", PairTemplate(
+            prefix="{query}", score=score))  # fmt: skip
+        np.testing.assert_allclose(reranker.score(PAIRS), theirs.predict(PAIRS), atol=2e-6)
+    with Reranker(name, template="card", dtype="float32", device="cpu") as reranker:
+        assert (reranker.template == "card") == (score == "probability")
+
+
+def test_labels_that_exclude_each_other_or_not(folder):
+    converted(folder, "no", "yes", problem_type="multi_label_classification")
+    template = PairTemplate(prefix="{query}")
+    with Reranker(str(folder), dtype="float32", device="cpu") as reranker:
+        np.testing.assert_allclose(
+            reranker.score(PAIRS), expected_logits(folder, template).sigmoid()[:, 1], atol=2e-6
+        )
+
+
+def test_labels_are_named_by_a_template(folder):
+    converted(folder, "no", "yes")
+    write(folder, "config.json", id2label={"0": "B", "1": "A"})
+    with pytest.raises(ModelLoadError, match="labels 'B', 'A' do not say which is the positive"):
+        Reranker(str(folder))
+    for fields in ({"positive": "A", "negative": "B"}, {"positive": "A", "score": "logit"}):
+        template = PairTemplate(prefix="{query}", **fields)
+        logits = expected_logits(folder, template)
+        expected = logits[:, 1] if "score" in fields else logits.softmax(1)[:, 1]
+        with Reranker(str(folder), template=template, dtype="float32") as reranker:
+            np.testing.assert_allclose(reranker.score(PAIRS), expected, atol=2e-6, rtol=2e-6)
+    with pytest.raises(ConfigError, match="no label 'yes', but 'B', 'A'"):
+        Reranker(str(folder), template=PairTemplate(prefix="{query}", positive="yes"))
+
+
+def test_three_labels_are_refused(folder):
+    name = str(classifier(folder, 3))
+    with pytest.raises(ModelLoadError, match="the model has 3 labels; a reranker has one score"):
+        Reranker(name)
+
+
+def test_the_head_has_to_fit_the_labels(folder):
+    converted(folder, "difference")
+    write(folder, "config.json", id2label={"0": "no", "1": "yes"})
+    with pytest.raises(ModelLoadError, match=r"`score.weight` has shape \(1, 256\)"):
+        Reranker(str(folder))
+
+
+def test_an_activation_of_its_own_is_refused(folder):
+    converted(folder, "difference", sentence_transformers={"activation_fn": "torch.nn.Tanh"})
+    with pytest.raises(ModelLoadError, match="the stored activation 'Tanh' is not one of"):
+        Reranker(str(folder))
+    with Reranker(str(folder), template=PLAIN) as reranker:
+        assert reranker.template == PLAIN
+
+
+def test_vllm_refuses_a_classification_head(folder):
+    name = str(converted(folder, "difference"))
+    with pytest.raises(ConfigError, match=r"the vllm engine cannot run .* classification head"):
+        Reranker(name, engine="vllm")
+
+
+# ----------------------------------------------------------------------------- shared prefixes
+
+
+@pytest.mark.parametrize("labels", [0, 1, 2])
+def test_sharing_and_packing_do_not_change_scores(folder, labels):
+    """Zero labels: the answers of a language model."""
+    template = CHAT if labels else replace(CHAT, positive="1", temperature=5.0)
+    name = str(classifier(folder, labels) if labels else folder)
+    options = {"template": template, "dtype": "float32", "device": "cpu"}
+    with Reranker(name, **options) as reranker:
+        info, shared = reranker.info, reranker.score(PAIRS)
+        alone = [reranker.score([pair])[0] for pair in PAIRS]
+        ranked = reranker.rerank_many([PAIRS[0][0]], [[text for _, text in PAIRS[:4]]])[0]
+    assert (info.shares_prefixes, info.prefix_sharing[:19]) == (True, "attention is causal")
+    np.testing.assert_allclose(shared, alone, atol=2e-6)
+    np.testing.assert_allclose([shared[each.index] for each in ranked], [r.score for r in ranked],
+                               atol=2e-6)  # fmt: skip
+    with Reranker(name, prefix_sharing=False, **options) as reranker:
+        assert not reranker.info.shares_prefixes
+        assert "`prefix_sharing=False`" in reranker.info.prefix_sharing
+        np.testing.assert_allclose(shared, reranker.score(PAIRS), atol=2e-6)
+
+
+def test_bidirectional_models_never_share_and_say_so(folder):
+    write(folder, "config.json", use_bidirectional_attention=True)
+    options = {"template": CHAT, "dtype": "float32", "device": "cpu"}
+    with Reranker(str(folder), **options) as reranker, Reranker("tiny", **options) as causal:
+        assert not reranker.info.shares_prefixes
+        assert reranker.info.prefix_sharing.startswith("attention is bidirectional")
+        scores = reranker.score(PAIRS)
+        np.testing.assert_allclose(scores, [reranker.score([p])[0] for p in PAIRS], atol=2e-6)
+        assert np.abs(scores - causal.score(PAIRS)).max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["transformers", "sentence-transformers"])
+def test_engines_that_pad_say_that_they_do_not_share(engine):
+    with Reranker("tiny", engine=engine) as reranker:
+        assert not reranker.info.shares_prefixes
+        assert "from its first token" in reranker.info.prefix_sharing
+
+
+# ----------------------------------------------------------------------- templates of the caller
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_template_of_the_caller_equals_transformers(folder, engine):
+    """The form of zerank-2: one answer, sigmoid(logit / 5)."""
+    template = replace(CHAT, positive="true", temperature=5.0)
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = []
+    for query, document in PAIRS:
+        ids = tokenizer(template.render(query, document, ""), return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            logit = model(ids).logits[0, -1, tokenizer.convert_tokens_to_ids("true")]
+        expected.append((logit / 5).sigmoid())
+    with Reranker(
+        str(folder), template=template, engine=engine, dtype="float32", device="cpu"
+    ) as reranker:
+        np.testing.assert_allclose(reranker.score(PAIRS), expected, atol=2e-6)
+        again = pickle.loads(pickle.dumps(reranker))
+    with again, Reranker(str(folder), template=CHAT) as other:
+        assert again.template == template
+        assert again.fingerprint == reranker.fingerprint
+        assert again.fingerprint != other.fingerprint
+
+
+def test_answers_are_single_tokens(folder):
+    for word in ("quernstones grind", ""):
+        with pytest.raises(ConfigError, match=r"is \d tokens|is empty; give one token"):
+            Reranker(str(folder), template=PairTemplate(prefix="{query}: ", positive=word))
+    with pytest.raises(ConfigError, match="no place to cut"):
+        Reranker(str(folder), template=PairTemplate(prefix="{query}\n"))
+
+
+def test_servers_refuse_a_template():
+    options = RemoteOptions(endpoint="http://127.0.0.1:9", dialect="vllm", rendered_by="client")
+    with pytest.raises(ConfigError, match='a `PairTemplate` is not possible with `engine="remote'):
+        Reranker("m", engine="remote", template=CHAT, engine_options=options)
+
+
+def test_vllm_refuses_other_answers(folder):
+    files = resolve(str(folder), "rerank")
+    vllm._check_reranker(files, ())
+    with pytest.raises(ConfigError, match=r"scores the answers `no` and `yes`.*ids \[5\]"):
+        vllm._check_reranker(files, (5,))
+
+
+# --------------------------------------------------------------------- stored answers and prompts
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("answers", "activation"),
+    [
+        (("true",), "linear.Identity"),  # like zerank-2
+        (("true",), "activation.Sigmoid"),
+        (("1", "0"), None),  # like mxbai-rerank-v2
+        (("1", "0"), "linear.Identity"),
+    ],
+)
+def test_stored_answers_equal_sentence_transformers(folder, engine, answers, activation):
+    content = "| trim" if activation else ""
+    chat = MESSAGES.replace("CONTENT", content)
+    logit_score(folder, *answers, chat=chat, activation=activation, add_generation_prompt=True)
+    pairs = [*PAIRS, (" padded\n", "\n text "), ("{{ 1 }}", "{query} {instruction}")]
+    theirs = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    expected = theirs.predict(pairs)
+    with Reranker(str(folder), engine=engine, dtype="float32", device="cpu") as reranker:
+        assert reranker.template == PairTemplate(
+            prefix=CHAT.prefix,
+            suffix=CHAT.suffix,
+            score="logit" if activation == "linear.Identity" else "probability",
+            strip=bool(activation),
+        )
+        np.testing.assert_allclose(reranker.score(pairs), expected, atol=2e-6, rtol=2e-6)
+        with pytest.raises(ConfigError, match="has no place for an instruction"):
+            reranker.rerank("a", ["b"], instruction="Find code")
+    with Reranker("tiny", dtype="float32", device="cpu") as original:
+        assert reranker.fingerprint.split(";")[3:] != original.fingerprint.split(";")[3:]
+
+
+@pytest.mark.parametrize("activation", [None, "linear.Identity"])
+def test_a_reranker_that_stores_qwens_prompt_is_qwens(folder, activation):
+    logit_score(folder, "yes", "no", chat=QWENS, activation=activation)
+    theirs = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    with (
+        Reranker(str(folder), dtype="float32", device="cpu") as reranker,
+        Reranker("tiny", dtype="float32", device="cpu") as original,
+    ):
+        assert (reranker.template, reranker.instruction) == ("card", DEFAULT_INSTRUCTION)
+        scores = original.score(PAIRS, "Find code")
+        np.testing.assert_array_equal(reranker.score(PAIRS, "Find code"), scores)
+        sigmoid = theirs.predict(PAIRS, prompt="Find code", activation_fn=torch.nn.Sigmoid())
+        np.testing.assert_allclose(scores, sigmoid, atol=2e-6)
+    assert resolve(str(folder), "rerank").likely_task == "rerank"
+
+
+def test_a_default_prompt_is_the_instruction(folder):
+    logit_score(folder, "1", "0", chat=QWENS)
+    prompts = {"prompts": {"code": "Find code"}, "default_prompt_name": "code"}
+    write(folder, "config_sentence_transformers.json", **prompts)
+    theirs = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    with Reranker(str(folder), dtype="float32", device="cpu") as reranker:
+        assert reranker.instruction == "Find code"
+        np.testing.assert_allclose(reranker.score(PAIRS), theirs.predict(PAIRS), atol=2e-6)
+
+
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_without_a_chat_template_a_pair_is_two_texts(folder, prompt):
+    """The tokenizer puts a token after each text, and the last one is padding."""
+    classifier(folder, 1, pad_token_id=24940)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    token = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    parts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [parts[0], token],
+        "pair": [parts[0], token, parts[1], token],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [24940], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    if prompt:
+        modules = [module(0, "", "base.modules.transformer.Transformer")]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        write(
+            folder,
+            "sentence_bert_config.json",
+            transformer_task="sequence-classification",
+            modality_config={"text": {"method": "forward", "method_output_name": "logits"}},
+            module_output_name="scores",
+        )
+        stored = {"prompts": {"query": prompt}, "default_prompt_name": "query"}
+        write(folder, "config_sentence_transformers.json", model_type="CrossEncoder", **stored)
+    theirs = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    with Reranker(str(folder), dtype="float32", device="cpu") as reranker:
+        assert reranker.format_pair("a", "b") == f"{prompt or ''}a<|endoftext|>b<|endoftext|>"
+        np.testing.assert_allclose(reranker.score(PAIRS), theirs.predict(PAIRS), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("chat", "reason"),
+    [
+        ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+         "does not put one query before one document"),
+        ("{{ messages[1].content }} of {{ messages[0].content }}",
+         "does not put one query before one document"),
+        ("{{ messages[0].content }}: {{ messages[1].content | upper }}", "does not put one query"),
+        ("{{ messages[0].content }}: {{ messages[1].content | truncate(99) }}", "changes queries"),
+        ("{{ messages[0].content }}: {{ messages[1].content | replace('word', 'x') }}", "changes"),
+        ("{{ raise_exception('only users') }}", "refuses a pair: only users"),
+        ("{{ strftime_now('%Y') }}", "cannot render a pair: 'strftime_now' is undefined"),
+        ("{% if %}", "cannot render a pair: "),
+    ],
+)  # fmt: skip
+def test_a_chat_template_that_is_no_pair_needs_a_template(folder, chat, reason):
+    converted(folder, "difference")
+    write(folder, "tokenizer_config.json", chat_template=chat)
+    with pytest.raises(ModelLoadError, match=rf"{reason}.*; pass `template=\"card\"` for a conv"):
+        Reranker(str(folder))
+    with Reranker(str(folder), template="card") as reranker:
+        assert reranker.template == "card"
+
+
+def test_other_modules_of_a_reranker_are_left_to_sentence_transformers(folder):
+    logit_score(folder, "yes", "no", chat=QWENS)
+    path = folder / "modules.json"
+    modules = json.loads(path.read_text())
+    modules[1]["type"] = "sentence_transformers.base.modules.dense.Dense"
+    write(folder, "1_LogitScore/config.json", in_features=256, out_features=1)
+    path.write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match=r"`type` in `modules\.json` is .* other modules than a"):
+        Reranker(str(folder), engine="torch")
+    modules[1]["type"] = "custom.Score"
+    path.write_text(json.dumps(modules))
+    with pytest.raises(ModelLoadError, match="needs code that comes with the model"):
+        Reranker(str(folder))
