@@ -164,7 +164,7 @@ class RoundingTarget:
 
 finite = st.floats(-1e300, 1e300).map(lambda x: x + 0.0)
 names = st.text(max_size=5) | st.sampled_from(
-    "page_content metadata quernstone text doc_id _node_content chunk floats a.b".split()
+    "page_content metadata quernstone text doc_id _node_content chunk last floats a.b".split()
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | finite | st.text(max_size=5),

@@ -45,6 +45,9 @@ class Verification:
     unchecked: int = 0
     """Points that an older version loaded and whose hash does not match, perhaps only because
     Qdrant rounded their floats. They are not failures, but nothing confirms them either."""
+    endless: int = 0
+    """Points of a version that did not store which chunk is the last of its document. Of a document
+    of such points, missing last chunks are not noticed."""
     vectors: int
     """Sampled points whose dense vectors were checked: names, sizes, lengths, finite numbers, and
     the short vector of an MRL pair against the full one."""
@@ -140,6 +143,7 @@ class _Check:
         self._size, self._rng = sample, random.Random(seed)
         self._sample: list[tuple[StoredPoint, CheckedPayload]] = []
         self._points = self._own = self._rounded = self._unchecked = self._unconfirmed = 0
+        self._endless = 0
         self._every_replica = True
         self._bm25 = self._embedded = self._failures = 0
         self._least_cosine: float | None = None
@@ -166,15 +170,24 @@ class _Check:
                     if names and checked.content is not None:
                         self._compare_bm25(point, checked, checked.content.embedded)
                     if checked.identified:
-                        sequences.add(checked.key, checked.number)
+                        sequences.add(checked.key, checked.number, checked.last)
                 if progress is not None and self._points % _PROGRESS_INTERVAL == 0:
                     progress(self._points)
+            failures = self._failures
             for key, numbers in sequences.gaps(partial(self._read, [OWN_KEY])):
                 one = len(numbers) == 1
                 runs = (
                     f"chunk {numbers[0]} is" if one else f"chunks {numbers[0]} to {numbers[-1]} are"
                 )
                 self._fail(f"record {key!r}: {runs} missing, but chunk {numbers.stop} is stored")
+            for key, number in sequences.cut(partial(self._read, [OWN_KEY])):
+                self._fail(f"record {key!r}: its last chunks are missing, after chunk {number}")
+            if not sequences.complete and self._failures == failures:
+                self._fail(
+                    "chunks were missing when the points were read, but not when they were read "
+                    "again: if a load is running, verify again after it"
+                )
+            self._endless = sequences.endless
         counted = self._retry.call(self._target.count)
         if counted != self._points:
             differ = "; otherwise its replicas differ: load all documents again"
@@ -224,6 +237,7 @@ class _Check:
             foreign=self._points - self._own,
             rounded=self._rounded,
             unchecked=self._unchecked,
+            endless=self._endless,
             vectors=len(self._sample),
             bm25=self._bm25,
             embedded=self._embedded,

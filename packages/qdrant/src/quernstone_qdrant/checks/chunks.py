@@ -1,4 +1,4 @@
-"""Check that the chunks of every document are numbered from 0 without a gap."""
+"""Check that every document has all its chunks, from the first to the last."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from quernstone_qdrant.targets import StoredPoint
 class ChunkSequences:
     """The chunks of all documents, of which each must follow another one.
 
-    A point's id is derived from its document and number, so it gives the id of the chunk before
-    it. The ids that were read and those that must exist take 32 bytes per point, on disk beyond
-    64 MB. A document that lost its last chunks looks like a shorter one.
+    A point's id is derived from its document and number, so it gives the ids of the chunks before
+    and after it. The ids that were read and those that must exist take 48 bytes per point, on disk
+    beyond 96 MB. Points of versions that did not store which chunk is a document's last are
+    counted: a document of such points that lost its last chunks looks like a shorter one.
 
     Use it as a context manager: it deletes its files when the block ends.
 
@@ -27,13 +28,27 @@ class ChunkSequences:
 
     def __init__(self, namespace: UUID) -> None:
         self._namespace = namespace
-        self._found, self._needed = SeenHashes(), SeenHashes()
+        self._found, self._needed, self._following = SeenHashes(), SeenHashes(), SeenHashes()
+        self._gaps = SeenHashes()
+        """The first chunk of each gap that has a chunk after it."""
+        self.endless = 0
+        """Points that do not say whether they are the last of their document."""
 
-    def add(self, key: str, number: int) -> None:
-        """Add chunk `number` of document `key`. All must be added before `gaps` is called."""
+    def add(self, key: str, number: int, last: bool | None) -> None:
+        """Add chunk `number` of document `key`. All must be added before `gaps` is called.
+
+        Args:
+            key: Key of the document.
+            number: Number of the chunk.
+            last: True for the document's last chunk; None if it is not known.
+        """
         self._found.add(self._digest(key, number))
         if number > 0:
             self._needed.add(self._digest(key, number - 1))
+        if last is None:
+            self.endless += 1
+        elif not last:
+            self._following.add(self._digest(key, number + 1))
 
     def gaps(self, read: Callable[[], Iterator[StoredPoint]]) -> Iterator[tuple[str, range]]:
         """Yield each document and the numbers of a run of chunks that it lacks.
@@ -43,18 +58,41 @@ class ChunkSequences:
         """
         if self._needed <= self._found:
             return
-        for point in read():
-            own = point.payload.get(OWN_KEY)
-            key, number = (own.get("key"), own.get("chunk")) if isinstance(own, dict) else (0, 0)
-            if not isinstance(key, str) or not isinstance(number, int):
-                continue
-            if point.id != point_id(self._namespace, key, number):
-                continue
+        for key, number, _ in self._identified(read()):
             first = number
             while first > 0 and self._digest(key, first - 1) not in self._found:
                 first -= 1
             if first < number:
+                self._gaps.add(self._digest(key, first))
                 yield key, range(first, number)
+
+    def cut(self, read: Callable[[], Iterator[StoredPoint]]) -> Iterator[tuple[str, int]]:
+        """Yield each document that lost its last chunks, and the last number that it has.
+
+        Args:
+            read: Like that of `gaps`, which must be exhausted before.
+        """
+        if self._following <= self._found:
+            return
+        for key, number, last in self._identified(read()):
+            after = self._digest(key, number + 1)
+            if last is False and after not in self._found and after not in self._gaps:
+                yield key, number
+
+    @property
+    def complete(self) -> bool:
+        """True if no chunk is missing. All must be added before."""
+        return self._needed <= self._found and self._following <= self._found
+
+    def _identified(self, points: Iterator[StoredPoint]) -> Iterator[tuple[str, int, object]]:
+        """Yield key, number and `last` of each point that has the id of its document and chunk."""
+        for point in points:
+            own = point.payload.get(OWN_KEY)
+            key, number = (own.get("key"), own.get("chunk")) if isinstance(own, dict) else (0, 0)
+            if not isinstance(own, dict) or not isinstance(key, str) or not isinstance(number, int):
+                continue
+            if point.id == point_id(self._namespace, key, number):
+                yield key, number, own.get("last")
 
     def _digest(self, key: str, number: int) -> bytes:
         return UUID(point_id(self._namespace, key, number)).bytes
@@ -68,5 +106,5 @@ class ChunkSequences:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._found.__exit__(kind, error, traceback)
-        self._needed.__exit__(kind, error, traceback)
+        for hashes in (self._found, self._needed, self._following, self._gaps):
+            hashes.__exit__(kind, error, traceback)

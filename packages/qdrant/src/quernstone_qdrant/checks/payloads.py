@@ -23,6 +23,8 @@ class CheckedPayload:
     key: str = ""
     number: int = 0
     """Number of the chunk in the document with key `key`."""
+    last: bool | None = None
+    """True for the last chunk of its document; None if an older version wrote the point."""
     problems: list[str] = field(default_factory=list)
     content: Content | None = None
     """The content that was loaded, with exact floats; None if no copy of it matches the hash."""
@@ -57,6 +59,7 @@ class PayloadCheck:
             f"point {point.id} (record {key!r}, chunk {number})",
             key,
             number,
+            own.get("last") if isinstance(own.get("last"), bool) else None,
             identified=point.id == point_id(self._provenance.namespace, key, number),
         )
         if not checked.identified:

@@ -252,6 +252,11 @@ def _print(report: Verification) -> None:
             f"  {report.unchecked:,} points cannot be checked: an older version loaded them, and "
             "Qdrant may have rounded their floats"
         )
+    if report.endless:
+        typer.echo(
+            f"  {report.endless:,} points do not say which chunk is the last, as an older version "
+            "loaded them: missing last chunks of their documents are not noticed"
+        )
     if report.unconfirmed:
         typer.echo(
             f"  {report.unconfirmed:,} points were read from one replica only, because another one "

@@ -61,6 +61,7 @@ class Point:
         own: dict[str, JsonValue] = {
             "key": key,
             "chunk": number,
+            "last": self.chunk.last,
             "hash": self.content_hash,
             "floats": last_bits(self.metadata),
         }
@@ -155,7 +156,19 @@ def content_hash(
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def stored_hash(payload: dict[str, Any] | None) -> str | None:
+def is_stored(point: Point, payload: Mapping[str, Any] | None) -> bool:
+    """Return True if a payload is that of `point`, so that it need not be written again.
+
+    The last chunk of a document that became shorter may have its old text. It is written again,
+    because `verify` would miss the chunks after it. Older versions did not store `last`.
+    """
+    if stored_hash(payload) != point.content_hash:
+        return False
+    own = (payload or {})[OWN_KEY]
+    return bool(own.get("last", point.chunk.last) == point.chunk.last)
+
+
+def stored_hash(payload: Mapping[str, Any] | None) -> str | None:
     """Return the content hash in a payload; None if another program wrote it, or it is damaged."""
     return _own_text(payload, "hash")
 

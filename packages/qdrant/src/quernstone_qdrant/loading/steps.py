@@ -12,7 +12,7 @@ import numpy as np
 from quernstone.errors import EngineError, EngineMemoryError, InputError, NonFiniteError
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.deadletter import Failure
-from quernstone_qdrant.documents.points import Point, point_id, stored_hash, stored_node_digest
+from quernstone_qdrant.documents.points import Point, is_stored, point_id, stored_node_digest
 from quernstone_qdrant.embedders import TextEmbedder, is_normalized
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.guard import SourceGuard
@@ -38,9 +38,7 @@ def look_up(
         guard.check(batch, stored)
         ends = [end for end in ends if end[1] not in batch.refused]
     kept = len(batch.points)
-    changed = [
-        point for point in batch.points if stored_hash(stored.get(point.id)) != point.content_hash
-    ]
+    changed = [point for point in batch.points if not is_stored(point, stored.get(point.id))]
     if confirmed:
         new = {point.id for point in changed}
         batch.refreshed = [
