@@ -18,6 +18,7 @@ from quernstone.encoding.templates import (
 )
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, ModelLoadError
+from quernstone.types import Task
 
 _POSITIVE = {"yes", "true", "relevant", "positive", "1", "label_1"}
 _NEGATIVE = {
@@ -74,6 +75,38 @@ def read_answers(folder: Path) -> tuple[int, ...]:
 def is_cross_encoder(folder: Path) -> bool:
     """Return True if sentence-transformers stored a folder as a reranker."""
     return _stored(folder).get("model_type") == "CrossEncoder" or bool(read_answers(folder))
+
+
+def choose_rendering(
+    name: str,
+    task: Task,
+    files: RerankerFiles | None,
+    tokenizer: Tokenizer | None,
+    template: AnyTemplate | None,
+) -> tuple[AnyTemplate, tuple[int, ...]]:
+    """Return the template of a model, and the rows of its head; see the two functions below.
+
+    Without `files` a server has the model, and without a `tokenizer` a library renders its pairs.
+
+    Raises:
+        ConfigError: The template is not possible.
+    """
+    if task == "rerank" and files and tokenizer:
+        chosen = choose_template(files, template, tokenizer)
+        return chosen, head_rows(files, chosen, tokenizer)
+    if template is None:
+        return "card", ()
+    if files:
+        raise ConfigError(
+            f"`{name}` is not a Qwen3-Reranker: it reads only the query and the document, so leave "
+            "out `instruction` and `template`"
+        )
+    if isinstance(template, PairTemplate):
+        raise ConfigError(
+            'a `PairTemplate` is not possible with `engine="remote"`: the answers and the score '
+            "are those of the server; use a local engine, or the template `card` or `eval`"
+        )
+    return template, ()
 
 
 def choose_template(

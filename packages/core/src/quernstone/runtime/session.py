@@ -25,12 +25,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from quernstone.checkpoints.checkpoint import Checkpoint, resolve
-from quernstone.checkpoints.reranking import choose_template, head_rows
+from quernstone.checkpoints.checkpoint import resolve
+from quernstone.checkpoints.reranking import choose_rendering
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
-from quernstone.encoding.templates import AnyTemplate, PairTemplate
+from quernstone.encoding.templates import AnyTemplate
 from quernstone.encoding.texts import TextEncoder
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
@@ -122,7 +122,8 @@ class Session:
                 tokenizer = _tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size)
         self.own_prompts = checkpoint is not None and tokenizer is None
         """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
-        self.template, self.head_rows = _rendering(task, checkpoint, tokenizer, template)
+        files = checkpoint.reranker_files if checkpoint else None
+        self.template, self.head_rows = choose_rendering(model, task, files, tokenizer, template)
         """The rendering of a reranker's pairs, and the rows of its head: see `EngineConfig`."""
         if deterministic:
             max_batch_tokens = _single_input_budget(name, max_batch_tokens)
@@ -355,32 +356,6 @@ def _at_address(
             f"not {type(options).__name__}"
         )
     return "", "remote", {"dialect": "quernstone", **(options or {}), "endpoint": model}
-
-
-def _rendering(
-    task: Task,
-    checkpoint: Checkpoint | None,
-    tokenizer: Tokenizer | None,
-    template: AnyTemplate | None,
-) -> tuple[AnyTemplate, tuple[int, ...]]:
-    """Return the template of a reranker, and the rows of its head."""
-    if task == "rerank" and checkpoint and tokenizer:
-        files = checkpoint.reranker_files
-        chosen = choose_template(files, template, tokenizer)
-        return chosen, head_rows(files, chosen, tokenizer)
-    if template is None:
-        return "card", ()
-    if checkpoint:
-        raise ConfigError(
-            f"`{checkpoint.name}` is not a Qwen3-Reranker: it reads only the query and the "
-            "document, so leave out `instruction` and `template`"
-        )
-    if isinstance(template, PairTemplate):
-        raise ConfigError(
-            'a `PairTemplate` is not possible with `engine="remote"`: the answers and the score '
-            "are those of the server; use a local engine, or the template `card` or `eval`"
-        )
-    return template, ()
 
 
 def _check_remote(**settings: object) -> None:
