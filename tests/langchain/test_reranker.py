@@ -14,7 +14,7 @@ from langchain_classic.retrievers.document_compressors import (
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from langchain_quernstone import (
     QuernstoneCrossEncoder,
@@ -234,3 +234,45 @@ def test_pairs_of_different_queries_keep_their_places():
 def test_the_wrong_pair_is_named(wrong, reason):
     with pytest.raises(InputError, match=reason):
         QuernstoneCrossEncoder(model="tiny").score(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:This API is in beta")
+def test_the_runnable_has_schemas_and_is_a_tool():
+    step = QuernstoneReranker(model="tiny", top_n=1).as_runnable()
+    schema = step.get_input_jsonschema()["$defs"]["RerankInput"]
+    assert set(schema["properties"]) == set(schema["required"]) == {"query", "documents"}
+    assert schema["properties"]["documents"]["type"] == "array"
+    assert step.get_output_jsonschema()["type"] == "array"
+    tool = step.as_tool(name="rerank", description="Order documents.")
+    assert set(tool.args) == {"query", "documents"}
+    [best] = tool.invoke(
+        {"query": "edit text", "documents": [Document("a compiler"), Document("a text editor")]}
+    )
+    assert type(best) is Document
+
+
+async def test_the_runnable_pickles():
+    step = QuernstoneReranker(model="tiny", top_n=1).as_runnable()
+    given = {"query": "edit text", "documents": iter([Document("a compiler"), Document("b")])}
+    expected = step.invoke({**given, "documents": [Document("a compiler"), Document("b")]})
+    twin = pickle.loads(pickle.dumps(step))
+    assert twin.invoke(given) == expected
+    assert await twin.ainvoke({**given, "documents": [Document("a compiler"), Document("b")]})
+
+
+def test_results_are_plain_documents():
+    class DocumentWithState(Document):
+        """As `EmbeddingsFilter` of langchain-classic passes on."""
+
+        state: dict = Field(default_factory=dict)
+
+        def to_document(self):
+            return Document(page_content=self.page_content, metadata=self.metadata)
+
+    held = DocumentWithState(
+        page_content="a quern", id="d", metadata={"a": 1}, state={"embedded_doc": [0.5] * 9}
+    )
+    [result] = QuernstoneReranker(model="tiny").compress_documents([held], "mill")
+    assert type(result) is Document
+    assert (result.id, result.page_content, result.metadata["a"]) == ("d", "a quern", 1)
+    assert "embedded_doc" not in repr(result)

@@ -72,6 +72,10 @@ class TestTorchRerank(RerankTests):
         return 1e-4
 
     @property
+    def scores_empty_nodes(self):
+        return False
+
+    @property
     def relevance_example(self):
         return (
             "grinding grain by hand",

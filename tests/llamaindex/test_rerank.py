@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import pytest
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, TextNode
 from pydantic import ValidationError
 
-from llama_index.postprocessor.quernstone import QuernstoneRerank
+from llama_index.postprocessor.quernstone import NodesWithoutTextWarning, QuernstoneRerank
 from quernstone import InputError, RankedDocument, Reranker
 
 QUERY = "grinding grain by hand"
-TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
+TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C"]
 
 
 class ScriptedReranker:
@@ -155,3 +155,33 @@ def test_pickle_holds_no_weights_and_warns_of_nothing(caplog):
     assert len(data) < 3000
     assert not [record for record in caplog.records if "_core" in record.message]
     assert pickle.loads(data).to_dict() == rerank.to_dict()
+
+
+async def test_nodes_without_text_are_named_and_left_out():
+    nodes = [
+        NodeWithScore(node=node)
+        for node in (
+            ImageNode(id_="photo", image_url="https://example.com/a.png", metadata={"a": 1}),
+            TextNode(id_="one", text="a compiler", metadata={"a": 1}),
+            TextNode(id_="blank", text=" \n"),
+            TextNode(id_="two", text="a text editor"),
+        )
+    ]
+    rerank = QuernstoneRerank(model="tiny", top_n=None)
+    message = r"2 of 4 nodes have no text .*: ImageNode 'photo', TextNode 'blank'$"
+    with pytest.warns(NodesWithoutTextWarning, match=message):
+        results = rerank.postprocess_nodes(nodes, query_str="edit text")
+    assert {result.node_id for result in results} == {"one", "two"}
+    with pytest.warns(NodesWithoutTextWarning, match=message):
+        assert await rerank.apostprocess_nodes(nodes, query_str="edit text") == results
+    nodes[3].node.text = "a lone surrogate \ud800"
+    with pytest.warns(NodesWithoutTextWarning), pytest.raises(InputError, match="input 3"):
+        rerank.postprocess_nodes(nodes, query_str="edit text")
+    with pytest.warns(NodesWithoutTextWarning):
+        assert rerank.postprocess_nodes(nodes[:1], query_str="edit text") == []
+
+
+def test_no_callback_manager():
+    nodes = [NodeWithScore(node=TextNode(text="a compiler"))]
+    rerank = QuernstoneRerank(model="tiny", callback_manager=None)
+    assert len(rerank.postprocess_nodes(nodes, query_str="compile")) == 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
-from typing_extensions import Unpack, override
+from typing_extensions import TypedDict, Unpack, override
 
 from quernstone import PairTemplate, RemoteOptions, Reranker
 from quernstone.errors import InputError
@@ -204,21 +204,22 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
         return self._best(documents, await reranker.arerank(query, texts, top_n=self.top_n))
 
     def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
-        """Return the reranker as a step to compose with `|`.
+        """Return the reranker as a step to compose with `|`, or as a tool by `as_tool()`.
 
         Example:
             >>> from langchain_core.runnables import RunnablePassthrough
             >>> step = {"query": RunnablePassthrough(), "documents": retriever}  # doctest: +SKIP
             >>> chain = step | QuernstoneReranker(model="tiny").as_runnable()  # doctest: +SKIP
         """
+        # Methods rather than local functions, which cannot be pickled.
+        step = RunnableLambda(self._rerank, afunc=self._arerank, name=type(self).__name__)
+        return step.with_types(input_type=RerankInput, output_type=list[Document])
 
-        def rerank(step: RerankInput) -> list[Document]:
-            return self.compress_documents(step["documents"], step["query"])
+    def _rerank(self, step: RerankInput) -> list[Document]:
+        return self.compress_documents(step["documents"], step["query"])
 
-        async def arerank(step: RerankInput) -> list[Document]:
-            return await self.acompress_documents(step["documents"], step["query"])
-
-        return RunnableLambda(rerank, afunc=arerank, name=type(self).__name__)
+    async def _arerank(self, step: RerankInput) -> list[Document]:
+        return await self.acompress_documents(step["documents"], step["query"])
 
     def _best(
         self, documents: Sequence[Document], ranking: Sequence[RankedDocument]
@@ -241,4 +242,6 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 def _scored(document: Document, score: float) -> Document:
     # A shallow copy, because metadata values may not support deep copies.
     metadata = {**document.metadata, "relevance_score": float(score)}
+    if hasattr(document, "to_document"):  # of `EmbeddingsFilter`, with a vector
+        return Document(page_content=document.page_content, id=document.id, metadata=metadata)
     return document.model_copy(update={"metadata": metadata})

@@ -1,5 +1,5 @@
 """Qwen3-Reranker for LlamaIndex."""
 
-from llama_index.postprocessor.quernstone.base import QuernstoneRerank
+from llama_index.postprocessor.quernstone.base import NodesWithoutTextWarning, QuernstoneRerank
 
-__all__ = ["QuernstoneRerank"]
+__all__ = ["NodesWithoutTextWarning", "QuernstoneRerank"]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from os import PathLike
 from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -37,6 +44,8 @@ from quernstone.types import EngineName, RankedDocument, RerankTemplate
 dispatcher = get_dispatcher(__name__)
 
 _ARGUMENTS = tuple(signature(Reranker).parameters)
+_SHOWN = 5
+"""Number of nodes that a warning names."""
 
 
 class QuernstoneRerankSettings(RerankerSettings, total=False):
@@ -49,11 +58,16 @@ class QuernstoneRerankSettings(RerankerSettings, total=False):
     callback_manager: CallbackManager | None
 
 
+class NodesWithoutTextWarning(UserWarning):
+    """Nodes without text were left out of a ranking."""
+
+
 class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     """Order nodes by relevance to a query with a Qwen3-Reranker model, and keep the best.
 
     The score of a node becomes the probability, 0 to 1, that it is relevant. Nodes with equal
-    scores keep their order. The input nodes are not modified.
+    scores keep their order. The input nodes are not modified. Nodes without text, such as images,
+    cannot be scored: a `NodesWithoutTextWarning` names them, and they are left out.
 
     The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
@@ -168,6 +182,11 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     def _check_names(cls, given: Any) -> Any:
         return settings_of(given, cls.model_fields, model="model")
 
+    @field_validator("callback_manager", mode="before")
+    @classmethod
+    def _default_callback_manager(cls, given: Any) -> Any:
+        return CallbackManager([]) if given is None else given
+
     def __init__(
         self,
         model: str | PathLike[str] | None = None,
@@ -196,14 +215,18 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         nodes = list(nodes)  # frameworks also pass generators
-        query, texts = _query(query_bundle), self._texts(nodes)
-        with self._reported(nodes, query) as kept:
-            if texts:
+        query, places = _query(query_bundle), _places_of_texts(nodes)
+        with self._reported(nodes, query) as kept, _original_places(places):
+            if places:
                 reranker = self._core.get(self._settings())
+                scored = [nodes[place] for place in places]
                 ranking = reranker.rerank(
-                    query.query_str, texts, top_n=self.top_n, progress=self.show_progress
+                    query.query_str,
+                    self._texts(scored),
+                    top_n=self.top_n,
+                    progress=self.show_progress,
                 )
-                kept += self._best(nodes, ranking)
+                kept += self._best(scored, ranking)
         return kept
 
     @dispatcher.span  # the base class only decorates the synchronous method
@@ -211,19 +234,17 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         nodes = list(nodes)
-        query, texts = _query(query_bundle), self._texts(nodes)
-        with self._reported(nodes, query) as kept:
-            if texts:
+        query, places = _query(query_bundle), _places_of_texts(nodes)
+        with self._reported(nodes, query) as kept, _original_places(places):
+            if places:
                 reranker = await self._core.aget(self._settings())
+                scored = [nodes[place] for place in places]
+                texts = self._texts(scored)
                 ranking = await reranker.arerank(query.query_str, texts, top_n=self.top_n)
-                kept += self._best(nodes, ranking)
+                kept += self._best(scored, ranking)
         return kept
 
     def _texts(self, nodes: list[NodeWithScore]) -> list[str]:
-        for index, scored in enumerate(nodes):
-            if not isinstance(scored, NodeWithScore):
-                reason = f"expected a `NodeWithScore`, got `{type(scored).__name__}`"
-                raise InputError(index, reason)
         return [scored.node.get_content(metadata_mode=self.metadata_mode) for scored in nodes]
 
     @contextmanager
@@ -282,3 +303,33 @@ def _query(query_bundle: QueryBundle | None) -> QueryBundle:
         )
         raise ValueError(message)
     return query_bundle
+
+
+def _places_of_texts(nodes: Sequence[NodeWithScore]) -> list[int]:
+    """Return the positions of the nodes with text, and warn of the others."""
+    places, others = [], []
+    for index, scored in enumerate(nodes):
+        if not isinstance(scored, NodeWithScore):
+            reason = f"expected a `NodeWithScore`, got `{type(scored).__name__}`"
+            raise InputError(index, reason)
+        if scored.node.get_content(metadata_mode=MetadataMode.NONE).strip():
+            places.append(index)
+        else:
+            others.append(f"{scored.node.class_name()} {scored.node_id!r}")
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+        warnings.warn(
+            f"{len(others)} of {len(nodes)} nodes have no text to score, and are left out: {shown}",
+            NodesWithoutTextWarning,
+            stacklevel=5,
+        )
+    return places
+
+
+@contextmanager
+def _original_places(places: Sequence[int]) -> Iterator[None]:
+    """Make errors raised inside name the position of a node among all nodes."""
+    try:
+        yield
+    except InputError as error:
+        raise error.at(places[error.index]) from error

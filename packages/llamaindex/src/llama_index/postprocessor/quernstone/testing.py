@@ -62,6 +62,11 @@ class RerankTests:
         return True
 
     @property
+    def scores_empty_nodes(self) -> bool:
+        """True if nodes without text are scored; False if they are named in a warning."""
+        return True
+
+    @property
     def takes_iterables(self) -> bool:
         """True if generators of nodes are reranked like lists."""
         return True
@@ -182,7 +187,11 @@ class RerankTests:
     def test_empty_texts(self, nodes: list[NodeWithScore]) -> None:
         rerank, with_empty = self.make(), [*nodes, NodeWithScore(node=TextNode(text=""))]
         for given, query in ((with_empty, QUERY), (nodes, "")):
-            if self.takes_empty_text:
+            if given is with_empty and not self.scores_empty_nodes:
+                with pytest.warns(UserWarning, match="no text"):
+                    results = rerank.postprocess_nodes(given, query_str=query)
+                assert {n.node_id for n in results} == {n.node_id for n in nodes}
+            elif self.takes_empty_text:
                 results = rerank.postprocess_nodes(given, query_str=query)
                 assert all(math.isfinite(result.get_score()) for result in results)
                 assert len(results) == len(given)
