@@ -174,3 +174,8 @@ def test_a_stopped_retry_does_not_wait():
     retry.stop()
     with pytest.raises(TransientError):
         retry.call(Flaky(TransientError("busy", 500)))
+
+
+def test_a_response_that_is_nested_too_deeply_names_the_way_out():
+    error = classify(Rpc(CODE.INTERNAL, "Exception deserializing response!"), "failed")
+    assert "nested deeper than gRPC can return (about 30 levels): use REST" in str(error)

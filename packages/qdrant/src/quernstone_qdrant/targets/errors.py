@@ -124,8 +124,12 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
     if _LIMIT.search(details) and not _FULL.search(details):
         return LimitError(message)
     if code is grpc.StatusCode.INTERNAL and _NOT_DECODED.search(details):
-        # A response that the client cannot read has no content to refuse.
-        return _final(message, refused="deserializing" not in details)
+        if "deserializing" in details:  # a response, so there is no content to refuse
+            return TargetError(
+                f"{message}; a stored point is nested deeper than gRPC can return (about 30 "
+                "levels): use REST, or load its document again with flatter metadata"
+            )
+        return RefusedError(message)
     if code in _TRANSIENT_CODES:
         return TransientError(message)
     return _final(message, refused=code is grpc.StatusCode.INVALID_ARGUMENT)
