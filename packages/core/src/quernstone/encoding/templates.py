@@ -41,7 +41,7 @@ class PairTemplate:
         ... )
         >>> with Reranker("tiny", template=template) as reranker:
         ...     [score] = reranker.score([("grinding grain", "a mill grinds grain")])
-        >>> 0 <= score <= 1
+        >>> bool(0 <= score <= 1)
         True
     """
 
