@@ -173,12 +173,12 @@ def stored_hash(payload: Mapping[str, Any] | None) -> str | None:
     return _own_text(payload, "hash")
 
 
-def stored_node_digest(payload: dict[str, Any] | None) -> str | None:
+def stored_node_digest(payload: Mapping[str, Any] | None) -> str | None:
     """Return `Point.node_digest` of a stored point; None if it was not loaded from a node."""
     return _own_text(payload, "node")
 
 
-def _own_text(payload: dict[str, Any] | None, name: str) -> str | None:
+def _own_text(payload: Mapping[str, Any] | None, name: str) -> str | None:
     own = (payload or {}).get(OWN_KEY)
     found = own.get(name) if isinstance(own, dict) else None
     return found if isinstance(found, str) else None
