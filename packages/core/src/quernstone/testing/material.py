@@ -42,7 +42,7 @@ CONTROL_TEXTS = [
 WRONG_TEXTS: list[object] = [None, 7, b"bytes", ["nested"], "half of a pair: \ud800"]
 """Values that must be refused as texts. The last one is a `str` with a lone surrogate."""
 
-WRONG_LISTS: list[object] = ["one string", b"bytes", None, 7, {"key": "text"}, {"a", "set"}]
+WRONG_LISTS: list[object] = ["one string", b"bytes", None, 7, {"key": "text"}, {"set"}]
 """Values that must be refused as lists of texts."""
 
 
