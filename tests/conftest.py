@@ -39,8 +39,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder, name = item.path.parent, item.path.name
         together = name in ("test_contract.py", "test_table.py")
         item.add_marker(pytest.mark.xdist_group(str(folder if together else item.path)))
-
-
-def pytest_make_parametrize_id(val):
-    """Name sets alike in all processes, which must collect the same tests."""
-    return repr(sorted(val, key=repr)) if isinstance(val, (set, frozenset)) else None

@@ -101,7 +101,6 @@ async def test_nodes_are_the_hits_of_the_searcher(clients, name, reranked):
         ([("on", ">", "1980-01-01")], {"gcc"}),
         ([("year", "==", 1200), ("tags", "contains", "b")], {"oven"}),
     ],
-    ids=str,
 )
 def test_metadata_filters(clients, name, filters, expected):
     parts = [MetadataFilter(key=k, operator=o, value=v) for k, o, v in filters]
