@@ -9,7 +9,6 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -19,6 +18,7 @@ from pydantic import (
 )
 from typing_extensions import Unpack, override
 
+from langchain_quernstone.serialization import Dumpable
 from quernstone import Embedder, RemoteOptions
 from quernstone.frameworks.holder import ModelHolder
 from quernstone.frameworks.names import settings_of
@@ -40,7 +40,7 @@ from quernstone.types import EngineName
 _ARGUMENTS = tuple(signature(Embedder).parameters)
 
 
-class QuernstoneEmbeddings(ModelHolder, BaseModel, Embeddings):
+class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
     """Embed documents and queries with a Qwen3-Embedding model.
 
     The model's instruction is added to queries; documents are embedded unchanged. Vectors have

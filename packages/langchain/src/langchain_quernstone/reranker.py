@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import TypedDict, Unpack, override
 
+from langchain_quernstone.serialization import Dumpable
 from quernstone import PairTemplate, RemoteOptions, Reranker
 from quernstone.errors import InputError
 from quernstone.frameworks.holder import ModelHolder
@@ -48,7 +49,7 @@ class RerankInput(TypedDict):
     documents: Iterable[Document]
 
 
-class RerankerModel(ModelHolder, BaseModel):
+class RerankerModel(ModelHolder, Dumpable):
     """Settings of both `QuernstoneReranker` and `QuernstoneCrossEncoder`."""
 
     model_config = ConfigDict(
