@@ -1,7 +1,5 @@
 """Existing collections whose real configuration differs from what a load needs or records."""
 
-import dataclasses
-
 import pytest
 from qdrant_client import models
 
@@ -136,10 +134,10 @@ def test_a_server_that_cannot_add_vectors_says_so(client, running, embedder):
 def test_an_adopted_collection_records_what_it_has(client, embedder):
     client.create_collection("docs", vectors_config=COSINE, quantization_config=INT8)
     loader = QdrantLoader(client, "docs", embedder)
-    assert loader.provenance.settings == CollectionSettings(quantization="scalar")
+    assert loader.provenance.settings == CollectionSettings(quantization="scalar", node_rule=2)
     client.create_collection("half", vectors_config=vector(datatype=models.Datatype.FLOAT16))
     loader = QdrantLoader(client, "half", embedder)
-    assert loader.provenance.settings == CollectionSettings(datatype="float16")
+    assert loader.provenance.settings == CollectionSettings(datatype="float16", node_rule=2)
 
 
 def recorded(client, name="docs"):
@@ -185,7 +183,7 @@ def test_a_setting_changes_in_place_and_is_recorded(client, running, embedder, n
 def test_a_preset_changes_only_what_can_change(client, embedder):
     QdrantLoader(client, "docs", embedder, preset="scalar").load(RECORDS)
     QdrantLoader(client, "docs", embedder, preset="dense")
-    assert recorded(client) == CollectionSettings()
+    assert recorded(client) == CollectionSettings(node_rule=2)
     assert as_target(client, "docs").state().vectors[""].quantization is None
     with pytest.raises(CollectionError, match="created with datatype='float32'"):
         QdrantLoader(client, "docs", embedder, preset=PRESETS["float16"])
@@ -275,7 +273,7 @@ def test_a_setting_that_is_newer_than_the_server_is_refused_before_anything_is_c
         QdrantLoader(client, "docs", embedder).load(RECORDS)
         with pytest.raises(CollectionError, match=message):
             QdrantLoader(client, "docs", embedder, settings=settings)
-        assert recorded(client) == CollectionSettings()
+        assert recorded(client) == CollectionSettings(node_rule=2)
 
 
 def test_an_empty_collection_is_not_described_with_a_setting_that_the_server_lacks(
@@ -335,7 +333,7 @@ def test_the_embedded_client_records_and_names_what_it_ignores(embedder):
     QdrantLoader(embedded, "docs", embedder).load(RECORDS)
     wanted = {**IN_PLACE, "shards": None}
     loader = QdrantLoader(embedded, "docs", embedder, settings=wanted, defer_index="m0")
-    assert loader.provenance.settings == dataclasses.replace(CollectionSettings(), **wanted)
+    assert loader.provenance.settings == CollectionSettings(**{"node_rule": 2, **wanted})
     report = loader.load(RECORDS)
     assert report.notes == ("`defer_index` is ignored: the embedded client has no index",)
     assert report.ignored == (

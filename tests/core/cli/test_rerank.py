@@ -52,7 +52,7 @@ def test_template(quern, reranking_model):
     assert {one["index"]: one["score"] for one in results} == pytest.approx(expected, abs=1e-6)
     wrong = quern("rerank", "-", "-q", "mills", "--template", "mine", stdin=stdin)
     assert wrong.exit_code == 2
-    assert "unknown template 'mine'; use card or eval" in wrong.stderr
+    assert "unknown template 'mine'; use 'card' or 'eval'" in wrong.stderr
 
 
 def test_groups_of_rows_stay_in_order(quern, monkeypatch):

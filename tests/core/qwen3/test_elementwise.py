@@ -124,6 +124,7 @@ def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(launch, monkeypatc
 
 def test_without_triton_the_steps_run_and_a_warning_says_so(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "quernstone.kernels.launch", None)
+    monkeypatch.delattr(elementwise.kernels, "launch", raising=False)
     monkeypatch.setattr(elementwise.kernels, "use_triton", lambda: pytest.fail("used"))
     with caplog.at_level(logging.WARNING, "quernstone"):
         steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=False)

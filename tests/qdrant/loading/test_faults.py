@@ -181,7 +181,8 @@ def test_lookups_and_scrolls_are_repeated_too(server, embedder):
     assert report.pruned == 16
 
 
-def test_no_server_at_all_is_said_at_once(embedder):
+def test_no_server_at_all_is_said_soon(embedder, monkeypatch):
+    monkeypatch.setattr("quernstone_qdrant.loader.OPENING_PATIENCE", 0.2)  # instead of 5 s
     client = QdrantClient(url="http://127.0.0.1:9", check_compatibility=False)
     started = time.monotonic()
     with pytest.raises(TargetError, match="refused"):

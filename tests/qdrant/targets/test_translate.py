@@ -110,6 +110,7 @@ def test_a_pair_is_created_in_the_words_of_the_servers_version(load, version, co
         "prefix": 32,
         "quantization": "scalar",
         "on_disk": True,
+        "node_rule": 2,
     }
     key = {"type": "keyword", **cold}
     assert server.indexes == {"quernstone.key": key, "doc_id": key}
