@@ -102,6 +102,7 @@ def test_a_reranker_as_json(quern, reranking_model):
     assert "documents" in done.stderr
 
 
+@pytest.mark.slow
 def test_people_get_tables_and_a_picture(quern, embedding_model, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("COLUMNS", "100")
@@ -139,6 +140,7 @@ def test_other_engines_run_the_same_and_have_no_floor(embedding_model):
     assert (other.engine, other.dtype) == ("torch", "float32")
 
 
+@pytest.mark.slow
 def test_a_model_that_others_use_keeps_its_budget(embedding_model):
     with Embedder(embedding_model, device="cpu") as embedder:
         measure(embedding_model, device="cpu", seconds=0.001, texts=["a"])

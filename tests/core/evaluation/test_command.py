@@ -60,6 +60,7 @@ def test_two_stages_and_a_summary(quern):
     assert Path("tables/summary.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_former_spellings_of_the_options_of_rerank(quern):
     tasks = ("--tasks-file", TASKS, "--tasks", "LocalReranking")
     assert quern("run", "-o", "one", *tasks).exit_code == 0

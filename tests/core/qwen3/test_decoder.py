@@ -10,8 +10,16 @@ from tests.support.checkpoints import SHAPES
 
 from quernstone import Embedder, Reranker
 
-EMBEDDING = [layout for layout in SHAPES if layout.startswith("embedding")]
-RERANKER = [layout for layout in SHAPES if layout.startswith("reranker")]
+
+def layouts(kind):
+    """Return the layouts of a kind of model; the widest run in `make test-all`."""
+    return [
+        pytest.param(layout, marks=[pytest.mark.slow] if layout.endswith("8b") else [])
+        for layout in SHAPES
+        if layout.startswith(kind)
+    ]
+
+
 LENGTHS = [1, 2, 3, 7, 8, 9, 30, 31, 60, 100, 120, 257, 300, 511, 900, 1300, 2000]
 WORDS = "the a quick fox jumps über 中文 字 <think> import of importance , . ! \n 12 naïve".split(
     " "
@@ -26,7 +34,7 @@ def texts():
     return [made[i] for i in random.permutation(len(made))]
 
 
-@pytest.mark.parametrize("layout", EMBEDDING)
+@pytest.mark.parametrize("layout", layouts("embedding"))
 def test_embeddings_equal_transformers(layout, checkpoints, texts):
     folder = str(checkpoints(layout))
     with (
@@ -44,7 +52,7 @@ def test_embeddings_equal_transformers(layout, checkpoints, texts):
         assert np.abs(documents[0] - documents[1]).max() > 0.01  # not all the same
 
 
-@pytest.mark.parametrize("layout", RERANKER)
+@pytest.mark.parametrize("layout", layouts("reranker"))
 @pytest.mark.parametrize("template", ["card", "eval"])
 def test_scores_equal_transformers(layout, template, checkpoints, texts):
     folder = str(checkpoints(layout))
