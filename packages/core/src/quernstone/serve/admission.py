@@ -48,6 +48,11 @@ class Admission:
         """Tokens per second while the server is busy; 0 as long as nothing was finished."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
+    @property
+    def wait(self) -> float:
+        """Seconds until the admitted work is done, by the rate; 0 as long as there is none."""
+        return self._admitted / self.rate if self.rate else 0.0
+
     @contextmanager
     def admit(self, tokens: int) -> Iterator[None]:
         """Count tokens as admitted during a block.
@@ -56,7 +61,7 @@ class Admission:
             BusyError: They would wait longer than the limit.
         """
         self._advance()
-        wait = self._admitted / self.rate if self.rate else 0.0
+        wait = self.wait
         if wait > self._max_wait:
             raise BusyError(wait, self._max_wait, self._promise(wait, tokens))
         self._admitted += tokens

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from quernstone.engines.remote.options import read_key
+from quernstone.errors import ConfigError
 
 
 class Keys:
@@ -43,7 +44,9 @@ def read_keys(path: Path) -> tuple[str, ...]:
         for number, line in lines
         if line.strip() and not line.lstrip().startswith("#")
     )
-    return keys or (read_key("", str(path)).get_secret_value(),)  # raises
+    if not keys:
+        raise ConfigError(f"{path} has no key")
+    return keys
 
 
 def _digest(key: str) -> bytes:

@@ -34,7 +34,6 @@ def run(load: Load, options: ServeOptions, *, host: str, port: int, uds: str | N
         QuernstoneError: The models cannot be loaded.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("uvicorn").propagate = True
     server: _Server
 
     def failed() -> None:

@@ -55,7 +55,7 @@ class Telemetry:
         """Show the queue of a server."""
         self._waiting.set_function(lambda: admission.waiting)
         self._rate.set_function(lambda: admission.rate)
-        self._wait.set_function(lambda: admission.waiting / (admission.rate or 1.0))
+        self._wait.set_function(lambda: admission.wait)
 
     def render(self) -> bytes:
         """Return the metrics as Prometheus reads them."""
