@@ -81,6 +81,21 @@ class StorageOptions:
         ),
     ] = None
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for `QdrantLoader`.
+
+        Raises:
+            ConfigError: A setting or its value is not valid.
+        """
+        return {
+            "preset": self.preset,
+            "settings": self.changes(),
+            "layout": self.layout,
+            "hybrid": self.hybrid,
+            "defer_index": self.defer_index,
+            "index_timeout": self.wait,
+        }
+
     def changes(self) -> dict[str, object]:
         """Return the single settings that are given, by their names in `CollectionSettings`.
 

@@ -1,0 +1,133 @@
+"""The options of `quern load` that decide how documents are split, replaced and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quernstone_qdrant.cli.failures import check_writable, with_remedy
+from quernstone_qdrant.cli.options import AllowMismatch
+
+if TYPE_CHECKING:
+    from quernstone_qdrant.loading.run import Prune
+    from quernstone_qdrant.sources import ReadOptions
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How texts are split and written."""
+
+    chunk_size: Annotated[
+        int, typer.Option(min=0, help="Maximum characters per chunk; 0 does not split texts.")
+    ] = 1200
+    chunk_overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Maximum characters repeated from the previous chunk. (default: a tenth of the "
+            "chunk size)",
+        ),
+    ] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum chunks per write.")] = 2048
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds to keep retrying a request to a server.")
+    ] = 300.0
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for `QdrantLoader`."""
+        return {
+            "chunk_size": self.chunk_size or None,
+            "chunk_overlap": self.chunk_overlap,
+            "batch_size": self.batch_size,
+            "patience": self.patience,
+        }
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """The treatment of documents that are already stored."""
+
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="After loading, delete documents that are gone from these folders and files. "
+            "Documents from elsewhere stay.",
+        ),
+    ] = False
+    prune_all: Annotated[
+        bool,
+        typer.Option(
+            "--prune-all",
+            help="After loading, delete every document that is not in these folders and files.",
+        ),
+    ] = False
+    replace_sources: Annotated[
+        bool,
+        typer.Option(
+            "--replace-sources",
+            help="Let documents replace those with the same id from other files and folders.",
+        ),
+    ] = False
+    allow_mismatch: AllowMismatch = False
+
+    @property
+    def scope(self) -> Prune:
+        """The documents to prune, for `QdrantLoader.load`."""
+        return "collection" if self.prune_all else self.prune
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for `QdrantLoader`."""
+        return {"replace_sources": self.replace_sources, "allow_mismatch": self.allow_mismatch}
+
+
+@dataclass(frozen=True)
+class ErrorOptions:
+    """The treatment of items that cannot be loaded, and the report."""
+
+    skip_errors: Annotated[
+        bool,
+        typer.Option("--skip-errors", help="Report what cannot be read, skip it and continue."),
+    ] = False
+    dead_letter: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for skipped records and the reasons; it can be loaded again. Implies "
+            "--skip-errors."
+        ),
+    ] = None
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Succeed even if there are no documents.")
+    ] = False
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write a JSON report to this file.")
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for `QdrantLoader`."""
+        return {"skip_errors": self.skip_errors, "dead_letter": self.dead_letter}
+
+
+def check_inputs(
+    paths: Sequence[Path], reading: ReadOptions, updates: UpdateOptions, errors: ErrorOptions
+) -> None:
+    """Raise what would end the load later, before a model is loaded.
+
+    Raises:
+        ConfigError: A file cannot be written, or the options contradict each other.
+        SourceError: A file, or the first row of one, cannot be read.
+    """
+    from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
+    from quernstone_qdrant.sources import check_first_rows
+
+    if updates.scope:
+        refuse_to_prune_by(paths)
+    check_writable("--report", errors.report_file)
+    check_writable("--dead-letter", errors.dead_letter)
+    skip_errors = errors.skip_errors or errors.dead_letter is not None
+    with with_remedy():
+        check_first_rows(paths, reading, skip_errors=skip_errors)
