@@ -16,6 +16,7 @@ from quernstone.cli.table import new_app
 from quernstone_qdrant.cli.files import FileOptions
 from quernstone_qdrant.cli.index import index, index_lines
 from quernstone_qdrant.cli.options import CollectionOptions
+from quernstone_qdrant.cli.remembered import Remembered
 
 if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
@@ -187,8 +188,10 @@ def prune(
     from quernstone_qdrant.sources import read_paths
 
     refuse_to_prune_by(paths)
+    reading = files.reading()
     with collection.open() as target:
-        records = read_paths(paths, options=files.reading())
+        id_field = Remembered.read(target).id_field(reading.id_field, reading.namespace)
+        records = read_paths(paths, options=dataclasses.replace(reading, id_field=id_field))
         deleted = prune_missing(target, records, every_source=every_source, dry_run=dry_run)
     if as_json:
         print_json({"collection": collection.name, "pruned": deleted, "dry_run": dry_run})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,9 @@ from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
     EMBEDDING_MODEL,
     Dimensions,
-    EmbeddingModel,
     Json,
     ModelOptions,
+    model_option,
 )
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.collections import StorageOptions
@@ -33,6 +34,7 @@ from quernstone_qdrant.cli.load_report import (
 )
 from quernstone_qdrant.cli.options import CollectionOptions
 from quernstone_qdrant.cli.progress import LoadDisplay
+from quernstone_qdrant.cli.remembered import Remembered
 from quernstone_qdrant.cli.signals import exit_as_stopped, stopped_by_signals
 
 
@@ -55,48 +57,66 @@ def load(
     errors: ErrorOptions,
     as_json: Json = False,
     storage: StorageOptions,
-    model: EmbeddingModel = EMBEDDING_MODEL,
+    model: Annotated[
+        str | None,
+        model_option(
+            "--model",
+            "-m",
+            envvar="QUERN_MODEL",
+            help=f"Embedding model. (default: as in the collection, or {EMBEDDING_MODEL})",
+        ),
+    ] = None,
     dimensions: Dimensions = None,
     options: ModelOptions,
 ) -> None:
     """Load files into a Qdrant collection; run it again to update it.
 
     Texts are split, embedded and written. Unchanged documents are skipped, so a second run adds
-    nothing, and a run after a crash or Ctrl-C continues where the first one stopped.
+    nothing, and a run after a crash or Ctrl-C continues where the first one stopped. A collection
+    remembers the model, the chunk size and the id field that it was first loaded with.
     """
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import count_records, read_paths
 
     where, reading = collection.where, files.reading()
     check_inputs(paths, reading, updates, errors)
-    with (
-        LeftOut(errors.dead_letter) as left_out,
-        collection.open(create=True) as target,
-        options.embedder(model, dimensions=dimensions) as embedder,
-        LoadDisplay(count_records(paths, reading)) as display,
-    ):
-        loader = QdrantLoader(
-            target,
-            collection.name,
-            embedder,
-            on_error=left_out.add,
-            **storage.arguments(),
-            **batches.arguments(),
-            **updates.arguments(),
-            **errors.arguments(),
-        )
-        display.show(loader)
-        records = read_paths(paths, options=reading)
-        error = None
-        try:
-            with stopped_by_signals(loader) as signals, with_remedy():
-                report = loader.load(records, prune=updates.scope)
-        except QuernstoneError as failure:
-            error = failure
-            raise
-        finally:
-            if errors.report_file is not None:
-                write_report(errors.report_file, loader, where, error)
+    with LeftOut(errors.dead_letter) as left_out, collection.open(create=True) as target:
+        remembered = Remembered.read(target)
+        batches = remembered.batches(batches)
+        id_field = remembered.id_field(reading.id_field, reading.namespace)
+        dimensions = remembered.dimensions(dimensions, allow_mismatch=updates.allow_mismatch)
+        if id_field != reading.id_field:
+            reading = replace(reading, id_field=id_field)
+            check_inputs(paths, reading, updates, errors)
+        with (
+            options.embedder(
+                remembered.model(model, EMBEDDING_MODEL), dimensions=dimensions
+            ) as embedder,
+            LoadDisplay(count_records(paths, reading)) as display,
+        ):
+            loader = QdrantLoader(
+                target,
+                collection.name,
+                embedder,
+                on_error=left_out.add,
+                **storage.arguments(),
+                **batches.arguments(),
+                **updates.arguments(),
+                **errors.arguments(),
+            )
+            remembered.record(target, batches, id_field, reading.namespace)
+            display.show(loader)
+            records = read_paths(paths, options=reading)
+            error = None
+            try:
+                with stopped_by_signals(loader) as signals, with_remedy():
+                    report = loader.load(records, prune=updates.scope)
+            except QuernstoneError as failure:
+                error = failure
+                raise
+            finally:
+                if errors.report_file is not None:
+                    write_report(errors.report_file, loader, where, error)
     print_notes(report, pruning=bool(updates.scope))
     print_summary(report, collection, as_json=as_json)
     if report.stopped:

@@ -22,14 +22,19 @@ class BatchOptions:
     """How texts are split and written."""
 
     chunk_size: Annotated[
-        int, typer.Option(min=0, help="Maximum characters per chunk; 0 does not split texts.")
-    ] = 1200
+        int | None,
+        typer.Option(
+            min=0,
+            help="Maximum characters per chunk; 0 does not split texts. (default: as in the "
+            "collection, or 1200)",
+        ),
+    ] = None
     chunk_overlap: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Maximum characters repeated from the previous chunk. (default: a tenth of the "
-            "chunk size)",
+            help="Maximum characters repeated from the previous chunk. (default: as in the "
+            "collection, or a tenth of the chunk size)",
         ),
     ] = None
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum chunks per write.")] = 2048

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = "qdrant-data"
 
+_PLACES = ("path", "url", "edge")
+
 _option = partial(typer.Option, rich_help_panel="Qdrant")
 
 AllowMismatch = Annotated[
@@ -25,15 +27,38 @@ AllowMismatch = Annotated[
 ]
 
 
+def _unless_overridden(
+    context: typer.Context, parameter: typer.CallbackParam, value: str | None
+) -> str | None:
+    """Ignore a place from an environment variable if the command line names another one."""
+    sources = {name: context.get_parameter_source(name) for name in _PLACES}
+    # The enum is click's or, in newer versions, Typer's own.
+    typed = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    return value if parameter.name in typed or not typed else None
+
+
 @dataclass(frozen=True)
 class CollectionOptions:
     """Which collection to use, and where it is."""
 
-    name: Annotated[str, _option("--collection", "-c", help="Name of the collection.")]
+    name: Annotated[
+        str,
+        _option("--collection", "-c", envvar="QUERN_COLLECTION", help="Name of the collection."),
+    ]
     path: Annotated[
-        str | None, _option(help=f"Folder of an embedded Qdrant. (default: ./{DEFAULT_FOLDER})")
+        str | None,
+        _option(
+            envvar="QUERN_PATH",
+            callback=_unless_overridden,
+            help=f"Folder of an embedded Qdrant. (default: ./{DEFAULT_FOLDER})",
+        ),
     ] = None
-    url: Annotated[str | None, _option(help="Address of a Qdrant server.")] = None
+    url: Annotated[
+        str | None,
+        _option(
+            envvar="QUERN_URL", callback=_unless_overridden, help="Address of a Qdrant server."
+        ),
+    ] = None
     edge: Annotated[
         str | None,
         _option(help="Folder of Qdrant Edge, which has an index: for more than 20,000 points."),
