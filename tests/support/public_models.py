@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tests.support.rerankers import MESSAGES, logit_score
 from transformers import AutoConfig
 
 import quernstone
@@ -35,6 +36,7 @@ _SHAPES = {
     "Qwen2-0.5B": (896, 14, 2, 64),
     "Qwen2-1.5B": (1536, 12, 2, 128),
     "Qwen2-7B": (3584, 28, 4, 128),
+    "EuroBERT-210m": (768, 12, 12, 64),
     "Mistral-7B": (4096, 32, 8, 128),
     "Llama-3.2-1B": (2048, 32, 8, 64),
     "Llama-3.1-8B": (4096, 32, 8, 128),
@@ -50,8 +52,21 @@ _FIELDS = {
     "Llama-3.2-1B": {"rope_parameters": {**_LLAMA3, "factor": 32.0}},
     "Llama-3.1-8B": {"rope_parameters": {**_LLAMA3, "factor": 8.0}},
     "Mistral-7B": {"sliding_window": None},
+    "EuroBERT-210m": {"bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3, "pad_token_id": 2},
 }
 _CODE = {"auto_map": {"AutoModel": "modeling.Model"}}
+_JINA_V5 = {
+    "model_type": "jina_embeddings_v5",
+    "architectures": ["JinaEmbeddingsV5Model"],
+    "auto_map": {
+        "AutoConfig": "configuration_jina_embeddings_v5.JinaEmbeddingsV5Config",
+        "AutoModel": "modeling_jina_embeddings_v5.JinaEmbeddingsV5Model",
+    },
+    "task_names": ["retrieval", "text-matching", "clustering", "classification"],
+}
+_JINA_PROMPTS = {"query": "Query: ", "document": "Document: "}
+_JINA_SAYS = "the prompts `Query: ` and `Document: `"
+_JINA_ADAPTERS = f"type `jina_embeddings_v5`, four LoRA adapters, {_JINA_SAYS}"
 _BOTH_WAYS = {"use_bidirectional_attention": True}
 _SPACED = "Instruct: Given a query, retrieve relevant passages\nQuery: "
 _QWENS = "Instruct: Given a query, retrieve relevant passages\nQuery:"
@@ -71,6 +86,8 @@ class PublicModel:
     pooling: str = "lasttoken"
     prompts: dict = field(default_factory=dict)
     task: str = "embed"
+    scores_logit: bool = False
+    """True for sentence-transformers' `LogitScore` of one answer, after a chat template."""
 
     @property
     def kind(self):
@@ -80,10 +97,13 @@ class PublicModel:
     @property
     def key(self):
         """Equal for models of one shape whose files say the same."""
-        return json.dumps([self.base, self.config, self.pooling, self.prompts, self.task])
+        return json.dumps(
+            [self.base, self.config, self.pooling, self.prompts, self.task, self.scores_logit]
+        )
 
 
 _OURS = "tests/support/checkpoints.py"
+_MIRROR = "the small files, in a public copy on GitHub"
 _ONLY_PROMPT = "the prompt for queries `Instruct: {task}\\nQuery:`"
 _SPACE = "the prompt for queries `Instruct: {task}\\nQuery: `, with a space"
 
@@ -100,8 +120,17 @@ MODELS = [
                     prompts={"query": _QWENS, "document": " "})
         for size in ("0.6B", "4B", "8B")
     ),
-    PublicModel("AQ-MedAI/Diver-Retriever-4B-1020", "Qwen3-4B", _ONLY_PROMPT, "mteb",
-                prompts={"query": _QWENS}),
+    PublicModel("litillabs/litil-embed-0.6b", "Qwen3-0.6B",
+                f"{_ONLY_PROMPT}, and a space before documents", "mteb",
+                prompts={"query": _QWENS, "document": " "}),
+    *(
+        PublicModel(name, f"Qwen3-{size}", _ONLY_PROMPT, "mteb", prompts={"query": _QWENS})
+        for name, size in (
+            ("AQ-MedAI/Diver-Retriever-0.6B", "0.6B"), ("AQ-MedAI/Diver-Retriever-1.7B", "1.7B"),
+            ("AQ-MedAI/Diver-Retriever-4B-1020", "4B"), ("ICT-TIME-and-Querit/BOOM_4B_v1", "4B"),
+            ("Hanno-Labs/dinghy-law-0.6b-v1", "0.6B"), ("Hanno-Labs/dinghy-law-4b-v1", "4B"),
+        )
+    ),
     *(
         PublicModel(f"codefuse-ai/F2LLM-v2-{size}", f"Qwen3-{size}", _SPACE, "mteb",
                     prompts={"query": _SPACED})
@@ -109,17 +138,23 @@ MODELS = [
     ),
     PublicModel("microsoft/harrier-oss-v1-0.6b", "Qwen3-0.6B", _ONLY_PROMPT, "mteb",
                 prompts={"query": _QWENS}),
-    PublicModel("jinaai/jina-embeddings-v5-text-small", "Qwen3-0.6B",
-                "type `jina_embeddings_v5`, four LoRA adapters, code of its own", "mteb, vLLM",
-                {"model_type": "jina_embeddings_v5", "architectures": ["JinaEmbeddingsV5Model"],
-                 **_CODE}),
+    PublicModel("jinaai/jina-embeddings-v5-text-small", "Qwen3-0.6B", _JINA_ADAPTERS,
+                "mteb, vLLM", _JINA_V5, prompts=_JINA_PROMPTS),
     PublicModel("jinaai/jina-embeddings-v5-text-nano", "EuroBERT-210m",
-                "type `jina_embeddings_v5`, bidirectional, code of its own", "mteb, vLLM",
-                {"model_type": "jina_embeddings_v5", "architectures": ["JinaEmbeddingsV5Model"],
-                 "is_decoder": False, **_CODE}),
-    PublicModel("jinaai/jina-reranker-v3", "Qwen3-0.6B",
-                "architecture `JinaForRanking`: listwise, with a projector", "vLLM",
-                {"architectures": ["JinaForRanking"]}, task="rerank"),
+                f"{_JINA_ADAPTERS}, bidirectional", _MIRROR, {**_JINA_V5, "is_decoder": False},
+                prompts=_JINA_PROMPTS),
+    *(
+        PublicModel(f"jinaai/jina-embeddings-v5-text-small-{name}", "Qwen3-0.6B",
+                    f"the adapter for {name}, merged; {_JINA_SAYS}", "vLLM's recipes",
+                    {"task_names": _JINA_V5["task_names"]}, prompts=_JINA_PROMPTS)
+        for name in _JINA_V5["task_names"]
+    ),
+    *(
+        PublicModel(f"jinaai/jina-reranker-{version}", "Qwen3-0.6B",
+                    "architecture `JinaForRanking`: listwise, with a projector", "vLLM, mteb",
+                    {"architectures": ["JinaForRanking"]}, task="rerank")
+        for version in ("v3", "v3.5")
+    ),
     *(
         PublicModel(f"perplexity-ai/pplx-embed-v1-{size}", f"Qwen3-{size.upper()}",
                     "bidirectional, pools the mean, code of its own", "TEI, mteb",
@@ -139,13 +174,17 @@ MODELS = [
     *(
         PublicModel(f"zeroentropy/{name}", base, "a chat template, code of its own", "mteb, vLLM",
                     _CODE, task="rerank")
-        for name, base in (
-            ("zerank-1", "Qwen3-4B"), ("zerank-1-small", "Qwen3-1.7B"), ("zerank-2", "Qwen3-4B")
-        )
+        for name, base in (("zerank-1", "Qwen3-4B"), ("zerank-1-small", "Qwen3-1.7B"))
     ),
-    PublicModel("naver/splade-code-06B", "Qwen3-0.6B",
-                "sparse vectors over the vocabulary, code of its own", "mteb",
-                {"architectures": ["Qwen3ForSplade"], **_CODE}),
+    PublicModel("zeroentropy/zerank-2", "Qwen3-4B",
+                "since May 2026: a chat template, and the raw logit of the answer `Yes`",
+                "its model card, Superlinked's SIE", task="rerank", scores_logit=True),
+    *(
+        PublicModel(f"naver/splade-code-{name}", base,
+                    "sparse vectors over the vocabulary, code of its own", "mteb",
+                    {"architectures": ["Qwen3ForSplade"], **_CODE})
+        for name, base in (("06B", "Qwen3-0.6B"), ("8B", "Qwen3-8B"))
+    ),
     PublicModel("HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v1.5", "Qwen2-0.5B",
                 "the prompt for queries `Instruct: {task} \\n Query: `", "mteb",
                 prompts={"query": _SPACED.replace("\n", " \n ")}),
@@ -174,6 +213,20 @@ MODELS = [
                 "type `llama_bidirec`, pools the mean, code of its own", "mteb",
                 {"model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"],
                  **_CODE}, "mean"),
+    *(
+        PublicModel(name, "Ministral-3", "bidirectional, pools the mean, another decoder", "mteb",
+                    {"model_type": "ministral3", "architectures": ["Ministral3Model"],
+                     **_BOTH_WAYS}, "mean")
+        for name in ("nvidia/Nemotron-3-Embed-1B-BF16", "malteos/most-embed-de",
+                     "nlpai-lab/KURE-v3")
+    ),
+    *(
+        PublicModel(f"Qwen/Qwen3-VL-Embedding-{size}", f"Qwen3-VL-{size}",
+                    "images and text, another decoder", "mteb",
+                    {"model_type": "qwen3_vl",
+                     "architectures": ["Qwen3VLForConditionalGeneration"]})
+        for size in ("2B", "8B")
+    ),
     PublicModel("google/embeddinggemma-300m", "Gemma3-300m", "another decoder", "mteb",
                 {"model_type": "gemma3_text", "architectures": ["Gemma3TextModel"]}, "mean"),
     PublicModel("microsoft/harrier-oss-v1-270m", "Gemma3-270m", "another decoder", "mteb",
@@ -210,6 +263,10 @@ def write_folder(folder, model):
     (folder / "config.json").write_text(json.dumps(config_of(model)))
     (folder / "tokenizer.json").write_text(json.dumps(_small_tokenizer()))
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    if model.scores_logit:
+        chat = MESSAGES.replace("CONTENT", "")
+        logit_score(folder, "yes", chat=chat, activation="linear.Identity",
+                    add_generation_prompt=True)  # fmt: skip
     if model.task == "embed":
         shutil.copy(TINY / "modules.json", folder)
         for name in ("1_Pooling", "2_Normalize"):
@@ -263,7 +320,9 @@ def table():
     for model in MODELS:
         engine = engine_of(model)
         says = model.says or "(Qwen's own files)"
-        source = "the files" if model.source == _OURS else f"{model.source}; files not seen"
+        source = f"{model.source}; files not seen"
+        if model.source in (_OURS, _MIRROR):
+            source = "the files" if model.source == _OURS else model.source
         tested = "yes" if engine == "`torch`" else "no"
         name = f"`{model.name}`"
         rows.append(f"| {name} | {model.base} | {says} | {source} | {engine} | {tested} |")

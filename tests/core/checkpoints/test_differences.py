@@ -131,7 +131,9 @@ def add_a_word(spec):
 OBEYED_BY_SENTENCE_TRANSFORMERS = {
     "max pooling": lambda t: t("1_Pooling/config.json", pooling_mode="max"),
     "two poolings": lambda t: t("1_Pooling/config.json", pooling_mode=["mean", "lasttoken"]),
-    "default prompt": lambda t: t("config_sentence_transformers.json", default_prompt_name="query"),
+    "default prompt": lambda t: t(
+        "config_sentence_transformers.json", prompts={"query": PROMPT}, default_prompt_name="query"
+    ),
     "no final token": append_nothing,
     "two final tokens": lambda t: change_tokenizer(t.folder, append_another_token),
     "an added word": lambda t: change_tokenizer(t.folder, add_a_word),
@@ -201,8 +203,8 @@ def test_a_classification_head_is_for_rerankers(tiny):
         engines.choose_engine("auto", resolve(name, "embed"), "embed")
 
 
-def prompts(query, document="", name="document"):
-    fields = {"prompts": {"query": query, name: document}}
+def prompts(query, document="", name="document", default=None):
+    fields = {"prompts": {"query": query, name: document}, "default_prompt_name": default}
     return lambda t: t("config_sentence_transformers.json", **fields)
 
 
@@ -214,6 +216,7 @@ def prompts(query, document="", name="document"):
         prompts("query: ", "passage: ", "passage"),
         prompts(PROMPT, "Document: ", "corpus"),
         prompts(""),
+        prompts("query: ", "passage: ", "passage", default="passage"),
         lambda t: change_tokenizer(t.folder, end_in_im_end),
     ],
 )

@@ -46,7 +46,10 @@ def on_torch():
 
 def random_model(folder, model):
     write_folder(folder, model)
-    config = AutoConfig.from_pretrained(folder)
+    fields = config_of(model)
+    kind = model.base.partition("-")[0].lower()
+    fields = {k: v for k, v in fields.items() if k not in ("model_type", "auto_map")}
+    config = AutoConfig.for_model(kind, **fields)  # code of its own is never run
     torch.manual_seed(0)
     loader = AutoModelForCausalLM if model.task == "rerank" else AutoModel
     built = loader.from_config(config)
@@ -64,7 +67,7 @@ def test_a_random_model_of_the_shape_equals_transformers(tmp_path, model):
     theirs = random_model(tmp_path / "model", model)
     settings = {"dtype": "float32", "device": "cpu"}
     if model.task == "rerank":
-        compare_scores(tmp_path / "model", theirs, settings)
+        compare_scores(tmp_path / "model", theirs, settings, model)
     else:
         compare_vectors(tmp_path / "model", theirs, settings, model)
 
@@ -86,18 +89,19 @@ def compare_vectors(folder, theirs, settings, model):
         np.testing.assert_allclose(row, expected.numpy(), atol=2e-6)
 
 
-def compare_scores(folder, theirs, settings):
+def compare_scores(folder, theirs, settings, model):
     with Reranker(str(folder), **settings) as reranker:
         assert reranker.info.engine == "torch"
         scores = reranker.score([("grain", text) for text in TEXTS])
         session = session_of(reranker)
         triples = [("grain", text, reranker.instruction) for text in TEXTS]
-        batch = session.encoder.encode_pairs(triples, "card")
+        assert (reranker.template == "card") is not model.scores_logit
+        batch = session.encoder.encode_pairs(triples, reranker.template)
         yes, no = (session.tokenizer.token_id(word) for word in ("yes", "no"))
     for score, sequence in zip(scores, batch.sequences, strict=True):
         with torch.inference_mode():
             logits = theirs(input_ids=whole(sequence), use_cache=False).logits[0, -1]
-        expected = torch.sigmoid(logits[yes] - logits[no])
+        expected = logits[yes] if model.scores_logit else torch.sigmoid(logits[yes] - logits[no])
         np.testing.assert_allclose(score, expected.item(), atol=2e-6)
 
 

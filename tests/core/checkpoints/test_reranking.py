@@ -1,261 +1,38 @@
-"""Classification heads, stored answers and chat templates, against the libraries."""
+"""Templates of the caller, stored answers and chat templates, against the libraries."""
 
 import json
 import pickle
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
-from transformers import (
-    AutoTokenizer,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3ForSequenceClassification,
+from tests.support.rerankers import (
+    CHAT,
+    ENGINES,
+    MESSAGES,
+    PAIRS,
+    QWENS,
+    TINY,
+    classifier,
+    converted,
+    logit_score,
+    module,
+    write,
 )
+from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-import quernstone
 from quernstone import ConfigError, ModelLoadError, PairTemplate, RemoteOptions, Reranker
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIXES
+from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
 from quernstone.engines import vllm
-
-TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny" / "reranker"
-ENGINES = ["torch", "transformers", "sentence-transformers"]
-PAIRS = [
-    (query, text)
-    for query in ("grinding grain", "what is a quern?")
-    for text in ("a quern is a hand mill", "it rains", "", "the mill grinds grain " * 20)
-]
-PLAIN = PairTemplate(prefix="{query}")
-CHAT = PairTemplate(
-    prefix="<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n",
-    suffix="<|im_end|>\n<|im_start|>assistant\n",
-)
-MESSAGES = (
-    "{%- for message in messages -%}<|im_start|>{{ {'query': 'system', 'document': 'user'}"
-    "[message.role] }}\n{{ message.content CONTENT }}<|im_end|>{{ '\n' }}{%- endfor -%}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SYSTEM = "messages | selectattr('role', 'eq', 'ROLE') | map(attribute='content') | first"
-QWENS = (
-    RERANK_PREFIX
-    + f"<Instruct>: {{{{ {SYSTEM.replace('ROLE', 'system')} | default('{DEFAULT_INSTRUCTION}') }}}}"
-    + f"\n<Query>: {{{{ {SYSTEM.replace('ROLE', 'query')} }}}}"
-    + f"\n<Document>: {{{{ {SYSTEM.replace('ROLE', 'document')} }}}}"
-    + "{{ '"
-    + RERANK_SUFFIXES["card"].replace("\n", "\\n")
-    + "' }}"
-)
 
 
 @pytest.fixture
 def folder(tmp_path):
     return shutil.copytree(TINY, tmp_path / "model")
-
-
-def write(folder, name, **fields):
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**content, **fields}))
-
-
-def classifier(folder, labels, **fields):
-    """Replace the tiny model by a random one with a classification head."""
-    (folder / "model.safetensors").unlink()
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=24945,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-        num_labels=labels,
-    )
-    Qwen3ForSequenceClassification(config).save_pretrained(folder)
-    write(folder, "config.json", **fields)
-    return folder
-
-
-def converted(folder, *rows, **fields):
-    """Convert the tiny reranker, whose answers are tokens, to a classification head."""
-    tensors = load_file(folder / "model.safetensors")
-    embeddings = tensors["model.embed_tokens.weight"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    no, yes = (embeddings[tokenizer.convert_tokens_to_ids(word)].float() for word in ("no", "yes"))
-    heads = {"no": no, "yes": yes, "difference": yes - no}
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    tensors["score.weight"] = torch.stack([heads[row] for row in rows])
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    names = {str(index): row for index, row in enumerate(rows)}
-    write(
-        folder,
-        "config.json",
-        architectures=["Qwen3ForSequenceClassification"],
-        id2label=names if len(rows) > 1 else {"0": "LABEL_0"},
-        **fields,
-    )
-    return folder
-
-
-def module(place, path, kind):
-    name = f"sentence_transformers.{kind}"
-    return {"idx": place, "name": str(place), "path": path, "type": name}
-
-
-def logit_score(folder, positive, negative=None, chat=None, activation=None, **variables):
-    """Store a folder as sentence-transformers 6 does."""
-    modules = [
-        module(0, "", "base.modules.transformer.Transformer"),
-        module(1, "1_LogitScore", "cross_encoder.modules.logit_score.LogitScore"),
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids
-    answers = {"true_token_id": ids(positive), "false_token_id": negative and ids(negative)}
-    write(folder, "1_LogitScore/config.json", **answers)
-    stored = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
-    if activation:
-        stored["activation_fn"] = f"torch.nn.modules.{activation}"
-    write(folder, "config_sentence_transformers.json", **stored)
-    write(
-        folder,
-        "sentence_bert_config.json",
-        transformer_task="text-generation",
-        modality_config={
-            name: {"method": "forward", "method_output_name": "logits"}
-            for name in (["text", "message"] if chat else ["text"])
-        },
-        module_output_name="causal_logits",
-        processing_kwargs={"chat_template": variables},
-    )
-    if chat:
-        (folder / "chat_template.jinja").write_text(chat)
-    return folder
-
-
-def expected_logits(folder, template, instruction=""):
-    """Return the logits of transformers, one unpadded prompt at a time."""
-    model = Qwen3ForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = []
-    for query, document in PAIRS:
-        before, _, after = template.prefix.partition("{query}")
-        texts = before + query, after + document + template.suffix
-        parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        ids = [*parts[0], *parts[1]]
-        with torch.inference_mode():
-            rows.append(model(torch.tensor([ids])).logits[0])
-    return torch.stack(rows)
-
-
-# ------------------------------------------------------------------------ classification heads
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("labels", [1, 2])
-@pytest.mark.parametrize("pad", [None, 24940])
-def test_a_classification_head_equals_transformers(folder, labels, engine, pad):
-    classifier(folder, labels, pad_token_id=pad)
-    endings = PLAIN, CHAT, PairTemplate(prefix=CHAT.prefix, suffix="<|im_end|><|endoftext|>")
-    for template in endings:
-        logits = expected_logits(folder, template)
-        scores = logits.sigmoid()[:, 0] if labels == 1 else logits.softmax(1)[:, 1]
-        with Reranker(
-            str(folder), template=template, engine=engine, dtype="float32", device="cpu"
-        ) as reranker:
-            np.testing.assert_allclose(reranker.score(PAIRS), scores, atol=2e-6)
-
-
-@pytest.mark.parametrize("rows", [("difference",), ("no", "yes"), ("yes", "no")])
-def test_a_conversion_scores_like_its_original(folder, rows):
-    converted(folder, *rows)
-    with Reranker("tiny", dtype="float32", device="cpu") as original:
-        expected = original.score(PAIRS)
-    with Reranker(str(folder), template="card", dtype="float32", device="cpu") as reranker:
-        assert reranker.info.engine == "torch"
-        assert (reranker.template, reranker.instruction) == ("card", DEFAULT_INSTRUCTION)
-        np.testing.assert_allclose(reranker.score(PAIRS), expected, atol=2e-6)
-
-
-@pytest.mark.parametrize(
-    ("files", "score"),
-    [
-        ({}, "probability"),
-        ({"sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}, "probability"),
-        ({"sentence_transformers": {"activation_fn": "torch.nn.Identity"}}, "logit"),
-        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "logit"),
-        ({"problem_type": "regression"}, "probability"),
-    ],
-)
-def test_the_stored_activation_is_obeyed(folder, files, score):
-    name = str(converted(folder, "difference", pad_token_id=24940, **files))
-    theirs = CrossEncoder(name, device="cpu", model_kwargs={"dtype": torch.float32})
-    with Reranker(name, dtype="float32", device="cpu") as reranker:
-        assert (reranker.info.engine, reranker.template) == ("torch", PairTemplate(
-            prefix="{query}", score=score))  # fmt: skip
-        np.testing.assert_allclose(reranker.score(PAIRS), theirs.predict(PAIRS), atol=2e-6)
-    with Reranker(name, template="card", dtype="float32", device="cpu") as reranker:
-        assert (reranker.template == "card") == (score == "probability")
-
-
-def test_labels_that_exclude_each_other_or_not(folder):
-    converted(folder, "no", "yes", problem_type="multi_label_classification")
-    template = PairTemplate(prefix="{query}")
-    with Reranker(str(folder), dtype="float32", device="cpu") as reranker:
-        np.testing.assert_allclose(
-            reranker.score(PAIRS), expected_logits(folder, template).sigmoid()[:, 1], atol=2e-6
-        )
-
-
-def test_labels_are_named_by_a_template(folder):
-    converted(folder, "no", "yes")
-    write(folder, "config.json", id2label={"0": "B", "1": "A"})
-    with pytest.raises(ModelLoadError, match="labels 'B', 'A' do not say which is the positive"):
-        Reranker(str(folder))
-    for fields in ({"positive": "A", "negative": "B"}, {"positive": "A", "score": "logit"}):
-        template = PairTemplate(prefix="{query}", **fields)
-        logits = expected_logits(folder, template)
-        expected = logits[:, 1] if "score" in fields else logits.softmax(1)[:, 1]
-        with Reranker(str(folder), template=template, dtype="float32") as reranker:
-            np.testing.assert_allclose(reranker.score(PAIRS), expected, atol=2e-6, rtol=2e-6)
-    with pytest.raises(ConfigError, match="no label 'yes', but 'B', 'A'"):
-        Reranker(str(folder), template=PairTemplate(prefix="{query}", positive="yes"))
-
-
-def test_three_labels_are_refused(folder):
-    name = str(classifier(folder, 3))
-    with pytest.raises(ModelLoadError, match="the model has 3 labels; a reranker has one score"):
-        Reranker(name)
-
-
-def test_the_head_has_to_fit_the_labels(folder):
-    converted(folder, "difference")
-    write(folder, "config.json", id2label={"0": "no", "1": "yes"})
-    with pytest.raises(ModelLoadError, match=r"`score.weight` has shape \(1, 256\)"):
-        Reranker(str(folder))
-
-
-def test_an_activation_of_its_own_is_refused(folder):
-    converted(folder, "difference", sentence_transformers={"activation_fn": "torch.nn.Tanh"})
-    with pytest.raises(ModelLoadError, match="the stored activation 'Tanh' is not one of"):
-        Reranker(str(folder))
-    with Reranker(str(folder), template=PLAIN) as reranker:
-        assert reranker.template == PLAIN
-
-
-def test_vllm_refuses_a_classification_head(folder):
-    name = str(converted(folder, "difference"))
-    with pytest.raises(ConfigError, match=r"the vllm engine cannot run .* classification head"):
-        Reranker(name, engine="vllm")
 
 
 # ----------------------------------------------------------------------------- shared prefixes

@@ -16,7 +16,14 @@ from quernstone.checkpoints.adapters import (
     read_adapter,
 )
 from quernstone.checkpoints.differences import Difference, find_differences, is_causal
-from quernstone.checkpoints.families import FAMILIES, Family, has_bias, read_rope, read_window
+from quernstone.checkpoints.families import (
+    Family,
+    find_family,
+    has_bias,
+    read_rope,
+    read_window,
+    runs_code,
+)
 from quernstone.checkpoints.files import (
     MODULES,
     Source,
@@ -103,7 +110,7 @@ class Checkpoint:
     @property
     def family(self) -> Family | None:
         """The decoder of the torch engine that computes this model; None if there is none."""
-        return FAMILIES.get(str(self.raw_config.get("model_type")))
+        return find_family(self.raw_config)
 
     @property
     def is_qwen3(self) -> bool:
@@ -298,6 +305,9 @@ def _read(name: str, task: Task, source: Source, adapter: Adapter | None) -> Che
     prompts, instruction = read_prompts(module_folder, raw)
     first_token, final_token = read_frame(tokenizer_folder, raw)
     modules = read_module_files(module_folder)
+    family = find_family(raw)
+    if family is not None and not runs_code(modules.types, family):
+        modules = Modules((), None, ())  # the family pools and normalizes like Qwen3-Embedding
     differences = find_differences(
         raw,
         task,

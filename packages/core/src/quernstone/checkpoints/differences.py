@@ -16,16 +16,17 @@ from typing import Any, Literal
 from quernstone.checkpoints import adapters
 from quernstone.checkpoints.adapters import Adapter
 from quernstone.checkpoints.families import (
-    FAMILIES,
     Family,
+    find_family,
     has_bias,
     is_known_rope,
     is_scaled_rope,
     read_window,
+    runs_code,
 )
 from quernstone.checkpoints.files import MODULES, PROMPTS, read_json
 from quernstone.checkpoints.modules import ACTIVATIONS, Modules
-from quernstone.checkpoints.texts import read_prompts, read_special_tokens
+from quernstone.checkpoints.texts import DOCUMENT_PROMPTS, read_prompts, read_special_tokens
 from quernstone.types import Task
 
 EngineNames = tuple[Literal["torch", "transformers", "sentence-transformers", "vllm"], ...]
@@ -34,6 +35,7 @@ ALL: EngineNames = ("torch", "transformers", "sentence-transformers", "vllm")
 """The engines that run local checkpoints."""
 
 _LIBRARIES: EngineNames = ("transformers", "sentence-transformers", "vllm")
+_OURS: EngineNames = ("torch",)
 _SENTENCE_TRANSFORMERS: EngineNames = ("sentence-transformers",)
 _CLASSIFIES: EngineNames = ("torch", "transformers", "sentence-transformers")
 _POOLS: EngineNames = ("torch", "sentence-transformers")
@@ -70,9 +72,10 @@ _IRRELEVANT = {
     "gradient_checkpointing", "initializer_range", "keys_to_ignore_at_inference", "max_length",
     "max_window_layers", "model_max_length", "output_attentions", "output_hidden_states",
     "pad_token_id", "prefix", "pretraining_tp", "repetition_penalty", "return_dict",
-    "sliding_window", "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "unsloth_fixed",
-    "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict",
+    "sliding_window", "task_names", "task_specific_params", "temperature", "tokenizer_class",
+    "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "unsloth_fixed", "unsloth_version",
+    "use_bfloat16", "use_cache", "use_return_dict",
 }  # fmt: skip
 
 _FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -87,9 +90,7 @@ _FORWARD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 """Field of `config.json` -> (is its value Qwen's?, meaning of another one). The libraries implement
 all values."""
 
-_CODE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "auto_map": (operator.not_, "it needs code that comes with the model, which is never run"),
-}
+_CODE = "it needs code that comes with the model, which is never run"
 _BIDIRECTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "is_causal": (lambda value: value is not False, "its attention is bidirectional"),
     "use_bidirectional_attention": (operator.not_, "its attention is bidirectional"),
@@ -147,17 +148,21 @@ def find_differences(
         ModelLoadError: A file is damaged.
     """
     found = [*_adapter(adapter, folder)]
-    family = FAMILIES.get(str(config.get("model_type")))
+    family = find_family(config)
     if family is None:
         return tuple(found)
-    found += [*_by_rules(config, _CODE, ()), *_by_rules(config, _BIDIRECTIONAL, ("torch",))]
+    found += [*_code(config, family, task), *_by_rules(config, _BIDIRECTIONAL, _OURS)]
     found += [*_by_rules(config, _FORWARD, _LIBRARIES), *_rope(config), *_biases(config, family)]
     found += [*_window(config, family), *_unknown(config, family, task)]
     found += _architecture(config, family, task)
     if task == "embed":
+        prompts, instruction = read_prompts(module_folder, config)
         found += [*_modules(modules, module_folder), *_prompts(module_folder)]
-        instruction = read_prompts(module_folder, config)[1]
-        found += _tokens(tokenizer_folder, instruction, is_qwen3=family.name == "Qwen3")
+        is_qwen3 = config.get("model_type") == "qwen3"
+        starts = instruction != ""
+        if not is_qwen3:
+            starts = bool(prompts.document and prompts.before_query(""))
+        found += _tokens(tokenizer_folder, starts=starts, is_qwen3=is_qwen3)
     else:
         found += _modules_of_reranker(modules, module_folder)
     return tuple(found)
@@ -165,13 +170,27 @@ def find_differences(
 
 def known_fields(family: Family) -> set[str]:
     """Return the fields of `config.json` that are compared, or do not affect results."""
-    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_CODE, *_BIDIRECTIONAL, "architectures"}
-    return known | {*_RERANKING, *_ROPE, *family.bias_fields}
+    known = {*_IMPLEMENTED, *_IRRELEVANT, *_FORWARD, *_BIDIRECTIONAL, "architectures", "auto_map"}
+    return known | {*_RERANKING, *_ROPE, *family.bias_fields, *family.irrelevant}
 
 
 def is_causal(config: Mapping[str, Any]) -> bool:
     """Return False if a decoder's `config.json` asks for bidirectional attention."""
-    return not any(_by_rules(config, _BIDIRECTIONAL, ()))
+    family = find_family(config)
+    bidirectional = family is not None and family.bidirectional
+    return not bidirectional and not any(_by_rules(config, _BIDIRECTIONAL, ()))
+
+
+def _code(config: Mapping[str, Any], family: Family, task: Task) -> Iterator[Difference]:
+    stored = config.get("auto_map") or {}
+    if runs_code(map(str, stored.values()), family):
+        yield Difference("config.json", "auto_map", stored, _CODE, ())
+    if family.code:
+        kind = config.get("model_type")
+        meaning, engines = "our engine computes what its code does, which is never run", _OURS
+        if task == "rerank":
+            meaning, engines = "it is a model for embedding", ()
+        yield Difference("config.json", "model_type", kind, meaning, engines)
 
 
 def _by_rules(
@@ -242,7 +261,7 @@ def _adapter(adapter: Adapter | None, folder: Path) -> Iterator[Difference]:
     for field, value, meaning in adapters.unsupported_fields(adapter.config):
         yield Difference(name, field, value, meaning, ())
     own: dict[str, tuple[bool, EngineNames]] = {
-        MODULES: (adapter.has_modules, ("torch",)),
+        MODULES: (adapter.has_modules, _OURS),
         "tokenizer.json": (adapter.has_tokenizer, ("torch", "transformers")),
     }
     for file, (exists, engines) in own.items():
@@ -255,8 +274,7 @@ def _modules_of_reranker(modules: Modules, folder: Path) -> Iterator[Difference]
     types = list(modules.types)
     names = [name.rpartition(".")[2] for name in types]
     if any(not name.startswith(_LIBRARY_MODULES) for name in types):
-        meaning = "it needs code that comes with the model, which is never run"
-        yield Difference(MODULES, "type", types, meaning, ())
+        yield Difference(MODULES, "type", types, _CODE, ())
     elif names not in ([], ["Transformer"], ["Transformer", "LogitScore"]):
         meaning = "it has other modules than a decoder and the score of its answers"
         yield Difference(MODULES, "type", types, meaning, _SENTENCE_TRANSFORMERS)
@@ -273,8 +291,7 @@ def _modules(modules: Modules, folder: Path) -> Iterator[Difference]:
     types = list(modules.types)
     foreign = [name for name in types if not name.startswith(_LIBRARY_MODULES)]
     if foreign:
-        meaning = "it needs code that comes with the model, which is never run"
-        yield Difference(MODULES, "type", foreign[0], meaning, ())
+        yield Difference(MODULES, "type", foreign[0], _CODE, ())
         return
     names = " ".join(name.rpartition(".")[2] for name in types)
     unknown = [layer.activation for layer in modules.dense if layer.activation not in ACTIVATIONS]
@@ -296,13 +313,17 @@ def _modules(modules: Modules, folder: Path) -> Iterator[Difference]:
 def _prompts(folder: Path) -> Iterator[Difference]:
     path = folder / PROMPTS
     stored = read_json(path) if path.is_file() else {}
-    for field in ("default_prompt_name", "truncate_dim"):
+    names = {name for name, prompt in (stored.get("prompts") or {}).items() if prompt is not None}
+    # The default is for texts that are neither queries nor documents, if both have a prompt.
+    named = "query" in names and any(name in names for name in DOCUMENT_PROMPTS)
+    for field in ("truncate_dim", *(() if named else ("default_prompt_name",))):
         if stored.get(field):
             meaning = "sentence-transformers applies it to every text"
             yield Difference(PROMPTS, field, stored[field], meaning, _SENTENCE_TRANSFORMERS)
 
 
-def _tokens(folder: Path, instruction: str, *, is_qwen3: bool) -> Iterator[Difference]:
+def _tokens(folder: Path, *, starts: bool, is_qwen3: bool) -> Iterator[Difference]:
+    """Yield differences of the tokenizer. `starts` is true if prompts precede all texts."""
     path = folder / "tokenizer_config.json"
     stored = read_json(path) if path.is_file() else {}
     before, after, added = read_special_tokens(folder)
@@ -318,9 +339,9 @@ def _tokens(folder: Path, instruction: str, *, is_qwen3: bool) -> Iterator[Diffe
         yield Difference("tokenizer.json", "model", None, meaning, _SENTENCE_TRANSFORMERS)
         return
     if is_qwen3:  # the first revisions append nothing: see `read_frame`
-        framed = not before and (bool(after) or instruction != "")
+        framed = not before and (bool(after) or starts)
     else:
-        framed = len(before) <= 1 and bool(before or after)
+        framed = len(before) <= 1 and bool(before or after or starts)
     if not framed or len(after) > 1 or any(token in words for token in (*before, *after)):
         value, meaning = (*before, "...", *after), "it does not append one final token"
         file = "tokenizer.json"

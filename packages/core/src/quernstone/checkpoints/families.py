@@ -6,8 +6,8 @@ and in how a missing field of `config.json` is read. A new family is a row of `F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 Bias = bool | str
@@ -29,10 +29,18 @@ class Family:
     """Fields that may be missing: `head_dim`, `rope_theta`, `num_key_value_heads`."""
     windowed: bool = False
     """True if `sliding_window` limits the attention of every layer."""
+    bidirectional: bool = False
+    """True if every token attends to the complete sequence, whatever the files say."""
+    code: frozenset[str] = frozenset()
+    """Classes that come with these models. They are never run: our engine computes the same."""
+    irrelevant: frozenset[str] = frozenset()
+    """More fields of `config.json` that do not affect results."""
 
     @property
-    def architectures(self) -> tuple[str, str]:
+    def architectures(self) -> tuple[str, ...]:
         """The architectures whose final states are the embedding."""
+        if self.code:
+            return tuple(name.partition(".")[2] for name in self.code if name.endswith("Model"))
         return f"{self.name}ForCausalLM", f"{self.name}Model"
 
     @property
@@ -62,6 +70,45 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(name="Mistral", windowed=True),
 }
 """The families by `model_type`."""
+
+# The code of jina-embeddings-v5 adds prompts to Qwen3 or EuroBERT, pools the last token and
+# normalizes; `is_decoder` tells the two apart. Both have a LoRA adapter for each task.
+_JINA_V5 = "jina_embeddings_v5"
+_JINA_V5_CODE = frozenset(
+    {
+        f"configuration_{_JINA_V5}.JinaEmbeddingsV5Config",
+        f"modeling_{_JINA_V5}.JinaEmbeddingsV5Model",
+        "custom_st.Transformer",
+    }
+)
+_JINA_V5_SMALL = replace(
+    FAMILIES["qwen3"], code=_JINA_V5_CODE, irrelevant=frozenset({"is_decoder"})
+)
+_JINA_V5_NANO = Family(
+    name="EuroBERT",
+    qkv_bias="attention_bias",
+    o_bias="attention_bias",
+    mlp_bias="mlp_bias",
+    bidirectional=True,
+    code=_JINA_V5_CODE,
+    irrelevant=frozenset({"bos_token", "eos_token", "mask_token", "mask_token_id", "pad_token"}),
+)
+
+
+def find_family(config: Mapping[str, Any]) -> Family | None:
+    """Return the decoder that computes a model, from its `config.json`; None if there is none."""
+    kind = config.get("model_type")
+    if kind == _JINA_V5:
+        return _JINA_V5_SMALL if config.get("is_decoder", True) else _JINA_V5_NANO
+    return FAMILIES.get(str(kind))
+
+
+def runs_code(names: Iterable[str], family: Family) -> bool:
+    """Return True unless all of these classes are ones whose results our engine computes.
+
+    In a fine-tune, `org/model--` before a name says where the code is.
+    """
+    return not {name.rpartition("--")[2] for name in names} <= family.code
 
 
 def has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
