@@ -266,7 +266,7 @@ class Session:
 
     async def arun_all(self, inputs: Iterable[T], encode: Encode[T]) -> Float32Array:
         """Like `run_all`, without blocking the event loop."""
-        if isinstance(inputs, Sequence) and _is_small(inputs):
+        if isinstance(inputs, Sequence) and is_small(inputs):
             # Encode first: tokenizing releases the GIL, and the worker would otherwise start on a
             # batch of one.
             batch = self.encode(inputs, encode)
@@ -376,5 +376,6 @@ def _single_input_budget(engine: str, max_batch_tokens: int | None) -> int:
     return 1
 
 
-def _is_small(inputs: Sequence[object]) -> bool:
+def is_small(inputs: Sequence[object]) -> bool:
+    """Return whether inputs can be encoded and submitted on an event loop."""
     return 0 < len(inputs) <= _INLINE_INPUTS and sum(map(text_size, inputs)) <= _INLINE_CHARS

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
 import numpy as np
 
-from quernstone.batching import Queue, take_batch
+from quernstone.batching import take_batch
 from quernstone.errors import (
     ClosedError,
     EngineError,
@@ -27,6 +27,15 @@ from quernstone.errors import (
     InputError,
     NonFiniteError,
     QuernstoneError,
+)
+from quernstone.runtime.jobs import (
+    BatchStart,
+    Items,
+    Job,
+    by_job,
+    sequences_of,
+    start_of,
+    without_done,
 )
 from quernstone.types import (
     Engine,
@@ -43,44 +52,6 @@ _FORK_PATIENCE = 60.0
 
 _workers: WeakSet[Worker] = WeakSet()
 
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Sequences of one call, and the rows computed for them.
-
-    Equal sequences are computed once: the other sequences of a batch change the last bits of a
-    result, and a text must not rank above a copy of itself.
-    """
-
-    sequences: Sequence[Input]
-    offset: int
-    """Added to a position to give the index that an error names."""
-    rows: Float32Array
-    """Shape: (len(sequences), engine.width)"""
-    future: Future[Float32Array] = field(default_factory=Future)
-    queue: Queue = field(init=False)
-    left: int = field(init=False)
-    """Sequences whose rows are missing."""
-
-    def __post_init__(self) -> None:
-        self.queue = Queue(self.sequences)
-        self.left = len(self.queue)
-
-    def deliver(self, places: list[int], rows: Float32Array) -> None:
-        """Store rows, and complete the future when they were the last ones missing."""
-        self.rows[places] = rows
-        self.left -= len(places)
-        if not self.left and self.future.set_running_or_notify_cancel():
-            self.future.set_result(self.rows[self.queue.firsts])
-
-    def fail(self, error: Exception) -> None:
-        """Set an error, unless the job is done: cancelled, or failed by another batch."""
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
-Items = list[tuple[Job, int]]
-"""The contents of a batch: jobs, and positions among their sequences."""
 
 Launched = tuple[Items, Pending]
 """A batch that the device is computing."""
@@ -104,6 +75,8 @@ class Worker:
         """Rows that overflowed the engine's dtype and were computed again in float32."""
         self.halved = 0
         """Batches that did not fit into memory."""
+        self.on_batch: Callable[[BatchStart], None] | None = None
+        """Called on the worker's thread for each batch."""
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
         """Queue inputs. See `Backend.submit`."""
@@ -236,20 +209,21 @@ class Worker:
         """Run the next batch, or launch it, finish the one launched before, and return it."""
         queues = [job.queue for job in waiting]
         taken = take_batch(queues, max_batch_tokens=engine.info.max_batch_tokens)
-        items = [(waiting[job], place) for job, place in taken]
+        items = without_done([(waiting[job], place) for job, place in taken])
         served = {job for job, _ in items}
+        if self.on_batch is not None and items:
+            self.on_batch(start_of(items))
         # Round-robin: a job in this batch waits until the others have had their turn.
         waiting.sort(key=lambda job: job in served)
         if not getattr(engine, "overlaps", False):
             self._run(engine, items)
             return None
         launch = cast("LaunchingEngine[Any]", engine).launch
-        items = _without_done(items)
         following: Launched | None = None
         failure: Exception | None = None
         if items:
             try:
-                following = (items, launch(_sequences(items)))
+                following = (items, launch(sequences_of(items)))
             except Exception as error:  # noqa: BLE001 - handled after the batch launched before
                 failure = error
         if launched is not None:
@@ -260,9 +234,9 @@ class Worker:
 
     def _run(self, engine: Engine[Any], items: Items) -> None:
         """Run items as one batch, and wait for it."""
-        items = _without_done(items)
+        items = without_done(items)
         if items:
-            self._finish(engine, items, partial(engine.run, _sequences(items)))
+            self._finish(engine, items, partial(engine.run, sequences_of(items)))
 
     def _finish(self, engine: Engine[Any], items: Items, wait: Pending) -> None:
         """Wait for the rows of a batch and deliver them."""
@@ -278,7 +252,7 @@ class Worker:
             self._handle(engine, items, error)
             return
         bad = set(_non_finite(rows))
-        for job, numbers in _by_job(items).items():
+        for job, numbers in by_job(items).items():
             if job.future.done():
                 continue
             wrong = [items[number][1] for number in numbers if number in bad]
@@ -309,7 +283,7 @@ class Worker:
                 job.fail(fault)
                 self._run(engine, items)  # without those of the failed job
             case _:
-                for job in _by_job(items):
+                for job in by_job(items):
                     job.fail(_engine_error(error, engine.info.engine))
 
     def _recompute_non_finite(self, engine: Engine[Any], items: Items, rows: Float32Array) -> None:
@@ -326,28 +300,10 @@ class Worker:
         self.recomputed += len(bad)
 
 
-def _by_job(items: Items) -> dict[Job, list[int]]:
-    """Return the numbers of each job's items."""
-    numbers: dict[Job, list[int]] = {}
-    for number, (job, _) in enumerate(items):
-        numbers.setdefault(job, []).append(number)
-    return numbers
-
-
-def _without_done(items: Items) -> Items:
-    """Drop the items of jobs that failed or were cancelled in the meantime."""
-    done = {job for job in _by_job(items) if job.future.done()}
-    return [item for item in items if item[0] not in done] if done else items
-
-
 def _non_finite(rows: Float32Array) -> list[int]:
     """Return the numbers of the rows that hold NaN or infinity."""
     numbers: list[int] = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
     return numbers
-
-
-def _sequences(items: Items) -> list[Input]:
-    return [job.sequences[place] for job, place in items]
 
 
 def _engine_error(error: BaseException, engine: str) -> QuernstoneError:

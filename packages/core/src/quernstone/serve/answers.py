@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from quernstone.embedder import finish_rows
 from quernstone.serve.models import Computed
 from quernstone.serve.schemas import Document, RerankRequest
-from quernstone.types import Float32Array
 
 
-def embeddings(model: str, vectors: Float32Array, computed: Computed, form: str) -> dict[str, Any]:
+def embeddings(
+    model: str, computed: Computed, dimensions: int, form: str, *, normalize: bool
+) -> dict[str, Any]:
     """Return the answer of `/v1/embeddings`."""
+    vectors = finish_rows(computed.rows, dimensions, normalize=normalize)
     rows: list[Any] = list(np.ascontiguousarray(vectors))
     if form == "base64":
         rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from quernstone.embedder import Embedder, query_encoder
-from quernstone.encoding.encoder import Encode
+from quernstone.encoding.encoder import Encode, EncodedBatch
 from quernstone.model import Model, session_of, variant_of
 from quernstone.pairs import InstructedPair
 from quernstone.reranker import Reranker, instructed_pairs, scores_of
+from quernstone.runtime.session import Session, is_small
 from quernstone.serve.admission import Admission
 from quernstone.serve.failures import TooMuchError
 from quernstone.serve.options import ServeOptions
 from quernstone.types import Float32Array, RerankTemplate
 
 M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Clients with other limits share the weights, so a variant is small.
 _VARIANTS = 32
@@ -52,7 +56,7 @@ class Served(Generic[M]):
         self.model = model
         self._variants: OrderedDict[Settings, M] = OrderedDict()
 
-    def variant(self, settings: Settings) -> M:
+    async def variant(self, settings: Settings) -> M:
         """Return the model with other limits, at most those of the server."""
         changes: dict[str, Any] = {
             name: value
@@ -64,9 +68,11 @@ class Served(Generic[M]):
         if not changes:
             return self.model
         if settings not in self._variants:
-            self._variants[settings] = variant_of(self.model, **changes)
+            # In a thread: it reads files of the model.
+            found: M = await asyncio.to_thread(lambda: variant_of(self.model, **changes))
+            self._variants.setdefault(settings, found)  # another request may have been faster
             if len(self._variants) > _VARIANTS:
-                self._variants.popitem(last=False)[1].close()
+                self._variants.popitem(last=False)  # closed when its last request ends
         self._variants.move_to_end(settings)
         return self._variants[settings]
 
@@ -117,7 +123,7 @@ class Models:
         self, texts: Sequence[str], instruction: str | None, settings: Settings
     ) -> Computed:
         """Embed queries, or documents if there is no instruction. Rows have the full length."""
-        embedder = self.embedder.variant(settings)
+        embedder = await self.embedder.variant(settings)
         if instruction is None:
             documents = session_of(embedder).encoder.encode_documents
             return await self._compute(embedder, texts, documents)
@@ -127,7 +133,7 @@ class Models:
         self, pairs: Sequence[tuple[str, str]], instruction: str | None, settings: Settings
     ) -> Computed:
         """Compute P(yes) of pairs of a query and a document. Rows have one number."""
-        reranker = self.reranker.variant(settings)
+        reranker = await self.reranker.variant(settings)
         inputs: list[InstructedPair] = instructed_pairs(reranker, pairs, instruction)
         encode = session_of(reranker).encoder.pair_encoder(reranker.template)
         computed = await self._compute(reranker, inputs, encode)
@@ -139,14 +145,18 @@ class Models:
         if len(inputs) > limit:
             raise TooMuchError(f"{len(inputs)} inputs in a request, the limit is {limit}")
         session = session_of(model)
-        batch = await asyncio.to_thread(session.encode, inputs, encode)
+        run = _inline if is_small(inputs) else asyncio.to_thread
+        batch, size = await run(_encode, session, inputs, encode)
         limit = self._options.max_tokens
         if batch.tokens > limit:
             raise TooMuchError(f"{batch.tokens} tokens in a request, the limit is {limit}")
-        size = batch.tokens or sum(map(len, batch.sequences))
         with self.admission.admit(size):
-            # Cancelled with the request: what has not begun is dropped.
-            rows = await asyncio.wrap_future(session.submit(batch))
+            submitting = asyncio.ensure_future(run(session.submit, batch))
+            try:
+                rows = await asyncio.wrap_future(await asyncio.shield(submitting))
+            except asyncio.CancelledError:
+                submitting.add_done_callback(_drop)
+                raise
         return Computed(rows, batch.tokens, batch.truncated)
 
     def close(self) -> None:
@@ -154,6 +164,25 @@ class Models:
         for served in (self._embedder, self._reranker):
             if served is not None:
                 served.close()
+
+
+def _encode(
+    session: Session, inputs: Sequence[Any], encode: Encode[Any]
+) -> tuple[EncodedBatch, int]:
+    """Encode inputs, and count or estimate their tokens."""
+    batch = session.encode(inputs, encode)
+    return batch, batch.tokens or sum(map(len, batch.sequences))
+
+
+async def _inline(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function on the event loop, where `asyncio.to_thread` would use a thread."""
+    return function(*args, **kwargs)
+
+
+def _drop(submitting: asyncio.Future[Future[Float32Array]]) -> None:
+    """Cancel what was submitted for a request that ended: a batch that has begun is computed."""
+    if submitting.exception() is None:
+        submitting.result().cancel()
 
 
 Load = Callable[[], Models]

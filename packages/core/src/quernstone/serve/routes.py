@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from quernstone.embedder import Embedder, check_dimensions, finish_rows
+from quernstone.embedder import Embedder, check_dimensions
 from quernstone.reranker import Reranker
 from quernstone.serve import answers, native
 from quernstone.serve.models import Computed, Settings
@@ -59,10 +60,10 @@ async def embeddings(state: State, request: Request, body: EmbeddingRequest) -> 
     settings = Settings(truncate=body.truncate)
     computed = await models.embed(texts, instruction if is_query else None, settings)
     _count(request, len(texts), computed)
-    vectors = finish_rows(computed.rows, dimensions, normalize=embedder.normalized)
     form = body.encoding_format
-    size = vectors.size * (_BASE64 if form == "base64" else _DECIMAL)
-    return await json_answer(answers.embeddings, name, vectors, computed, form, size=size)
+    size = len(texts) * dimensions * (_BASE64 if form == "base64" else _DECIMAL)
+    render = partial(answers.embeddings, normalize=embedder.normalized)
+    return await json_answer(render, name, computed, dimensions, form, size=size)
 
 
 async def rerank(state: State, request: Request, body: RerankRequest) -> Response:

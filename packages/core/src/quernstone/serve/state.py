@@ -36,7 +36,7 @@ class State:
     async def load(self, load: Load) -> None:
         """Load the models in a thread."""
         self._models = await asyncio.to_thread(load)
-        self.telemetry.watch(self._models.admission)
+        self.telemetry.watch(self._models)
         # A full garbage collection would walk all that is loaded, and stop every request.
         gc.collect()
         gc.freeze()

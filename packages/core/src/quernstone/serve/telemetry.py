@@ -12,13 +12,17 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quernstone.serve.admission import Admission
+from quernstone.model import session_of
+from quernstone.runtime.jobs import BatchStart
+from quernstone.runtime.worker import Worker
+from quernstone.serve.models import Models
 from quernstone.serve.requests import HUNG_UP
 
 logger = logging.getLogger("quernstone.serve")
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _INPUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
 @dataclass(slots=True)
@@ -43,6 +47,18 @@ class Telemetry:
         self.inputs = Histogram(
             "quern_request_inputs", "Inputs per request.", buckets=_INPUTS, **place
         )
+        self._batch_inputs = Histogram(
+            "quern_batch_inputs", "Inputs per batch of the model.", buckets=_INPUTS, **place
+        )
+        self._batch_tokens = Histogram(
+            "quern_batch_tokens", "Tokens per batch of the model.", buckets=_TOKENS, **place
+        )
+        self._queue_seconds = Histogram(
+            "quern_queue_seconds",
+            "Seconds that a request waited for its first batch.",
+            buckets=_SECONDS,
+            **place,
+        )
         self.tokens = Counter("quern_tokens", "Tokens computed, prompts included.", **place)
         self.truncated = Counter("quern_truncated_inputs", "Inputs that were cut.", **place)
         self.running = Gauge("quern_running_requests", "Requests in progress.", **place)
@@ -51,11 +67,22 @@ class Telemetry:
         self._wait = Gauge("quern_expected_wait_seconds", "Wait of the next request.", **place)
         self._rate = Gauge("quern_tokens_per_second", "Measured rate while busy.", **place)
 
-    def watch(self, admission: Admission) -> None:
-        """Show the queue of a server."""
+    def watch(self, models: Models) -> None:
+        """Show the queue of a server and the batches of its models."""
+        admission = models.admission
         self._waiting.set_function(lambda: admission.waiting)
         self._rate.set_function(lambda: admission.rate)
         self._wait.set_function(lambda: admission.wait)
+        for model in models:
+            backend = session_of(model).backend
+            if isinstance(backend, Worker):  # another server would not say
+                backend.on_batch = self._observe_batch
+
+    def _observe_batch(self, batch: BatchStart) -> None:
+        self._batch_inputs.observe(batch.inputs)
+        self._batch_tokens.observe(batch.tokens)
+        for seconds in batch.waits:
+            self._queue_seconds.observe(seconds)
 
     def render(self) -> bytes:
         """Return the metrics as Prometheus reads them."""
