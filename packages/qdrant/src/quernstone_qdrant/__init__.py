@@ -31,6 +31,7 @@ __all__ = [
     "CollectionNotFoundError",
     "CollectionReplacedError",
     "CollectionSettings",
+    "CopyReport",
     "Depths",
     "EdgeTarget",
     "FrameworkEmbedder",
@@ -44,6 +45,7 @@ __all__ = [
     "SourceError",
     "TargetError",
     "WriteError",
+    "copy_collection",
     "read_paths",
 ]
 
@@ -51,6 +53,7 @@ _EXPORTS = {
     "loader": ("QdrantLoader",),
     "documents.records": ("Record",),
     "embedders": ("FrameworkEmbedder",),
+    "migration.copy": ("CopyReport", "copy_collection"),
     "report": ("Depths", "LoadReport"),
     "opened": ("SearchHit",),
     "searcher": ("QdrantSearcher",),

@@ -11,13 +11,20 @@ import numpy as np
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, unit_prefix
-from quernstone_qdrant.documents.bm25 import LANGUAGES, NEWEST_RULE, Bm25Rule, Bm25Text
+from quernstone_qdrant.documents.bm25 import (
+    LANGUAGES,
+    NEWEST_RULE,
+    Bm25Rule,
+    Bm25Text,
+    SparseVector,
+)
 from quernstone_qdrant.documents.layouts import KEY_FIELD, Layout, LayoutName, layout_of
 from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.paths import field_paths
 
-Rows: TypeAlias = "Float32Array | Sequence[Bm25Text]"
-"""One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25."""
+Rows: TypeAlias = "Float32Array | Sequence[Bm25Text | SparseVector]"
+"""One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25, or
+their sparse vectors."""
 
 Datatype = Literal["float32", "float16", "uint8"]
 Quantization = Literal["scalar", "binary", "turbo1", "turbo2", "turbo4", "turbo8"]

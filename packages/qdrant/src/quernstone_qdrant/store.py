@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import orjson
@@ -48,6 +48,7 @@ _LIMITS: Mapping[_Kind, Sequence[str]] = {
 }
 """The fields of `Limits` that bound the points of each kind of request."""
 T = TypeVar("T")
+P = TypeVar("P", Point, StoredPoint)
 _REPLICA_PATIENCE = 5.0
 """Seconds to retry a lookup on every replica before the remaining ones are asked."""
 _REPLICA_LOST_SECONDS = 30.0
@@ -55,20 +56,20 @@ _REPLICA_LOST_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Generic[P]):
     """A point that was refused in a request of its own."""
 
-    point: Point
+    point: P
     reason: str
-    """The server's message, and the chunk and record of the point."""
+    """The server's message, and which point it is."""
     error: TargetError
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(Generic[P]):
     """Points to write."""
 
-    points: Sequence[Point]
+    points: Sequence[P]
     payloads: Sequence[Payload]
     rows: Mapping[str, Rows]
     sizes: Sequence[int]
@@ -78,7 +79,7 @@ class _Request:
     def ids(self) -> tuple[str, ...]:
         return tuple(point.id for point in self.points)
 
-    def part(self, part: slice) -> _Request:
+    def part(self, part: slice) -> _Request[P]:
         rows = {name: matrix[part] for name, matrix in self.rows.items()}
         return _Request(self.points[part], self.payloads[part], rows, self.sizes[part])
 
@@ -198,7 +199,7 @@ class PointStore:
 
     def write(
         self, points: Sequence[Point], embeddings: Float32Array, *, skip_refused: bool = False
-    ) -> list[Refusal]:
+    ) -> list[Refusal[Point]]:
         """Write points, and return once all are confirmed.
 
         A request whose content or size is refused is divided until the points at fault are alone.
@@ -218,7 +219,7 @@ class PointStore:
         rows = self._settings.rows(embeddings, [point.text for point in points])
         payloads = [point.payload() for point in points]
         whole = _Request(points, payloads, rows, _sizes(payloads, rows))
-        left_out: list[Refusal] = []
+        left_out: list[Refusal[Point]] = []
         for part in self._parts(whole.sizes):
             request = whole.part(part)
             refused = self._send(request, skip_refused=skip_refused)
@@ -234,6 +235,29 @@ class PointStore:
                 )
             left_out += refused
         return left_out
+
+    def copy(self, points: Sequence[StoredPoint]) -> None:
+        """Write points of another collection with all their vectors; return once confirmed.
+
+        Raises:
+            WriteError: Some points are not confirmed; the error names them.
+        """
+        groups: dict[tuple[str, ...], list[StoredPoint]] = {}
+        for point in points:
+            groups.setdefault((*sorted(point.vectors), *sorted(point.sparse)), []).append(point)
+        for alike in groups.values():
+            rows: dict[str, Rows] = {
+                name: np.stack([point.vectors[name] for point in alike])
+                for name in alike[0].vectors
+            }
+            rows |= {name: [point.sparse[name] for point in alike] for name in alike[0].sparse}
+            payloads = [point.payload for point in alike]
+            whole = _Request(alike, payloads, rows, _sizes(payloads, rows))
+            for part in self._parts(whole.sizes):
+                request = whole.part(part)
+                for refused in self._send(request, skip_refused=False):
+                    unwritten = request.ids[request.ids.index(refused.point.id) :]
+                    raise WriteError(refused.reason, unwritten)
 
     def refresh(self, points: Sequence[Point]) -> None:
         """Write the payloads of stored points, keeping their vectors; return once confirmed.
@@ -314,7 +338,7 @@ class PointStore:
         if start < len(sizes):
             yield slice(start, len(sizes))
 
-    def _send(self, request: _Request, *, skip_refused: bool) -> list[Refusal]:
+    def _send(self, request: _Request[P], *, skip_refused: bool) -> list[Refusal[P]]:
         """Write points, and return those that are refused: without `skip_refused`, the first."""
         ids, size = request.ids, sum(request.sizes)
         try:
@@ -344,8 +368,11 @@ class PointStore:
         return []
 
 
-def _reason(error: TargetError, point: Point, size: int) -> str:
-    chunk = f"chunk {point.chunk.number} of record {point.chunk.record.key!r}"
+def _reason(error: TargetError, point: Point | StoredPoint, size: int) -> str:
+    if isinstance(point, Point):
+        chunk = f"chunk {point.chunk.number} of record {point.chunk.record.key!r}"
+    else:
+        chunk = f"point {point.id}"
     if isinstance(error, TooLargeError):
         advice = "split it, or shorten its metadata"
         return f"{error}; {chunk} alone is about {size:,} bytes: {advice}"

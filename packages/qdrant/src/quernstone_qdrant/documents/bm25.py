@@ -78,8 +78,13 @@ class SparseVector:
     values: Sequence[float]
 
 
-def encode_document(document: Bm25Text) -> SparseVector:
-    """Return the saturated term frequencies of a text; empty if it has only stop words."""
+def encode_document(document: Bm25Text | SparseVector) -> SparseVector:
+    """Return the saturated term frequencies of a text; empty if it has only stop words.
+
+    A vector, which another collection stores, is returned unchanged.
+    """
+    if isinstance(document, SparseVector):
+        return document
     vector = _encoder(document.language).embed_document(_prepare(document, singles=True))
     return SparseVector(vector.indices, vector.values)
 

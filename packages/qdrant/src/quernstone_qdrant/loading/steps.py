@@ -123,7 +123,7 @@ def write(batch: Batch, store: PointStore, *, skip_errors: bool) -> None:
         store.delete(batch.stale)
 
 
-def _not_stored(refusal: Refusal) -> Failure:
+def _not_stored(refusal: Refusal[Point]) -> Failure:
     chunk = refusal.point.chunk
     error = RecordError(chunk.record.key, f"chunk {chunk.number} is refused: {refusal.reason}")
     error.__cause__ = refusal.error

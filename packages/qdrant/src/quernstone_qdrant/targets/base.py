@@ -6,7 +6,7 @@ a target with filters of its own translates them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -198,9 +198,14 @@ class SearchRequest:
     """Return the vector named `using` of each point found."""
 
 
-def scroll_start(start: str | None) -> int | str | None:
-    """Convert the first id of a scroll: Qdrant takes numeric ids of other programs as integers."""
-    return int(start) if start is not None and start.isdecimal() else start
+def native_id(point: str) -> int | str:
+    """Convert an id: Qdrant takes the numeric ids of other programs as integers."""
+    return int(point) if point.isdecimal() else point
+
+
+def native_ids(points: Iterable[str]) -> list[Any]:
+    """Convert the ids of several points."""
+    return [native_id(point) for point in points]
 
 
 class Target(Protocol):

@@ -27,7 +27,8 @@ from quernstone_qdrant.targets.base import (
     Payload,
     SearchRequest,
     StoredPoint,
-    scroll_start,
+    native_id,
+    native_ids,
 )
 from quernstone_qdrant.targets.configuration import (
     ADDS_VECTORS_SINCE,
@@ -164,7 +165,7 @@ class ClientTarget(CollectionAccess):
         with self._failures(f"reading {len(ids)} points"), self._replicas(every_replica) as how:
             found = self._points("read").retrieve(
                 self.collection,
-                ids=list(ids),
+                ids=native_ids(ids),
                 with_payload=list(fields),
                 with_vectors=False,
                 consistency=how,
@@ -177,11 +178,11 @@ class ClientTarget(CollectionAccess):
         """See `Target.upsert`."""
         points: list[models.PointStruct] | models.Batch
         if self.kind == "embedded":
-            points = embedded_points(ids, payloads, vectors)
+            points = embedded_points(native_ids(ids), payloads, vectors)
         else:
             rows = {name: batch_rows(part) for name, part in vectors.items()}
             points = models.Batch(
-                ids=list(ids),
+                ids=native_ids(ids),
                 vectors=rows[""] if list(rows) == [""] else rows,
                 payloads=list(payloads),
             )
@@ -194,7 +195,7 @@ class ClientTarget(CollectionAccess):
         self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
     ) -> None:
         """See `Target.update`."""
-        operations = update_operations(ids, payloads, vectors)
+        operations = update_operations(native_ids(ids), payloads, vectors)
 
         def request() -> models.UpdateResult:
             results = self._points("write").batch_update_points(
@@ -210,7 +211,9 @@ class ClientTarget(CollectionAccess):
         self._apply(
             f"deleting {len(ids)} points",
             lambda: self._points("write").delete(
-                self.collection, points_selector=models.PointIdsList(points=list(ids)), wait=True
+                self.collection,
+                points_selector=models.PointIdsList(points=native_ids(ids)),
+                wait=True,
             ),
         )
 
@@ -225,7 +228,7 @@ class ClientTarget(CollectionAccess):
         every_replica: bool = True,
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
-        offset: Any = scroll_start(start)
+        offset: Any = None if start is None else native_id(start)
         while True:
             with self._failures("reading points"), self._replicas(every_replica) as how:
                 found, offset = self._points("read").scroll(

@@ -43,7 +43,8 @@ from quernstone_qdrant.targets.base import (
     SearchRequest,
     StoredPoint,
     TargetKind,
-    scroll_start,
+    native_id,
+    native_ids,
 )
 from quernstone_qdrant.targets.edge_files import (
     DESCRIPTION,
@@ -190,7 +191,7 @@ class EdgeTarget:
         if not ids:
             return {}
         with self._failures(f"reading {len(ids)} points"):
-            found = self._shard().retrieve(list(ids), _selector(fields), False)
+            found = self._shard().retrieve(native_ids(ids), _selector(fields), False)
         return {str(point.id): point.payload or {} for point in found}
 
     def upsert(
@@ -200,7 +201,9 @@ class EdgeTarget:
         with self._failures(f"writing {len(ids)} points"):
             batch = [
                 edge.Point(point, point_vectors(vectors, place), payload)
-                for place, (point, payload) in enumerate(zip(ids, payloads, strict=True))
+                for place, (point, payload) in enumerate(
+                    zip(native_ids(ids), payloads, strict=True)
+                )
             ]
             self._shard().update(edge.UpdateOperation.upsert_points(batch))
             self._sync()
@@ -210,14 +213,14 @@ class EdgeTarget:
     ) -> None:
         """See `Target.update`."""
         with self._failures(f"changing {len(ids)} points"):
-            for operation in update_operations(ids, payloads, vectors):
+            for operation in update_operations(native_ids(ids), payloads, vectors):
                 self._shard().update(operation)
             self._sync()
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Target.delete`."""
         with self._failures(f"deleting {len(ids)} points"):
-            self._shard().update(edge.UpdateOperation.delete_points(list(ids)))
+            self._shard().update(edge.UpdateOperation.delete_points(native_ids(ids)))
             self._sync()
 
     def scroll(
@@ -231,7 +234,7 @@ class EdgeTarget:
         every_replica: bool = True,  # noqa: ARG002
     ) -> Iterator[StoredPoint]:
         """See `Target.scroll`."""
-        offset: Any = scroll_start(start)
+        offset: Any = None if start is None else native_id(start)
         condition = edge_filter(where)
         while True:
             with self._failures("reading points"):

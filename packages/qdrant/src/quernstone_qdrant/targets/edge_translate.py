@@ -108,7 +108,7 @@ def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
 
 
 def update_operations(
-    ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
 ) -> list[edge.UpdateOperation]:
     """Return the operations that replace payload fields and named vectors of points."""
     operations = [

@@ -112,7 +112,7 @@ def batch_rows(rows: Rows) -> list[Any]:
 
 
 def embedded_points(
-    ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
 ) -> list[models.PointStruct]:
     """Convert a batch to the form that the embedded client stores fastest.
 
@@ -136,7 +136,7 @@ def embedded_points(
 
 
 def update_operations(
-    ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
 ) -> list[Any]:
     """Return the operations that replace payload fields and named vectors of points."""
     operations: list[Any] = [

@@ -1,0 +1,1 @@
+"""Move collections: to another place, as they are."""
