@@ -87,7 +87,8 @@ def test_fields_follow_the_layout():
     indexes = {"year": "integer"}
     universal = CollectionSettings(indexes=indexes)
     assert dict(universal.fields()) == {"metadata.year": "integer"}
-    assert universal.key_fields() == ("quernstone.key", "doc_id")
+    assert universal.key_fields() == ("quernstone.key", "doc_id", "quernstone.node_id")
+    assert CollectionSettings(node_rule=1).key_fields() == ("quernstone.key", "doc_id")
     plain = CollectionSettings(layout="plain", indexes=indexes)
     assert dict(plain.fields()) == {"year": "integer"}
     assert plain.key_fields() == ("quernstone.key",)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from tests.qdrant.conftest import WordEmbedder
@@ -201,6 +201,7 @@ def load_one(layout, metadata):
 
 @settings(max_examples=25, deadline=None)
 @given(metadata, st.randoms(use_true_random=False))
+@example({"_node_content": ""}, random.Random(0))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rounded_floats_and_shuffled_keys_pass(layout, metadata, rng):
     target, embedder = load_one(layout, metadata)

@@ -113,7 +113,7 @@ def test_a_pair_is_created_in_the_words_of_the_servers_version(load, version, co
         "node_rule": 2,
     }
     key = {"type": "keyword", **cold}
-    assert server.indexes == {"quernstone.key": key, "doc_id": key}
+    assert server.indexes == dict.fromkeys(("quernstone.key", "doc_id", "quernstone.node_id"), key)
 
 
 def test_versions():

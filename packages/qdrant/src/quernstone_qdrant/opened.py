@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
-from qdrant_client.models import Filter
+from qdrant_client.models import FieldCondition, Filter, HasIdCondition, MatchAny
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, unit_prefix
-from quernstone_qdrant.documents.layouts import Layout
+from quernstone_qdrant.documents.layouts import KEY_FIELD, NODE_FIELD, OWN_KEY, Layout
 from quernstone_qdrant.errors import CollectionNotFoundError
 from quernstone_qdrant.filters import FieldValue, metadata_filter
 from quernstone_qdrant.provenance import Provenance, check_provenance
@@ -23,6 +24,7 @@ _CANDIDATES_PER_HIT = 4
 _MIN_CANDIDATES = 20
 _PREFETCH_PER_HIT = 20
 _MIN_PREFETCH = 200
+_PAGE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,34 @@ class OpenedCollection:
         found = self.target.query(self._request(search, vector))
         return [self._hit(point, rank, vector, search) for rank, point in enumerate(found, start=1)]
 
+    def point_ids(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids of points; see `QdrantSearcher.point_ids`."""
+        found: dict[str, list[tuple[int, str]]] = {each: [] for each in ids}
+        named = list(found)
+        page = min(_PAGE, self.limits.query or _PAGE)
+        for start in range(0, len(named), _PAGE):
+            for condition in self._conditions(named[start : start + _PAGE]):
+                points = self.target.scroll(
+                    [OWN_KEY], batch=page, where=Filter(must=[condition]), every_replica=False
+                )
+                for point in points:
+                    own = point.payload.get(OWN_KEY) or {}
+                    number = own.get("chunk", 0)
+                    for name in {own.get("key"), own.get("node_id"), point.id}:
+                        if name in found:
+                            found[name].append((number, point.id))
+        ordered = [point for points in found.values() for _, point in sorted(points)]
+        return list(dict.fromkeys(ordered))
+
+    def _conditions(self, ids: list[str]) -> Iterator[FieldCondition | HasIdCondition]:
+        """Yield filters of which each uses one index, so that strict mode allows it."""
+        yield FieldCondition(key=KEY_FIELD, match=MatchAny(any=ids))
+        if NODE_FIELD in self._settings.key_fields():
+            yield FieldCondition(key=NODE_FIELD, match=MatchAny(any=ids))
+        points = [each for each in ids if _is_uuid(each)]
+        if points:
+            yield HasIdCondition(has_id=list(points))
+
     def _request(self, search: Search, vector: Float32Array) -> SearchRequest:
         settings = self._settings
         prefix = bm25 = oversampling = None
@@ -231,6 +261,14 @@ class OpenedCollection:
             retrieval_rank=rank,
             payload=dict(point.payload),
         )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _within(name: str, value: int | None, most: int | None, usual: int = 0) -> int:

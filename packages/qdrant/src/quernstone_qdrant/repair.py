@@ -35,7 +35,10 @@ class Repair:
     points: int
     """Points read."""
     foreign: int
-    """Points that no loader wrote; they stay as they are."""
+    """Points that no loader wrote. Their fields and vectors stay as they are."""
+    completed: int
+    """Foreign points that got what searches and the readers of the layout lacked: the fields of
+    LangChain or LlamaIndex, or the BM25 vector."""
     payloads: int
     """Points whose copies of text and metadata were written again."""
     prefixes: int
@@ -70,9 +73,11 @@ def repair(
     """Rewrite what can be computed from the rest of a point, without embedding anything.
 
     This repairs BM25 vectors, the short vectors of MRL pairs, and payload fields that are copies of
-    the text and metadata. It creates missing payload indexes. A text, metadata or full vector that
-    is wrong cannot be repaired: the next load of the document replaces such a point, although the
-    document did not change. Do not run this while a load writes to the collection.
+    the text and metadata. Points that LangChain or LlamaIndex wrote get the fields by which the
+    other one reads them, and a missing BM25 vector. It creates missing payload indexes. A text,
+    metadata or full vector that is wrong cannot be repaired: the next load of the document replaces
+    such a point, although the document did not change. Do not run this while a load
+    writes to the collection.
 
     Args:
         target: The collection.
@@ -123,7 +128,17 @@ class _Repair:
         self._prefixes: dict[str, Float32Array] = {}
         self._texts: dict[str, Bm25Text] = {}
         self._counts = dict.fromkeys(
-            ("foreign", "payloads", "prefixes", "bm25", "unchecked", "reloading", "broken"), 0
+            (
+                "foreign",
+                "completed",
+                "payloads",
+                "prefixes",
+                "bm25",
+                "unchecked",
+                "reloading",
+                "broken",
+            ),
+            0,
         )
         self._problems: list[str] = []
 
@@ -138,6 +153,7 @@ class _Repair:
             checked = self._check_payload(point)
             if checked is None:
                 self._counts["foreign"] += 1
+                self._complete(point)
             else:
                 self._repair(point, checked)
             if progress is not None and points % _PROGRESS_INTERVAL == 0:
@@ -178,6 +194,19 @@ class _Repair:
         ):
             self._texts[point.id] = self._settings.bm25_text(text)
             self._counts["bm25"] += 1
+        self._write(least=self._batch)
+
+    def _complete(self, point: StoredPoint) -> None:
+        """Add what LangChain or LlamaIndex did not write."""
+        layout = self._settings.payloads
+        missing = layout.missing_fields(point.payload, point.id)
+        if missing:
+            self._payloads[point.id] = dict(missing)
+        text = layout.read(point.payload).text
+        lacks_bm25 = bool(text) and self._settings.bm25 == "sparse" and BM25 not in point.sparse
+        if lacks_bm25:
+            self._texts[point.id] = self._settings.bm25_text(text)
+        self._counts["completed"] += bool(missing) or lacks_bm25
         self._write(least=self._batch)
 
     def _repair_prefix(self, point: StoredPoint) -> None:

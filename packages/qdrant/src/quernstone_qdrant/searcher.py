@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from qdrant_client import QdrantClient
@@ -134,6 +135,24 @@ class QdrantSearcher:
     def embedder(self) -> QueryEmbedder:
         """The embedder of the queries."""
         return self._embedder
+
+    def point_ids(self, ids: Iterable[str]) -> list[str]:
+        """Return the ids of the points of documents or nodes, for other programs.
+
+        LangChain's `get_by_ids` and LlamaIndex's `get_nodes` and `delete_nodes` take ids of points.
+
+        Args:
+            ids: Keys of documents, such as the `id` of a LangChain document or the `ref_doc_id` of
+                a LlamaIndex node; ids of LlamaIndex nodes; or ids of points.
+
+        Returns:
+            The ids in the order of `ids`; the points of a document in the order of its chunks.
+            Unknown ids have no point.
+
+        Raises:
+            TargetError: Qdrant failed.
+        """
+        return self._retry.call(partial(self._current().point_ids, list(ids)))
 
     def search(
         self,

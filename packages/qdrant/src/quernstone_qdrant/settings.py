@@ -18,7 +18,7 @@ from quernstone_qdrant.documents.bm25 import (
     Bm25Text,
     SparseVector,
 )
-from quernstone_qdrant.documents.layouts import KEY_FIELD, Layout, LayoutName, layout_of
+from quernstone_qdrant.documents.layouts import Layout, LayoutName, layout_of
 from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.paths import field_paths
 
@@ -248,9 +248,8 @@ class CollectionSettings:
         return {layout.field(field_paths(name)[0]): kind for name, kind in self.indexes.items()}
 
     def key_fields(self) -> tuple[str, ...]:
-        """Return the payload paths by which documents are deleted."""
-        # LlamaIndex deletes by `doc_id`
-        return (KEY_FIELD, "doc_id") if self.payloads.node else (KEY_FIELD,)
+        """Return the payload paths by which documents and nodes are found and deleted."""
+        return self.payloads.key_fields
 
     def needs_server(self) -> list[str]:
         """Describe the settings that the embedded client silently ignores."""

@@ -121,6 +121,8 @@ class PayloadCheck:
         plain = {name: value for name, value in own.items() if name != "metadata"}
         if "floats" in own:
             plain["floats"] = last_bits(content.metadata)
+        if "node_id" in own and content.node is not None:
+            plain["node_id"] = content.node.get("id_")
         expected = self._layout.payload(
             point=point.id,
             key=own["key"],

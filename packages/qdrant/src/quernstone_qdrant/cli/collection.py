@@ -143,7 +143,8 @@ def repair(
     """Rewrite what is wrong, without a model; exit with code 1 if something remains.
 
     Computes BM25 vectors and short MRL vectors again, rewrites changed copies of text and metadata,
-    and creates missing payload indexes. Other damaged points are marked, so that the next load of
+    adds the fields by which LangChain and LlamaIndex read each other's points, and creates missing
+    payload indexes. Other damaged points are marked, so that the next load of
     their documents replaces them.
     """
     from quernstone_qdrant.repair import repair as mend
@@ -222,6 +223,7 @@ def _print_repair(report: Repair, *, dry_run: bool) -> None:
         typer.echo(f"  payload indexes {done}: {', '.join(report.indexes)}")
     for count, what in (
         (report.foreign, "were written by another program"),
+        (report.completed, f"of these lacked fields or BM25 vectors: {done}"),
         (
             report.unchecked,
             "cannot be checked: Qdrant may have rounded the floats of an older load",

@@ -30,6 +30,7 @@ from quernstone_qdrant.documents.nodes import (
     plain_fields,
     source_id,
     to_node_json,
+    unlinked_fields,
 )
 
 LayoutName: TypeAlias = Literal["universal", "langchain", "llamaindex", "plain"]
@@ -38,6 +39,8 @@ OWN_KEY = "quernstone"
 """Payload field with the document's key, the chunk's number and the content hash."""
 KEY_FIELD = f"{OWN_KEY}.key"
 """Payload path of the document's key, in every layout."""
+NODE_FIELD = f"{OWN_KEY}.node_id"
+"""Payload path of the id of a LlamaIndex node whose point has another id."""
 
 _DOCUMENT_FIELDS = ("document_id", "doc_id", "ref_doc_id")
 _NODE_FIELDS = ("_node_content", "_node_type", *_DOCUMENT_FIELDS)
@@ -90,6 +93,14 @@ class Layout:
     embed_metadata: bool = True
     """Embed the metadata of LlamaIndex nodes with their text (rule 2)."""
 
+    @property
+    def key_fields(self) -> tuple[str, ...]:
+        """Payload paths by which documents and nodes are found and deleted."""
+        if not self.node:
+            return (KEY_FIELD,)
+        # LlamaIndex deletes by `doc_id`
+        return (KEY_FIELD, "doc_id", *([NODE_FIELD] if self.node_rule > 1 else []))
+
     def payload(
         self,
         *,
@@ -136,8 +147,14 @@ class Layout:
         return payload
 
     def read(self, payload: Mapping[str, Any]) -> Content:
-        """Extract the content of a payload. Missing fields are empty."""
+        """Extract the content of a payload, also of one that LangChain or LlamaIndex wrote.
+
+        Missing fields are empty.
+        """
         own = _own(payload)
+        foreign = None if own else self._foreign(payload)
+        if foreign is not None:
+            return foreign
         parsed = _parsed_node(payload) if self.node else {}
         fields, node_text, node_metadata = from_node_json(parsed)
         text = payload.get(self.text_field) if self.text_field else node_text
@@ -159,6 +176,35 @@ class Layout:
             fields, text, metadata = from_node_json(_parsed_node(payload))
             found.append(self._content(_own(payload), text, metadata, fields, metadata))
         return found
+
+    def _foreign(self, payload: Mapping[str, Any]) -> Content | None:
+        """Return the content of a point of LangChain or LlamaIndex; None if neither wrote it."""
+        if node := _parsed_node(payload):
+            _, text, metadata = from_node_json(node)
+        elif "page_content" in payload:
+            text, metadata = payload["page_content"], payload.get("metadata")
+        else:
+            return None
+        return self._content({}, text, metadata, {}, None)
+
+    def missing_fields(self, payload: Mapping[str, Any], point: str) -> dict[str, JsonValue]:
+        """Return the fields that readers of this layout lack in a point of another program.
+
+        Empty if the payload is complete, or neither LangChain nor LlamaIndex wrote it.
+        """
+        content = None if _own(payload) else self._foreign(payload)
+        if content is None:
+            return {}
+        complete = self.payload(
+            point=point,
+            key="",
+            text=content.text,
+            metadata=content.metadata,
+            own={},
+            node=unlinked_fields(point) if self.node else None,
+        )
+        del complete[OWN_KEY]
+        return {name: value for name, value in complete.items() if name not in payload}
 
     def _content(
         self,
@@ -183,7 +229,7 @@ class Layout:
         Floats may differ by the rounding of Qdrant, and maps by the order of their keys, also those
         in LlamaIndex's JSON.
         """
-        if name == "_node_content" and isinstance(stored, str):
+        if self.node and name == "_node_content" and isinstance(stored, str):
             try:
                 return equal(orjson.loads(stored), orjson.loads(expected))
             except orjson.JSONDecodeError:

@@ -68,6 +68,11 @@ def plain_fields(point: str, key: str, excluded: Iterable[str]) -> NodeFields:
     return _text_node({"id_": point, **_clean(fields)})
 
 
+def unlinked_fields(point: str) -> NodeFields:
+    """Return the fields of a node without a document, for a point of another program."""
+    return _text_node({"id_": point})
+
+
 def is_document(node: Any) -> bool:
     """Return True for a LlamaIndex `Document`, which is split, unlike other nodes."""
     return hasattr(node, "doc_id")

@@ -55,6 +55,12 @@ class Point:
         """Hash of `node`, which can change without a change of `content_hash`."""
         return None if self.node is None else fields_digest(self.node)
 
+    @property
+    def node_id(self) -> str | None:
+        """Id of `node` if that is another one than `id`."""
+        node_id = None if self.node is None else self.node.get("id_")
+        return None if node_id in (None, self.id) else str(node_id)
+
     def payload(self) -> dict[str, JsonValue]:
         """Build the payload."""
         key, number = self.chunk.record.key, self.chunk.number
@@ -69,6 +75,8 @@ class Point:
             own["source"] = self.chunk.record.source
         if self.node is not None:
             own["node"] = self.node_digest
+        if self.node_id is not None:
+            own["node_id"] = self.node_id
         return self.layout.payload(
             point=self.id,
             key=key,
@@ -173,9 +181,10 @@ def stored_hash(payload: Mapping[str, Any] | None) -> str | None:
     return _own_text(payload, "hash")
 
 
-def stored_node_digest(payload: Mapping[str, Any] | None) -> str | None:
-    """Return `Point.node_digest` of a stored point; None if it was not loaded from a node."""
-    return _own_text(payload, "node")
+def has_node_of(point: Point, payload: Mapping[str, Any] | None) -> bool:
+    """Return True if a stored point has the LlamaIndex node of `point`, and its id for filters."""
+    stored = _own_text(payload, "node"), _own_text(payload, "node_id")
+    return stored == (point.node_digest, point.node_id)
 
 
 def _own_text(payload: Mapping[str, Any] | None, name: str) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from quernstone.errors import EngineError, EngineMemoryError, InputError, NonFiniteError
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.deadletter import Failure
-from quernstone_qdrant.documents.points import Point, is_stored, point_id, stored_node_digest
+from quernstone_qdrant.documents.points import Point, has_node_of, is_stored, point_id
 from quernstone_qdrant.embedders import TextEmbedder, is_normalized
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.guard import SourceGuard
@@ -44,7 +44,7 @@ def look_up(
         batch.refreshed = [
             point
             for point in batch.points
-            if point.id not in new and stored_node_digest(stored[point.id]) != point.node_digest
+            if point.id not in new and not has_node_of(point, stored[point.id])
         ]
         batch.points = changed
     else:
