@@ -1,13 +1,18 @@
 """The clients that people have, against a real server: all of them get the exact numbers."""
 
+from dataclasses import replace
+
 import cohere
+import httpx
 import numpy as np
 import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
 from tests.core.serve.conftest import KEY, running
 
-from quernstone import ConfigError, Embedder, InputTooLongError, Reranker
+from quernstone import ConfigError, Embedder, InputTooLongError, PairTemplate, Reranker
+from quernstone.serve.models import Models
+from quernstone.serve.options import ServeOptions
 
 TEXTS = ["a hand mill grinds grain", "", "it rains", "a hand mill grinds grain"]
 QUERY = "grinding grain"
@@ -123,6 +128,36 @@ def test_our_own_reranker_is_as_if_the_model_were_here(url, template):
         assert remote.usage == local.usage
 
 
+OWN = PairTemplate(prefix="{query}: ", suffix="<|im_end|>", positive="true", temperature=5.0)
+
+
+@pytest.mark.parametrize("score", ["probability", "logit"])
+def test_a_server_keeps_the_template_of_its_model(score):
+    template = replace(OWN, score=score)
+
+    def load():
+        return Models(None, Reranker("tiny", dtype="float32", template=template), ServeOptions())
+
+    other = PairTemplate(prefix="{query}. ")
+    with running(load=load) as address, Reranker("tiny", dtype="float32", template=template) as own:
+        while httpx.get(f"{address}/health").status_code != 200:
+            pass
+        with Reranker(address) as remote, Reranker(address, template=template) as named:
+            assert remote.template == named.template == template
+            assert remote.fingerprint == own.fingerprint
+            for each in (remote, named):
+                assert each.rerank(QUERY, TEXTS) == own.rerank(QUERY, TEXTS)
+            with pytest.raises(ConfigError, match="no place for an instruction"):
+                remote.rerank(QUERY, TEXTS, instruction="Find mills")
+        with pytest.raises(ConfigError, match=r"scores `tiny` with another template: start it"):
+            Reranker(address, template=other)
+        with (
+            Reranker(address, template="eval") as remote,
+            Reranker("tiny", dtype="float32", template="eval") as local,
+        ):
+            assert remote.rerank(QUERY, TEXTS) == local.rerank(QUERY, TEXTS)
+
+
 def test_limits_of_the_client_hold(url):
     text = "grain " * 200
     with (
@@ -143,8 +178,8 @@ def test_a_server_of_another_model_or_protocol_is_refused(url, monkeypatch):
     options = {"endpoint": url, "dialect": "quernstone"}
     with pytest.raises(ConfigError, match="no model 'qwen'; it serves tiny"):
         Embedder("qwen", engine="remote", engine_options=options)
-    monkeypatch.setattr("quernstone.engines.remote.dialects.NATIVE_PROTOCOL", 2)
-    with pytest.raises(ConfigError, match="speaks version 1 of the protocol, and this client"):
+    monkeypatch.setattr("quernstone.engines.remote.dialects.NATIVE_PROTOCOL", 3)
+    with pytest.raises(ConfigError, match="speaks version 2 of the protocol, and this client"):
         Embedder(url)
 
 

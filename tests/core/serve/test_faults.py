@@ -36,7 +36,7 @@ EMBED = "/v1/embeddings"
         ("/rerank", {"query": "a", "documents": [{"title": "b"}]}, 422, "text"),
         ("/score", {"text_1": ["a", "b"], "text_2": ["c"] * 3}, 422, "`text_1` has 2"),
         ("/quernstone/v1", {"protocol": 9, "task": "embed", "texts": []}, 422, "version 9"),
-        ("/quernstone/v1", {"protocol": 1, "task": "rerank", "texts": []}, 422, "`query`"),
+        ("/quernstone/v1", {"protocol": 2, "task": "rerank", "texts": []}, 422, "`query`"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )

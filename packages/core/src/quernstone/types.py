@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +96,8 @@ class TextInput:
     """None makes `text` a document to embed; queries and pairs have one, which may be empty."""
     query: str | None = None
     """The query of a pair; None in embedding."""
-    template: RerankTemplate = "card"
-    """How a pair of a Qwen3 reranker is rendered."""
+    template: RerankTemplate | None = "card"
+    """How a pair of a Qwen3 reranker is rendered; None: as the model of a `quern serve` does."""
 
     prefix: ClassVar[None] = None
     """Only token ids have shared prefixes."""
@@ -154,6 +154,10 @@ class ServedModel:
     document_prompt: str
     normalizes: bool
     """True if vectors have length 1."""
+    template: str | Mapping[str, Any] = "card"
+    """The template of a reranker: its name, or the fields of a `PairTemplate`."""
+    head_rows: Sequence[int] = ()
+    """As in `EngineConfig`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

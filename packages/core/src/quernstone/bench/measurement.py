@@ -31,6 +31,7 @@ from quernstone.bench.report import (
 from quernstone.checkpoints.checkpoint import Checkpoint, resolve
 from quernstone.embedder import Embedder
 from quernstone.encoding.checks import check_list, check_texts
+from quernstone.encoding.templates import AnyTemplate, for_reranker
 from quernstone.engines import ENGINES, check_engine, choose_engine
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
@@ -60,6 +61,7 @@ def measure(
     dtype: Dtype = "auto",
     revision: str | None = None,
     adapter: str | None = None,
+    template: AnyTemplate | None = None,
     engine_options: EngineOptions = None,
     texts: Sequence[str] | None = None,
     seconds: float = 4.0,
@@ -77,6 +79,7 @@ def measure(
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
         adapter: As for `Embedder`.
+        template: As for `Reranker`.
         engine_options: As for `Embedder`.
         texts: Texts to embed or rerank; repeated with a number appended if there are too few.
             `None` generates random words in several languages, in realistic lengths.
@@ -111,7 +114,8 @@ def measure(
     own = choose_engine(engine, checkpoint, chosen)
     _check_compared(compare, own, checkpoint, chosen)
     given = None if texts is None else _shuffled(texts)
-    where = {"device": device, "dtype": dtype, "revision": revision, "adapter": adapter}
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision}
+    where |= {"adapter": adapter, **for_reranker(template, chosen)}
     with _opened(model, chosen, given, own, engine_options, **where) as subject:
         info = subject.user.info
         workload, expected = _workload(subject, seconds)

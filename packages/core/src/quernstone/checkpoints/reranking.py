@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from quernstone.checkpoints.chat import pair_template, read_chat_template, read_variables
 from quernstone.checkpoints.files import PROMPTS, read_json, read_modules
@@ -18,7 +18,7 @@ from quernstone.encoding.templates import (
 )
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, ModelLoadError
-from quernstone.types import Task
+from quernstone.types import RerankTemplate, Task
 
 _POSITIVE = {"yes", "true", "relevant", "positive", "1", "label_1"}
 _NEGATIVE = {
@@ -86,7 +86,8 @@ def choose_rendering(
 ) -> tuple[AnyTemplate, tuple[int, ...]]:
     """Return the template of a model, and the rows of its head; see the two functions below.
 
-    Without `files` a server has the model, and without a `tokenizer` a library renders its pairs.
+    Without `files` a server has the model (see `agreed_template`), and without a `tokenizer` a
+    library renders its pairs.
 
     Raises:
         ConfigError: The template is not possible.
@@ -104,9 +105,32 @@ def choose_rendering(
     if isinstance(template, PairTemplate):
         raise ConfigError(
             'a `PairTemplate` is not possible with `engine="remote"`: the answers and the score '
-            "are those of the server; use a local engine, or the template `card` or `eval`"
+            "are those of the server; use a local engine, the template `card` or `eval`, or "
+            "`quern serve --template FILE`"
         )
     return template, ()
+
+
+def agreed_template(
+    stored: str | Mapping[str, Any], given: AnyTemplate | None, name: str
+) -> AnyTemplate:
+    """Return the template for a reranker of a `quern serve`.
+
+    Args:
+        stored: The server's template: a name, or the fields of a `PairTemplate`.
+        given: The caller's. None: the server's.
+        name: The name of the model, for messages.
+
+    Raises:
+        ConfigError: The caller's is a `PairTemplate`, and not the server's.
+    """
+    own = PairTemplate(**stored) if isinstance(stored, Mapping) else cast("RerankTemplate", stored)
+    if isinstance(given, PairTemplate) and given != own:
+        raise ConfigError(
+            f"the server scores `{name}` with another template: start it with `quern serve "
+            "--template FILE`, or leave out `template`"
+        )
+    return own if given is None else given
 
 
 def choose_template(

@@ -17,11 +17,13 @@ from quernstone.cli.options import (
     EngineOptions,
     Json,
     Revision,
+    Template,
     TextField,
     default_model,
     on_terminal,
 )
 from quernstone.cli.printing import facts_table, plain_table, print_json
+from quernstone.cli.templates import read_template
 from quernstone.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def bench(
         ),
     ] = None,
     revision: Revision = None,
+    template: Template = None,
     options: EngineOptions,
 ) -> None:
     """Measure a model on this machine, and find its best batch size.
@@ -83,6 +86,7 @@ def bench(
         raise ConfigError(f"--task {task}: use {', '.join(_TASKS)}")
     if plot is not None:
         _check_plot(plot)
+    rendering = read_template(template)
     own_texts = None if texts is None else _texts(texts, text_field)
 
     from quernstone.bench import measure
@@ -96,6 +100,7 @@ def bench(
             dtype=cast("Dtype", options.dtype),
             revision=revision,
             adapter=options.adapter,
+            template=rendering,
             texts=own_texts,
             seconds=seconds,
             compare=cast("Sequence[EngineName]", compare or ()),

@@ -13,12 +13,14 @@ from quernstone.cli.options import (
     Json,
     RenderedBy,
     Revision,
+    Template,
     default_model,
     engine_settings,
     on_terminal,
     server_option,
 )
 from quernstone.cli.printing import facts_table, plain_table, print_json
+from quernstone.cli.templates import read_template
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def doctor(
     ] = None,
     dialect: Dialect = None,
     rendered_by: RenderedBy = None,
-    template: Annotated[str | None, typer.Option(hidden=True)] = None,
+    template: Template = None,
 ) -> None:
     """Examine a model on an engine, or a server.
 
@@ -77,7 +79,9 @@ def doctor(
 
     if task not in (None, *_TASKS):
         raise ConfigError(f"--task {task}: use embed or rerank")
-    rendered_by = rendered_by or template  # --template is the former spelling
+    if template in ("client", "server"):  # the former spelling of --rendered-by
+        rendered_by, template = rendered_by or template, None
+    rendering = read_template(template)
     server_options = {"--model": served_model, "--dialect": dialect, "--rendered-by": rendered_by}
     if target is not None and target.startswith(("http://", "https://")):
         model, settings = _on_server(target, served_model, task, dialect, rendered_by)
@@ -94,6 +98,7 @@ def doctor(
         dtype=cast("Dtype", options.dtype),
         revision=revision,
         adapter=options.adapter,
+        template=rendering,
         reference=reference,
         progress=on_terminal() and not as_json,
         **settings,

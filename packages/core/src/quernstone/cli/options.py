@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from quernstone.cli.templates import read_template
 from quernstone.errors import ConfigError
 from quernstone.types import TEXT_FIELDS
 
@@ -78,8 +79,10 @@ RenderedBy = Annotated[
 Template = Annotated[
     str | None,
     model_option(
-        help="Prompt of a reranker: card (as in the model card) or eval (as in Qwen's evaluation). "
-        "(default: card; in `quern eval` as the protocol requires)"
+        metavar="NAME|FILE",
+        help="Prompt of a reranker: card (as in the model card), eval (as in Qwen's evaluation), "
+        "or a .json or .toml file with the fields of a PairTemplate. "
+        "(default: the model's own, else card; in `quern eval` as the protocol requires)",
     ),
 ]
 AdapterName = Annotated[
@@ -151,7 +154,7 @@ class RerankerOptions(ModelOptions):
         return Reranker(
             model,
             **self._shared_settings(rendered_by),
-            template=cast("RerankTemplate | None", template or default_template),
+            template=read_template(template) or default_template,
             **settings,
         )
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from quernstone.cli.expand import expand_options
 from quernstone.cli.options import EngineOptions, Template, model_option
+from quernstone.cli.templates import read_template
 from quernstone.errors import ConfigError, MissingExtraError
-
-if TYPE_CHECKING:
-    from quernstone.types import RerankTemplate
 
 limit_option = partial(typer.Option, rich_help_panel="Limits")
 
@@ -91,6 +89,7 @@ def serve(
     )
     if engine.adapter and embed and rerank:
         raise ConfigError("--adapter is for one model: serve the other by a second `quern serve`")
+    rendering = read_template(template)
     shared: dict[str, Any] = {
         "device": engine.device,
         "dtype": engine.dtype,
@@ -101,8 +100,7 @@ def serve(
 
     def load() -> Models:
         embedder = Embedder(embed, **shared) if embed else None
-        chosen = cast("RerankTemplate", template or "card")
-        reranker = Reranker(rerank, **shared, template=chosen) if rerank else None
+        reranker = Reranker(rerank, **shared, template=rendering) if rerank else None
         return Models(embedder, reranker, options)
 
     run(load, options, host=host, port=port, uds=str(uds) if uds else None)

@@ -15,7 +15,7 @@ from quernstone.doctor.reranking import RERANKING_CHECKS
 from quernstone.doctor.server import Server
 from quernstone.doctor.subject import Check, EmbeddingSubject, Examined, RerankingSubject
 from quernstone.embedder import Embedder
-from quernstone.encoding.templates import template_name
+from quernstone.encoding.templates import AnyTemplate, for_reranker, template_name
 from quernstone.engines.options import EngineOptions, read_options
 from quernstone.engines.remote.options import RemoteOptions
 from quernstone.errors import ConfigError, MissingExtraError, NonFiniteError, QuernstoneError
@@ -35,6 +35,7 @@ def diagnose(
     dtype: Dtype = "auto",
     revision: str | None = None,
     adapter: str | None = None,
+    template: AnyTemplate | None = None,
     engine_options: EngineOptions = None,
     reference: str | None = None,
     progress: bool = False,
@@ -52,6 +53,7 @@ def diagnose(
         dtype: As for `Embedder`.
         revision: As for `Embedder`.
         adapter: As for `Embedder`; the reference gets it as well.
+        template: As for `Reranker`.
         engine_options: As for `Embedder`.
         reference: Hub id or folder of the same checkpoint, to compare with on this machine in
             float32.
@@ -88,13 +90,14 @@ def diagnose(
                 chosen = task or checkpoint.likely_task
                 if chosen != checkpoint.task:  # other files matter
                     checkpoint = resolve(model, chosen, revision, adapter)
+            for_reranker(template, chosen)  # a check
             known: Any = {"checkpoint": checkpoint, "server": server}
             if chosen == "embed":
                 embedder = stack.enter_context(Embedder(model, **settings))
                 subject: Any = EmbeddingSubject(embedder, **known)
                 checks: tuple[Check[Any], ...] = EMBEDDING_CHECKS
             else:
-                reranker = stack.enter_context(Reranker(model, **settings))
+                reranker = stack.enter_context(Reranker(model, template=template, **settings))
                 subject = RerankingSubject(reranker, **known)
                 checks = RERANKING_CHECKS
         except (ConfigError, MissingExtraError):

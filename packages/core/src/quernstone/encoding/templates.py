@@ -67,9 +67,7 @@ class PairTemplate:
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for a template that can never work."""
-        for name in ("prefix", "suffix", "instruction"):
-            if not isinstance(getattr(self, name), str):
-                raise ConfigError(f"`{name}` of a template is {getattr(self, name)!r}, not a text")
+        self._check_types()
         if self.prefix.count(QUERY) != 1 or self.prefix.count(INSTRUCTION) > 1:
             raise ConfigError(
                 f"`prefix` of a template needs `{QUERY}` once and `{INSTRUCTION}` at most once; "
@@ -89,8 +87,18 @@ class PairTemplate:
         if self.score not in get_args(ScoreFunction):
             able = " or ".join(map(repr, get_args(ScoreFunction)))
             raise ConfigError(f"unknown `score` {self.score!r} of a template; use {able}")
-        if not 0.0 < self.temperature < math.inf:
-            msg = f"`temperature` of a template is {self.temperature!r}, expected a positive number"
+
+    def _check_types(self) -> None:
+        answers = ("positive", "negative")
+        for name in ("prefix", "suffix", "instruction", *answers):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in answers):
+                raise ConfigError(f"`{name}` of a template is {value!r}, not a text")
+        if not isinstance(self.strip, bool):
+            raise ConfigError(f"`strip` of a template is {self.strip!r}; use True or False")
+        number = self.temperature
+        if not isinstance(number, (int, float)) or not 0.0 < number < math.inf:
+            msg = f"`temperature` of a template is {number!r}, expected a positive number"
             raise ConfigError(msg)
 
     @property
@@ -134,6 +142,19 @@ def full_template(template: AnyTemplate) -> PairTemplate:
 def template_name(template: AnyTemplate) -> str:
     """Return a short text that differs between templates whose scores may differ."""
     return template if isinstance(template, str) else template.name
+
+
+def for_reranker(template: AnyTemplate | None, task: str) -> dict[str, AnyTemplate | None]:
+    """Return the argument `template` of a `Reranker`, and none for an `Embedder`.
+
+    Raises:
+        ConfigError: A template is given for another task.
+    """
+    if task == "rerank":
+        return {"template": template}
+    if template is not None:
+        raise ConfigError("`template` is for rerankers, and this model embeds")
+    return {}
 
 
 def check_template(template: object) -> None:

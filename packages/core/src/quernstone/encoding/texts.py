@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
 
 from quernstone.encoding.checks import check_texts
 from quernstone.encoding.encoder import Encode, EncodedBatch
-from quernstone.encoding.templates import AnyTemplate
+from quernstone.encoding.templates import AnyTemplate, PairTemplate
 from quernstone.pairs import InstructedPair
-from quernstone.types import RerankTemplate, TextInput
+from quernstone.types import TextInput
 
 
 class TextEncoder:
@@ -35,10 +34,10 @@ class TextEncoder:
     def encode_pairs(
         self, pairs: Sequence[InstructedPair], template: AnyTemplate, *, offset: int = 0
     ) -> EncodedBatch:
-        """Wrap pairs with their instructions. Sessions refuse a `PairTemplate`."""
+        """Wrap pairs with their instructions. A `PairTemplate` is that of the server."""
         check_texts([query for query, _, _ in pairs], offset, "query")
         check_texts([document for _, document, _ in pairs], offset, "document")
-        name = cast("RerankTemplate", template)
+        name = None if isinstance(template, PairTemplate) else template
         return EncodedBatch([TextInput(text, task, query, name) for query, text, task in pairs])
 
     def pair_encoder(self, template: AnyTemplate) -> Encode[InstructedPair]:

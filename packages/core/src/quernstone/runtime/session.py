@@ -26,7 +26,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.checkpoints.reranking import choose_rendering
+from quernstone.checkpoints.reranking import agreed_template, choose_rendering
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
@@ -123,7 +123,10 @@ class Session:
         self.own_prompts = checkpoint is not None and tokenizer is None
         """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
         files = checkpoint.reranker_files if checkpoint else None
-        self.template, self.head_rows = choose_rendering(model, task, files, tokenizer, template)
+        options = read_options(name, engine_options)
+        is_ours = getattr(options, "dialect", None) == "quernstone"
+        known = None if is_ours else template  # its server knows more: see below
+        self.template, self.head_rows = choose_rendering(model, task, files, tokenizer, known)
         """The rendering of a reranker's pairs, and the rows of its head: see `EngineConfig`."""
         if deterministic:
             max_batch_tokens = _single_input_budget(name, max_batch_tokens)
@@ -135,7 +138,7 @@ class Session:
             dtype=dtype,
             max_batch_tokens=max_batch_tokens,
             adapter=str(checkpoint.adapter.folder) if checkpoint and checkpoint.adapter else "",
-            options=read_options(name, engine_options),
+            options=options,
             max_length=None if tokenizer else max_length,
             truncate=True if tokenizer else truncate,
             head_rows=self.head_rows,
@@ -169,6 +172,8 @@ class Session:
             self.instruction = served.instruction
             self.own_prompts, self.normalizes = served.own_prompts, served.normalizes
             self.prompts = Prompts(served.query_prompt, served.document_prompt)
+            self.template = agreed_template(served.template, template, served.name)
+            self.head_rows = () if isinstance(self.template, str) else tuple(served.head_rows)
         limits = [max_length, info.max_length]
         if checkpoint and tokenizer:
             limits.append(checkpoint.max_positions)

@@ -43,6 +43,8 @@ def _description(model: Embedder | Reranker) -> dict[str, Any]:
         query_prompt=session.prompts.query,
         document_prompt=session.prompts.document,
         normalizes=session.normalizes,
+        template=_template(model),
+        head_rows=session.head_rows,
     )
     return {
         "task": "embed" if isinstance(model, Embedder) else "rerank",
@@ -54,6 +56,12 @@ def _description(model: Embedder | Reranker) -> dict[str, Any]:
         "dtype": info.dtype,
         "attention": info.attention,
     }
+
+
+def _template(model: Embedder | Reranker) -> str | dict[str, Any]:
+    if isinstance(model, Embedder):
+        return "card"
+    return model.template if isinstance(model.template, str) else asdict(model.template)
 
 
 async def compute(models: Models, request: NativeRequest) -> Computed:

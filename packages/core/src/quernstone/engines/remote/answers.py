@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-NATIVE_PROTOCOL = 1
+NATIVE_PROTOCOL = 2
 """The version of the protocol between `quern serve` and the dialect `quernstone`."""
 
 Found = list[tuple[int, Any]]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -73,6 +73,7 @@ class RemoteBackend:
         self._max_inputs = options.max_inputs or self._dialect.max_inputs
         self._lengths: Lengths | None = None
         self.width = 1 if config.task == "rerank" else 0
+        self._scores_probabilities = config.task == "rerank"
         self.counts = Usage()
         self._transport = Transport(options, find_key(options))
         connecting = self._transport.start(self._connect())
@@ -116,6 +117,9 @@ class RemoteBackend:
                 facts = self._dialect.facts(answer, self._model, self._task)
         if facts.served is not None:
             self._model = facts.served.name
+            own = facts.served.template
+            if isinstance(own, Mapping) and own.get("score") == "logit":
+                self._scores_probabilities = False
         if facts.max_length is not None:
             known = [facts.max_length, self._limits.max_length or facts.max_length]
             self._limits = Limits(max_length=min(known), truncate=self._limits.truncate)
@@ -125,8 +129,8 @@ class RemoteBackend:
         if facts.max_inputs is not None and self._options.max_inputs is None:
             self._max_inputs = facts.max_inputs
         probe = _PROBE[self._task]
-        if self._dialect.renders_exactly:  # by the model's own instruction
-            probe = replace(probe, instruction=None)
+        if self._dialect.renders_exactly:  # by the model's own instruction and template
+            probe = replace(probe, instruction=None, template=None)
         request = self._request([probe])
         found = await self._results(request)
         if self._task == "embed" and len(found) == 1:
@@ -211,7 +215,7 @@ class RemoteBackend:
             if not np.isfinite(row).all():
                 detail = f"says {url}; start the server with bfloat16 or float32"
                 raise NonFiniteError(place, detail)
-            if self._task == "rerank" and not 0.0 <= row[0] <= 1.0:
+            if self._scores_probabilities and not 0.0 <= row[0] <= 1.0:
                 reason = f"sent the score {row[0]:g}, which is not a probability"
                 raise RemoteAnswerError(reason, url, 200, place)
             rows[index] = row
@@ -223,7 +227,7 @@ class RemoteBackend:
         if self._options.rendered_by == "client":
             heads, bodies = zip(*map(render_halves, items), strict=True)
             return self._dialect.rerank_rendered(self._model, heads, bodies)
-        if items[0].template != "card" and not self._dialect.renders_exactly:
+        if items[0].template not in ("card", None) and not self._dialect.renders_exactly:
             raise ConfigError(
                 f'the template {items[0].template!r} needs `RemoteOptions(rendered_by="client")`: '
                 "a server renders only the template that it was started with"

@@ -374,8 +374,9 @@ def render_text(item: TextInput) -> str:
 
 def render_halves(pair: TextInput) -> tuple[str, str]:
     """Render a reranker's prompt; return the part before the document, and the rest."""
-    head = rerank_head(pair.query or "", pair.instruction or "", pair.template)
-    return RERANK_PREFIX + head, rerank_body(pair.text) + RERANK_SUFFIXES[pair.template]
+    name = pair.template or "card"
+    head = rerank_head(pair.query or "", pair.instruction or "", name)
+    return RERANK_PREFIX + head, rerank_body(pair.text) + RERANK_SUFFIXES[name]
 
 
 def _refuse_instruction(name: str, pairs: Sequence[TextInput]) -> None:

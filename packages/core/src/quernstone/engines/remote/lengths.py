@@ -37,7 +37,7 @@ class Lengths:
         self._transport, self._model = transport, model
         self._max_length, self._truncate = max_length, truncate
         self._counting: dict[int, asyncio.Lock] = {}  # a forked child needs one of its own
-        self._frames: dict[tuple[str | None, str | None, str], int] = {}
+        self._frames: dict[tuple[str | None, str | None, str | None], int] = {}
 
     async def fit(self, item: TextInput, index: int) -> TextInput:
         """Return the input, with a shorter document if necessary."""
@@ -87,7 +87,8 @@ class Lengths:
                 if len(self._frames) >= _FRAMES_KEPT:
                     self._frames.clear()
                 head, _ = render_halves(pair)
-                self._frames[key] = len(await self._ids(head + RERANK_SUFFIXES[pair.template]))
+                suffix = RERANK_SUFFIXES[pair.template or "card"]
+                self._frames[key] = len(await self._ids(head + suffix))
             return self._frames[key]
 
     async def _ids(self, text: str, enough: int | None = None) -> list[int]:
