@@ -167,6 +167,15 @@ async def test_callbacks_are_called(client):
     assert seen[-1] == ("error", "ConfigError")
 
 
+def test_numbers_of_the_wrong_class_say_what_to_pass(client):
+    for name in ("k", "candidates", "prefetch"):
+        for wrong in (0, "many", 0.5, True):
+            with pytest.raises(ValidationError, match=f"`{name}` is {wrong!r}; pass a whole numb"):
+                opened(client, **{name: wrong})
+    with pytest.raises(ConfigError, match="`limit` is 'many'; it must"):
+        opened(client).invoke(QUERY, k="many")
+
+
 async def test_composes_with_chains(client):
     retriever = opened(client)
     reranker = QuernstoneReranker(model="tiny", top_n=1)

@@ -188,7 +188,14 @@ def test_in_a_query_engine(client):
 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
-    [({"similarity_top_k": 0}, "similarity_top_k"), ({"searcher": "notes"}, "searcher")],
+    [
+        ({"similarity_top_k": 0}, "`similarity_top_k` is 0; pass a whole number of at least 1"),
+        ({"similarity_top_k": None}, "`similarity_top_k` is None; pass a whole number"),
+        ({"candidates": "many"}, "`candidates` is 'many'; pass a whole number"),
+        ({"prefetch": 0.5}, "`prefetch` is 0.5; pass a whole number"),
+        ({"searcher": "notes"}, "searcher"),
+    ],
+    ids=str,
 )
 def test_wrong_settings_are_refused(client, wrong, reason):
     searcher = QdrantSearcher(client, "notes", Embedder("tiny"))

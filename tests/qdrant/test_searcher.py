@@ -81,6 +81,10 @@ def test_limits_that_cannot_work(client, collection, embedder):
     searcher = QdrantSearcher(client, collection, embedder)
     with pytest.raises(ConfigError, match="`limit` is 0"):
         searcher.search("grain", limit=0)
+    for wrong in ("3", 2.5, True):
+        for name in ("limit", "candidates", "prefetch"):
+            with pytest.raises(ConfigError, match=f"`{name}` is {wrong!r}; it must be a whole num"):
+                searcher.search("grain", **{name: wrong})
     with pytest.raises(ConfigError, match="`candidates` is 2; it must be at least `limit`, 3"):
         searcher.search("grain", limit=3, candidates=2)
 

@@ -4,6 +4,7 @@ import inspect
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from langchain_core.documents import Document
@@ -171,10 +172,11 @@ def test_values_with_one_obvious_meaning(adapter):
     [
         ({"device": "gpu"}, "unknown device 'gpu'; use auto, cpu, cuda"),
         ({"device": "cuda:x"}, "unknown device"),
-        ({"device": 0}, "device"),
+        ({"device": 0}, "unknown device 0; use auto, cpu, cuda"),
         ({"dtype": "float64"}, "dtype"),
-        ({"max_length": 0}, "max_length"),
-        ({"max_batch_tokens": True}, "expected a number or None, not True"),
+        ({"device": torch.float32}, "unknown device torch.float32; use auto, cpu, cuda"),
+        ({"max_length": 0}, "`max_length` is 0; pass a whole number of at least 1"),
+        ({"max_batch_tokens": True}, "`max_batch_tokens` is True; pass a whole number"),
         ({"truncate": "START"}, "cut at the end"),
     ],
     ids=str,
@@ -187,6 +189,41 @@ def test_wrong_values_are_refused_at_construction_and_assignment(adapter, wrong,
     with pytest.raises(ValidationError, match=reason):
         setattr(used, *next(iter(wrong.items())))
     assert shown(used) == shown(adapter("tiny"))
+
+
+NUMBERS = [
+    *((adapter, "dimensions") for adapter in EMBEDDINGS),
+    *((adapter, "top_n") for adapter in RERANKERS),
+    *((adapter, name) for adapter in ADAPTERS for name in ("max_length", "max_batch_tokens")),
+]
+NOT_WHOLE = [True, False, 0.5, float("nan"), float("inf"), 0, -3, "", "many", "1e3", "2.5", b"3",
+             [64], {"n": 64}, object, np.array([1, 2]), np.float32(0.5)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"), NUMBERS, ids=lambda each: getattr(each, "__name__", each)
+)
+def test_numbers_of_the_wrong_class_say_what_to_pass(adapter, name):
+    for wrong in NOT_WHOLE:
+        with pytest.raises(ValidationError) as caught:
+            adapter("tiny", **{name: wrong})
+        message = str(caught.value)
+        assert f"`{name}` is {wrong!r}; pass a whole number of at least 1, such as" in message
+        assert "or None for" in message
+        with pytest.raises(ValidationError, match="pass a whole number"):
+            setattr(adapter("tiny"), name, wrong)
+    for given in (64, "64", 64.0, np.int64(64), torch.tensor(64)):
+        found = getattr(adapter("tiny", **{name: given}), name)
+        assert (found, type(found)) == (64, int)
+    default = 8192 if name == "max_length" else None
+    assert getattr(adapter("tiny", **{name: None}), name) == default
+
+
+@pytest.mark.parametrize("adapter", RERANKERS, ids=lambda adapter: adapter.__name__)
+@pytest.mark.parametrize("wrong", [True, 1.5, -0.1, "high", float("nan"), [0.5]], ids=repr)
+def test_thresholds_of_the_wrong_class_say_what_to_pass(adapter, wrong):
+    with pytest.raises(ValidationError, match="pass a probability from 0 to 1, such as"):
+        adapter("tiny", score_threshold=wrong)
 
 
 @pytest.mark.parametrize("adapter", EMBEDDINGS)

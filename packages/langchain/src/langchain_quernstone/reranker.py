@@ -26,6 +26,7 @@ from quernstone.frameworks.settings import (
     MaxLength,
     ModelName,
     RerankerSettings,
+    Threshold,
     Truncate,
     with_model,
 )
@@ -152,7 +153,7 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
 
     top_n: Count = Field(default=3, ge=1)
     """Maximum number of documents to keep; None keeps all."""
-    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    score_threshold: Threshold = Field(default=None, ge=0, le=1)
     """Drop documents with lower scores, even if fewer than `top_n` remain."""
 
     if TYPE_CHECKING:

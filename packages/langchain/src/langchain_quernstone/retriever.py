@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, field_validator
 from typing_extensions import Self, override
 
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
+from quernstone.frameworks.settings import Count, Whole
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -60,15 +61,15 @@ class QuernstoneRetriever(BaseRetriever):
 
     searcher: QdrantSearcher
     """The searcher, with its embedder and reranker."""
-    k: int = Field(default=4, ge=1)
+    k: Whole = Field(default=4, ge=1)
     """Maximum number of documents."""
     hybrid: bool | None = None
     """Also search by words (BM25); None: if the collection has BM25."""
     query_filter: Filter | Mapping[str, FieldValue] | None = None
     """Required metadata values, such as `{"year": 1200}`, or a Qdrant filter on payload fields."""
-    candidates: int | None = Field(default=None, ge=1)
+    candidates: Count = Field(default=None, ge=1)
     """Number of hits to rerank; None: four times `k`, at least 20."""
-    prefetch: int | None = Field(default=None, ge=1)
+    prefetch: Count = Field(default=None, ge=1)
     """Number of points that each earlier stage of a search passes on; see `QdrantSearcher`."""
     instruction: str | None = None
     """The search task, for the models; None: their own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 from uuid import UUID
 
@@ -140,6 +141,10 @@ class OpenedCollection:
             ConfigError: An argument is out of range, or the collection has no BM25.
         """
         limit, candidates, hybrid = question.limit, question.candidates, question.hybrid
+        numbers = {"limit": limit, "candidates": candidates, "prefetch": question.prefetch}
+        for name, value in numbers.items():
+            if value is not None and not _is_whole(value):
+                raise ConfigError(f"`{name}` is {value!r}; it must be a whole number")
         if limit < 1:
             raise ConfigError(f"`limit` is {limit}; it must be at least 1")
         if candidates is not None and candidates < limit:
@@ -261,6 +266,10 @@ class OpenedCollection:
             retrieval_rank=rank,
             payload=dict(point.payload),
         )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_uuid(text: str) -> bool:

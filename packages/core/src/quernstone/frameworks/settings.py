@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationInfo
 from typing_extensions import TypedDict
 
 from quernstone.checkpoints.hubs import MODELSCOPE, TINY
 from quernstone.embedder import check_dimensions
 from quernstone.encoding.templates import AnyTemplate
 from quernstone.engines.options import EngineOptions
+from quernstone.errors import ConfigError
 from quernstone.types import Dtype, EngineName
 
 if TYPE_CHECKING:
@@ -30,6 +32,17 @@ _SIZES = {
 _DEVICE = re.compile(r"auto|cpu(:0)?|mps(:0)?|cuda(:\d+)?")
 _TRUNCATE = {"END": True, "NONE": False}  # as in the APIs of NVIDIA and Cohere
 _MAX_LENGTH = 8192
+_COUNTS = {
+    "dimensions": (512, "the full size of the model"),
+    "top_n": (3, "all"),
+    "max_length": (_MAX_LENGTH, "the default"),
+    "max_batch_tokens": (16384, "a size by the free memory"),
+    "k": (4, ""),
+    "similarity_top_k": (4, ""),
+    "candidates": (40, "four times as many as are wanted"),
+    "prefetch": (200, "twenty times as many as are fetched"),
+}
+"""An example, and the meaning of None, by setting."""
 
 
 def _path(value: object) -> object:
@@ -41,7 +54,7 @@ def _device(value: object) -> object:
         return "auto"
     if hasattr(value, "type") and hasattr(value, "index"):  # a torch.device
         value = str(value)
-    if isinstance(value, str) and not _DEVICE.fullmatch(value):
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
         raise ValueError(f"unknown device {value!r}; use auto, cpu, cuda, cuda:0, ... or mps")
     return value
 
@@ -50,20 +63,56 @@ def _dtype(value: object) -> object:
     return "auto" if value is None else str(value).removeprefix("torch.")
 
 
-def _max_length(value: object) -> object:
-    return _MAX_LENGTH if value is None else value
+def _whole(value: Any) -> int | None:
+    """Return a whole number, also one of numpy or as text; None for anything else."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        return None
+    try:
+        return int(value) if isinstance(value, (str, float)) else operator.index(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def check_count(name: str, value: object) -> int:
+    """Return the whole number that a setting was given.
+
+    Raises:
+        ConfigError: It is not one, or it is below 1.
+    """
+    number = _whole(value)
+    if number is None or number < 1:
+        example, none = _COUNTS[name]
+        raise ConfigError(
+            f"`{name}` is {value!r}; pass a whole number of at least 1, such as {example}"
+            f"{none and f', or None for {none}'}"
+        )
+    return number
+
+
+def _count(value: object, info: ValidationInfo) -> int | None:
+    return None if value is None else check_count(str(info.field_name), value)
+
+
+def _max_length(value: object, info: ValidationInfo) -> int:
+    return _count(value, info) or _MAX_LENGTH
+
+
+def _threshold(value: Any, info: ValidationInfo) -> object:
+    try:
+        if value is None or (not isinstance(value, bool) and 0 <= float(value) <= 1):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"`{info.field_name}` is {value!r}; pass a probability from 0 to 1, such as 0.5, or None "
+        "to keep all"
+    )
 
 
 def _truncate(value: object) -> object:
     if isinstance(value, str) and value.upper() == "START":
         raise ValueError("texts are cut at the end, never at the start")
     return _TRUNCATE.get(value.upper(), value) if isinstance(value, str) else value
-
-
-def _count(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number or None, not {value!r}")
-    return value
 
 
 ModelName = Annotated[str, BeforeValidator(_path)]
@@ -79,7 +128,11 @@ MaxLength = Annotated[int, BeforeValidator(_max_length)]
 Truncate = Annotated[bool, BeforeValidator(_truncate)]
 """True or False; also `END` and `NONE`, as servers call them."""
 Count = Annotated[int | None, BeforeValidator(_count)]
-"""A number, or None."""
+"""A number of at least 1, or None."""
+Whole = Annotated[int, BeforeValidator(_count)]
+"""A number of at least 1."""
+Threshold = Annotated[float | None, BeforeValidator(_threshold)]
+"""A probability, or None."""
 
 
 class ModelSettings(TypedDict, total=False):

@@ -35,6 +35,7 @@ from quernstone.frameworks.settings import (
     MaxLength,
     ModelName,
     RerankerSettings,
+    Threshold,
     Truncate,
     with_model,
 )
@@ -97,7 +98,7 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     top_n: Count = Field(
         default=2, description="Maximum number of nodes to keep; None keeps all.", ge=1
     )
-    score_threshold: float | None = Field(
+    score_threshold: Threshold = Field(
         default=None,
         description="Drop nodes with lower scores, even if fewer than `top_n` remain.",
         ge=0,

@@ -23,6 +23,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from typing_extensions import Self
 
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
+from quernstone.frameworks.settings import check_count
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -99,17 +100,14 @@ class QuernstoneRetriever(BaseRetriever):
                 "`searcher` must be a `quernstone_qdrant.QdrantSearcher`, not "
                 f"`{type(searcher).__name__}`"
             )
-        if similarity_top_k < 1:
-            message = f"`similarity_top_k` is {similarity_top_k}; it must be at least 1"
-            raise ConfigError(message)
         super().__init__(callback_manager, object_map, objects, verbose)
         self._searcher = searcher
         self._arguments: dict[str, Any] = {
-            "limit": similarity_top_k,
+            "limit": check_count("similarity_top_k", similarity_top_k),
             "hybrid": hybrid,
             "query_filter": _qdrant_filter(filters, searcher),
-            "candidates": candidates,
-            "prefetch": prefetch,
+            "candidates": None if candidates is None else check_count("candidates", candidates),
+            "prefetch": None if prefetch is None else check_count("prefetch", prefetch),
             "instruction": instruction,
         }
 
