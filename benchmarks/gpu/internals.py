@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 from unittest.mock import patch
 
 from quernstone import Embedder, Reranker
@@ -24,11 +25,11 @@ def run_tokens(embedder: Embedder, sequences: Sequence[Encoded]) -> object:
     return session_of(embedder).run_encoded(sequences)
 
 
-def recorded_graphs(user: Embedder | Reranker) -> list[int] | None:
-    """Return the sizes of the CUDA graphs recorded so far; None where none are used."""
-    worker: Any = session_of(user).backend
-    graphs = worker._engine._graphs
-    return None if graphs is None else sorted(graphs._graphs)
+def record_graphs(user: Embedder | Reranker) -> str:
+    """Wait until the CUDA graphs are recorded. Return a description of them."""
+    while "recording" in (graphs := user.info.graphs):
+        time.sleep(0.02)
+    return graphs
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from benchmarks.gpu import internals
 from benchmarks.gpu.inputs import texts
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import seconds
@@ -22,7 +23,7 @@ def run(run: Run) -> None:
     queries = texts(run.size(4000, 50), range(5, 10), seed=2)
     with Embedder(run.checkpoint("embedding"), device=run.device, dtype="bfloat16") as embedder:
         embedder.embed_queries(queries[:64])
-        embedder.embed_query(queries[0])
+        run.figure("CUDA graphs", graphs=internals.record_graphs(embedder))
         for callers in _CALLERS:
             with run.part(f"{callers} callers"):
                 _measure(run, embedder, queries, callers)

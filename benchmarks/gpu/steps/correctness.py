@@ -83,6 +83,7 @@ def _embeddings(
             load_s=loaded - start,
             first_call_s=embedded - loaded,
         )
+        graphs = internals.record_graphs(ours)
         start = time.perf_counter()
         cosine = _least_cosine(
             np.stack([ours.embed_query(each) for each in queries]), query_vectors
@@ -91,7 +92,8 @@ def _embeddings(
             f"queries in {dtype}",
             1 - cosine <= max(bound, _GRAPH_TOLERANCE),
             cosine=cosine,
-            graphs=internals.recorded_graphs(ours),
+            graphs=graphs,
+            recorded_s=start - embedded,
             first_queries_s=time.perf_counter() - start,
         )
         finite = bool(np.isfinite(found).all()) and ours.usage.recomputed == 0

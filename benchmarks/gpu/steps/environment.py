@@ -38,7 +38,7 @@ def run(run: Run) -> None:
             chosen.name != "sdpa",
             attention=chosen.name,
             reason=chosen.reason,
-            replayable=chosen.replayable,
+            replayable=chosen.replay is not None,
         )
     else:
         run.figure("attention in bfloat16", attention=chosen.name)

@@ -35,6 +35,7 @@ def _embed(run: Run, name: str, budget: int) -> None:
     with Embedder(
         run.checkpoint("embedding"), device=run.device, dtype="bfloat16", max_batch_tokens=budget
     ) as embedder:
+        graphs = internals.record_graphs(embedder)
         warm_up = run.size(10, 2)
         times = []
         for query in texts(run.size(60, 8), range(5, 10), seed=2):
@@ -47,7 +48,7 @@ def _embed(run: Run, name: str, budget: int) -> None:
             p50_ms=p50,
             p95_ms=p95,
             slowest_ms=max(times),
-            graphs=internals.recorded_graphs(embedder),
+            graphs=graphs,
         )
         queries = texts(run.size(64, 8), 8)
         took = seconds(run, lambda: embedder.embed_queries(queries), 5)
@@ -59,6 +60,7 @@ def _rerank(run: Run, name: str, budget: int) -> None:
     with Reranker(
         run.checkpoint("reranker"), device=run.device, dtype="bfloat16", max_batch_tokens=budget
     ) as reranker:
+        internals.record_graphs(reranker)
         numbers = count()
         took = seconds(run, lambda: reranker.rerank(f"{QUERY} {next(numbers)}", documents), 10)
         run.figure(f"rerank {len(documents)} documents, {name}", ms=took * 1e3)

@@ -12,7 +12,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 from quernstone.kernels import launch
-from quernstone.kernels.ops import DEFINITIONS
+from quernstone.kernels.ops import DEFINITIONS, NO_ROW, REPEATED
 
 EPS = 1e-6
 random = torch.Generator().manual_seed(0)
@@ -72,6 +72,12 @@ def cases(dtype):
             source = torch.tensor([2, -1, -2, 0, -3, -4, 1], dtype=torch.int32)
             joined = torch.full((2, len(source), kv, dim), 7.0, dtype=dtype)
             yield shape, "rotate_and_join_", (qkv, weight, turns, EPS, source, *prefix, *joined)
+            # as a graph does: token 0 is the prefix of the others, and a row is left out
+            source = torch.tensor([0, REPEATED, 2, REPEATED, 1, NO_ROW], dtype=torch.int32)
+            none = qkv[:0, :kv]
+            joined = torch.full((2, len(source), kv, dim), 7.0, dtype=dtype)
+            inputs = (qkv, weight, turns, EPS, source, none, none, *joined)
+            yield f"{shape}, repeated", "rotate_and_join_", inputs
     for count, dim in ((16, 128), (14, 64)):
         lse = numbers(count, 9) * 5
         other = (numbers(6, count, dim, dtype=dtype), numbers(count, 6).T)
@@ -110,6 +116,9 @@ def compare(name, inputs):
     if name == "rotate_and_join_":  # its key and value heads become undefined
         heads = ours[0].shape[1] - 2 * ours[-1].shape[1]
         pairs[0] = (ours[0][:, :heads], theirs[0][:, :heads])
+        written = ours[4] != NO_ROW
+        assert (ours[-1][~written] == 7).all()
+        pairs[-2:] = [(ours[at][written], theirs[at][written]) for at in (-2, -1)]
     pairs.append((found, expected))
     errors = []
     for left, right in pairs:

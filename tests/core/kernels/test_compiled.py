@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from quernstone.kernels import fused, launch  # noqa: E402
+from quernstone.kernels import NO_ROW, REPEATED, fused, launch  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 NUMBER, FLOAT, FP8, INT = "*bf16", "*fp32", "*fp8e4nv", "*i32"
@@ -64,6 +64,7 @@ def rotate(registers, wide_loads, heads, dim, block, *, norm):
 def join(registers, wide_loads, heads, kv, dim, *, norm):
     constants = {
         "HEADS": heads, "KV": kv, "DIM": dim, "BLOCK": 8, "KV_BLOCK": 8, "HAS_NORM": norm,
+        "REPEATED": REPEATED, "NO_ROW": NO_ROW,
     }  # fmt: skip
     return Case("rotate_and_join_kernel", JOIN, constants, 8 * dim, wide_loads, registers)
 

@@ -178,6 +178,9 @@ class EngineInfo:
     """The model's version as the engine reports it, if there is no local checkpoint."""
     attention_reason: str = ""
     """Why this kernel was chosen and faster ones were not, if the engine chose it."""
+    graphs: str = ""
+    """The CUDA graphs of small batches: how many are recorded, their memory, or why there are none.
+    Empty where they do not exist."""
     served: ServedModel | None = None
     """The model of a `quern serve`."""
     shares_prefixes: bool = False
@@ -244,15 +247,26 @@ class LaunchingEngine(Engine[BatchInput], Protocol):
         """
 
 
+class PreparingEngine(Engine[BatchInput], Protocol):
+    """An engine that can do work between batches to make later ones faster."""
+
+    def prepare(self) -> bool:
+        """Do one step, of about 0.1 s. Return False if nothing is left to do."""
+
+
 class Backend(Protocol):
     """Computes the inputs of sessions: a `Worker` with an engine, or a connection to a server.
 
     Thread-safe. Sessions of equal `EngineConfig` share one.
     """
 
-    info: EngineInfo
     width: int
     """Numbers per row, as in `Engine`."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Description of the running engine."""
+        ...
 
     @property
     def counts(self) -> Usage:

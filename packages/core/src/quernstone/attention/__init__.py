@@ -15,21 +15,26 @@ from quernstone.attention.base import (
     BatchAttention,
     HeadShape,
     PrefixKeys,
+    ReplayBounds,
     join_source,
     joined_lengths,
+    no_prefixes,
 )
 from quernstone.attention.flash import KERNELS, first_right
 from quernstone.attention.sdpa import sdpa_maker
-from quernstone.attention.varlen import varlen_maker
+from quernstone.attention.varlen import replay_integers, varlen_maker
 
 __all__ = [
     "AttentionMaker",
     "BatchAttention",
     "HeadShape",
     "PrefixKeys",
+    "ReplayBounds",
     "choose_attention",
     "join_source",
     "joined_lengths",
+    "no_prefixes",
+    "replay_integers",
 ]
 
 _TYPICAL_SHAPE = HeadShape(16, 8, 128)

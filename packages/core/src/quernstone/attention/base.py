@@ -34,6 +34,11 @@ class PrefixKeys:
     value: Tensor
 
 
+def no_prefixes(like: Tensor, kv_heads: int) -> PrefixKeys:
+    """Return the keys of no prefix, with the dtype of `like`. Its shape: (tokens, heads, dim)."""
+    return PrefixKeys(like[:0, :kv_heads], like[:0, :kv_heads])
+
+
 class BatchAttention(Protocol):
     """Attention for one batch, whose layout is prepared once for all layers."""
 
@@ -57,6 +62,15 @@ class BatchAttention(Protocol):
         """Let only the last token of each sequence attend. `query` and result: (sequences, ...)."""
 
 
+class ReplayBounds(NamedTuple):
+    """The most that a batch may have to be computed by a CUDA graph."""
+
+    longest: int
+    """Tokens of the longest sequence."""
+    longest_joined: int
+    """The same with those of its prefix."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionMaker:
     """Creates the `BatchAttention` of a batch."""
@@ -67,9 +81,9 @@ class AttentionMaker:
     """Returns the arrays that `make` needs on the device."""
     make: Callable[[PackedBatch, Sequence[Tensor]], BatchAttention]
     """Creates the attention of a batch from its `integers` on the device."""
-    replayable: bool
-    """True if batches with equal numbers of tokens and sequences differ only in their integers, so
-    that one CUDA graph computes them all."""
+    replay: Callable[[ReplayBounds, Sequence[Tensor]], BatchAttention] | None
+    """Creates attention that depends on its `replay_integers` alone, so that one CUDA graph
+    computes all batches within the same bounds. None if this attention cannot be replayed."""
     reason: str = ""
     """Why it was chosen, for `EngineInfo.attention_reason`."""
 
@@ -81,20 +95,32 @@ def join_source(batch: PackedBatch) -> TokenArray:
         For each row a token of the batch, or `-1 - row` for a row of the prefixes, which are end to
         end in the order of the groups.
     """
-    lengths = joined_lengths(batch)
     own = np.diff(batch.cu_seqlens)
-    ends = np.cumsum(lengths)
     first_prefix_rows = np.zeros(len(own), dtype=np.int64)
     start = 0
     for prefix, first, end in batch.groups:
         first_prefix_rows[first:end] = start
         start += len(prefix)
-    offset = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-    shared = np.repeat(lengths - own, lengths)
-    token = np.repeat(batch.cu_seqlens[:-1], lengths) + offset - shared
-    prefix_row = np.repeat(first_prefix_rows, lengths) + offset
-    rows: TokenArray = np.where(offset < shared, -1 - prefix_row, token).astype(np.int32)
-    return rows
+    token, prefix_row = join_rows(own, joined_lengths(batch), first_prefix_rows)
+    return np.where(prefix_row < 0, token, -1 - prefix_row).astype(np.int32)
+
+
+def join_rows(
+    own: np.ndarray, joined: np.ndarray, first_prefix_rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token of each joined row, or its row of the prefixes, which is -1 for tokens.
+
+    Args:
+        own: Tokens of each sequence. Shape: (sequences,)
+        joined: The same with those of its prefix.
+        first_prefix_rows: The first row of its prefix.
+    """
+    ends = np.cumsum(joined)
+    offset = np.arange(ends[-1]) - np.repeat(ends - joined, joined)
+    shared = np.repeat(joined - own, joined)
+    token = np.repeat(np.cumsum(own) - own, joined) + offset - shared
+    prefix_row = np.repeat(first_prefix_rows, joined) + offset
+    return token, np.where(offset < shared, prefix_row, -1)
 
 
 def joined_lengths(batch: PackedBatch) -> np.ndarray:

@@ -42,7 +42,7 @@ def sdpa_maker(device: torch.device, *, causal: bool = True, reason: str = "") -
     def make(batch: PackedBatch, _integers: Sequence[Tensor]) -> SdpaAttention:
         return SdpaAttention(batch, device, causal=causal)
 
-    return AttentionMaker("sdpa", lambda _batch: [], make, replayable=False, reason=reason)
+    return AttentionMaker("sdpa", lambda _batch: [], make, replay=None, reason=reason)
 
 
 class SdpaAttention:

@@ -29,7 +29,7 @@ def windowed(maker: AttentionMaker, device: torch.device, window: int | None) ->
             return maker.make(batch, integers)
         return WindowAttention(batch, device, window)
 
-    return replace(maker, make=make, replayable=False)
+    return replace(maker, make=make, replay=None)
 
 
 class WindowAttention(SdpaAttention):

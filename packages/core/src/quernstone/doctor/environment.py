@@ -44,6 +44,7 @@ def describe_device(info: EngineInfo) -> str:
 
 
 def describe_attention(info: EngineInfo) -> str:
-    """Return the attention kernel, and why the engine chose it."""
+    """Return the attention kernel, why the engine chose it, and the CUDA graphs."""
     reason = f" ({info.attention_reason})" if info.attention_reason else ""
-    return info.attention + reason
+    graphs = f"; CUDA graphs: {info.graphs}" if info.graphs else ""
+    return info.attention + reason + graphs

@@ -8,6 +8,8 @@ replaces that by the Triton kernels of `fused`, which `launch` calls.
 from __future__ import annotations
 
 from quernstone.kernels.ops import (
+    NO_ROW,
+    REPEATED,
     Operators,
     Rounded,
     merge_,
@@ -22,6 +24,8 @@ from quernstone.kernels.ops import (
 )
 
 __all__ = [
+    "NO_ROW",
+    "REPEATED",
     "Operators",
     "Rounded",
     "merge_",

@@ -54,8 +54,12 @@ def rotate_and_join_kernel(
     qkv, weight, rope, source, prefix_key, prefix_value, key, value, stride, prefix_stride, eps,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
     KV_BLOCK: tl.constexpr, HAS_NORM: tl.constexpr,
+    REPEATED: tl.constexpr, NO_ROW: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One row of keys and values per program: of a token, with its queries, or of a prefix."""
+    """One row of keys and values per program: of a token, with its queries, or of a prefix.
+
+    See `ops.REPEATED` and `ops.NO_ROW` for the bits of a source.
+    """
     row = tl.program_id(0).to(tl.int64)
     where = tl.load(source + row).to(tl.int64)
     dim = tl.arange(0, DIM)
@@ -64,20 +68,24 @@ def rotate_and_join_kernel(
     kv_mask = (kv_head < KV)[:, None]
     to = row * (KV * DIM) + kv_at
     if where < 0:
-        prefix = (-1 - where) * prefix_stride + kv_at
-        tl.store(key + to, tl.load(prefix_key + prefix, mask=kv_mask), mask=kv_mask)
-        tl.store(value + to, tl.load(prefix_value + prefix, mask=kv_mask), mask=kv_mask)
+        if where != NO_ROW:
+            prefix = (-1 - where) * prefix_stride + kv_at
+            tl.store(key + to, tl.load(prefix_key + prefix, mask=kv_mask), mask=kv_mask)
+            tl.store(value + to, tl.load(prefix_value + prefix, mask=kv_mask), mask=kv_mask)
     else:
+        has_queries = where < REPEATED
+        where = where & (REPEATED - 1)
         token = qkv + where * stride
         cos, sin = tl.split(tl.reshape(tl.load(rope + where * DIM + dim), (1, DIM // 2, 2)))
-        for first in tl.static_range(0, HEADS, BLOCK):
-            head = first + tl.arange(0, BLOCK)
-            at = head[:, None] * DIM + dim[None, :]
-            mask = (head < HEADS)[:, None]
-            numbers = tl.load(token + at, mask=mask, other=0).to(tl.float32)
-            numbers = _normed_heads(numbers, weight + at, mask, eps, HAS_NORM, DIM)
-            numbers = _rotated(numbers, cos, sin, BLOCK, DIM)
-            tl.store(token + at, numbers.to(qkv.dtype.element_ty), mask=mask)
+        if has_queries:
+            for first in tl.static_range(0, HEADS, BLOCK):
+                head = first + tl.arange(0, BLOCK)
+                at = head[:, None] * DIM + dim[None, :]
+                mask = (head < HEADS)[:, None]
+                numbers = tl.load(token + at, mask=mask, other=0).to(tl.float32)
+                numbers = _normed_heads(numbers, weight + at, mask, eps, HAS_NORM, DIM)
+                numbers = _rotated(numbers, cos, sin, BLOCK, DIM)
+                tl.store(token + at, numbers.to(qkv.dtype.element_ty), mask=mask)
         at = HEADS * DIM + kv_at
         numbers = tl.load(token + at, mask=kv_mask, other=0).to(tl.float32)
         numbers = _normed_heads(numbers, weight + at, kv_mask, eps, HAS_NORM, DIM)

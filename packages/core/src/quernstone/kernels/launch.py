@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from quernstone.kernels import fused
+from quernstone.kernels.ops import NO_ROW, REPEATED
 
 # Numbers per thread in one block: 16 bytes in bfloat16, the widest load.
 _PER_THREAD = 8
@@ -104,6 +105,7 @@ def rotate_and_join_(
             key, value, qkv.stride(0), prefix_key.stride(0), eps,
             HEADS=heads, KV=kv_heads, DIM=dim, BLOCK=block,
             KV_BLOCK=triton.next_power_of_2(kv_heads), HAS_NORM=weight is not None,
+            REPEATED=REPEATED, NO_ROW=NO_ROW,
         )  # fmt: skip
 
 

@@ -19,6 +19,11 @@ LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 SMALLEST_SCALE = 1e-20
 """Keeps rows of zeros from dividing by zero."""
 
+REPEATED = 1 << 30
+"""Added to the tokens in a `source` of `rotate_and_join_` that occur once more, without queries."""
+NO_ROW = -(1 << 31)
+"""A `source` of `rotate_and_join_` whose row is not written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
@@ -105,12 +110,14 @@ def _rotate_and_join_(
     kv_heads = key.shape[1]
     _rotate_(qkv[:, :-kv_heads], weight, rope, eps)
     # Rows of the prefixes are -1, -2, ...: in reverse order, an index counts them from the end.
+    index = torch.where(source >= REPEATED, source - REPEATED, source)
+    index = torch.where(source == NO_ROW, 0, index)
     for out, own, prefix in (
         (key, qkv[:, -2 * kv_heads : -kv_heads], prefix_key),
         (value, qkv[:, -kv_heads:], prefix_value),
     ):
         rows = torch.cat((own, prefix.flip(0)))
-        out.copy_(rows.index_select(0, source.remainder(len(rows))))
+        out.copy_(rows.index_select(0, index.remainder(len(rows))))
 
 
 def _merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
@@ -210,7 +217,8 @@ def rotate_and_join_(
         rope: Like that of `rotate_`.
         eps: Of the norm.
         source: For each row of `key` and `value` where it comes from, int32: a token, or row
-            `-1 - source` of the prefixes. Each token occurs once. Shape: (rows,)
+            `-1 - source` of the prefixes. Each token occurs once, and any number of times plus
+            `REPEATED`. Rows of `NO_ROW` are undefined. Shape: (rows,)
         prefix_key: Rows may have any stride. Shape: (prefix tokens, kv heads, dim)
         prefix_value: Like `prefix_key`, with the same stride.
         key: Written. Shape: (rows, kv heads, dim)

@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from quernstone.attention import BatchAttention, PrefixKeys, join_source, joined_lengths
+from quernstone.attention import (
+    BatchAttention,
+    PrefixKeys,
+    join_source,
+    joined_lengths,
+    no_prefixes,
+)
 from quernstone.batching import PackedBatch
 from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.elementwise import Elementwise
@@ -238,10 +244,11 @@ class Attention:
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
         qkv = self.qkv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
         source = context.attention.source
-        if source is None or prefixes is None:
+        if source is None:
             qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
             query, key = self.qk_norm(qk, context.rope).split([heads, kv_heads], 1)
         else:
+            prefixes = prefixes or no_prefixes(qkv, kv_heads)
             query, key, value = self.qk_norm.join(qkv, context.rope, source, prefixes)
         if context.cache is not None:
             context.cache.update(key, value, prefixes)
@@ -279,7 +286,8 @@ class LastAttention:
         Shape of each: (tokens, kv heads, head_dim)
         """
         kv = self.kv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
-        if context.attention.source is not None and prefixes is not None:
+        if context.attention.source is not None:
+            prefixes = prefixes or no_prefixes(kv, self.config.num_key_value_heads)
             return self.k_norm.join(kv, context.rope, context.attention.source, prefixes)[1:]
         key, value = kv.chunk(2, 1)
         return self.k_norm(key, context.rope), value

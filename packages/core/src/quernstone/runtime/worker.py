@@ -37,6 +37,7 @@ from quernstone.runtime.jobs import (
     start_of,
     without_done,
 )
+from quernstone.runtime.preparation import Preparation
 from quernstone.types import (
     Engine,
     EngineInfo,
@@ -69,7 +70,6 @@ class Worker:
         self._thread: threading.Thread | None = None
         _workers.add(self)
         engine = self._start(load).result()
-        self.info: EngineInfo = engine.info
         self.width: int = engine.width
         self.recomputed = 0
         """Rows that overflowed the engine's dtype and were computed again in float32."""
@@ -101,13 +101,18 @@ class Worker:
         return job.future
 
     @property
+    def info(self) -> EngineInfo:
+        """See `Engine`."""
+        return self._engine.info
+
+    @property
     def counts(self) -> Usage:
         """See `Backend.counts`."""
         return Usage(recomputed=self.recomputed)
 
     def set_budget(self, max_batch_tokens: int) -> None:
         """Change the budget of later batches, to try several with one loaded model."""
-        self.info = self._engine.info = replace(self.info, max_batch_tokens=max_batch_tokens)
+        self._engine.info = replace(self.info, max_batch_tokens=max_batch_tokens)
 
     def close(self) -> None:
         """Finish what was submitted, free the engine, end the thread."""
@@ -162,8 +167,13 @@ class Worker:
         loaded.set_result(engine)
         waiting: list[Job] = []
         launched: Launched | None = None
+        preparation = Preparation(engine)
         try:
-            while self._collect(waiting, launched):
+            while self._collect(waiting, launched, preparation):
+                if preparation.is_due(idle=not (waiting or launched)):
+                    with self._working():
+                        preparation.do_step()
+                    continue
                 with self._working():
                     launched = self._run_next(engine, waiting, launched)
                 waiting[:] = [job for job in waiting if job.left and not job.future.done()]
@@ -194,10 +204,13 @@ class Worker:
         for job in jobs:
             job.fail(error)
 
-    def _collect(self, waiting: list[Job], launched: Launched | None) -> bool:
+    def _collect(
+        self, waiting: list[Job], launched: Launched | None, preparation: Preparation
+    ) -> bool:
         """Add the jobs that arrived, waiting for one if there is nothing to do."""
         with self._changed:
-            while not (self._arrived or waiting or launched or self._closing):
+            busy = waiting or launched or preparation.pending
+            while not (self._arrived or busy or self._closing):
                 self._changed.wait()
             waiting += self._arrived
             self._arrived.clear()

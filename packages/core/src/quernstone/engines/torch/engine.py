@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +19,15 @@ from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.padding import whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
 from quernstone.engines.torch.graphs import Graphs, choose_recorder
+from quernstone.engines.torch.grid import Shape
 from quernstone.engines.torch.heap import Heap
+from quernstone.engines.torch.memory import (
+    CACHED_PREFIX_TOKENS,
+    batch_tokens,
+    graph_bytes,
+    graph_tokens,
+    total_bytes,
+)
 from quernstone.engines.torch.transfer import choose_transfer
 from quernstone.errors import ConfigError
 from quernstone.qwen3 import AllKeys, Inputs, load_qwen3
@@ -38,18 +47,8 @@ from quernstone.types import (
     TokenArray,
 )
 
-# Size of the cache of prefixes, in tokens. 0.6B needs 112 KiB per token in bfloat16.
-_CACHED_PREFIX_TOKENS = 4096
-
 # Starting a batch takes a GPU's host as long as the GPU computes this many tokens.
 _PASS_TOKENS = 2048
-
-# On a CPU, larger batches are not faster, and exceed its cache. Models below 0.6B get larger ones:
-# with the tiny model, two batches take 1.06 of the time of one with as many tokens.
-_CPU_BATCH_TOKENS = 4096
-_CPU_BATCH_TOKENS_OF_SMALL_MODELS = 8192
-_SMALL_HIDDEN_SIZE = 1024
-_GPU_BATCH_TOKENS = (2048, 65536)
 
 
 class TorchEngine:
@@ -91,19 +90,40 @@ class TorchEngine:
         self._attention, self._precise_attention = (
             windowed(choose(each), device, qwen3.window) for each in (self._dtype, torch.float32)
         )
-        self._graphs = self._choose_graphs(device, deterministic=config.max_batch_tokens == 1)
-        self.info = EngineInfo(
+        tokens = config.max_batch_tokens or batch_tokens(device, qwen3, self._dtype)
+        self._graphs: Graphs | None = None
+        graphs = self._choose_graphs(device, tokens)
+        self._info = EngineInfo(
             engine="torch",
             device=str(device),
             dtype=rounding or str(self._dtype).removeprefix("torch."),
             attention=self._attention.name,
-            max_batch_tokens=config.max_batch_tokens or _batch_tokens(device, qwen3, self._dtype),
+            max_batch_tokens=tokens,
+            graphs=graphs,
             attention_reason=self._attention.reason,
             shares_prefixes=checkpoint.can_share_prefixes,
             prefix_sharing=_sharing(qwen3),
         )
         self._prefixes: OrderedDict[tuple[Prefix, torch.dtype], AllKeys] = OrderedDict()
         self._heap = Heap() if device.type == "cpu" else None
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `Engine`."""
+        if self._graphs is None:
+            return self._info
+        return replace(self._info, graphs=self._graphs.state)
+
+    @info.setter
+    def info(self, info: EngineInfo) -> None:
+        self._info = info
+
+    def prepare(self) -> bool:
+        """See `PreparingEngine.prepare`: record a CUDA graph."""
+        if self._graphs is None:
+            return False
+        with torch.inference_mode():
+            return self._graphs.record_next()
 
     def run(self, batch: Sequence[Encoded], *, precise: bool = False) -> Float32Array:
         """See `Engine.run`."""
@@ -118,50 +138,72 @@ class TorchEngine:
         if self._heap is not None:
             self._heap.before(tokens)
         with torch.inference_mode(), memory_errors(tokens):
-            packed, rows = self._start(batch, dtype)
-            pending = self._transfer.download(rows[: len(packed.order)])
+            order, rows = self._start(batch, dtype)
+            pending = self._transfer.download(rows)
 
         def wait() -> Float32Array:
             with memory_errors(tokens):
                 rows = pending()
+            if order is None:
+                return rows
             out = np.empty_like(rows)
-            out[packed.order] = rows
-            return out[: len(batch)]
+            out[order] = rows
+            return out
 
         return wait
 
-    def _start(self, batch: Sequence[Encoded], dtype: torch.dtype) -> tuple[PackedBatch, Tensor]:
-        """Start a batch. Return its layout, and its rows on the device followed by any padding."""
+    def _start(
+        self, batch: Sequence[Encoded], dtype: torch.dtype
+    ) -> tuple[Sequence[int] | None, Tensor]:
+        """Start a batch. Return which sequences its rows belong to, None if all are in order."""
         if self._graphs is not None and dtype == self._dtype:
             replayed = self._graphs.run(batch)
             if replayed is not None:
-                return replayed
+                return None, replayed
         packed = pack(self._write_out(batch, dtype))
         prefixes = self._prefix_keys([prefix for prefix, _, _ in packed.groups], dtype)
         sent = self._transfer.upload(*self._arrays(packed, dtype))
-        return packed, self._rows(self._inputs(packed, sent, prefixes, dtype))
+        rows = self._rows(self._inputs(packed, sent, prefixes, dtype))
+        return packed.order, rows[: len(packed.order)]
 
-    def _choose_graphs(self, device: torch.device, *, deterministic: bool) -> Graphs | None:
-        """Return None if attention cannot be replayed, or results must be deterministic.
+    def _choose_graphs(self, device: torch.device, max_batch_tokens: int) -> str:
+        """Use CUDA graphs where attention can be replayed. Return a reason where there are none.
 
-        Whether a graph can be recorded depends on the free memory, and its results differ in the
-        last bits.
+        With `deterministic` there are none, because whether one is recorded depends on the free
+        memory, and its results differ in the last bits.
         """
-        record = choose_recorder(device)
-        pools = self._model.config.pooling != "lasttoken"  # needs the exact number of tokens
-        if record is None or deterministic or pools or not self._attention.replayable:
-            return None
-        arrays = partial(self._arrays, dtype=self._dtype)
+        record, config, replay = choose_recorder(device), self._model.config, self._attention.replay
+        if record is None:
+            return ""
+        if max_batch_tokens == 1:
+            return "none, because results are to be deterministic"
+        if config.pooling != "lasttoken":  # needs the exact number of tokens
+            return f"none, because of {config.pooling} pooling"
+        if replay is None:
+            return f"none, because attention by `{self._attention.name}` cannot be replayed"
 
-        def rows(packed: PackedBatch, sent: Sequence[Tensor]) -> Tensor:
-            return self._rows(self._inputs(packed, sent, None, self._dtype))
+        def rows(shape: Shape, sent: Sequence[Tensor]) -> Tensor:
+            ids, positions, ends, *integers = sent
+            attention = replay(shape.bounds, integers)
+            return self._rows(Inputs(ids, positions, ends, attention, None, self._dtype))
 
-        return Graphs(arrays, rows, self._transfer, record)
+        most_bytes = graph_bytes(total_bytes(device))
+        self._graphs = Graphs(
+            rows,
+            self._transfer,
+            record,
+            device=device,
+            width=self.width,
+            most_tokens=min(max_batch_tokens, graph_tokens(config, self._dtype, most_bytes)),
+            most_bytes=most_bytes,
+        )
+        return ""
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._prefixes.clear()
-        del self._model, self._head, self._graphs
+        del self._model, self._head
+        self._graphs = None
         if self.info.device.startswith("cuda"):
             torch.cuda.empty_cache()
         if self._heap is not None:
@@ -197,11 +239,11 @@ class TorchEngine:
 
     def _write_out(self, batch: Sequence[Encoded], dtype: torch.dtype) -> Sequence[Encoded]:
         """Write prefixes out where a pass that computes them would take longer than it saves."""
-        if not self._maker(dtype).replayable:
+        if self._maker(dtype).replay is None:
             return batch
         uses = Counter(each.prefix for each in batch if (each.prefix, dtype) not in self._prefixes)
         saved = sum(len(prefix) * (count - 1) for prefix, count in uses.items() if prefix)
-        few = saved <= min(_PASS_TOKENS, self.info.max_batch_tokens // 8)
+        few = saved <= min(_PASS_TOKENS, self._info.max_batch_tokens // 8)
         return [
             Encoded(whole_ids(each))
             if each.prefix in uses and (few or uses[each.prefix] == 1)
@@ -232,7 +274,7 @@ class TorchEngine:
             cache[prefix, dtype] = found[prefix]
             cache.move_to_end((prefix, dtype))
         cached = sum(len(prefix) for prefix, _ in cache)
-        while cached > _CACHED_PREFIX_TOKENS:
+        while cached > CACHED_PREFIX_TOKENS:
             (prefix, _), _ = cache.popitem(last=False)
             cached -= len(prefix)
         parts = [found[prefix] for prefix in prefixes]
@@ -270,18 +312,3 @@ def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
             )
         return choose_dtype("auto", device)
     return choose_dtype(name, device)
-
-
-def _batch_tokens(device: torch.device, config: ModelConfig, dtype: torch.dtype) -> int:
-    """Return the tokens per batch, whose activations fill half of the free memory of a GPU."""
-    if device.type != "cuda":
-        small = config.hidden_size < _SMALL_HIDDEN_SIZE
-        return _CPU_BATCH_TOKENS_OF_SMALL_MODELS if small else _CPU_BATCH_TOKENS
-    free, _ = torch.cuda.mem_get_info(device)
-    keys = 2 * config.num_key_value_heads * config.head_dim
-    free -= _CACHED_PREFIX_TOKENS * config.num_hidden_layers * keys * dtype.itemsize
-    heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    # Residual, normed copy, qkv twice (before and after RoPE), attention output, gate and up.
-    numbers = 4 * config.hidden_size + 3 * heads * config.head_dim + 3 * config.intermediate_size
-    smallest, largest = _GPU_BATCH_TOKENS
-    return max(smallest, min(largest, free // (2 * numbers * dtype.itemsize)))

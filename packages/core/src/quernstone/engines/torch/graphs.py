@@ -1,48 +1,42 @@
 """CUDA graphs, which start the hundreds of kernels of a small batch in one call.
 
-The time of a small batch is mostly spent in Python, starting kernels. So the kernels for a few
-batch sizes are recorded once, and replayed on new inputs in the same memory. Batches are padded to
-one of these sizes with dummy sequences. Shared prefixes are computed again for each sequence, which
-at this size takes less time than a second launch.
+The time of a small batch is mostly spent in Python, starting kernels. So the kernels for a grid of
+batch shapes are recorded once, and replayed on new inputs in the same memory. Recording happens
+between batches, never inside one: see `Graphs.record_next`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from quernstone.batching import PackedBatch, pack
-from quernstone.engines.padding import whole_ids
+from quernstone.engines.torch.grid import Shape, Unfolded, shapes
 from quernstone.engines.torch.transfer import Transfer
-from quernstone.types import Encoded, TokenArray
+from quernstone.types import Encoded
 
 logger = logging.getLogger("quernstone")
 
-# Tokens and sequences of the recorded batches. There is one graph for each number of tokens.
-_TOKENS = (32, 64, 128, 256, 512)
-_SEQUENCES = 8
-
 # Free memory that is required to record another graph.
-_FREE_BYTES = 1 << 30
+_FREE_BYTES = 1 << 29
 
-Compute = Callable[[], Tensor]
-Record = Callable[[Compute], Compute]
-"""Records the kernels of a function that does not synchronize with the device.
+_ONE_TOKEN = np.zeros(1, dtype=np.int32)
 
-The function that it returns runs them again on the current contents of their inputs, and always
-returns the same tensor. Raises `RuntimeError` if the kernels cannot be recorded."""
+Compute = Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    inputs: Tensor
-    """All integers of a batch, concatenated, on the device."""
-    replay: Compute
+class Record(Protocol):
+    """Records the kernels of a function that does not synchronize with the device."""
+
+    def __call__(self, compute: Compute) -> tuple[Callable[[], None], int]:
+        """Record. Return a function that runs the kernels again, and the bytes that they take.
+
+        Raises a `RuntimeError` if the kernels cannot be recorded.
+        """
 
 
 class Graphs:
@@ -50,77 +44,97 @@ class Graphs:
 
     def __init__(
         self,
-        arrays: Callable[[PackedBatch], tuple[Sequence[TokenArray], Sequence[TokenArray]]],
-        rows: Callable[[PackedBatch, Sequence[Tensor]], Tensor],
+        rows: Callable[[Shape, Sequence[Tensor]], Tensor],
         transfer: Transfer,
         record: Record,
+        *,
+        device: torch.device,
+        width: int,
+        most_tokens: int,
+        most_bytes: int,
     ) -> None:
-        """Prepare. Graphs are recorded when they are first needed.
+        """Prepare, without recording.
 
-        `arrays` returns the arrays that the device needs for a batch, whose lengths may depend only
-        on the numbers of tokens and sequences. `rows` computes the batch from them.
+        Args:
+            rows: Computes the rows of a batch from `Unfolded.arrays` on the device.
+            transfer: Sends them.
+            record: See `Record`.
+            device: Where the rows are computed.
+            width: Numbers per row.
+            most_tokens: Tokens of the largest batch to record.
+            most_bytes: Memory that graphs may take. Recording stops when they take more.
         """
-        self._arrays, self._rows, self._transfer, self._record = arrays, rows, transfer, record
-        self._graphs: dict[int, _Graph] = {}
-        self._broken = False
+        self._rows, self._transfer, self._record = rows, transfer, record
+        self._shapes = shapes(most_tokens)
+        # The largest comes first: the others then share the memory of its activations.
+        self._missing = [*self._shapes[-2::-1], *self._shapes[-1:]]
+        self._replays: dict[Shape, Callable[[], None]] = {}
+        self._stopped = ""
+        self._bytes, self._most_bytes = 0, most_bytes
+        # Shared, because only one graph runs at once; and not a part of the graphs' own memory,
+        # where the rows of one graph would keep the next from using it.
+        sequences = max((shape.sequences for shape in self._shapes), default=0)
+        self._out = torch.empty(sequences, width, dtype=torch.float32, device=device)
+        smallest = Unfolded([Encoded(_ONE_TOKEN)])
+        lengths = [sum(map(len, smallest.arrays(shape))) for shape in self._shapes]
+        self._in = torch.zeros(max(lengths, default=0), dtype=torch.int32, device=device)
 
-    def run(self, batch: Sequence[Encoded]) -> tuple[PackedBatch, Tensor] | None:
-        """Start a batch if it is small and its graph can be recorded; else return None.
+    def run(self, batch: Sequence[Encoded]) -> Tensor | None:
+        """Start a batch and return its rows, or None if no graph for it has been recorded.
 
-        The batch gets dummy sequences at the end. The next call overwrites its rows.
+        The next call overwrites the rows.
         """
-        if (tokens := padded_tokens(batch)) is None or (graph := self._graph(tokens)) is None:
+        unfolded = Unfolded(batch)
+        shape = unfolded.shape(self._shapes)
+        if shape is None or (replay := self._replays.get(shape)) is None:
             return None
-        packed = pack(add_dummies(batch, tokens))
-        self._transfer.refill(graph.inputs, self._flat(packed))
-        return packed, graph.replay()
+        arrays = unfolded.arrays(shape)
+        self._transfer.refill(self._in[: sum(map(len, arrays))], arrays)
+        replay()
+        return self._out[unfolded.prefixes : unfolded.prefixes + len(batch)]
 
-    def _graph(self, tokens: int) -> _Graph | None:
-        if tokens not in self._graphs and not self._broken:
-            try:
-                self._graphs[tokens] = self._recorded(tokens)
-            except RuntimeError as error:
-                self._broken = True
-                logger.warning(
-                    "no CUDA graph could be recorded for %d tokens, so graphs are disabled and "
-                    "small batches take longer (%s)",
-                    tokens,
-                    error,
-                )
-        return self._graphs.get(tokens)
+    def record_next(self) -> bool:
+        """Record one more graph, the smallest that is missing. Return False if none is left."""
+        if not self._missing:
+            return False
+        shape = self._missing.pop()
+        try:
+            self._replays[shape], size = self._record(self._computes(shape))
+        except RuntimeError as error:
+            self._stop(shape, str(error))
+            logger.warning(
+                "no CUDA graph could be recorded for %d tokens, so batches like it take longer: %s",
+                shape.tokens,
+                error,
+            )
+            return False
+        self._bytes += size
+        if self._bytes > self._most_bytes:
+            self._stop(shape, f"they may take {_mebibytes(self._most_bytes)}")
+        return bool(self._missing)
 
-    def _recorded(self, tokens: int) -> _Graph:
-        """Record a graph for `tokens` tokens, with the longest possible sequence."""
-        packed = pack(add_dummies([Encoded(np.zeros(1, dtype=np.int32))], tokens))
-        arrays = self._flat(packed)
-        inputs = self._transfer.upload([], [np.concatenate(arrays)])[0]
-        sent = inputs.split([len(array) for array in arrays])
-        return _Graph(inputs, self._record(lambda: self._rows(packed, sent)))
+    @property
+    def state(self) -> str:
+        """A description for people: how many there are, and their memory."""
+        recorded = len(self._replays)
+        found = f"{recorded} of {len(self._shapes)} recorded, {_mebibytes(self._bytes)}"
+        if self._stopped:
+            return f"{found}; {self._stopped}"
+        return f"{found}; recording" if self._missing else found
 
-    def _flat(self, packed: PackedBatch) -> list[TokenArray]:
-        rows, integers = self._arrays(packed)
-        return [*rows, *integers]
+    def _stop(self, shape: Shape, reason: str) -> None:
+        self._missing.clear()
+        self._stopped = f"stopped at {shape.tokens} tokens: {reason}"
 
-
-def padded_tokens(batch: Sequence[Encoded]) -> int | None:
-    """Return the number of tokens to pad a batch to, or None if it is too large.
-
-    There is room for at least one dummy sequence, and for one token in each of them.
-    """
-    spare = _SEQUENCES - len(batch)
-    if spare < 1:
-        return None
-    least = sum(len(sequence) + len(sequence.prefix or ()) for sequence in batch) + spare
-    return next((tokens for tokens in _TOKENS if least <= tokens), None)
-
-
-def add_dummies(batch: Sequence[Encoded], tokens: int) -> list[Encoded]:
-    """Append dummy sequences, up to `tokens` tokens, and merge prefixes into their sequences."""
-    real = [whole_ids(sequence) for sequence in batch]
-    ones = _SEQUENCES - len(real) - 1
-    rest = tokens - sum(map(len, real)) - ones
-    dummies = [np.zeros(length, dtype=np.int32) for length in (*[1] * ones, rest)]
-    return [Encoded(ids) for ids in [*real, *dummies]]
+    def _computes(self, shape: Shape) -> Compute:
+        """Return the function to record, and put a batch of this shape into its inputs."""
+        arrays = Unfolded([Encoded(_ONE_TOKEN)]).arrays(shape)
+        lengths = [len(array) for array in arrays]
+        inputs = self._in[: sum(lengths)]
+        self._transfer.refill(inputs, arrays)
+        sent = inputs.split(lengths)
+        out = self._out[: shape.sequences]
+        return lambda: out.copy_(self._rows(shape, sent))
 
 
 class CudaRecorder:
@@ -131,9 +145,8 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, compute: Compute) -> Compute:
+    def __call__(self, compute: Compute) -> tuple[Callable[[], None], int]:
         """See `Record`."""
-        self._check_memory()
         current = torch.cuda.current_stream(self._device)
         # `torch.cuda.graph` does not restore the current stream if recording fails.
         with torch.cuda.stream(current):
@@ -141,28 +154,30 @@ class CudaRecorder:
             with torch.cuda.stream(self._stream):
                 compute()  # lets libraries choose and load their kernels
             current.wait_stream(self._stream)
+            before = self._free_bytes()
+            if before < _FREE_BYTES:
+                msg = f"{_mebibytes(before)} are free, and {_mebibytes(_FREE_BYTES)} are required"
+                raise RuntimeError(msg)
             graph = torch.cuda.CUDAGraph()
             # Other threads of the process may use the device at the same time.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
-                rows = compute()
+                compute()
+        return graph.replay, max(0, before - self._free_bytes())
 
-        def replay() -> Tensor:
-            graph.replay()
-            return rows
-
-        return replay
-
-    def _check_memory(self) -> None:
+    def _free_bytes(self) -> int:
+        """Return the free memory of the device, once it holds nothing that is unused."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self._device)
-        allocated = torch.cuda.memory_allocated(self._device)
-        free += torch.cuda.memory_reserved(self._device) - allocated
-        if free < _FREE_BYTES:
-            msg = f"{free >> 20} MiB of memory are free, and {_FREE_BYTES >> 20} MiB are required"
-            raise RuntimeError(msg)
+        return int(free)
 
 
 def choose_recorder(device: torch.device) -> Record | None:
     """Return the recorder for a device, or None if it does not support graphs."""
     return CudaRecorder(device) if device.type == "cuda" else None
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size >> 20:,} MiB"
