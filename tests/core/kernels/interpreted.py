@@ -12,7 +12,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 from quernstone.kernels import launch
-from quernstone.kernels.ops import DEFINITIONS, NO_ROW, REPEATED
+from quernstone.kernels.ops import DEFINITIONS
+from quernstone.kernels.sources import NO_ROW, REPEATED
 
 EPS = 1e-6
 random = torch.Generator().manual_seed(0)

@@ -68,7 +68,7 @@ class ReplayBounds(NamedTuple):
     longest: int
     """Tokens of the longest sequence."""
     longest_joined: int
-    """The same with those of its prefix."""
+    """Tokens of the longest sequence, with those of its prefix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ replaces that by the Triton kernels of `fused`, which `launch` calls.
 from __future__ import annotations
 
 from quernstone.kernels.ops import (
-    NO_ROW,
-    REPEATED,
     Operators,
     Rounded,
     merge_,
@@ -22,6 +20,7 @@ from quernstone.kernels.ops import (
     silu_mul_fp8,
     use_triton,
 )
+from quernstone.kernels.sources import NO_ROW, REPEATED
 
 __all__ = [
     "NO_ROW",

@@ -58,7 +58,7 @@ def rotate_and_join_kernel(
 ) -> None:  # fmt: skip
     """One row of keys and values per program: of a token, with its queries, or of a prefix.
 
-    See `ops.REPEATED` and `ops.NO_ROW` for the bits of a source.
+    See `sources` for the special values of a source.
     """
     row = tl.program_id(0).to(tl.int64)
     where = tl.load(source + row).to(tl.int64)

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from quernstone.kernels import fused
-from quernstone.kernels.ops import NO_ROW, REPEATED
+from quernstone.kernels.sources import NO_ROW, REPEATED
 
 # Numbers per thread in one block: 16 bytes in bfloat16, the widest load.
 _PER_THREAD = 8

@@ -15,14 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from quernstone.kernels.sources import NO_ROW, REPEATED
+
 LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 SMALLEST_SCALE = 1e-20
 """Keeps rows of zeros from dividing by zero."""
-
-REPEATED = 1 << 30
-"""Added to the tokens in a `source` of `rotate_and_join_` that occur once more, without queries."""
-NO_ROW = -(1 << 31)
-"""A `source` of `rotate_and_join_` whose row is not written."""
 
 
 @dataclass(frozen=True, slots=True)

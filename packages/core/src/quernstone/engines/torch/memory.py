@@ -52,7 +52,9 @@ def plan_memory(
     """Plan the memory of a GPU that has `total` bytes and runs nothing else.
 
     Args:
-        dtype: Of activations, and of what is not rounded.
+        config: The decoder.
+        dtype: Of activations, and of weights that are not rounded.
+        total: Bytes.
         rounded: True if the matrices of the layers have 8 bits.
     """
     weights = weight_bytes(config, dtype, rounded=rounded)
