@@ -43,6 +43,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.sink import running_sink
 from benchmarks.texts import chunks_and_questions
 from quernstone.types import EngineInfo, Float32Array
 
@@ -167,14 +168,9 @@ def _into_nothing(name: str, count: int, embedder: Any) -> Row:
     records: Iterator[dict[str, Any]] = (
         {"id": str(n), "text": f"{n} {words[n % 16]} {words[n // 16 % 16]}"} for n in range(count)
     )
-    command = [sys.executable, "-m", "benchmarks.sink", _COLLECTION]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        if server.stdout is None:
-            raise RuntimeError("the server has no output")
-        client = QdrantClient(url=server.stdout.readline().strip(), check_compatibility=False)
-        row = _load(name, client, records, embedder)
-        server.terminate()
-    return row
+    with running_sink() as (url, _, _):
+        client = QdrantClient(url=url, check_compatibility=False)
+        return _load(name, client, records, embedder)
 
 
 class _Constant:

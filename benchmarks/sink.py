@@ -1,80 +1,63 @@
-"""A Qdrant server that accepts everything and stores nothing: `python -m benchmarks.sink NAME`.
+"""A Qdrant server that stores no points: `python -m benchmarks.sink`.
 
-Prints its address and serves until it is terminated. Loading into it measures the loader alone.
+Prints its address and its gRPC port, and serves until it is terminated. It answers each write of
+points once it was read, without decoding it, so that only the client's work counts.
 """
 
 from __future__ import annotations
 
-import json
+import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psutil
+from qdrant_client import grpc as messages
+from tests.support.qdrant_server import running_server
+from tests.support.qdrant_server.grpc import GrpcFront
+from tests.support.qdrant_server.rest import RestHandler
 
-class Sink(BaseHTTPRequestHandler):
-    """A handler that answers like an empty Qdrant and discards all writes."""
-
-    protocol_version = "HTTP/1.1"
-    collection: dict[str, Any] | None = None
-    name = ""
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        path = self.path.split("?")[0]
-        kind = type(self)
-        result: Any = {"operation_id": 1, "status": "completed"}
-        if path == "/":
-            return self._send({"title": "forgetful", "version": "1.20.0"})
-        if path.endswith("/exists"):
-            result = {"exists": kind.collection is not None}
-        elif path == f"/collections/{self.name}":
-            if self.command == "PUT":
-                kind.collection = json.loads(body)
-                result = True
-            else:
-                result = self._state()
-        elif self.command == "POST" and path.endswith("/points"):
-            result = []
-        return self._send({"result": result, "status": "ok", "time": 0.0})
-
-    def _state(self) -> dict[str, Any]:
-        collection = type(self).collection or {}
-        optimizers = {
-            "deleted_threshold": 0.2,
-            "vacuum_min_vector_number": 1000,
-            "default_segment_number": 0,
-            "flush_interval_sec": 5,
-        }
-        config = {
-            "params": {"vectors": collection.get("vectors")},
-            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
-            "optimizer_config": optimizers,
-            "metadata": collection.get("metadata"),
-        }
-        state = {"status": "green", "optimizer_status": "ok", "segments_count": 1}
-        return {**state, "points_count": 0, "config": config, "payload_schema": {}}
-
-    def _send(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_PUT = do_POST = do_PATCH = _answer  # noqa: N815
+_WRITTEN = {"result": {"operation_id": 1, "status": "completed"}, "status": "ok", "time": 0.0}
+_WRITTEN_MESSAGE = messages.PointsOperationResponse(
+    result=messages.UpdateResult(operation_id=1, status=messages.UpdateStatus.Completed)
+).SerializeToString()
 
 
-def main(name: str) -> None:
-    """Serve one collection on a free port of the loopback interface."""
-    Sink.name = name
-    with ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.serve_forever()
+def _put(handler: Any) -> None:
+    if not handler.path.split("?")[0].endswith("/points"):
+        handler.handle_any()
+        return
+    handler.rfile.read(int(handler.headers.get("content-length", 0)))
+    handler.answer(200, _WRITTEN)
+
+
+def _answer(front: Any, rpc: Any, data: bytes, context: Any, usual: Any = GrpcFront.answer) -> Any:
+    return _WRITTEN_MESSAGE if rpc.operation == "upsert" else usual(front, rpc, data, context)
+
+
+@contextmanager
+def running_sink() -> Iterator[tuple[str, int, psutil.Process]]:
+    """Run the server in a process of its own; yield its address, its gRPC port and its process."""
+    command = [sys.executable, "-m", "benchmarks.sink"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        if server.stdout is None:
+            raise RuntimeError("the server has no output")
+        url, port = server.stdout.readline().split()
+        yield url, int(port), psutil.Process(server.pid)
+        server.terminate()
+
+
+def main() -> None:
+    """Serve on free ports of the loopback interface until standard input ends."""
+    RestHandler.do_PUT = _put  # type: ignore[method-assign]
+    GrpcFront.answer = _answer  # type: ignore[method-assign]
+    with running_server("1.20.0") as server:
+        print(server.url, server.grpc_port, flush=True)
+        sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -50,9 +50,9 @@ class GrpcFront(grpc.GenericRpcHandler):
         rpc = RPCS.get(details.method)
         if rpc is None:
             return None  # the client gets UNIMPLEMENTED
-        return grpc.unary_unary_rpc_method_handler(partial(self._answer, rpc))
+        return grpc.unary_unary_rpc_method_handler(partial(self.answer, rpc))
 
-    def _answer(self, rpc: Rpc, data: bytes, context: grpc.ServicerContext) -> bytes:
+    def answer(self, rpc: Rpc, data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
             message = _decoded(rpc, data)
             call = Call(OPERATIONS[rpc.operation], _names(rpc, message), "grpc", self._node)

@@ -33,7 +33,7 @@ class RestFront(ThreadingHTTPServer):
     def __init__(self, server: "Server", node: int, port: int):
         self.model, self.node = server, node
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), RestHandler)
         self.port = self.server_port
         self._thread = threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -60,7 +60,9 @@ class RestFront(ThreadingHTTPServer):
         """Ignore clients that leave before their answer."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class RestHandler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and body leave in one packet
@@ -70,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle_any(self) -> None:
+        """Answer a request of any method."""
         url = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         try:
@@ -82,18 +85,18 @@ class _Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             headers = {"Retry-After": refusal.retry_after} if refusal.retry_after else {}
             error = {"status": {"error": refusal.message}, "time": 0.0}
-            self._answer(refusal.status, error if refusal.message else None, headers)
+            self.answer(refusal.status, error if refusal.message else None, headers)
         except HangUp:
             self.close_connection = True
             _cut(self.connection)
         except Exception as error:  # noqa: BLE001 - `running_server` raises it
             self.server.model.bugs.append(error)
-            self._answer(500, {"status": {"error": f"bug of the model: {error!r}"}, "time": 0.0})
+            self.answer(500, {"status": {"error": f"bug of the model: {error!r}"}, "time": 0.0})
         else:
             if isinstance(result, str | models.VersionInfo):
-                self._answer(200, as_json(result))
+                self.answer(200, as_json(result))
             else:
-                self._answer(200, {"result": as_json(result), "status": "ok", "time": 0.0})
+                self.answer(200, {"result": as_json(result), "status": "ok", "time": 0.0})
 
     do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
@@ -116,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (orjson.JSONDecodeError, LookupError, TypeError, ValueError) as error:
             raise Refusal(400, f"{_FORMAT_ERROR}{error!r}") from error
 
-    def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+    def answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         plain = isinstance(value, str)
         body = b"" if value is None else value.encode() if plain else _dumps(value)
         self.send_response(status)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from qdrant_client import QdrantClient, models
+from qdrant_client.qdrant_remote import QdrantRemote
 
 from quernstone_qdrant.errors import (
     CollectionError,
@@ -44,7 +45,6 @@ from quernstone_qdrant.targets.indexing import running_optimizations, wait_until
 from quernstone_qdrant.targets.stored import dense_vectors, stored_point
 from quernstone_qdrant.targets.translate import (
     MEMORY_SINCE,
-    batch_rows,
     embedded_points,
     field_index,
     graph_config,
@@ -56,6 +56,7 @@ from quernstone_qdrant.targets.translate import (
     update_operations,
     vectors_config,
 )
+from quernstone_qdrant.targets.writes import grpc_points, upsert_rest
 
 _COUNT_PAGE = 1000
 """Points per request where they are counted by reading their ids."""
@@ -176,20 +177,17 @@ class ClientTarget(CollectionAccess):
         self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
     ) -> None:
         """See `Target.upsert`."""
-        points: list[models.PointStruct] | models.Batch
-        if self.kind == "embedded":
-            points = embedded_points(native_ids(ids), payloads, vectors)
-        else:
-            rows = {name: batch_rows(part) for name, part in vectors.items()}
-            points = models.Batch(
-                ids=native_ids(ids),
-                vectors=rows[""] if list(rows) == [""] else rows,
-                payloads=list(payloads),
-            )
-        self._apply(
-            f"writing {len(ids)} points",
-            lambda: self._points("write").upsert(self.collection, points=points, wait=True),
-        )
+        remote, native = self.client._client, native_ids(ids)
+
+        def request() -> models.UpdateResult:
+            client = self._points("write")
+            if isinstance(remote, QdrantRemote) and not remote._prefer_grpc:
+                return upsert_rest(remote, self.collection, native, payloads, vectors)
+            convert = embedded_points if self.kind == "embedded" else grpc_points
+            points: Any = convert(native, payloads, vectors)
+            return client.upsert(self.collection, points=points, wait=True)
+
+        self._apply(f"writing {len(ids)} points", request)
 
     def update(
         self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
