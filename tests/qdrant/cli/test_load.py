@@ -34,6 +34,7 @@ def test_load_twice(quern, docs):
         "collection": "docs",
         "target": "qdrant-data",
         "seen": 4,
+        "unread": 0.0,
         "chunks": 4,
         "embedded": 0,
         "skipped": 4,

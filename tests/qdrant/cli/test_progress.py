@@ -1,74 +1,9 @@
-"""What `quern load` shows on a terminal while it runs."""
-
-import io
-import sys
-import time
+"""The figures that `quern load` shows while it runs."""
 
 import pytest
 
 from quernstone_qdrant import LoadReport, QdrantLoader
-from quernstone_qdrant.cli.progress import LoadDisplay, figures
-
-
-class Screen(io.StringIO):
-    """Keeps what is written to it."""
-
-    def __init__(self, *, terminal):
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self):
-        return self.terminal
-
-    def wait_for(self, *texts):
-        deadline = time.monotonic() + 20
-        while not all(text in self.getvalue() for text in texts):
-            assert time.monotonic() < deadline, self.getvalue()[-1000:]
-            time.sleep(0.02)
-
-
-@pytest.fixture
-def screen(monkeypatch):
-    def screen(*, terminal):
-        made = Screen(terminal=terminal)
-        monkeypatch.setattr(sys, "stderr", made)
-        return made
-
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    return screen
-
-
-def test_a_terminal_sees_the_figures_and_the_stages_of_the_running_load(screen, client, embedder):
-    seen = screen(terminal=True)
-    release = []
-
-    def records():
-        yield {"id": "a", "text": "A quern is a hand mill."}
-        yield {"id": "b", "text": "Rain falls."}
-        # the display draws on a thread of its own: the third record comes when it has shown two
-        seen.wait_for("2 documents, 2 chunks, 2 embedded (", "look up 0 > embed 0 > write 0")
-        release.append(True)
-        yield {"id": "c", "text": "Snow falls."}
-
-    with LoadDisplay(3) as display:
-        seen.wait_for("opening")
-        loader = QdrantLoader(client, "docs", embedder, batch_size=1)
-        display.show(loader)
-        assert loader.load(records()).embedded == 3
-    assert release
-    assert seen.getvalue().count("━") > 20  # the bar
-
-
-def test_a_pipe_sees_nothing(screen, client, embedder):
-    seen = screen(terminal=False)
-    with LoadDisplay(1) as display:
-        loader = QdrantLoader(client, "docs", embedder)
-        display.show(loader)
-        loader.load([{"id": "a", "text": "A quern is a hand mill."}])
-    assert seen.getvalue() == ""
+from quernstone_qdrant.cli.progress import Progression, Snapshot, figures
 
 
 def test_figures_name_what_is_rare_only_when_it_happened():
@@ -77,3 +12,48 @@ def test_figures_name_what_is_rare_only_when_it_happened():
     assert figures(report) == usual
     rare = LoadReport(removed=1, pruned=2, failed=3, retries=4)
     assert figures(rare).endswith("0 unchanged, 1 removed, 2 pruned, 3 failed, 4 retries")
+
+
+def test_the_rate_and_the_time_left_are_those_of_the_last_minute():
+    progression = Progression(2_000)
+    progression.snapshot(LoadReport(), now=0.0)
+    # a resumed load first skips 1,000 documents in a second, then embeds two a second
+    progression.snapshot(LoadReport(seen=1_000, chunks=1_000), now=1.0)
+    early = progression.snapshot(LoadReport(seen=1_020, chunks=1_020), now=11.0)
+    assert early.chunk_rate == pytest.approx(1_020 / 11)
+    for now in range(21, 102, 10):
+        seen = 1_000 + 2 * (now - 1)
+        late = progression.snapshot(LoadReport(seen=seen, chunks=seen), now=float(now))
+    assert late.chunk_rate == 2.0
+    assert late.seconds_left == (2_000 - 1_200) / 2
+    assert late.line() == "60% 1,200 of 2,000, 2 chunks/s, 6:40 left, 0 failed"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "line"),
+    [
+        ((0.0, 10, 0, 0, 0.0, None), "0% 0 of 10, 0 chunks/s, 0 failed"),
+        ((9.99, 10, 50, 2, 5.4, 3_600.2), "99% 9 of 10, 5 chunks/s, 1:00:00 left, 2 failed"),
+        ((12.0, 10, 50, 0, 5.0, 0.0), "100% 12 of 10, 5 chunks/s, 0:00 left, 0 failed"),
+        ((0.0, 0, 0, 0, 0.0, None), "100% 0 of 0, 0 chunks/s, 0 failed"),
+        ((7.5, None, 50, 0, 5.0, None), "7 documents, 50 chunks, 5 chunks/s, 0 failed"),
+    ],
+)
+def test_lines(snapshot, line):
+    assert Snapshot(*snapshot).line() == line
+
+
+def test_one_huge_document_advances_by_chunks(client, embedder):
+    text = " ".join(f"Mill {n} grinds grain." for n in range(400))
+    reports = []
+    loader = QdrantLoader(
+        client, "docs", embedder, chunk_size=100, batch_size=8, progress=reports.append
+    )
+    progression = Progression(3)
+    records = [{"id": "a", "text": "Rain."}, {"id": "b", "text": text}, {"id": "c", "text": "Ice."}]
+    loader.load(records)
+    percents = [progression.snapshot(report).percent for report in reports]
+    assert percents == sorted(percents)
+    inside = [percent for percent in percents if 100 / 3 < percent < 200 / 3]
+    assert len(inside) == len(set(inside)) > 10
+    assert percents[-1] == 100.0

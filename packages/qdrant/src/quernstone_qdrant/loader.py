@@ -214,8 +214,8 @@ class QdrantLoader:
     def stop(self) -> None:
         """End the running load soon; call this from another thread or a signal handler.
 
-        Reading stops, and what is being embedded is still written. Running the same load again
-        continues from there.
+        Reading stops. What the model returns within two seconds is still written; batches that
+        take longer are abandoned. Running the same load again continues from there.
         """
         if self._load is not None:
             self._load.stop()

@@ -17,6 +17,8 @@ class LoadReport:
 
     seen: int = 0
     """Records read."""
+    unread: float = 0.0
+    """Part of the last of these records that is not loaded yet, by characters: 0 to 1."""
     chunks: int = 0
     """Chunks these records were split into."""
     embedded: int = 0

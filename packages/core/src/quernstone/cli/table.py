@@ -77,12 +77,12 @@ class CommandTable(TyperGroup):
             _abandon_stdout()
             raise typer.Exit(_PIPE_CLOSED) from None
         except QuernstoneError as error:
-            _complain(str(error))
+            print_error(str(error))
             code = _WRONG_USAGE if isinstance(error, ConfigError) else _FAILED
             raise typer.Exit(code) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            _complain(f"{where}{error.strerror or error}")
+            print_error(f"{where}{error.strerror or error}")
             raise typer.Exit(_FAILED) from error
         return result
 
@@ -142,7 +142,8 @@ def _broken(entry: EntryPoint, error: ImportError) -> Callable[[], None]:
     return command
 
 
-def _complain(message: str) -> None:
+def print_error(message: str) -> None:
+    """Print an error in one line."""
     typer.echo(f"quern: {' '.join(message.split())}", err=True)
 
 

@@ -14,7 +14,8 @@ from quernstone.cli.options import Json, ModelOptions, model_option, on_terminal
 from quernstone.cli.printing import print_json
 from quernstone.cli.table import new_app
 from quernstone_qdrant.cli.files import FileOptions
-from quernstone_qdrant.cli.index import index, index_lines
+from quernstone_qdrant.cli.index import index
+from quernstone_qdrant.cli.info import info
 from quernstone_qdrant.cli.options import CollectionOptions
 from quernstone_qdrant.cli.remembered import Remembered
 
@@ -22,53 +23,9 @@ if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
     from quernstone_qdrant.verify import Verification
 
-_PATIENCE = 60.0
-"""Seconds in which reads are retried."""
-
 app = new_app(no_args_is_help=True, help="Show, verify, repair and prune a collection in Qdrant.")
+app.command()(info)
 app.command()(index)
-
-
-@app.command()
-@expand_options
-def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
-    """Show the points, vectors and index of a collection, and the model it was created with."""
-    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
-    from quernstone_qdrant.targets.base import METADATA_KEY
-    from quernstone_qdrant.targets.index_report import index_report
-
-    with collection.open() as target:
-        state = Retry(OPENING_PATIENCE).call(target.state)
-        retry = Retry(_PATIENCE)
-        points = retry.call(target.count)
-        report = retry.call(lambda: index_report(target))
-    provenance = state.metadata.get(METADATA_KEY) or {}
-    if as_json:
-        print_json(
-            {
-                "collection": collection.name,
-                "target": collection.where,
-                "points": points,
-                "status": state.status,
-                "vectors": {
-                    name: dataclasses.asdict(vector) for name, vector in state.vectors.items()
-                },
-                "index": dataclasses.asdict(report),
-                "provenance": provenance or None,
-            }
-        )
-        return
-    typer.echo(f"{collection.name} in {collection.where}: {points:,} points, {state.status}")
-    for name, vector in state.vectors.items():
-        label = f"vector {name}" if name else "vector"
-        typer.echo(f"  {label}: {vector.size} numbers, {vector.distance}")
-    for line in index_lines(report, points):
-        typer.echo(f"  {line}")
-    if not provenance:
-        typer.echo("  created by another program: nothing is recorded about its model")
-    for name, entry in provenance.items():
-        if entry:
-            typer.echo(f"  {name}: {_flat(entry)}")
 
 
 @app.command()
@@ -199,14 +156,6 @@ def prune(
     else:
         done = "would be deleted" if dry_run else "deleted"
         typer.echo(f"{collection.name} in {collection.where}: {deleted:,} points {done}")
-
-
-def _flat(entry: object) -> str:
-    if isinstance(entry, dict):
-        return ", ".join(f"{name}={value!r}" for name, value in entry.items())
-    if isinstance(entry, list):
-        return "; ".join(_flat(part) for part in entry)
-    return str(entry)
 
 
 def _show_count(points: int) -> None:

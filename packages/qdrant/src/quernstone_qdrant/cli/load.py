@@ -16,8 +16,8 @@ from quernstone.cli.options import (
     ModelOptions,
     model_option,
 )
-from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.collections import StorageOptions
+from quernstone_qdrant.cli.display import LoadDisplay
 from quernstone_qdrant.cli.failures import LeftOut, with_remedy
 from quernstone_qdrant.cli.files import FileOptions
 from quernstone_qdrant.cli.load_options import (
@@ -27,15 +27,14 @@ from quernstone_qdrant.cli.load_options import (
     check_inputs,
 )
 from quernstone_qdrant.cli.load_report import (
+    ReportFiles,
     fail_without_documents,
     print_notes,
     print_summary,
-    write_report,
 )
 from quernstone_qdrant.cli.options import CollectionOptions
-from quernstone_qdrant.cli.progress import LoadDisplay
 from quernstone_qdrant.cli.remembered import Remembered
-from quernstone_qdrant.cli.signals import exit_as_stopped, stopped_by_signals
+from quernstone_qdrant.cli.signals import StopSignals
 
 
 @expand_options
@@ -78,9 +77,9 @@ def load(
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.sources import count_records, read_paths
 
-    where, reading = collection.where, files.reading()
+    reading = files.reading()
     check_inputs(paths, reading, updates, errors)
-    with LeftOut(errors.dead_letter) as left_out, collection.open(create=True) as target:
+    with collection.open(create=True) as target:
         remembered = Remembered.read(target)
         batches = remembered.batches(batches)
         id_field = remembered.id_field(reading.id_field, reading.namespace)
@@ -88,38 +87,32 @@ def load(
         if id_field != reading.id_field:
             reading = replace(reading, id_field=id_field)
             check_inputs(paths, reading, updates, errors)
-        with (
-            options.embedder(
-                remembered.model(model, EMBEDDING_MODEL), dimensions=dimensions
-            ) as embedder,
-            LoadDisplay(count_records(paths, reading)) as display,
-        ):
-            loader = QdrantLoader(
-                target,
-                collection.name,
-                embedder,
-                on_error=left_out.add,
-                **storage.arguments(),
-                **batches.arguments(),
-                **updates.arguments(),
-                **errors.arguments(),
-            )
-            remembered.record(target, batches, id_field, reading.namespace)
-            display.show(loader)
-            records = read_paths(paths, options=reading)
-            error = None
-            try:
-                with stopped_by_signals(loader) as signals, with_remedy():
-                    report = loader.load(records, prune=updates.scope)
-            except QuernstoneError as failure:
-                error = failure
-                raise
-            finally:
-                if errors.report_file is not None:
-                    write_report(errors.report_file, loader, where, error)
-    print_notes(report, pruning=bool(updates.scope))
-    print_summary(report, collection, as_json=as_json)
-    if report.stopped:
-        exit_as_stopped(signals)
+        chosen = remembered.model(model, EMBEDDING_MODEL)
+        with options.embedder(chosen, dimensions=dimensions) as embedder:
+            with (
+                StopSignals() as signals,
+                LeftOut(errors.dead_letter) as left_out,
+                LoadDisplay(count_records(paths, reading), every=errors.progress_every) as display,
+            ):
+                loader = QdrantLoader(
+                    target,
+                    collection.name,
+                    embedder,
+                    on_error=left_out.add,
+                    **storage.arguments(),
+                    **batches.arguments(),
+                    **updates.arguments(),
+                    **errors.arguments(),
+                )
+                remembered.record(target, batches, id_field, reading.namespace)
+                signals.stop(loader)
+                reports = ReportFiles(loader, collection, errors.report_file)
+                with display.show(loader, reports), with_remedy():
+                    report = loader.load(read_paths(paths, options=reading), prune=updates.scope)
+            print_notes(report, pruning=bool(updates.scope))
+            print_summary(report, collection, as_json=as_json)
+            if report.stopped:
+                target.close()
+                signals.end_process()
     if not (report.seen or errors.allow_empty):
         fail_without_documents(paths, report)

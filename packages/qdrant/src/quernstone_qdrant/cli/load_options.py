@@ -109,8 +109,21 @@ class ErrorOptions:
         bool, typer.Option("--allow-empty", help="Succeed even if there are no documents.")
     ] = False
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="Write a JSON report to this file.")
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Write a JSON report to this file, and replace it as the load proceeds.",
+        ),
     ] = None
+    progress_every: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How often to print a line of progress if standard error is not a terminal; 0 "
+            "prints none.",
+        ),
+    ] = 30.0
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `QdrantLoader`."""

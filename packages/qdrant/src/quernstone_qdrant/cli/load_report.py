@@ -3,41 +3,143 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from quernstone.cli.printing import print_json
 from quernstone_qdrant.cli.files import describe_files, describe_skipped, describe_unfollowed
 from quernstone_qdrant.cli.options import CollectionOptions
-from quernstone_qdrant.cli.progress import figures
+from quernstone_qdrant.cli.progress import Snapshot, figures
+from quernstone_qdrant.targets.edge_files import folder_name, replace_file
 
 if TYPE_CHECKING:
-    from quernstone.errors import QuernstoneError
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.report import LoadReport
 
+_STALE_SECONDS = 60.0
 
-def write_report(
-    path: Path, loader: QdrantLoader, where: str, error: QuernstoneError | None
-) -> None:
-    """Write the JSON report of a load."""
+
+class ReportFiles:
+    """The JSON reports of a load, which can be read at every moment.
+
+    Args:
+        loader: The loader.
+        collection: Its collection. Beside one in a folder there is a report until the load ends,
+            for `quern collection info`, which cannot open the folder meanwhile.
+        path: The report that the user asked for; None for none.
+    """
+
+    def __init__(
+        self, loader: QdrantLoader, collection: CollectionOptions, path: Path | None
+    ) -> None:
+        self._loader, self._collection, self._path = loader, collection, path
+        self._started = _now()
+        self._running = running_report(collection)
+        self._complained = False
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Write the reports of the running load. A failure is printed once."""
+        content = self._content("indexing" if self._loader.depths.indexing else "running", snapshot)
+        try:
+            if self._running is not None:
+                replace_file(self._running, content)
+            if self._path is not None and _is_replaceable(self._path):
+                replace_file(self._path.resolve(), content)
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                reason = error.strerror or error
+                typer.echo(f"quern: the report cannot be written: {reason}", err=True)
+
+    def finish(self, snapshot: Snapshot, error: BaseException | None) -> None:
+        """Write the last version of the report."""
+        if self._running is not None:
+            self._running.unlink(missing_ok=True)
+        if self._path is None:
+            return
+        stopped = self._loader.report.stopped
+        state = "stopped" if stopped else "finished" if error is None else "failed"
+        content = self._content(state, snapshot, error)
+        if _is_replaceable(self._path):
+            replace_file(self._path.resolve(), content)
+        else:
+            self._path.write_bytes(content)
+
+    def _content(self, state: str, snapshot: Snapshot, error: BaseException | None = None) -> bytes:
+        import orjson
+
+        from quernstone_qdrant.targets.base import METADATA_KEY
+
+        now = _now()
+        value = {
+            "collection": self._loader.collection,
+            "target": self._collection.where,
+            "state": state,
+            "started": self._started,
+            "updated": now,
+            "finished": None if state in ("running", "indexing") else now,
+            "total": snapshot.total,
+            "percent": None if snapshot.percent is None else round(snapshot.percent, 2),
+            "chunks_per_second": round(snapshot.chunk_rate, 1),
+            "seconds_left": None if snapshot.seconds_left is None else round(snapshot.seconds_left),
+            **dataclasses.asdict(self._loader.report),
+            "error": None if error is None else f"{type(error).__name__}: {error}",
+            "provenance": self._loader.provenance.metadata()[METADATA_KEY],
+        }
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def running_report(collection: CollectionOptions) -> Path | None:
+    """Return the path of the report beside a collection in a folder; None for a server."""
+    if collection.url is not None:
+        return None
+    return Path(collection.where) / f".load-{folder_name(collection.name)}.json"
+
+
+def read_running_report(collection: CollectionOptions) -> dict[str, Any] | None:
+    """Return the report of the load that uses a folder; None if there is none.
+
+    A report that was not renewed for a minute belongs to a load that was killed.
+    """
     import orjson
 
-    from quernstone_qdrant.targets.base import METADATA_KEY
+    path = running_report(collection)
+    try:
+        content = path.read_bytes() if path is not None else b""
+        age = time.time() - path.stat().st_mtime if path is not None else 0.0
+    except FileNotFoundError:
+        return None
+    if not content or age > _STALE_SECONDS:
+        return None
+    report: dict[str, Any] = orjson.loads(content)
+    return report
 
-    value = {
-        "collection": loader.collection,
-        "target": where,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **dataclasses.asdict(loader.report),
-        "error": None if error is None else f"{type(error).__name__}: {error}",
-        "provenance": loader.provenance.metadata()[METADATA_KEY],
-    }
-    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+def describe_running(report: dict[str, Any]) -> str:
+    """Describe the report of a running load in one line."""
+    snapshot = Snapshot(
+        done=report["seen"] - report["unread"],
+        total=report["total"],
+        chunks=report["chunks"],
+        failed=report["failed"],
+        chunk_rate=report["chunks_per_second"],
+        seconds_left=report["seconds_left"],
+    )
+    return f"a load is {report['state']} since {report['started']}: {snapshot.line()}"
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Return False for pipes and devices, which get only the last version."""
+    return path.is_file() or not path.exists()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def print_notes(report: LoadReport, *, pruning: bool) -> None:

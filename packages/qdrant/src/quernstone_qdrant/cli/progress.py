@@ -1,89 +1,98 @@
-"""The progress bar of `quern load`."""
+"""The progress of a load in figures: what is done, the rate, and the time left."""
 
 from __future__ import annotations
 
-from types import TracebackType
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quernstone.cli.options import on_terminal
-
 if TYPE_CHECKING:
-    from rich.progress import Progress, Task
-    from rich.text import Text
-
-    from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.report import LoadReport
 
+_WINDOW = 60.0
+"""Seconds over which the rates are measured: a resumed load first skips much faster than it
+embeds."""
 
-class LoadDisplay:
-    """Shows the rate, the time left and the queues of the stages, if standard error is a terminal.
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The progress of a load at one moment."""
+
+    done: float
+    """Records that are loaded; not whole while a long document is divided between batches."""
+    total: int | None
+    """Number of records; None if unknown."""
+    chunks: int
+    failed: int
+    chunk_rate: float
+    """Chunks per second, over the last minute."""
+    seconds_left: float | None
+    """None if unknown."""
+
+    @property
+    def percent(self) -> float | None:
+        """Percentage of the records that are loaded; None if their number is unknown."""
+        if self.total is None:
+            return None
+        return 100.0 * min(1.0, self.done / self.total) if self.total else 100.0
+
+    def line(self, *, always_failed: bool = True) -> str:
+        """Describe the progress in one line; leave out "0 failed" unless `always_failed`."""
+        done = f"{int(self.done):,}"
+        if self.total is None:
+            parts = [f"{done} documents", f"{self.chunks:,} chunks"]
+        else:
+            parts = [f"{int(self.percent or 0.0)}% {done} of {self.total:,}"]
+        parts.append(f"{self.chunk_rate:,.0f} chunks/s")
+        if self.seconds_left is not None:
+            parts.append(f"{_clock(self.seconds_left)} left")
+        if self.failed or always_failed:
+            parts.append(f"{self.failed:,} failed")
+        return ", ".join(parts)
+
+
+class Progression:
+    """The progress of a load, from snapshots of its report.
 
     Args:
-        total: Number of records. None if unknown; the time left is then not shown.
+        total: Number of records; None if unknown.
     """
 
     def __init__(self, total: int | None) -> None:
         self._total = total
-        self._loader: QdrantLoader | None = None
-        self._progress: Progress | None = None
-        if on_terminal():
-            self._progress = self._make()
+        self._samples: deque[tuple[float, float, int]] = deque()
+        self._lock = threading.Lock()
 
-    def show(self, loader: QdrantLoader) -> None:
-        """Start showing the progress of a loader."""
-        self._loader = loader
-
-    def _make(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, ProgressColumn, TimeRemainingColumn
-        from rich.text import Text
-
-        display = self
-
-        class Figures(ProgressColumn):
-            def render(self, task: Task) -> Text:
-                """Draw the current figures (called several times a second)."""
-                if display._loader is None:
-                    return Text("opening")
-                report, depths = display._loader.report, display._loader.depths
-                display._advance(task, report)
-                if depths.indexing:
-                    running = f": {depths.index}" if depths.index else ""
-                    return Text(f"{figures(report)} [indexing{running}]")
-                queues = (
-                    f"look up {depths.looking_up} > embed {depths.embedding} "
-                    f"> write {depths.writing}"
-                )
-                return Text(f"{figures(report)} [{queues}]")
-
-        # Created now, so that it uses the current standard error: warnings appear above the bar.
-        return Progress(
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(),
-            Figures(),
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stderr=True,
+    def snapshot(self, report: LoadReport, now: float | None = None) -> Snapshot:
+        """Return the progress at this moment (`now`, in seconds of a monotonic clock)."""
+        now = time.monotonic() if now is None else now
+        done = report.seen - report.unread
+        with self._lock:
+            self._samples.append((now, done, report.chunks))
+            while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW:
+                self._samples.popleft()
+            then, done_then, chunks_then = self._samples[0]
+        seconds = now - then
+        left = None
+        if self._total is not None and done > done_then:
+            left = max(0.0, self._total - done) * seconds / (done - done_then)
+        return Snapshot(
+            done=done,
+            total=self._total,
+            chunks=report.chunks,
+            failed=report.failed,
+            chunk_rate=(report.chunks - chunks_then) / seconds if seconds else 0.0,
+            seconds_left=left,
         )
 
-    def _advance(self, task: Task, report: LoadReport) -> None:
-        if self._progress is not None and report.seen > task.completed:
-            self._progress.update(task.id, completed=report.seen)
 
-    def __enter__(self) -> LoadDisplay:
-        if self._progress is not None:
-            self._progress.start()
-            self._progress.add_task("", total=self._total)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+def _clock(seconds: float) -> str:
+    """Format a duration as hours:minutes:seconds, or minutes:seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def figures(report: LoadReport) -> str:

@@ -2,49 +2,88 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
+
+from quernstone.cli.table import print_error
+from quernstone.errors import QuernstoneError
 
 if TYPE_CHECKING:
     from quernstone_qdrant.loader import QdrantLoader
 
 _SIGNALLED = 128
 """Exit codes of processes that a signal ended are this plus the signal's number, as in shells."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def stopped_by_signals(loader: QdrantLoader) -> Iterator[list[int]]:
-    """Stop the load cleanly on the first Ctrl-C or SIGTERM; the second one ends the process.
+class StopSignals:
+    """Stops the load in the block at the first Ctrl-C or SIGTERM, and aborts it at the second.
 
-    Yields:
-        The signals received.
+    If a signal came and the block raises, the process ends without closing the model, which may be
+    busy for minutes.
     """
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-        loader.stop()
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._loader: QdrantLoader | None = None
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
+    def stop(self, loader: QdrantLoader) -> None:
+        """From now on, let the first signal stop this loader; before, it aborts."""
+        self._loader = loader
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self.received.append(number)
+        if self._loader is None or len(self.received) > 1:
+            raise KeyboardInterrupt
+        again = "press again" if number == signal.SIGINT else "send it again"
+        line = f"quern: stopping after what is in flight; {again} to abort\n"
+        # Written directly: the handler may have interrupted a write to the buffered stream.
+        with contextlib.suppress(OSError):
+            clear = "\r\x1b[2K" if os.isatty(2) else ""
+            os.write(2, f"{clear}{line}".encode())
+        self._loader.stop()
+
+    def end_process(self) -> NoReturn:
+        """End the process with the exit code of the signal, without closing the model."""
+        typer.echo(
+            "quern: stopped before the end; the documents counted above are stored, "
+            "and the same command continues from there",
+            err=True,
+        )
+        _end_process(_SIGNALLED + self.received[0])
+
+    def __enter__(self) -> StopSignals:
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        if not self.received or error is None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("quern: aborted", err=True)
+            _end_process(_SIGNALLED + self.received[0])
+        if isinstance(error, QuernstoneError):
+            print_error(str(error))
+            _end_process(1)
 
 
-def exit_as_stopped(signals: list[int]) -> None:
-    """End the command with the exit code of the signal that stopped the load."""
-    typer.echo(
-        "quern: stopped before the end; the documents counted above are stored, "
-        "and the same command continues from there",
-        err=True,
-    )
-    raise typer.Exit(_SIGNALLED + signals[0])
+def _end_process(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

@@ -130,6 +130,7 @@ class BatchReader:
             self._add(chunk)
             chunks = chunk.number + 1
             if not chunk.last and self._is_full():
+                self._batch.unread = 1 - (chunk.start + len(chunk.text)) / len(record.text)
                 closed = self._close()
                 self._batch.previous = closed
                 yield closed

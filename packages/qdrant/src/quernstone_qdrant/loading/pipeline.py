@@ -14,12 +14,14 @@ that created it, so there the calling thread does the lookups and writes itself.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Literal, TypeAlias
 
 from quernstone.errors import QuernstoneError
@@ -37,6 +39,11 @@ engine merges concurrent batches into shared forward passes."""
 IN_FLIGHT = 10
 """Maximum number of batches between reading and counting: enough for the embedder, for as many more
 waiting for it, and for those being written."""
+MODEL_SECONDS = 2.0
+"""Seconds after `stop` until batches in the model are abandoned: a large model may need minutes."""
+TARGET_SECONDS = 6.0
+"""Seconds after `stop` until writes are abandoned. Containers are killed after ten."""
+_POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +61,8 @@ class Batch:
     """Key of the document of each id in `stale`."""
     seen: int = 0
     """Records that were read for this batch."""
+    unread: float = 0.0
+    """Part of the last record that follows in later batches, by characters: 0 to 1."""
     chunks: int = 0
     skipped: int = 0
     """Chunks that are already stored, unchanged."""
@@ -135,6 +144,8 @@ class Pipeline:
         self._lock = threading.Lock()
         self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
         self._target_work = SimpleQueue() if self._writers else self._inbox
+        self._at_target = 0
+        """Tasks that were handed to the target threads and have not ended."""
         self._look_ups: deque[Batch] = deque()
         self._writes: deque[Batch] = deque()
         self._to_embed: SimpleQueue[Batch | None] = SimpleQueue()
@@ -142,6 +153,7 @@ class Pipeline:
         self._read = self._finished = 0
         self._reading = True
         self._stopping = self._draining = self._aborted = False
+        self._stopped_at = math.inf
         self._errors: list[tuple[int, Exception]] = []
 
     @property
@@ -154,7 +166,11 @@ class Pipeline:
         )
 
     def stop(self) -> None:
-        """Stop reading, write what is being embedded, and end. A signal handler may call this."""
+        """Stop reading, write what is embedded within two seconds, and end.
+
+        A signal handler may call this.
+        """
+        self._stopped_at = min(self._stopped_at, time.monotonic())
         self._stopping = True
         self._inbox.put(None)  # wakes `run`; `SimpleQueue.put` is reentrant
 
@@ -173,7 +189,12 @@ class Pipeline:
             thread.start()
         try:
             while self._finished < self._read or (self._reading and not self._ends_early):
-                task = self._inbox.get()
+                try:
+                    task = self._inbox.get(timeout=_POLL_SECONDS if self._stopping else None)
+                except Empty:
+                    if self._is_abandoned():
+                        break
+                    continue
                 if task is not None:
                     task()
         except BaseException:  # an interrupt, or an error raised by a callback
@@ -184,14 +205,25 @@ class Pipeline:
                 self._to_embed.put(None)
             for _ in range(self._writers):
                 self._target_work.put(None)
-        for thread in threads[1:]:  # not the reader, whose source may block forever
-            thread.join()
+        if self._finished == self._read:
+            for thread in threads[1:]:  # not the reader, whose source may block forever
+                thread.join()
         if self._errors:
             raise min(self._errors, key=lambda numbered: numbered[0])[1]
 
     @property
     def _ends_early(self) -> bool:
         return self._stopping or self._draining or self._aborted
+
+    def _is_abandoned(self) -> bool:
+        """Return True if the batches in flight are not waited for any longer after `stop`."""
+        seconds = time.monotonic() - self._stopped_at
+        if seconds < MODEL_SECONDS:
+            return False
+        self._give_up()
+        with self._lock:
+            self._aborted = not self._at_target or seconds >= TARGET_SECONDS
+        return self._aborted
 
     def _abort(self) -> None:
         self._aborted = True
@@ -240,6 +272,8 @@ class Pipeline:
             self._do_look_up(self._look_ups.popleft())
         else:
             self._do_write(batch)
+        with self._lock:
+            self._at_target -= 1
 
     def _do_look_up(self, batch: Batch) -> None:
         if self._stopping or self._aborted:
@@ -279,13 +313,18 @@ class Pipeline:
             if waits and previous is not None:
                 previous.follower = batch
         if stage == "look up":
-            self._look_ups.append(batch)
-            self._target_work.put(self._do_next)
+            self._submit(self._look_ups, batch)
         elif stage == "embed":
             self._to_embed.put(batch)
         elif not waits:
-            self._writes.append(batch)
-            self._target_work.put(self._do_next)
+            self._submit(self._writes, batch)
+
+    def _submit(self, queue: deque[Batch], batch: Batch) -> None:
+        """Let a target thread take the next batch."""
+        with self._lock:
+            self._at_target += 1
+        queue.append(batch)
+        self._target_work.put(self._do_next)
 
     def _settle(self, batch: Batch, error: Exception | None = None, *, lost: bool = False) -> None:
         """Remove a batch that is written, has failed (`error`), or is abandoned (`lost`)."""
@@ -298,8 +337,7 @@ class Pipeline:
             follower, batch.follower = batch.follower, None
         self._inbox.put(partial(self._finish, batch, error, done=not lost))
         if follower is not None:
-            self._writes.append(follower)
-            self._target_work.put(self._do_next)
+            self._submit(self._writes, follower)
 
     # ---------------------------------------------------------------------- the calling thread
 

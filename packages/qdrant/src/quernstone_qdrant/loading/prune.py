@@ -6,7 +6,7 @@ import hashlib
 import struct
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from types import TracebackType
 from typing import Any
 
@@ -48,14 +48,20 @@ class Candidates:
         self._namespace = namespace
         self._file = tempfile.SpooledTemporaryFile(_MEMORY)  # noqa: SIM115 - closed by `__exit__`
 
-    def collect(self, store: PointStore) -> None:
+    def collect(self, store: PointStore, stopped: Callable[[], bool] = lambda: False) -> None:
         """Read the collection; call this before the documents are listed.
+
+        Args:
+            store: The collection.
+            stopped: Returns True to end early; what was collected is then not complete.
 
         Raises:
             TargetError: The collection cannot be read.
         """
         # One replica is enough: `gone` asks all of them.
         for point in store.scroll([OWN_KEY], every_replica=False):
+            if stopped():
+                return
             own = point.payload.get(OWN_KEY)
             if isinstance(own, dict) and _is_own(point.id, own, self._namespace):
                 self._file.write(

@@ -66,6 +66,10 @@ class LoadPlan:
     progress: Callable[[LoadReport], None] | None
 
 
+class _Stopped(Exception):  # noqa: N818 - not an error
+    """Ends the wait for the index after `stop`."""
+
+
 class Load:
     """A single load. Call `run` once."""
 
@@ -76,6 +80,8 @@ class Load:
         self._files = records if isinstance(records, FileRecords) else None
         self._prune_scope = prune
         self._stopping = self._indexing = False
+        self._newest = -1
+        """Number of the newest batch that was counted."""
         self._index = ""
         self._deferral: list[str] = []
         """Notes of the deferred index."""
@@ -152,7 +158,7 @@ class Load:
             self._deferral = stack.enter_context(plan.target.deferred_index(plan.defer_index))
             try:
                 if self._before is not None:
-                    self._before.collect(self._store)
+                    self._before.collect(self._store, lambda: self._stopping)
                 self._pipeline.run()
                 if self._seen is not None and self._before is not None:
                     self._prune(self._seen, self._before)
@@ -172,7 +178,8 @@ class Load:
             timeout = math.inf  # unlike a server, Edge only indexes while this call waits
         if timeout is not None and not self._stopping:
             self._indexing = True
-            plan.target.wait_for_index(timeout, self._show_index)
+            with suppress(_Stopped):
+                plan.target.wait_for_index(timeout, self._show_index)
             self._indexing = False
         with suppress(TargetError):  # a finished load does not fail for lack of these figures
             state = plan.target.state()
@@ -182,6 +189,8 @@ class Load:
 
     def _show_index(self, progress: str) -> None:
         self._index = progress
+        if self._stopping:
+            raise _Stopped
 
     def _embed(self, batch: Batch) -> None:
         with self._pace.embedding(sum(len(point.text) for point in batch.points)):
@@ -189,6 +198,9 @@ class Load:
 
     def _count_batch(self, batch: Batch) -> None:
         """Add a confirmed batch to the report, and hand out its errors."""
+        if batch.number > self._newest:
+            self._newest = batch.number
+            self.report = replace(self.report, unread=batch.unread)
         self._count(
             seen=batch.seen,
             chunks=batch.chunks,

@@ -13,11 +13,8 @@ load restores points lost in between.
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -53,6 +50,7 @@ from quernstone_qdrant.targets.edge_files import (
     replace_file,
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
+from quernstone_qdrant.targets.edge_optimise import optimise_in_process
 from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
     point_vectors,
@@ -73,7 +71,6 @@ _WRITERS = 2
 """One thread writes while the loader reads stored payloads."""
 _LOCK_SECONDS = 5.0
 """How long to wait for a lock: a process that was just killed may still hold its files."""
-_OPTIMISER = Path(__file__).with_name("edge_optimise.py")
 
 
 class EdgeTarget:
@@ -270,30 +267,21 @@ class EdgeTarget:
     def wait_for_index(
         self,
         timeout: float,
-        progress: Callable[[str], None] = lambda _: None,  # noqa: ARG002 - Edge reports none
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
         # Close first: only one process can open the shard. `edge_optimise.py` explains why
         # indexing runs in a process of its own.
         self.close()
-        command = [sys.executable, str(_OPTIMISER), str(self._home / _SHARD), str(os.getpid())]
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=None if math.isinf(timeout) else timeout,
-                check=False,
-            )
+            failure = optimise_in_process(self._home / _SHARD, timeout, progress)
         except subprocess.TimeoutExpired as late:
             raise TargetError(
                 f"collection {self.collection!r} is not indexed after {timeout:g} s; its points "
                 "are stored, and the next load continues indexing"
             ) from late
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
-            why = lines[-1] if lines else f"its process ended with status {done.returncode}"
-            raise CollectionError(self.collection, f"indexing failed: {why}")
+        if failure is not None:
+            raise CollectionError(self.collection, f"indexing failed: {failure}")
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""

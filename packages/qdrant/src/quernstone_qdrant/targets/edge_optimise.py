@@ -9,12 +9,58 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 from qdrant_edge import EdgeShard
 
 _PR_SET_PDEATHSIG = 1
 """Option of `prctl(2)`."""
+_PROGRESS_SECONDS = 0.5
+"""Seconds between two calls of `progress`."""
+
+
+def optimise_in_process(shard: Path, timeout: float, progress: Callable[[str], None]) -> str | None:
+    """Run this file and wait until the index is built.
+
+    Args:
+        shard: Folder of the shard, which this process must not have open.
+        timeout: Seconds to wait; may be infinite.
+        progress: Called twice a second with an empty string, as Edge does not say how far it is.
+            An exception of it ends the process and is passed on.
+
+    Returns:
+        The reason of a failure; None if the index is built.
+
+    Raises:
+        TimeoutExpired: The index is not built in time.
+    """
+    command = [sys.executable, __file__, str(shard), str(os.getpid())]
+    deadline = time.monotonic() + timeout
+    # A session of its own, so that Ctrl-C reaches only this process, which then ends the other.
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                _, stderr = process.communicate(timeout=max(0.0, min(left, _PROGRESS_SECONDS)))
+                break
+            except subprocess.TimeoutExpired:
+                try:
+                    progress("")
+                    if left <= 0:
+                        raise
+                except BaseException:
+                    process.kill()
+                    raise
+    if process.returncode == 0:
+        return None
+    lines = stderr.strip().splitlines()
+    return lines[-1] if lines else f"its process ended with status {process.returncode}"
 
 
 def main(shard: str, parent: int) -> None:
