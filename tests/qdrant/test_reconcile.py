@@ -11,6 +11,7 @@ from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.wish import SettingsWish
 
 RECORDS = [{"id": f"d{n}", "text": f"stone mill {n}", "year": 1200 + n} for n in range(20)]
+RULES = {"node_rule": 2, "record_rule": 2}
 COSINE = models.VectorParams(size=64, distance=models.Distance.COSINE)
 INT8 = models.ScalarQuantization(
     scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)
@@ -134,10 +135,14 @@ def test_a_server_that_cannot_add_vectors_says_so(client, running, embedder):
 def test_an_adopted_collection_records_what_it_has(client, embedder):
     client.create_collection("docs", vectors_config=COSINE, quantization_config=INT8)
     loader = QdrantLoader(client, "docs", embedder)
-    assert loader.provenance.settings == CollectionSettings(quantization="scalar", node_rule=2)
+    assert loader.provenance.settings == CollectionSettings(
+        quantization="scalar", node_rule=2, record_rule=2
+    )
     client.create_collection("half", vectors_config=vector(datatype=models.Datatype.FLOAT16))
     loader = QdrantLoader(client, "half", embedder)
-    assert loader.provenance.settings == CollectionSettings(datatype="float16", node_rule=2)
+    assert loader.provenance.settings == CollectionSettings(
+        datatype="float16", node_rule=2, record_rule=2
+    )
 
 
 def recorded(client, name="docs"):
@@ -183,7 +188,7 @@ def test_a_setting_changes_in_place_and_is_recorded(client, running, embedder, n
 def test_a_preset_changes_only_what_can_change(client, embedder):
     QdrantLoader(client, "docs", embedder, preset="scalar").load(RECORDS)
     QdrantLoader(client, "docs", embedder, preset="dense")
-    assert recorded(client) == CollectionSettings(node_rule=2)
+    assert recorded(client) == CollectionSettings(**RULES)
     assert as_target(client, "docs").state().vectors[""].quantization is None
     with pytest.raises(CollectionError, match="created with datatype='float32'"):
         QdrantLoader(client, "docs", embedder, preset=PRESETS["float16"])
@@ -273,7 +278,7 @@ def test_a_setting_that_is_newer_than_the_server_is_refused_before_anything_is_c
         QdrantLoader(client, "docs", embedder).load(RECORDS)
         with pytest.raises(CollectionError, match=message):
             QdrantLoader(client, "docs", embedder, settings=settings)
-        assert recorded(client) == CollectionSettings(node_rule=2)
+        assert recorded(client) == CollectionSettings(**RULES)
 
 
 def test_an_empty_collection_is_not_described_with_a_setting_that_the_server_lacks(
@@ -333,7 +338,7 @@ def test_the_embedded_client_records_and_names_what_it_ignores(embedder):
     QdrantLoader(embedded, "docs", embedder).load(RECORDS)
     wanted = {**IN_PLACE, "shards": None}
     loader = QdrantLoader(embedded, "docs", embedder, settings=wanted, defer_index="m0")
-    assert loader.provenance.settings == CollectionSettings(**{"node_rule": 2, **wanted})
+    assert loader.provenance.settings == CollectionSettings(**{**RULES, **wanted})
     report = loader.load(RECORDS)
     assert report.notes == ("`defer_index` is ignored: the embedded client has no index",)
     assert report.ignored == (

@@ -112,11 +112,14 @@ def test_a_collection_keeps_its_rule_for_nodes():
     assert CollectionSettings().differences(old) == []
     with pytest.raises(ConfigError, match="`node_rule` is 3"):
         CollectionSettings(node_rule=3)
+    assert (new.record_rule, old.record_rule) == (2, 1)
+    with pytest.raises(ConfigError, match="`record_rule` is 3"):
+        CollectionSettings(record_rule=3)
 
 
 def test_a_collection_keeps_its_bm25_rule():
     new = CollectionSettings(bm25="auto").resolved(64)
-    assert new.to_json() == {"bm25": "sparse", "bm25_rule": 2, "node_rule": 2}
+    assert new.to_json() == {"bm25": "sparse", "bm25_rule": 2, "node_rule": 2, "record_rule": 2}
     old = CollectionSettings.from_json({"bm25": "sparse"})  # as version 0.1.0 wrote it
     assert (old.bm25_rule, old.bm25_text("mill").rule) == (1, 1)
     assert CollectionSettings.from_json(old.to_json()) == old

@@ -19,7 +19,7 @@ LAYERS = {
     "quernstone": [
         ["types", "errors", "lazy"],
         ["batching", "pairs", "progress"],
-        ["encoding", "checkpoints"],
+        ["encoding", "checkpoints", "tables"],
         ["attention", "kernels"],
         ["qwen3"],
         ["engines"],

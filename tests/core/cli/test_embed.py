@@ -1,14 +1,19 @@
+import datetime
+import gzip
 import io
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from quernstone import Embedder
+from quernstone.types import TEXT_FIELDS
 
 TEXTS = ["a hand mill", "rain", "", "Grain and water make bread."]
 
@@ -57,9 +62,30 @@ def test_rows_come_out_as_they_went_in(quern, rows, expected, tmp_path):
 
 
 def test_the_text_is_found_in_the_fields_that_load_takes(quern):
-    for field in ("text", "content", "page_content", "body", "document"):
-        done = quern("embed", "-", stdin=orjson.dumps({"title": "x", field: "a hand mill"}))
+    for field in TEXT_FIELDS:
+        done = quern("embed", "-", stdin=orjson.dumps({"name": "x", field: "a hand mill"}))
         assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize("layout", ["parquet", "csv"])
+def test_tables_as_load_takes_them(quern, expected, tmp_path, layout):
+    titles = ["a hand mill", "rain"]
+    columns = {"title": titles, "year": [1, 2], "day": [datetime.date(2026, 1, 2)] * 2}
+    options = ["--text-template", "{title}"]
+    if layout == "parquet":
+        pq.write_table(pa.table({**columns, "raw": [b"x", b"y"]}), tmp_path / "in.parquet")
+        piped = quern("embed", "-", *options, stdin=(tmp_path / "in.parquet").read_bytes())
+        assert list(orjson.loads(piped.stdout.splitlines()[0]).items())[1:4] == [
+            ("year", 1), ("day", "2026-01-02"), ("raw", "eA==")
+        ]  # fmt: skip
+    else:
+        text = "title;year;size, mm\n" + "".join(f"{title};1;2\n" for title in titles)
+        (tmp_path / "in.csv.gz").write_bytes(gzip.compress(text.encode()))
+        options = ["--text-field", "title", "--output", tmp_path / "out.jsonl"]
+        done = quern("embed", tmp_path / "in.csv.gz", *options)
+        assert done.exit_code == 0, done.stderr
+        piped = SimpleNamespace(stdout=(tmp_path / "out.jsonl").read_text())
+    np.testing.assert_allclose(vectors_of(piped.stdout), expected[:2], atol=1e-6)
 
 
 def test_npy(quern, rows, expected, tmp_path):
@@ -119,15 +145,15 @@ def test_queries_with_an_instruction_and_dimensions(quern, lines, embedding_mode
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": ', "line 2: not JSON: "),
-        (b"[1]", "line 2: not a JSON object but a list"),
+        (b'{"text": ', "row 2: is not valid JSON: "),
+        (b"[1]", "row 2: is not a JSON object but list"),
         (
-            b'{"title": "x"}',
-            "line 2: no text: expected text or content or page_content or body",
+            b'{"name": "x"}',
+            "row 2: no field `text`; the fields are `name`",
         ),
-        (b'{"text": 7}', "line 2: `text` is not a string"),
-        (b'{"text": "\xff"}', "line 2: not JSON: "),
-        (b'{"text": "\\ud800"}', "line 2: not JSON: "),
+        (b'{"text": 7}', "row 2: `text` is int, not a string"),
+        (b'{"text": "\xff"}', "row 2: is not valid JSON: "),
+        (b'{"text": "\\ud800"}', "row 2: is not valid JSON: "),
     ],
 )
 def test_a_bad_row_is_named_and_leaves_no_file(quern, tmp_path, line, reason):
@@ -144,14 +170,17 @@ def test_bytes_that_are_no_text(quern):
     done = quern("embed", "-", stdin=b"good\ncaf\xe9\n")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == (
-        "quern: standard input, line 2: not UTF-8: invalid continuation byte at byte 3\n"
+        "quern: standard input, row 2: is not valid UTF-8: invalid continuation byte at byte 3\n"
     )
 
 
 def test_a_missing_id_and_a_missing_field(quern, rows):
-    assert "line 1: no `key`" in quern("embed", rows, "--id-field", "key").stderr
+    assert (
+        "row 1: no field `key`; the fields are `id`, `content`"
+        in quern("embed", rows, "--id-field", "key").stderr
+    )
     done = quern("embed", rows, "--text-field", "body")
-    assert "line 1: no text: expected `body`, it has `id`, `content`" in done.stderr
+    assert "row 1: no column `body` for the text; the columns are `id`, `content`" in done.stderr
     assert done.exit_code == 1
 
 

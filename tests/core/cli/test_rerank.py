@@ -1,4 +1,6 @@
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from quernstone import Reranker
@@ -43,6 +45,16 @@ def test_lines_with_a_query(quern, expected):
     assert row["results"] == [{**r, "text": DOCUMENTS[r["index"]]} for r in expected[:2]]
 
 
+def test_parquet(quern, expected, tmp_path):
+    rows = pa.table({"query": ["mills"], "documents": [DOCUMENTS]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    done = quern("rerank", tmp_path / "rows.parquet")
+    assert orjson.loads(done.stdout)["results"] == expected
+    pq.write_table(pa.table({"title": DOCUMENTS}), tmp_path / "documents.parquet")
+    done = quern("rerank", tmp_path / "documents.parquet", "--query", "mills")
+    assert orjson.loads(done.stdout)["results"] == expected
+
+
 def test_template(quern, reranking_model):
     stdin = "\n".join(DOCUMENTS)
     done = quern("rerank", "-", "-q", "mills", "--template", "eval", stdin=stdin)
@@ -73,12 +85,12 @@ def test_groups_of_rows_stay_in_order(quern, monkeypatch):
 @pytest.mark.parametrize(
     ("stdin", "message"),
     [
-        (b'{"query": "q"}', "line 1: expected `query`, a string, and `documents`, a list"),
-        (b'{"query": 1, "documents": []}', "line 1: expected `query`, a string"),
-        (b'{"query": "q", "documents": [7]}', "line 1: a document is a int"),
-        (b'{"query": "q", "documents": [{"a": 1}]}', "line 1: no text: expected text or"),
-        (b'{"query": "q", "documents": []}\n{', "line 2: not JSON"),
-        (b"plain text", "line 1: expected `query`"),
+        (b'{"query": "q"}', "row 1: expected `query`, a string, and `documents`, a list"),
+        (b'{"query": 1, "documents": []}', "row 1: expected `query`, a string"),
+        (b'{"query": "q", "documents": [7]}', "row 1: a document is a int"),
+        (b'{"query": "q", "documents": [{"a": 1}]}', "row 1: no text column (`text`, "),
+        (b'{"query": "q", "documents": []}\n{', "row 2: is not valid JSON"),
+        (b"plain text", "row 1: expected `query`"),
     ],
 )
 def test_bad_rows(quern, stdin, message):

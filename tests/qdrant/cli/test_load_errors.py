@@ -31,7 +31,7 @@ def test_the_remedy_is_named(quern, tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ('{"title": "x"}\n', (), "no text column"),
+        ('{"name": "x"}\n', (), "no text column"),
         ('{"text": "x"}\n', ("--text-field", "nope"), "no column `nope` for the text"),
         ('{"text": "x"}\n', ("--id-field", "nope"), "the id in `nope` is None"),
         ("{\n", (), "is not valid JSON"),

@@ -16,14 +16,14 @@ def letters(path):
 def test_each_failure_is_a_line_with_its_reason(client, embedder, tmp_path):
     path = tmp_path / "left-out.jsonl"
     loader = QdrantLoader(client, "docs", embedder, dead_letter=path)
-    report = loader.load([GOOD, POISON, {"title": "no text"}, SourceError("x.csv", "not CSV", 3)])
+    report = loader.load([GOOD, POISON, {"name": "no text"}, SourceError("x.csv", "not CSV", 3)])
     assert (report.embedded, report.failed) == (1, 3)
     no_text, unreadable, poison = letters(path)  # what is read fails first
     assert poison["quernstone_dead_letter"] == (
         "record 'bad.md': chunk 0 cannot be embedded: no poison"
     )
     assert poison["error"] == "RecordError"
-    assert no_text["value"] == {"title": "no text"}
+    assert no_text["value"] == {"name": "no text"}
     assert "it has no text field" in no_text["quernstone_dead_letter"]
     assert (unreadable["path"], unreadable["row"]) == ("x.csv", 3)
 

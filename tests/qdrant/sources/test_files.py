@@ -72,7 +72,7 @@ def test_bad_lines_of_jsonl_are_named_and_passed_over(tmp_path):
         '{"text": "good", "id": 1}',
         '{"text": "cut off',
         "[1, 2]",
-        '{"title": "no text"}',
+        '{"name": "no text"}',
         '{"text": null}',
         b'{"text": "\xff"}',
         '{"text": "\\ud800"}',
@@ -86,7 +86,7 @@ def test_bad_lines_of_jsonl_are_named_and_passed_over(tmp_path):
     assert [error.split(": ")[0] for error in errors] == [f"{path}, row {n}" for n in range(2, 8)]
     assert "row 2: is not valid JSON: " in errors[0]
     assert errors[1].endswith("row 3: is not a JSON object but list")
-    assert errors[2].endswith("row 4: no field `text`; the fields are `title`")
+    assert errors[2].endswith("row 4: no field `text`; the fields are `name`")
     assert errors[3].endswith("row 5: `text` is null, not a string")
     assert "row 6: is not valid JSON: " in errors[4]
 
@@ -96,7 +96,7 @@ def test_ids_of_rows(tmp_path):
         tmp_path, {"rows.jsonl": '{"text": "a", "id": 7}\n{"text": "b"}\n{"text": "c", "id": ""}'}
     )
     records, errors = read(tmp_path, id_field="id")
-    assert records == {"7": ("a", {"source": "rows.jsonl", "row": 1})}
+    assert records == {"7": ("a", {"id": 7, "source": "rows.jsonl", "row": 1})}
     assert errors[0].endswith(
         "row 2: the id in `id` is None; it must be a non-empty string or an integer"
     )
@@ -110,8 +110,8 @@ def test_csv(tmp_path):
     records, errors = read(tmp_path, id_field="id")
     assert errors == []
     assert records == {
-        "1": ("two\nlines", {"year": "1200", "source": "t.csv", "row": 1}),
-        "2": ("a,b", {"year": "1300", "source": "t.csv", "row": 2}),
+        "1": ("two\nlines", {"id": "1", "year": "1200", "source": "t.csv", "row": 1}),
+        "2": ("a,b", {"id": "2", "year": "1300", "source": "t.csv", "row": 2}),
     }
 
 
@@ -124,7 +124,7 @@ def test_a_long_csv_field(tmp_path):
     ("content", "error"),
     [
         ("text,n\na,1,2\nb,2\n", "row 1: has 3 values for 2 columns"),
-        ("title,n\na,1\n", "no text column (`text`, `content`, `page_content`, `body`, "),
+        ("name,n\na,1\n", "no text column (`text`, `content`, `page_content`, `body`, "),
         ('text\n"open', "row 1: is not valid CSV: unexpected end of data"),
         (
             b"text\n\xff\xfe\n",
@@ -251,17 +251,17 @@ def test_parquet_whose_damage_only_its_checksums_show(tmp_path):
 
 
 def test_a_column_that_is_missing_is_named_with_those_that_are_there(tmp_path):
-    pq.write_table(pa.table({"title": ["a"], "n": [1]}), tmp_path / "t.parquet")
-    assert "the columns are `title`, `n`: choose one with `text_field`" in read(tmp_path)[1][0]
+    pq.write_table(pa.table({"name": ["a"], "n": [1]}), tmp_path / "t.parquet")
+    assert "the columns are `name`, `n`: choose one with `text_field`" in read(tmp_path)[1][0]
     assert (
-        "no column `abc` for the text; the columns are `title`, `n`"
+        "no column `abc` for the text; the columns are `name`, `n`"
         in read(tmp_path, text_field="abc")[1][0]
     )
     assert (
-        "no column `abc` for the ids; the columns are `title`, `n`"
-        in read(tmp_path, text_field="title", id_field="abc")[1][0]
+        "no column `abc` for the ids; the columns are `name`, `n`"
+        in read(tmp_path, text_field="name", id_field="abc")[1][0]
     )
-    assert read(tmp_path, text_field="title")[0]["t.parquet#1"][0] == "a"
+    assert read(tmp_path, text_field="name")[0]["t.parquet#1"][0] == "a"
 
 
 def test_files_that_cannot_be_read(tmp_path):

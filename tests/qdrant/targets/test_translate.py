@@ -111,6 +111,7 @@ def test_a_pair_is_created_in_the_words_of_the_servers_version(load, version, co
         "quantization": "scalar",
         "on_disk": True,
         "node_rule": 2,
+        "record_rule": 2,
     }
     key = {"type": "keyword", **cold}
     assert server.indexes == dict.fromkeys(("quernstone.key", "doc_id", "quernstone.node_id"), key)

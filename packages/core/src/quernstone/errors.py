@@ -3,6 +3,7 @@
     QuernstoneError
     |-- ConfigError (ValueError)         settings that can never work
     |-- MissingExtraError (ImportError)  an optional dependency is not installed
+    |-- SourceError (ValueError)         a file or one row of it; `.path`, `.row`
     |-- InputError (ValueError)          one input cannot be processed; `.index` says which
     |   `-- InputTooLongError            `.tokens` against `.limit`
     |-- ModelLoadError (RuntimeError)    a missing or broken model, or the wrong tokenizer
@@ -42,6 +43,18 @@ class MissingExtraError(QuernstoneError, ImportError):
             f"`{self.module}` is not installed; "
             f'run `pip install "{self.distribution}[{self.extra}]"`'
         )
+
+
+class SourceError(QuernstoneError, ValueError):
+    """A file, or one row of a file, cannot be read as text."""
+
+    def __init__(self, path: str, reason: str, row: int | None = None) -> None:
+        super().__init__(path, reason, row)
+        self.path, self.reason, self.row = path, reason, row
+
+    def __str__(self) -> str:
+        where = self.path if self.row is None else f"{self.path}, row {self.row}"
+        return f"{where}: {self.reason}"
 
 
 class InputError(QuernstoneError, ValueError):

@@ -15,7 +15,16 @@ EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 RerankTemplate = Literal["card", "eval"]
 
-TEXT_FIELDS = ("text", "content", "page_content", "body", "document")
+TEXT_FIELDS = (
+    "text",
+    "content",
+    "page_content",
+    "body",
+    "document",
+    "description",
+    "summary",
+    "title",
+)
 """Fields of a JSON object or a table row that may hold its text, in the order they are tried."""
 
 Float32Array = npt.NDArray[np.float32]

@@ -23,20 +23,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quernstone.errors import QuernstoneError
+from quernstone.errors import SourceError as SourceError  # the readers of core raise it
 
 _SHOWN = 3
-
-
-class SourceError(QuernstoneError, ValueError):
-    """A file, or one row of a file, cannot be read as text."""
-
-    def __init__(self, path: str, reason: str, row: int | None = None) -> None:
-        super().__init__(path, reason, row)
-        self.path, self.reason, self.row = path, reason, row
-
-    def __str__(self) -> str:
-        where = self.path if self.row is None else f"{self.path}, row {self.row}"
-        return f"{where}: {self.reason}"
 
 
 class RecordError(QuernstoneError, ValueError):

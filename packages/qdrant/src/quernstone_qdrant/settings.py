@@ -21,6 +21,7 @@ from quernstone_qdrant.documents.bm25 import (
 from quernstone_qdrant.documents.layouts import Layout, LayoutName, layout_of
 from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.paths import field_paths
+from quernstone_qdrant.documents.records import NEWEST_RECORD_RULE, RecordRule
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text | SparseVector]"
 """One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25, or
@@ -117,11 +118,11 @@ class CollectionSettings:
     language: str = "english"
     """Language of the stop words and the stemmer of BM25: one of `LANGUAGES`."""
     bm25_rule: Bm25Rule | Literal["auto"] = "auto"
-    """Rule by which sparse BM25 vectors split texts into terms; see `documents/bm25.py`. `auto`:
-    the newest for a new collection. 1: a server's own, for programs that let it encode queries."""
+    """Rule by which BM25 splits texts; see `documents/bm25.py`. `auto`: the newest one."""
     node_rule: NodeRule | Literal["auto"] = "auto"
-    """Rule for LlamaIndex nodes; see `documents/nodes.py`. `auto`: the newest for a new
-    collection."""
+    """Rule for LlamaIndex nodes; see `documents/nodes.py`. `auto`: the newest one."""
+    record_rule: RecordRule | Literal["auto"] = "auto"
+    """Rule for the metadata of rows of files; see `RecordRule`."""
     embed_metadata: bool = True
     """Embed LlamaIndex nodes with their metadata, as LlamaIndex does (`MetadataMode.EMBED`)."""
     indexes: Mapping[str, FieldType] = field(default_factory=dict)
@@ -175,8 +176,9 @@ class CollectionSettings:
             ("bm25", self.bm25, Lexical),
         ):
             check_choice(name, value, get_args(known))
-        check_choice("bm25_rule", self.bm25_rule, ["auto", *get_args(Bm25Rule)])
-        check_choice("node_rule", self.node_rule, ["auto", *get_args(NodeRule)])
+        rules = {"bm25_rule": Bm25Rule, "node_rule": NodeRule, "record_rule": RecordRule}
+        for name, known in rules.items():
+            check_choice(name, getattr(self, name), ["auto", *get_args(known)])
         check_choice("language", self.language, LANGUAGES)
         if self.bm25 == "text" and self.bm25_rule != "auto":
             raise ConfigError(
@@ -210,8 +212,9 @@ class CollectionSettings:
             bm25 = "sparse"
         if bm25 == "sparse" and rule == "auto":
             rule = NEWEST_RULE
-        nodes = NEWEST_NODE_RULE if self.node_rule == "auto" else self.node_rule
-        return replace(self, prefix=prefix, bm25=bm25, bm25_rule=rule, node_rule=nodes)
+        newest = {"node_rule": NEWEST_NODE_RULE, "record_rule": NEWEST_RECORD_RULE}
+        new: dict[str, Any] = {k: v for k, v in newest.items() if getattr(self, k) == "auto"}
+        return replace(self, prefix=prefix, bm25=bm25, bm25_rule=rule, **new)
 
     def vectors(self, dimensions: int) -> Mapping[str, VectorSettings]:
         """Return the dense vectors of a point by name, for embeddings of size `dimensions`."""
@@ -364,16 +367,14 @@ class CollectionSettings:
         Raises:
             ConfigError: A setting is unknown, because a newer version of this package wrote it.
         """
-        unknown = sorted(set(stored) - {known.name for known in fields(cls)})
-        if unknown:
+        if unknown := sorted(set(stored) - {known.name for known in fields(cls)}):
             raise ConfigError(
                 f"the collection has unknown settings ({', '.join(unknown)}), because a newer "
                 "version of quernstone-qdrant created it; upgrade quernstone-qdrant"
             )
-        stored = {"node_rule": 1, **stored}  # collections with another rule record it
-        if stored.get("bm25") == "sparse":  # version 0.1.0 had rule 1 and did not record it
-            stored = {"bm25_rule": 1, **stored}
-        return cls(**stored)
+        oldest = {"node_rule": 1, "record_rule": 1}  # version 0.1.0 did not record its rules
+        oldest |= {"bm25_rule": 1} if stored.get("bm25") == "sparse" else {}
+        return cls(**{**oldest, **stored})
 
 
 def uint8_scale(dimensions: int) -> float:

@@ -20,6 +20,7 @@ from quernstone.cli.options import (
     Template,
     TextField,
     default_model,
+    fields_of,
     on_terminal,
 )
 from quernstone.cli.printing import facts_table, plain_table, print_json
@@ -141,8 +142,9 @@ def _check_plot(path: Path) -> None:
 
 def _texts(path: Path, text_field: str | None) -> list[str]:
     from quernstone.cli.rows import RowInput
+    from quernstone.tables import TableOptions
 
-    rows = RowInput(path, "auto", text_field).texts()
+    rows = RowInput(path, "auto", TableOptions(text_field=fields_of(text_field))).texts()
     found = list(islice((row.text for row in rows if row.text.strip()), _MOST_TEXTS))
     if not found:
         raise ConfigError(f"--texts {path}: contains no text")

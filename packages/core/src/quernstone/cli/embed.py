@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -17,7 +17,7 @@ from quernstone.cli.options import (
     EmbeddingModel,
     Instruction,
     ModelOptions,
-    TextField,
+    TextOptions,
     on_terminal,
     output_option,
 )
@@ -25,8 +25,10 @@ from quernstone.errors import InputError
 
 if TYPE_CHECKING:
     from quernstone import Embedder
-    from quernstone.cli.rows import Row
+    from quernstone.cli.rows import TextRow
     from quernstone.types import Float32Array
+
+_Batch: TypeAlias = "tuple[list[TextRow], Float32Array]"
 
 _DOCUMENTS = 256
 _QUERIES = 1024
@@ -35,7 +37,11 @@ _QUERIES = 1024
 @expand_options
 def embed(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="JSONL or plain lines; - is standard input.")
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="JSONL, CSV, Parquet or plain lines, also .gz and .zst; - is standard input.",
+        ),
     ],
     *,
     output: Annotated[
@@ -44,19 +50,19 @@ def embed(
     queries: Annotated[
         bool, typer.Option("--queries", help="Embed as queries, with the instruction.")
     ] = False,
-    text_field: TextField = None,
+    texts: TextOptions,
     id_field: Annotated[
         str | None, typer.Option(help="Copy this field into a column of the Parquet file.")
     ] = None,
     input_format: Annotated[
-        str, typer.Option(help="Format of the input: auto, jsonl, lines.")
+        str, typer.Option(help="Format of the input: auto, jsonl, csv, parquet, lines.")
     ] = "auto",
     model: EmbeddingModel = EMBEDDING_MODEL,
     dimensions: Dimensions = None,
     instruction: Instruction = None,
     options: ModelOptions,
 ) -> None:
-    """Embed the lines of a file or a pipe.
+    """Embed the rows or lines of a file or a pipe.
 
     Rows are written in the order they were read, with `embedding` added. Parquet files have the
     columns `text` and `embedding`, .npy files only the vectors. Memory use does not grow with the
@@ -65,9 +71,10 @@ def embed(
     from quernstone.cli.outputs import open_output, vector_writer
     from quernstone.cli.rows import RowInput
     from quernstone.progress import progress_bar
+    from quernstone.tables import TableOptions
 
     make_writer = vector_writer(output)
-    rows = RowInput(source, input_format, text_field, id_field)
+    rows = RowInput(source, input_format, TableOptions(**texts.arguments()), id_field)
     with (
         options.embedder(model, dimensions=dimensions, instruction=instruction) as embedder,
         open_output(output) as file,
@@ -81,10 +88,12 @@ def embed(
         writer.finish()
 
 
-def _documents(embedder: Embedder, rows: Iterator[Row]) -> Iterator[tuple[list[Row], Float32Array]]:
+def _documents(
+    embedder: Embedder, rows: Iterator[TextRow]
+) -> Iterator[tuple[list[TextRow], Float32Array]]:
     import numpy as np
 
-    pending: deque[Row] = deque()
+    pending: deque[TextRow] = deque()
     finished = 0
 
     def texts() -> Iterator[str]:
@@ -101,7 +110,9 @@ def _documents(embedder: Embedder, rows: Iterator[Row]) -> Iterator[tuple[list[R
         raise pending[error.index - finished].error(error) from error
 
 
-def _queries(embedder: Embedder, rows: Iterator[Row]) -> Iterator[tuple[list[Row], Float32Array]]:
+def _queries(
+    embedder: Embedder, rows: Iterator[TextRow]
+) -> Iterator[tuple[list[TextRow], Float32Array]]:
     while batch := list(islice(rows, _QUERIES)):
         try:
             vectors = embedder.embed_queries([row.text for row in batch])

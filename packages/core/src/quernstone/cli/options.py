@@ -27,6 +27,7 @@ RERANKING_MODEL = "Qwen/Qwen3-Reranker-0.6B"
 
 model_option = partial(typer.Option, rich_help_panel="Model")
 output_option = partial(typer.Option, "--output", "-o")
+table_option = partial(typer.Option, rich_help_panel="Files")
 server_option = partial(typer.Option, rich_help_panel="Model on a server")
 
 _MODEL_HELP = "Hub id, local folder, or `tiny` (bundled, works offline)."
@@ -94,11 +95,52 @@ AdapterName = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 TextField = Annotated[
     str | None,
-    typer.Option(
-        help=f"Field that holds the text. (default: the first of {', '.join(TEXT_FIELDS)})"
+    table_option(
+        help="Field of the text, or several, such as title,description: each is put on a line "
+        f"after its name. (default: the first of {', '.join(TEXT_FIELDS)})"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How files are read, and which of their fields are the text."""
+
+    text_field: TextField = None
+    text_template: Annotated[
+        str | None,
+        table_option(
+            metavar="TEMPLATE",
+            help="Text with fields in braces, such as '{title}, {year}'; \\n is a line break.",
+        ),
+    ] = None
+    encoding: Annotated[
+        str, table_option(help="Encoding of text, Markdown, CSV and JSON Lines files.")
+    ] = "utf-8"
+    delimiter: Annotated[
+        str | None,
+        table_option(help="Delimiter of CSV files. (default: by the first lines; tabs in .tsv)"),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `TableOptions`."""
+        template = self.text_template
+        if template is not None:
+            template = template.replace("\\n", "\n").replace("\\t", "\t")
+        return {
+            "text_field": fields_of(self.text_field),
+            "text_template": template,
+            "encoding": self.encoding,
+            "delimiter": {"\\t": "\t"}.get(self.delimiter or "", self.delimiter),
+        }
+
+
+def fields_of(text: str | None) -> tuple[str, ...] | None:
+    """Split the names of an option at commas; None if it is not given."""
+    if text is None:
+        return None
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 @dataclass(frozen=True)

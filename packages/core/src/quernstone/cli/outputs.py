@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from quernstone.cli.rows import Row
+from quernstone.cli.rows import TextRow
 from quernstone.encoding.json_lines import dump_json
 from quernstone.errors import ConfigError, MissingExtraError
 from quernstone.types import Float32Array
@@ -20,7 +20,7 @@ from quernstone.types import Float32Array
 class VectorWriter(Protocol):
     """Writes rows and their vectors to an open file."""
 
-    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+    def write(self, rows: Sequence[TextRow], vectors: Float32Array) -> None:
         """Write rows. Shape of `vectors`: (len(rows), dimensions)."""
         ...
 
@@ -35,7 +35,7 @@ class JsonlWriter:
     def __init__(self, file: BinaryIO, dimensions: int, id_field: str | None) -> None:  # noqa: ARG002
         self._file = file
 
-    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+    def write(self, rows: Sequence[TextRow], vectors: Float32Array) -> None:
         """See `VectorWriter`."""
         for row, vector in zip(rows, vectors, strict=True):
             self._file.write(dump_json({**row.fields, "embedding": vector}))
@@ -51,7 +51,7 @@ class NpyWriter:
         self._file, self._dimensions, self._rows = file, dimensions, 0
         self._data = self._header()
 
-    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+    def write(self, rows: Sequence[TextRow], vectors: Float32Array) -> None:
         """See `VectorWriter`."""
         self._file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
         self._rows += len(rows)
@@ -89,7 +89,7 @@ class ParquetWriter:
         self._schema = pa.schema(columns)
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
 
-    def write(self, rows: Sequence[Row], vectors: Float32Array) -> None:
+    def write(self, rows: Sequence[TextRow], vectors: Float32Array) -> None:
         """See `VectorWriter`."""
         pa = self._arrow
         numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())

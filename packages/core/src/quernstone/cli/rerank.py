@@ -15,12 +15,12 @@ from quernstone.cli.options import (
     Instruction,
     RerankerOptions,
     RerankingModel,
-    TextField,
+    TextOptions,
     on_terminal,
     output_option,
 )
 from quernstone.encoding.json_lines import dump_json
-from quernstone.errors import InputError
+from quernstone.errors import InputError, SourceError
 
 if TYPE_CHECKING:
     from quernstone import RankedDocument, Reranker
@@ -45,14 +45,14 @@ def rerank(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help='JSONL rows {"query": ..., "documents": [...]}, or plain lines with --query; '
-            "- is standard input.",
+            help='Rows {"query": ..., "documents": [...]} of JSONL or Parquet; or with --query '
+            "documents, as JSONL, CSV, Parquet or plain lines. - is standard input.",
         ),
     ],
     *,
     output: Annotated[Path, output_option(help="A .jsonl file; - is standard output.")] = Path("-"),
     query: Annotated[
-        str | None, typer.Option("--query", "-q", help="Rerank every line of INPUT for this query.")
+        str | None, typer.Option("--query", "-q", help="Rerank every row of INPUT for this query.")
     ] = None,
     top_n: Annotated[
         int | None, typer.Option("--top-n", "-n", min=1, help="Results per query. (default: all)")
@@ -60,7 +60,10 @@ def rerank(
     with_text: Annotated[
         bool, typer.Option("--with-text", help="Add the text of each document to its result.")
     ] = False,
-    text_field: TextField = None,
+    texts: TextOptions,
+    input_format: Annotated[
+        str, typer.Option(help="Format of the input: auto, jsonl, csv, parquet, lines.")
+    ] = "auto",
     model: RerankingModel = RERANKING_MODEL,
     instruction: Instruction = None,
     options: RerankerOptions,
@@ -73,9 +76,10 @@ def rerank(
     from quernstone.cli.outputs import check_output, open_output
     from quernstone.cli.rows import RowInput
     from quernstone.progress import progress_bar
+    from quernstone.tables import TableOptions
 
     check_output(output)
-    rows = RowInput(source, "auto" if query is None else "lines", text_field)
+    rows = RowInput(source, input_format, TableOptions(**texts.arguments()))
     requests = _requests(rows) if query is None else _one_request(rows, query)
     with (
         options.reranker(model, instruction=instruction) as reranker,
@@ -92,17 +96,15 @@ def rerank(
 
 
 def _requests(source: RowInput) -> Iterator[_Request]:
-    from quernstone.cli.rows import LineError
-
     for number, row in source.rows():
         query, documents = row.get("query"), row.get("documents")
         if not isinstance(query, str) or not isinstance(documents, list):
             has = ", ".join(f"`{field}`" for field in row) or "nothing"
-            raise LineError(
+            raise SourceError(
                 source.name,
-                number,
                 f"expected `query`, a string, and `documents`, a list; it has {has} "
-                "(for plain lines give the query with --query)",
+                "(for rows without a query give it with --query)",
+                number,
             )
         texts = [
             document if isinstance(document, str) else _text(source, number, document)
@@ -113,16 +115,15 @@ def _requests(source: RowInput) -> Iterator[_Request]:
 
 
 def _text(source: RowInput, number: int, document: object) -> str:
-    from quernstone.cli.rows import LineError
-
     if not isinstance(document, dict):
         found = type(document).__name__
-        raise LineError(source.name, number, f"a document is a {found}, not a string or object")
+        reason = f"a document is a {found}, not a string or object"
+        raise SourceError(source.name, reason, number)
     return source.text(number, document)
 
 
 def _one_request(source: RowInput, query: str) -> Iterator[_Request]:
-    yield _Request(1, {}, query, [fields["text"] for _, fields in source.rows()])
+    yield _Request(1, {}, query, [row.text for row in source.texts()])
 
 
 def _groups(requests: Iterator[_Request]) -> Iterator[list[_Request]]:
@@ -141,14 +142,12 @@ def _groups(requests: Iterator[_Request]) -> Iterator[list[_Request]]:
 def _ranked(
     reranker: Reranker, group: list[_Request], top_n: int | None, source: str
 ) -> list[list[RankedDocument]]:
-    from quernstone.cli.rows import LineError
-
     queries, documents = [r.query for r in group], [r.documents for r in group]
     try:
         return reranker.rerank_many(queries, documents, top_n)
     except InputError as error:
         reason = str(error).removeprefix(f"input {error.index}: ")
-        raise LineError(source, group[error.index].line, reason) from error
+        raise SourceError(source, reason, group[error.index].line) from error
 
 
 def _results(

@@ -1,60 +1,41 @@
-"""Input of `embed` and `rerank`: JSON Lines or plain lines, from a file or a pipe."""
+"""Input of `embed` and `rerank`: tables or plain lines, from a file or a pipe."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, get_args
 
-from quernstone.encoding.json_lines import parse_json
-from quernstone.errors import ConfigError, InputError, QuernstoneError
-from quernstone.types import TEXT_FIELDS
+from quernstone.errors import ConfigError, InputError, SourceError
+from quernstone.tables import Format, Row, TableOptions, TableReader, TextColumns, listed
 
-FORMATS = ("auto", "jsonl", "lines")
-
-_JSON_SUFFIXES = (".jsonl", ".ndjson")
-_BOM = b"\xef\xbb\xbf"
-
-
-class LineError(QuernstoneError, ValueError):
-    """A line of the input cannot be used."""
-
-    def __init__(self, source: str, line: int, reason: str) -> None:
-        super().__init__(source, line, reason)
-        self.source, self.line, self.reason = source, line, reason
-
-    def __str__(self) -> str:
-        return f"{self.source}, line {self.line}: {self.reason}"
+FORMATS = ("auto", *get_args(Format))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the input."""
+class TextRow:
+    """One row of the input."""
 
     source: str
-    line: int
+    number: int
     fields: dict[str, Any]
     text: str
 
-    def error(self, error: InputError) -> LineError:
-        """Convert a model's error about one input to an error about this line."""
+    def error(self, error: InputError) -> SourceError:
+        """Convert a model's error about one input to an error about this row."""
         reason = str(error).removeprefix(f"input {error.index}").lstrip(": ")
-        return LineError(self.source, self.line, reason)
+        return SourceError(self.source, reason, self.number)
 
 
 class RowInput:
-    """Reads rows from a file or standard input.
+    """Reads rows from a file or standard input, and stops at the first invalid one.
 
     Args:
         path: `-` is standard input.
-        layout: `jsonl`, `lines` (each line is a text), or `auto`: by the file extension, or by the
-            first character of standard input.
-        text_field: Field that holds the text. None: the first of `TEXT_FIELDS` that exists.
+        layout: `jsonl`, `csv`, `parquet`, `lines` (each line is a text), or `auto`: by the file
+            extension, or by the first bytes of standard input.
+        options: How to read, and which fields are the text.
         id_field: A field that every row must have.
 
     Raises:
@@ -65,94 +46,57 @@ class RowInput:
         self,
         path: Path,
         layout: str = "auto",
-        text_field: str | None = None,
+        options: TableOptions | None = None,
         id_field: str | None = None,
     ) -> None:
         if layout not in FORMATS:
             raise ConfigError(f"unknown input format {layout!r}; use {', '.join(FORMATS)}")
-        if str(path) != "-" and not path.is_file():
+        if str(path) != "-" and (path.is_dir() or not path.exists()):
             raise ConfigError(f"INPUT {path}: no such file")
-        self.path = path
         self.name = "standard input" if str(path) == "-" else str(path)
-        self.text_field, self.id_field = text_field, id_field
-        self._layout = layout
+        self._options, self._id_field = options or TableOptions(), id_field
+        self._reader = TableReader(
+            path=path,
+            name=self.name,
+            options=self._options,
+            layout=next((one for one in get_args(Format) if one == layout), None),
+        )
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (line number, object). A plain line becomes `{"text": line}`.
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows. A plain line becomes `{"text": line}`.
 
         Raises:
-            LineError: A line is not UTF-8, not JSON, or not an object.
+            SourceError: The file is damaged, or a row is invalid.
         """
-        with self._open() as file:
-            first = file.readline().removeprefix(_BOM)
-            if not first:
-                return
-            lines: Iterable[bytes] = chain([first], file)
-            if self._is_json(first):
-                yield from self._objects(lines)
-            else:
-                yield from self._texts(lines)
+        for row in self._reader.rows():
+            if isinstance(row, SourceError):
+                raise row
+            yield row
 
-    def texts(self) -> Iterator[Row]:
+    def texts(self) -> Iterator[TextRow]:
         """Yield the rows with their texts.
 
         Raises:
-            LineError: As in `rows`, or a row lacks a text or the id field.
+            SourceError: As in `rows`, or a row lacks a text or the id field.
         """
+        texts = TextColumns(self._options)
         for number, fields in self.rows():
-            if self.id_field is not None and self.id_field not in fields:
-                raise LineError(self.name, number, f"no `{self.id_field}`")
-            yield Row(self.name, number, fields, self.text(number, fields))
+            if self._id_field is not None and self._id_field not in fields:
+                reason = f"no field `{self._id_field}`; the fields are {listed(fields)}"
+                raise SourceError(self.name, reason, number)
+            try:
+                text = texts.text(fields)
+            except ValueError as error:
+                raise SourceError(self.name, str(error), number) from error
+            yield TextRow(self.name, number, fields, text)
 
-    def text(self, number: int, row: dict[str, Any]) -> str:
-        """Return the text of a row, or of a document in a row.
+    def text(self, number: int, document: Mapping[str, Any]) -> str:
+        """Return the text of a document in a row.
 
         Raises:
-            LineError: The object has no text, or the text is not a string.
+            SourceError: The document has no text, or the text is not a string.
         """
-        name = self.text_field or next((field for field in TEXT_FIELDS if field in row), None)
-        if name is None or name not in row:
-            wanted = f"`{self.text_field}`" if self.text_field else " or ".join(TEXT_FIELDS)
-            has = ", ".join(f"`{field}`" for field in row) or "nothing"
-            raise LineError(
-                self.name, number, f"no text: expected {wanted}, it has {has}; use --text-field"
-            )
-        value = row[name]
-        if not isinstance(value, str):
-            raise LineError(self.name, number, f"`{name}` is not a string")
-        return value
-
-    def _open(self) -> AbstractContextManager[BinaryIO]:
-        if str(self.path) == "-":
-            return nullcontext(sys.stdin.buffer)
-        return self.path.open("rb")
-
-    def _is_json(self, first: bytes) -> bool:
-        if self._layout != "auto":
-            return self._layout == "jsonl"
-        if str(self.path) == "-":
-            return first.lstrip().startswith(b"{")
-        return self.path.suffix.lower() in _JSON_SUFFIXES
-
-    def _objects(self, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row, _ = parse_json(line)
-            except json.JSONDecodeError as error:
-                reason = f"not JSON: {error.msg} at column {error.colno}"
-                raise LineError(self.name, number, reason) from error
-            if not isinstance(row, dict):
-                reason = f"not a JSON object but a {type(row).__name__}"
-                raise LineError(self.name, number, reason)
-            yield number, row
-
-    def _texts(self, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                reason = f"not UTF-8: {error.reason} at byte {error.start}"
-                raise LineError(self.name, number, reason) from error
-            yield number, {"text": text.rstrip("\r\n")}
+        try:
+            return TextColumns(self._options).text(document)
+        except ValueError as error:
+            raise SourceError(self.name, str(error), number) from error

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
+import decimal
 import json
 import re
+import uuid
 from typing import Any
 
 import orjson
@@ -47,9 +51,23 @@ def parse_json(line: bytes) -> tuple[Any, int]:
 
 
 def dump_json(value: Any) -> bytes:
-    """Return a line of JSON; numpy arrays become lists, and integers may be of any size."""
+    """Return a line of JSON.
+
+    Integers may be of any size. Numpy arrays become lists, dates ISO 8601 strings, bytes base64,
+    and decimals and durations strings.
+    """
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     try:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(value, default=_plain, option=options)
     except orjson.JSONEncodeError:
-        text = json.dumps(value, ensure_ascii=False, default=lambda array: array.tolist())
-        return f"{text}\n".encode()
+        return f"{json.dumps(value, ensure_ascii=False, default=_plain)}\n".encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, datetime.timedelta, uuid.UUID)):
+        return str(value)
+    return value.tolist()

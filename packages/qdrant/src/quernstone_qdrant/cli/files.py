@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from quernstone.cli.options import TextField
+from quernstone.cli.options import TextOptions, fields_of
+from quernstone.cli.options import table_option as _option
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from quernstone_qdrant.sources import FileCounts, ReadOptions
 
-_option = partial(typer.Option, rich_help_panel="Files")
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class FileOptions(TextOptions):
     """How files become records; `load` and `collection prune` must get the same ones."""
 
-    text_field: TextField = None
     id_field: Annotated[
         str | None,
-        _option(help="Field that holds a unique id. (default: file path and row number)"),
+        _option(
+            help="Field that holds a unique id. (default: as in the collection, or file path and "
+            "row number)"
+        ),
     ] = None
-    encoding: Annotated[
-        str, _option(help="Encoding of text, Markdown, CSV and JSON Lines files.")
-    ] = "utf-8"
-    delimiter: Annotated[
+    metadata: Annotated[
         str | None,
-        _option(help="Delimiter of CSV files. (default: what the header has, and tabs in .tsv)"),
+        _option(
+            metavar="COLUMN,...",
+            help="Columns that are metadata. (default: all except those of the text)",
+        ),
+    ] = None
+    drop: Annotated[
+        str | None, _option(metavar="COLUMN,...", help="Columns that are not metadata.")
+    ] = None
+    limit: Annotated[
+        int | None, _option(min=1, help="Maximum number of records to read. (default: all)")
     ] = None
     types: Annotated[
         str | None,
         _option(
             metavar="COLUMN=TYPE,...",
-            help="Types of CSV columns: int, float, bool, date, datetime or str. (default: str)",
+            help="Types of CSV columns and Hive partitions: int, float, bool, date, datetime or "
+            "str. (default: str)",
         ),
     ] = None
     infer_types: Annotated[
@@ -74,10 +80,11 @@ class FileOptions:
         from quernstone_qdrant.sources import EXCLUDED, ReadOptions
 
         return ReadOptions(
-            text_field=self.text_field,
+            **self.arguments(),
             id_field=self.id_field,
-            encoding=self.encoding,
-            delimiter=self.delimiter,
+            metadata=fields_of(self.metadata),
+            drop=fields_of(self.drop) or (),
+            limit=self.limit,
             types=_types(self.types or ""),
             infer_types=self.infer_types,
             namespace=self.namespace or "",

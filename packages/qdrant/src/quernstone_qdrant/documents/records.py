@@ -31,6 +31,10 @@ from quernstone_qdrant.errors import RecordError
 
 TextFormat = Literal["text", "markdown"]
 
+RecordRule = Literal[1, 2]
+"""Which metadata the rows of files have. 1: without `Record.added`, as in version 0.1.0. 2: all."""
+NEWEST_RECORD_RULE: RecordRule = 2
+
 ID_FIELDS = ("id", "key", "doc_id")
 """Fields that may hold the key of a mapping; the first one that is not None is used."""
 
@@ -55,6 +59,9 @@ class Record:
     alias: str = ""
     """Key of the document in a load with other options. If a document of this key and source is
     stored, the load stops instead of storing it twice."""
+    added: Collection[str] = ()
+    """Fields of the metadata that collections of record rule 1 do not have: the column of the id,
+    and Hive partitions."""
     node: Mapping[str, JsonValue] | None = None
     """Fields of the LlamaIndex node that it came as, without text, metadata and embedding."""
 
@@ -64,7 +71,12 @@ class Record:
         return is_chunk(self.node)
 
 
-def to_record(value: object, position: int, node_rule: NodeRule = NEWEST_NODE_RULE) -> Record:
+def to_record(
+    value: object,
+    position: int,
+    node_rule: NodeRule = NEWEST_NODE_RULE,
+    record_rule: RecordRule = NEWEST_RECORD_RULE,
+) -> Record:
     """Convert a value to a record.
 
     Args:
@@ -76,12 +88,16 @@ def to_record(value: object, position: int, node_rule: NodeRule = NEWEST_NODE_RU
             as a new document.
         position: Position of the value in its iterable, for error messages.
         node_rule: Rule for LlamaIndex nodes; see `documents/nodes.py`.
+        record_rule: Rule for rows of files.
 
     Raises:
         RecordError: The value has no text, or its type is not supported.
     """
     if isinstance(value, Record):
-        record = replace(value, metadata=_clean(value.metadata, value.key))
+        metadata = _clean(value.metadata, value.key)
+        if record_rule == 1:
+            metadata = {name: v for name, v in metadata.items() if name not in value.added}
+        record = replace(value, metadata=metadata)
     elif isinstance(value, Mapping):
         record = _from_fields(value, position)
     elif isinstance(value, str):

@@ -5,13 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunk, Chunker
 from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.points import Point
-from quernstone_qdrant.documents.records import Record, is_random_id, to_record
+from quernstone_qdrant.documents.records import (
+    NEWEST_RECORD_RULE,
+    Record,
+    RecordRule,
+    is_random_id,
+    to_record,
+)
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.duplicates import RecentKeys
 from quernstone_qdrant.loading.indexed import index_error
@@ -35,6 +42,7 @@ class BatchReader:
         indexes: Types of the indexed metadata fields; a value of another type is an error.
         node_rule: Rule for LlamaIndex nodes. The nodes of a document may be anywhere among the
             records, so about 150 bytes are kept for each such document.
+        record_rule: Rule for the metadata of rows of files.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class BatchReader:
         seen: SeenHashes | None = None,
         indexes: Mapping[str, FieldType] | None = None,
         node_rule: NodeRule = NEWEST_NODE_RULE,
+        record_rule: RecordRule | Literal["auto"] = NEWEST_RECORD_RULE,
     ) -> None:
         self._chunker, self._make_point = chunker, make_point
         self._size, self._batch_chars, self._skip_errors = size, batch_chars, skip_errors
@@ -57,6 +66,7 @@ class BatchReader:
         """Sources of the records read so far."""
         self._recent = RecentKeys()
         self._node_rule: NodeRule = node_rule
+        self._record_rule: RecordRule = 1 if record_rule == 1 else NEWEST_RECORD_RULE
         self._nodes: dict[str, int] = {}
         """Number of nodes read so far of each document that came as nodes."""
         self._random_ids = 0
@@ -105,7 +115,7 @@ class BatchReader:
             return None
         self._batch.seen += 1
         try:
-            record = to_record(value, position, self._node_rule)
+            record = to_record(value, position, self._node_rule, self._record_rule)
             reason = index_error(record.metadata, self._indexes) if self._indexes else None
             if reason is not None:
                 raise RecordError(record.key, reason)

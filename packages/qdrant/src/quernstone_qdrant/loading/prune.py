@@ -186,6 +186,7 @@ def prune_missing(
             "nothing is recorded about the model that created it: only a collection created by "
             "`QdrantLoader` or `quern load` can be pruned",
         )
+    refuse_limited(records)
     store = PointStore(target, provenance.settings, retry)
     sources: set[str] = set()
     first: list[str] = []
@@ -221,3 +222,12 @@ def prune_missing(
                 store.delete(ids)
             deleted += len(ids)
     return deleted
+
+
+def refuse_limited(records: object) -> None:
+    """Raise a `ConfigError` for records that `limit` cuts short: the rest must not be deleted."""
+    if isinstance(records, FileRecords) and records.is_limited:
+        raise ConfigError(
+            "`limit` (`--limit`) leaves documents out, and pruning would delete them: use one of "
+            "the two"
+        )

@@ -22,7 +22,7 @@ from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
 from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pace import Pace
 from quernstone_qdrant.loading.pipeline import Batch, Pipeline
-from quernstone_qdrant.loading.prune import Candidates
+from quernstone_qdrant.loading.prune import Candidates, refuse_limited
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import (
@@ -76,6 +76,8 @@ class Load:
     def __init__(
         self, plan: LoadPlan, records: Iterable[object], *, source: str, prune: Prune
     ) -> None:
+        if prune:
+            refuse_limited(records)
         self._plan = plan
         self._files = records if isinstance(records, FileRecords) else None
         self._prune_scope = prune
@@ -110,6 +112,7 @@ class Load:
             seen=self._seen,
             indexes=provenance.settings.indexes,
             node_rule=layout.node_rule,
+            record_rule=provenance.settings.record_rule,
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),

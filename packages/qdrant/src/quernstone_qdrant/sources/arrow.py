@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from quernstone.errors import ConfigError
+from quernstone.tables.parquet import batch_rows
 from quernstone_qdrant.errors import RecordError
 
 _ROWS = 512
-_CONVERSION_ERRORS = (pa.ArrowException, ValueError, OverflowError)
 
 
 def as_rows(records: Any) -> Iterable[object]:
@@ -44,40 +44,6 @@ def as_rows(records: Any) -> Iterable[object]:
     if hasattr(records, "__arrow_c_stream__"):
         return _rows(pa.RecordBatchReader.from_stream(records))
     return records  # type: ignore[no-any-return]  # any iterable
-
-
-def batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | ValueError]:
-    """Yield the rows of a batch, and an error in place of each row that Python cannot hold.
-
-    Among such values are dates after the year 9999, nanoseconds without pandas, and damaged UTF-8.
-    """
-    try:
-        yield from batch.to_pylist()
-    except _CONVERSION_ERRORS:
-        names = batch.schema.names
-        columns = [[_value(scalar) for scalar in column] for column in batch.columns]
-        for values in zip(*columns, strict=True):
-            row = dict(zip(names, values, strict=True))
-            bad = next(
-                (
-                    f"`{name}` cannot be converted: {value.error}"
-                    for name, value in row.items()
-                    if isinstance(value, _Unreadable)
-                ),
-                None,
-            )
-            yield row if bad is None else ValueError(bad)
-
-
-class _Unreadable(NamedTuple):
-    error: str
-
-
-def _value(scalar: pa.Scalar) -> object:
-    try:
-        return scalar.as_py()
-    except _CONVERSION_ERRORS as error:
-        return _Unreadable(f"{scalar.type} {' '.join(str(error).split())}")
 
 
 def _rows(batches: Iterable[Any]) -> Iterator[object]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from quernstone.tables import FORMATS, open_file, suffix_of
+from quernstone.tables.files import COMPRESSED, count_lines, is_pipe
+from quernstone.tables.parquet import count_parquet
 from quernstone_qdrant.documents.records import Record, TextFormat
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.sources.options import ReadOptions
 from quernstone_qdrant.sources.rows import RowReader
-from quernstone_qdrant.sources.tables import (
-    count_lines,
-    count_parquet,
-    read_csv,
-    read_jsonl,
-    read_parquet,
-)
 from quernstone_qdrant.sources.walk import FileCounts, Found, Inventory, Walker
 
 _TEXTS: dict[str, TextFormat] = {
@@ -26,23 +23,27 @@ _TEXTS: dict[str, TextFormat] = {
     ".md": "markdown",
     ".markdown": "markdown",
 }
-_TABLES = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".parquet": read_parquet,
-}
 _COUNTED_BYTES = 1 << 30
-SUFFIXES = (*_TEXTS, *_TABLES)
-"""Suffixes of the files that can be read. Other files in a folder are skipped."""
+_DECOMPRESSED = 8
+"""Assumed ratio of a compressed file's content to its size."""
+SUFFIXES = (*_TEXTS, *FORMATS)
+"""Suffixes of the files that can be read, also before `.gz` and `.zst`. Other files in a folder are
+skipped."""
 
 
 class FileRecords(Iterator[Record | SourceError]):
     """The records of files, read as they are requested, and an account of the files."""
 
-    def __init__(self, items: Iterator[Record | SourceError], inventory: Inventory) -> None:
+    def __init__(
+        self,
+        items: Iterator[Record | SourceError],
+        inventory: Inventory,
+        *,
+        is_limited: bool = False,
+    ) -> None:
         self._items, self._inventory = items, inventory
+        self.is_limited = is_limited
+        """True if there may be more records, so that nothing may be pruned by these."""
 
     @property
     def files(self) -> FileCounts:
@@ -88,7 +89,8 @@ def read_paths(
     if id_field is not None:
         options = replace(options, id_field=id_field)
     inventory = Inventory()
-    return FileRecords(_read_all([Path(path) for path in paths], options, inventory), inventory)
+    items = _read_all([Path(path) for path in paths], options, inventory)
+    return FileRecords(items, inventory, is_limited=options.limit is not None)
 
 
 def count_records(
@@ -105,22 +107,23 @@ def count_records(
             if isinstance(found, SourceError):
                 continue
             path = found.path
-            if path.exists() and not path.is_file():
+            if is_pipe(path):
                 return None
-            suffix = path.suffix.lower()
             try:
-                if suffix in _TEXTS:
+                if suffix_of(path) in _TEXTS:
                     total += path.stat().st_size > 0
-                elif suffix == ".parquet":
+                elif path.suffix.lower() == ".parquet":
                     total += count_parquet(path)
-                elif suffix in _TABLES:
-                    lines += path.stat().st_size
+                elif suffix_of(path) in FORMATS:
+                    is_plain = path.suffix.lower() not in COMPRESSED
+                    lines += path.stat().st_size * (1 if is_plain else _DECOMPRESSED)
                     if lines > _COUNTED_BYTES:
                         return None
                     total += count_lines(path)
             except OSError:
                 continue  # the load reports unreadable files
-    return total
+    limit = (options or ReadOptions()).limit
+    return total if limit is None else min(total, limit)
 
 
 def check_first_rows(
@@ -139,7 +142,7 @@ def check_first_rows(
             if isinstance(found, SourceError):
                 raise found
             path, suffix = found.path, found.path.suffix.lower()
-            if suffix in checked or (path.exists() and not path.is_file()):
+            if suffix in checked or is_pipe(path):
                 continue
             first = next(_read(path, found.key, "", options, Inventory()), None)
             if isinstance(first, SourceError):
@@ -167,7 +170,11 @@ def _read_all(
                 )
                 continue
             label = root.resolve().name if root.is_dir() else source
-            yield from _counted(_read(path, source, label, options, inventory), inventory)
+            items = _read(path, source, label, options, inventory)
+            left = None if options.limit is None else options.limit - inventory.records
+            yield from _counted(items, inventory, left)
+            if inventory.records == options.limit:
+                return
 
 
 def _walk(root: Path, options: ReadOptions, inventory: Inventory) -> Iterator[Found | SourceError]:
@@ -179,7 +186,7 @@ def _walk(root: Path, options: ReadOptions, inventory: Inventory) -> Iterator[Fo
 
 
 def _counted(
-    items: Iterator[Record | SourceError], inventory: Inventory
+    items: Iterator[Record | SourceError], inventory: Inventory, limit: int | None
 ) -> Iterator[Record | SourceError]:
     """Yield what was read from one file, and count the file as loaded, failed or empty."""
     is_read = is_empty = True
@@ -188,9 +195,12 @@ def _counted(
         is_empty = False
         if not isinstance(item, SourceError):
             records += 1
+            inventory.records += 1
         elif item.row is None:
             is_read = False
         yield item
+        if records == limit:
+            break
     if is_empty:
         inventory.skip("empty", found=False)
     elif is_read and records:
@@ -202,16 +212,16 @@ def _counted(
 def _read(
     path: Path, source: str, label: str, options: ReadOptions, inventory: Inventory
 ) -> Iterator[Record | SourceError]:
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     try:
         if suffix in _TEXTS:
-            text = path.read_bytes().decode(options.encoding).removeprefix("\ufeff")
+            with open_file(path) as file:
+                text = file.read().decode(options.encoding).removeprefix("\ufeff")
             if text.strip():
                 key, origin = options.named(source), options.named(label)
                 yield Record(key, text, {"source": source}, _TEXTS[suffix], origin)
-        elif suffix in _TABLES:
-            reader = RowReader(source, str(path), options, label, inventory.values)
-            yield from _TABLES[suffix](path, reader)
+        elif suffix in FORMATS:
+            yield from RowReader(source, path, options, label, inventory.values).records()
         else:
             known = ", ".join(SUFFIXES)
             yield SourceError(str(path), f"unknown file type {suffix!r}; supported are {known}")
@@ -224,5 +234,7 @@ def _read(
             f"is not valid {options.encoding.upper()} ({place}): convert the file, or "
             "pass its encoding, such as --encoding cp1252",
         )
+    except (EOFError, zlib.error) as error:
+        yield SourceError(str(path), f"is damaged: {error}")
     except OSError as error:
         yield SourceError(str(path), f"cannot be opened: {error.strerror or error}")

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.sources.types import check_types
+from quernstone.tables import TableOptions
 from quernstone_qdrant.sources.walk import EXCLUDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOptions:
+class ReadOptions(TableOptions):
     """How files and folders become records."""
 
-    text_field: str | None = None
-    """Column of the text; None: the first of `TEXT_FIELDS` that a file has."""
     id_field: str | None = None
-    """Column of the ids, which must be unique across all files; None: file and row number."""
-    encoding: str = "utf-8"
-    """Encoding of text, Markdown, CSV and JSON Lines files, by Python's name."""
-    delimiter: str | None = None
-    """Delimiter of CSV files; None: a tab in `.tsv` files, else a comma, or what the header has in
-    its place."""
-    types: Mapping[str, str] = field(default_factory=dict)
-    """Types of CSV columns: int, float, bool, date, datetime or str. Other columns are strings."""
-    infer_types: bool = False
-    """Choose the types of the other CSV columns by their first 1,000 values."""
+    """Column of the ids, which must be unique across all files; None: file and row number. It also
+    stays in the metadata."""
+    metadata: Collection[str] | None = None
+    """Columns that are metadata, besides the id and the partitions of a row; None: all except
+    those of the text."""
+    drop: Collection[str] = ()
+    """Columns that are not metadata."""
+    limit: int | None = None
+    """Maximum number of records to read; None: all."""
     namespace: str = ""
     """Name that all keys and sources begin with, before a colon, so that equal ids of different
     sources stay apart."""
@@ -40,12 +36,9 @@ class ReadOptions:
         return f"{self.namespace}:{name}" if self.namespace else name
 
     def __post_init__(self) -> None:
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise ConfigError(
-                f"`encoding` is {self.encoding!r}, which Python does not know"
-            ) from error
-        check_types(self.types)
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise ConfigError(f"`delimiter` is {self.delimiter!r}; it must be one character")
+        TableOptions.__post_init__(self)  # a class with slots has no `super()` here
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"`limit` is {self.limit}; it must be at least 1")
+        both = sorted({*(self.metadata or ())} & {*self.drop})
+        if both:
+            raise ConfigError(f"`metadata` and `drop` both name {', '.join(both)}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from quernstone.types import TEXT_FIELDS
-from quernstone_qdrant.documents.json_values import UnstorableError, storable, to_metadata
+from quernstone.tables import Row, TableReader, TextColumns, listed
+from quernstone_qdrant.documents.deadletter import MARK, read_dead_letter
+from quernstone_qdrant.documents.json_values import UnstorableError, to_metadata
 from quernstone_qdrant.documents.records import Record, metadata_fields
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.sources.options import ReadOptions
+from quernstone_qdrant.sources.partitions import partitions_of
 
 _COMPARED_ROWS = 64
 """Number of rows of a file for which a load by ids looks for rows that are stored by number."""
@@ -19,138 +22,140 @@ _COMPARED_ROWS = 64
 
 @dataclass(slots=True)
 class RowReader:
-    """A converter of the rows of one file to records."""
+    """A reader of the rows of one file as records."""
 
     source: str
     """Key of the file, with which the keys of its rows begin."""
-    path: str
-    """Path of the file, for error messages."""
+    path: Path
     options: ReadOptions = field(default_factory=ReadOptions)
     label: str = ""
     """`Record.source` of every row."""
     values: Counter[str] = field(default_factory=Counter)
     """Counts values that are stored in another form; see `FileCounts.values`."""
-    _chosen: str | None = field(default=None, init=False)
+    _texts: TextColumns = field(init=False)
+    _partitions: dict[str, Any] = field(init=False)
 
-    @property
-    def text_column(self) -> str | None:
-        """Column of the text, once it is chosen."""
-        return self._chosen
+    def __post_init__(self) -> None:
+        self._texts = TextColumns(self.options)
+        self._partitions = {}
 
-    def check_columns(self, columns: Iterable[str]) -> None:
-        """Choose the text column of a file with a header or schema.
+    def records(self) -> Iterator[Record | SourceError]:
+        """Yield the records, and a `SourceError` in place of each invalid row.
+
+        Lines of a dead-letter file yield the original records.
 
         Raises:
-            SourceError: The text column or the id column is missing.
+            SourceError: The file is damaged, or a column is missing.
+            OSError: The file cannot be opened.
         """
-        columns = list(columns)
+        self._partitions = partitions_of(self.source, self.options.types, str(self.path))
+        reader = TableReader(
+            path=self.path,
+            name=str(self.path),
+            options=self.options,
+            check=self._check_columns,
+            values=self.values,
+        )
+        for item in reader.rows():
+            if isinstance(item, SourceError):
+                yield item
+            elif MARK in item.fields:
+                yield read_dead_letter(item.fields, str(self.path), item.number)
+            else:
+                yield self._record(item)
+
+    def _check_columns(self, columns: list[str]) -> Collection[str]:
+        """Choose the text columns of a file with a header or schema.
+
+        Returns:
+            The columns of text and id, which stay strings.
+
+        Raises:
+            SourceError: A column is missing.
+        """
+        path, options = str(self.path), self.options
         repeated = [name for name, count in Counter(columns).items() if count > 1]
         if repeated:
             raise SourceError(
-                self.path,
-                f"has more than one column {_listed(repeated)}, and only one of each name can be "
+                path,
+                f"has more than one column {listed(repeated)}, and only one of each name can be "
                 "stored: rename the others",
             )
-        unknown = [name for name in self.options.types if name not in columns]
-        if unknown:
-            raise SourceError(
-                self.path,
-                f"no column {_listed(unknown)} for `types`; the columns are {_listed(columns)}",
-            )
-        self._chosen = self._choose(columns)
-        id_field = self.options.id_field
-        if id_field is not None and id_field not in columns:
-            raise SourceError(
-                self.path,
-                f"no column `{id_field}` for the ids; the columns are {_listed(columns)}",
-            )
-
-    def record(self, row: Mapping[str, Any], number: int) -> Record | SourceError:
-        """Convert one row to a record, or return the error.
-
-        Args:
-            row: Values by column.
-            number: Number of the row in the file, from 1.
-        """
-        id_field = self.options.id_field
+        known = {*columns, *self._partitions}
+        wanted: dict[str, Collection[str]] = {"`types`": options.types}
+        if "metadata" not in columns:  # else its fields are columns as well
+            wanted |= {"`metadata`": options.metadata or (), "`drop`": options.drop}
+        for option, names in wanted.items():
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise SourceError(
+                    path, f"no column {listed(unknown)} for {option}; the columns are "
+                    f"{listed(columns)}"
+                )  # fmt: skip
         try:
-            name = self._chosen or self._choose(row)
-        except SourceError as error:
-            return SourceError(self.path, error.reason, number)
-        self._chosen = name
-        if name not in row:
-            return SourceError(
-                self.path, f"no field `{name}`; the fields are {_listed(row)}", number
-            )
-        text = row[name]
-        if not isinstance(text, str):
-            found = "null" if text is None else type(text).__name__
-            return SourceError(self.path, f"`{name}` is {found}, not a string", number)
-        key, alias = f"{self.source}#{number}", ""
-        if id_field is not None:
-            value = row.get(id_field)
-            if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-                return SourceError(
-                    self.path,
-                    f"the id in `{id_field}` is {value!r}; it must be a non-empty string or "
-                    "an integer",
-                    number,
-                )
-            if number <= _COMPARED_ROWS:
-                alias = self.options.named(key)
-            key = str(value)
-        undecodable = undecodable_field(row, self.options.encoding)
-        if undecodable is not None:
-            return SourceError(self.path, undecodable, number)
+            self._texts.choose(columns, complete=True)
+        except ValueError as error:
+            raise SourceError(path, str(error)) from error
+        if options.id_field is not None and options.id_field not in columns:
+            raise SourceError(
+                path, f"no column `{options.id_field}` for the ids; the columns are "
+                f"{listed(columns)}"
+            )  # fmt: skip
+        return (*self._texts.names, *([options.id_field] if options.id_field else []))
+
+    def _record(self, row: Row) -> Record | SourceError:
+        """Convert one row to a record, or return the error."""
+        number, fields, options = row.number, row.fields, self.options
         try:
-            metadata = to_metadata(metadata_fields(row, without=(name, id_field)))
-        except UnstorableError as error:
-            return SourceError(self.path, str(error), number)
+            text = self._texts.text(fields)
+            key, alias = f"{self.source}#{number}", ""
+            if options.id_field is not None:
+                if number <= _COMPARED_ROWS:
+                    alias = options.named(key)
+                key = _id(fields, options.id_field)
+            metadata = to_metadata(self._metadata(fields))
+        except (UnstorableError, ValueError) as error:
+            return SourceError(str(self.path), str(error), number)
         metadata.setdefault("source", self.source)
         metadata.setdefault("row", number)
         return Record(
-            self.options.named(key),
+            options.named(key),
             text,
             metadata,
-            source=self.options.named(self.label),
+            source=options.named(self.label),
             alias=alias,
+            added=self._added(fields),
         )
 
-    def _choose(self, columns: Iterable[str]) -> str:
-        columns = list(columns)
-        text_field = self.options.text_field
-        if text_field is not None:
-            if text_field in columns:
-                return text_field
-            raise SourceError(
-                self.path,
-                f"no column `{text_field}` for the text; the columns are {_listed(columns)}",
-            )
-        for name in TEXT_FIELDS:
-            if name in columns:
-                return name
-        raise SourceError(
-            self.path,
-            f"no text column ({_listed(TEXT_FIELDS)}); the columns are {_listed(columns)}: "
-            "choose one with `text_field` (`--text-field`)",
+    def _metadata(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a row that are metadata."""
+        options = self.options
+        fields = metadata_fields(row, without=())
+        for name in {*(options.metadata or ()), *options.drop}:
+            if name not in fields and name not in self._partitions:
+                self.values[f"rows without `{name}`, which --metadata or --drop names"] += 1
+        if options.metadata is None:
+            kept = {name: v for name, v in fields.items() if name not in self._texts.names}
+        else:
+            kept = {name: fields[name] for name in options.metadata if name in fields}
+        if options.id_field is not None:
+            kept.setdefault(options.id_field, row[options.id_field])
+        kept = {**self._partitions, **kept}
+        return {name: value for name, value in kept.items() if name not in options.drop}
+
+    def _added(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the fields that are metadata only because of the id and the partitions."""
+        options, nested = self.options, row.get("metadata")
+        own = {*(options.metadata or ()), *(nested if isinstance(nested, Mapping) else ())}
+        partitions = [name for name in self._partitions if name not in row]
+        names = [*([options.id_field] if options.id_field else []), *partitions]
+        return tuple(name for name in names if name not in own)
+
+
+def _id(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise ValueError(
+            f"the id in `{name}` is {value!r}; it must be a non-empty string or an integer"
         )
-
-
-def undecodable_field(row: Mapping[str, Any], encoding: str) -> str | None:
-    """Return the reason if a value has bytes that are not in the encoding of its file."""
-    for name, value in row.items():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                byte = ord(value[error.start]) & 0xFF
-                return (
-                    f"`{storable(name)}` is not valid {encoding.upper()} (byte 0x{byte:02X} after "
-                    f"{error.start} characters): convert the file, or pass its encoding, such as "
-                    "--encoding cp1252"
-                )
-    return None
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"
+    return str(value)

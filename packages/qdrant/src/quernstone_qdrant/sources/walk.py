@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from quernstone.tables import suffix_of
 from quernstone_qdrant.errors import SourceError
 
 EXCLUDED = ("node_modules", ".venv", "venv", "__pycache__", "build", "dist")
@@ -38,7 +39,7 @@ class Inventory:
     """A running count of what became of each file."""
 
     def __init__(self) -> None:
-        self.found = self.loaded = self.failed = 0
+        self.found = self.loaded = self.failed = self.records = 0
         self.unfollowed: list[str] = []
         self._skipped: Counter[str] = Counter()
         self.values: Counter[str] = Counter()
@@ -136,7 +137,7 @@ class Walker:
         path = Path(entry.path)
         suffix = path.suffix.lower()
         is_broken = entry.is_symlink() and not path.exists()
-        if suffix not in self.suffixes:
+        if suffix_of(path) not in self.suffixes:
             if is_broken:
                 self._unfollowed(root, entry, "broken link", inventory)
             elif path.is_file():

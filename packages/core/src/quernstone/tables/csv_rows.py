@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 _LONGEST = 64 << 20
 """Characters that a row may have: twice the size of the largest point."""
 
+_DELIMITERS = ",;\t|"
+
 # The default limit of 128 KiB is too short for long texts.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
@@ -85,3 +87,22 @@ def _are_rows(lines: list[str], columns: int, delimiter: str) -> bool:
     except csv.Error:
         return False
     return len(rows) == len(lines) > 0 and all(len(row) == columns for row in rows)
+
+
+def sniffed_delimiter(lines: list[str]) -> str:
+    """Return the delimiter that splits the first lines of a file into equal numbers of columns.
+
+    Among equals, the one with the most columns is chosen, and a comma before the others.
+    """
+
+    def fitness(delimiter: str) -> tuple[float, int]:
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error:
+            return 0, 0
+        columns = len(rows[0]) if rows else 0
+        if columns < 2:
+            return 0, 0
+        return sum(len(row) == columns for row in rows if row) / len(rows), columns
+
+    return max(_DELIMITERS, key=fitness)
