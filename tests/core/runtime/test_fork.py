@@ -277,3 +277,36 @@ finally:
     thread.join()
 """
     run(program, "remote", server.url)
+
+
+def test_a_child_of_a_process_that_used_cuda_says_so():
+    """The child cannot use CUDA, even for a model of its own. `auto` must not choose the CPU."""
+    program = """
+import torch
+
+import quernstone.errors
+
+
+def new(device):
+    return compute(Embedder(model, **settings, device=device, max_batch_tokens=9999))
+
+
+def child():
+    torch.cuda._is_in_bad_fork = lambda: True  # as torch says after a fork with a CUDA context
+    for device in ("auto", "cuda", "cuda:0"):
+        try:
+            new(device)
+            raise AssertionError(f"{device} chose a device")
+        except quernstone.errors.EngineError as error:
+            assert "was forked from one that used CUDA" in str(error), error
+            assert f"(`device` is '{device}')" in str(error), error
+            assert "load the model after the fork, start processes with the meth" in str(error)
+    same(new("cpu"))
+    torch.cuda.device_count = lambda: 0  # a machine without a GPU, where torch looked for one
+    same(new("auto"))
+
+
+torch.cuda.device_count = lambda: 1
+in_child(child)
+"""
+    run(program)

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tests.support.forks import run_program
 
 from quernstone import Embedder, Reranker
 from quernstone.attention import choose_attention
@@ -177,3 +178,36 @@ def test_launches_overlap(folders, monkeypatch):
         together = embedder.embed_documents(several)
         alone = np.stack([embedder.embed_documents([text])[0] for text in several[:40]])
     assert (together[:40] * alone).sum(1).min() >= 0.999
+
+
+def test_a_fork_of_a_process_that_used_cuda_is_an_error():
+    run_program("""
+import numpy as np
+from tests.support.forks import in_child
+
+from quernstone import Embedder
+
+embedder, texts = Embedder("tiny", dtype="float32"), ["a mill grinds grain", "it rains"]
+expected = embedder.embed_documents(texts)
+
+
+def new(device):
+    return Embedder("tiny", dtype="float32", device=device, max_batch_tokens=999)
+
+
+def error_of(work):
+    try:
+        work().embed_documents(texts)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+for work in (lambda: embedder, lambda: new("auto"), lambda: new("cuda:0")):
+    message = in_child(lambda: error_of(work))
+    assert message.startswith("EngineError: "), message
+    assert "load the model after the fork" in message, message
+    assert "`spawn`" in message, message
+child = in_child(lambda: new("cpu").embed_documents(texts))
+np.testing.assert_allclose(child, expected, atol=1e-3)
+np.testing.assert_allclose(embedder.embed_documents(texts), expected, atol=1e-6)
+""")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from quernstone.errors import ConfigError, EngineMemoryError
+from quernstone.errors import ConfigError, EngineError, EngineMemoryError
 from quernstone.types import Dtype
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -17,7 +17,18 @@ _NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve `auto` to CUDA, then Apple's MPS, then the CPU."""
+    """Resolve `auto` to CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: The device is unknown, or this machine has none.
+        EngineError: The device is a GPU, and this process was forked from one that used CUDA.
+    """
+    if name.split(":")[0] in ("auto", "cuda") and _cuda_is_lost():
+        raise EngineError(
+            f"this process was forked from one that used CUDA, so it cannot use the GPU (`device` "
+            f"is {name!r}): load the model after the fork, start processes with the method "
+            '`spawn`, or pass `device="cpu"`'
+        )
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -36,6 +47,15 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def _cuda_is_lost() -> bool:
+    """Return True in a forked child of a process that used CUDA, on a machine that has a GPU.
+
+    There, `torch.cuda.is_available()` is False without a reason, and `auto` would choose the CPU.
+    """
+    forked = getattr(torch.cuda, "_is_in_bad_fork", lambda: False)  # torch has no public name
+    return bool(forked()) and torch.cuda.device_count() > 0  # counted by the driver's library
 
 
 def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
