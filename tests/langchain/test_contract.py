@@ -1,7 +1,12 @@
-"""The standard suites of langchain-tests, unchanged, and our own, for every offline engine."""
+"""The standard suites of langchain-tests, unchanged, and our own, for every offline engine.
 
+The last suites run against a `quern serve` process.
+"""
+
+import pytest
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
+from tests.support.serving import serving_tiny
 
 from langchain_quernstone import (
     QuernstoneCrossEncoder,
@@ -119,3 +124,39 @@ class TestSentenceTransformersCrossEncoder(TestTorchCrossEncoder):
     @property
     def cross_encoder_params(self):
         return {"model": "tiny", "engine": "sentence-transformers", "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def served():
+    with serving_tiny() as url:
+        yield url
+
+
+@pytest.fixture
+def at_the_server(request, served):
+    request.instance.url = served
+
+
+@pytest.mark.usefixtures("at_the_server")
+class TestServedEmbeddingsIntegration(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self):
+        return QuernstoneEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return {"model": self.url}
+
+
+@pytest.mark.usefixtures("at_the_server")
+class TestServedReranker(TestTorchReranker):
+    @property
+    def compressor_params(self):
+        return {"model": self.url}
+
+
+@pytest.mark.usefixtures("at_the_server")
+class TestServedCrossEncoder(TestTorchCrossEncoder):
+    @property
+    def cross_encoder_params(self):
+        return {"model": self.url}

@@ -1,4 +1,7 @@
-"""Our contract suites, for every engine that runs offline."""
+"""Our contract suites, for every engine that runs offline, and for a `quern serve` process."""
+
+import pytest
+from tests.support.serving import serving_tiny
 
 from llama_index.embeddings.quernstone import QuernstoneEmbedding
 from llama_index.embeddings.quernstone.testing import EmbeddingTests
@@ -94,3 +97,28 @@ class TestSentenceTransformersRerank(TestTorchRerank):
     @property
     def rerank_params(self):
         return {"model": "tiny", "engine": "sentence-transformers", "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def served():
+    with serving_tiny() as url:
+        yield url
+
+
+@pytest.fixture
+def at_the_server(request, served):
+    request.instance.url = served
+
+
+@pytest.mark.usefixtures("at_the_server")
+class TestServedEmbedding(TestTorchEmbedding):
+    @property
+    def embedding_params(self):
+        return {"model_name": self.url}
+
+
+@pytest.mark.usefixtures("at_the_server")
+class TestServedRerank(TestTorchRerank):
+    @property
+    def rerank_params(self):
+        return {"model": self.url}

@@ -15,7 +15,7 @@ KEY = "right-key"
 
 
 @contextmanager
-def running(embed="tiny", rerank="tiny", load=None, **options):
+def running(embed="tiny", rerank="tiny", load=None, wait=True, **options):
     """Serve in a thread. Yields the address, with the application as `.app`."""
     limits = ServeOptions(**options)
 
@@ -32,7 +32,7 @@ def running(embed="tiny", rerank="tiny", load=None, **options):
     thread.start()
     while not server.started:
         thread.join(0.02)
-    while load is None and app.state.server.status == "loading":
+    while wait and app.state.server.status == "loading":
         thread.join(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:

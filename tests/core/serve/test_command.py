@@ -1,27 +1,12 @@
 """`quern serve` as a process: it starts, answers, and stops as an orchestrator expects."""
 
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from threading import Thread
 
 import httpx
 import pytest
-
-
-def start(log, *arguments):
-    code = "from quernstone.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", *arguments]
-    with log.open("w") as stderr:
-        return subprocess.Popen(command, stderr=stderr)
-
-
-def is_ready(client):
-    with suppress(httpx.ConnectError):
-        return client.get("/health").status_code == 200
-    return False
+from tests.support.serving import is_ready, start
 
 
 def test_running_requests_finish_after_sigterm(tmp_path):

@@ -6,6 +6,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from quernstone.engines.remote.answers import NATIVE_PROTOCOL
 from quernstone.runtime.session import Session
 from quernstone.runtime.worker import Worker
 from quernstone.serve import answers, models, requests
@@ -15,7 +16,12 @@ LARGE = {
     "/v1/embeddings": {"input": TEXTS, "dimensions": 64, "truncate": False},
     "/rerank": {"query": "mills", "documents": TEXTS, "truncate": False},
     "/score": {"text_1": "mills", "text_2": TEXTS},
-    "/quernstone/v1": {"protocol": 1, "task": "embed", "texts": TEXTS, "max_length": 100},
+    "/quernstone/v1": {
+        "protocol": NATIVE_PROTOCOL,
+        "task": "embed",
+        "texts": TEXTS,
+        "max_length": 100,
+    },
 }
 
 

@@ -96,7 +96,7 @@ def test_it_is_ready_when_the_models_are_loaded():
         loading.wait()
         raise ModelLoadError("no such model")
 
-    with running(load=load) as address:
+    with running(load=load, wait=False) as address:
         assert httpx.get(f"{address}/health").status_code == 503
         early = httpx.post(address + EMBED, json={"input": "a"})
         assert (early.status_code, early.headers["Retry-After"]) == (503, "1")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +105,10 @@ class TextInput:
     """None makes `text` a document to embed; queries and pairs have one, which may be empty."""
     query: str | None = None
     """The query of a pair; None in embedding."""
-    template: RerankTemplate | None = "card"
-    """How a pair of a Qwen3 reranker is rendered; None: as the model of a `quern serve` does."""
+    template: RerankTemplate = "card"
+    """How a pair of a Qwen3 reranker is rendered."""
+    custom_template: Hashable = None
+    """A `PairTemplate` to use instead, which only a `quern serve` accepts."""
 
     prefix: ClassVar[None] = None
     """Only token ids have shared prefixes."""
@@ -163,9 +165,12 @@ class ServedModel:
     document_prompt: str
     normalizes: bool
     """True if vectors have length 1."""
-    template: str | Mapping[str, Any] = "card"
-    """The template of a reranker: its name, or the fields of a `PairTemplate`."""
-    head_rows: Sequence[int] = ()
+    engine: str
+    options_digest: str
+    """Digest of `engine_options`; empty without any."""
+    template: Hashable
+    """The name of a reranker's template, or a `PairTemplate`."""
+    head_rows: tuple[int, ...]
     """As in `EngineConfig`."""
 
 

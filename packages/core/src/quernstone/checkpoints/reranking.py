@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from quernstone.checkpoints.chat import pair_template, read_chat_template, read_variables
 from quernstone.checkpoints.files import PROMPTS, read_json, read_modules
@@ -18,7 +18,7 @@ from quernstone.encoding.templates import (
 )
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, ModelLoadError
-from quernstone.types import RerankTemplate, Task
+from quernstone.types import Task
 
 _POSITIVE = {"yes", "true", "relevant", "positive", "1", "label_1"}
 _NEGATIVE = {
@@ -83,11 +83,13 @@ def choose_rendering(
     files: RerankerFiles | None,
     tokenizer: Tokenizer | None,
     template: AnyTemplate | None,
+    *,
+    exact_server: bool = False,
 ) -> tuple[AnyTemplate, tuple[int, ...]]:
     """Return the template of a model, and the rows of its head; see the two functions below.
 
-    Without `files` a server has the model (see `agreed_template`), and without a `tokenizer` a
-    library renders its pairs.
+    Without `files` a server has the model, and without a `tokenizer` a library renders its pairs.
+    An `exact_server` is a `quern serve`, which has any template.
 
     Raises:
         ConfigError: The template is not possible.
@@ -102,35 +104,13 @@ def choose_rendering(
             f"`{name}` is not a Qwen3-Reranker: it reads only the query and the document, so leave "
             "out `instruction` and `template`"
         )
-    if isinstance(template, PairTemplate):
+    if isinstance(template, PairTemplate) and not exact_server:
         raise ConfigError(
-            'a `PairTemplate` is not possible with `engine="remote"`: the answers and the score '
-            "are those of the server; use a local engine, the template `card` or `eval`, or "
-            "`quern serve --template FILE`"
+            'a `PairTemplate` is not possible with `engine="remote"` and this dialect: the answers '
+            "and the score are those of the server; use a local engine or a `quern serve`, or the "
+            "template `card` or `eval`"
         )
     return template, ()
-
-
-def agreed_template(
-    stored: str | Mapping[str, Any], given: AnyTemplate | None, name: str
-) -> AnyTemplate:
-    """Return the template for a reranker of a `quern serve`.
-
-    Args:
-        stored: The server's template: a name, or the fields of a `PairTemplate`.
-        given: The caller's. None: the server's.
-        name: The name of the model, for messages.
-
-    Raises:
-        ConfigError: The caller's is a `PairTemplate`, and not the server's.
-    """
-    own = PairTemplate(**stored) if isinstance(stored, Mapping) else cast("RerankTemplate", stored)
-    if isinstance(given, PairTemplate) and given != own:
-        raise ConfigError(
-            f"the server scores `{name}` with another template: start it with `quern serve "
-            "--template FILE`, or leave out `template`"
-        )
-    return own if given is None else given
 
 
 def choose_template(

@@ -9,7 +9,7 @@ from quernstone.encoding.checks import check_texts
 from quernstone.encoding.encoder import Encode, EncodedBatch
 from quernstone.encoding.templates import AnyTemplate, PairTemplate
 from quernstone.pairs import InstructedPair
-from quernstone.types import TextInput
+from quernstone.types import RerankTemplate, TextInput
 
 
 class TextEncoder:
@@ -34,11 +34,14 @@ class TextEncoder:
     def encode_pairs(
         self, pairs: Sequence[InstructedPair], template: AnyTemplate, *, offset: int = 0
     ) -> EncodedBatch:
-        """Wrap pairs with their instructions. A `PairTemplate` is that of the server."""
+        """Wrap pairs with their instructions and template."""
         check_texts([query for query, _, _ in pairs], offset, "query")
         check_texts([document for _, document, _ in pairs], offset, "document")
-        name = None if isinstance(template, PairTemplate) else template
-        return EncodedBatch([TextInput(text, task, query, name) for query, text, task in pairs])
+        name: RerankTemplate = template if isinstance(template, str) else "card"
+        custom = template if isinstance(template, PairTemplate) else None
+        return EncodedBatch(
+            [TextInput(text, task, query, name, custom) for query, text, task in pairs]
+        )
 
     def pair_encoder(self, template: AnyTemplate) -> Encode[InstructedPair]:
         """Return `encode_pairs` for one template."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Union
 
 from quernstone.errors import ConfigError
 from quernstone.lazy import freeze
+from quernstone.types import EngineName
 
 if TYPE_CHECKING:
     from quernstone.engines.remote.options import RemoteOptions
@@ -71,6 +72,23 @@ def read_options(engine: str, given: EngineOptions) -> Hashable:
             "they are for sentence-transformers, vllm and remote"
         )
     return Options(values)
+
+
+def at_address(
+    model: str, engine: EngineName, options: EngineOptions
+) -> tuple[str, EngineName, EngineOptions]:
+    """Turn the address of a `quern serve` in place of a model into settings of the remote engine.
+
+    The empty name stands for the only model that it serves.
+    """
+    if engine not in ("auto", "remote"):
+        raise ConfigError(f"the model {model!r} is a server, which `engine={engine!r}` cannot run")
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(
+            "an address in place of the model takes a mapping of further `engine_options`, "
+            f"not {type(options).__name__}"
+        )
+    return "", "remote", {"dialect": "quernstone", **(options or {}), "endpoint": model}
 
 
 def _mapping(given: object) -> Mapping[str, object]:

@@ -14,19 +14,18 @@ from collections.abc import (
     AsyncIterator,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
     Sized,
 )
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.checkpoints.reranking import agreed_template, choose_rendering
+from quernstone.checkpoints.reranking import choose_rendering
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
@@ -42,7 +41,7 @@ from quernstone.engines import (
     load_engine,
     takes_text,
 )
-from quernstone.engines.options import EngineOptions, Options, read_options
+from quernstone.engines.options import EngineOptions, Options, at_address, read_options
 from quernstone.errors import ClosedError, ConfigError, EngineError
 from quernstone.progress import progress_bar
 from quernstone.runtime import sharing
@@ -57,9 +56,13 @@ from quernstone.types import (
     EngineInfo,
     EngineName,
     Float32Array,
+    ServedModel,
     Task,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from quernstone.engines.remote.backend import RemoteBackend
 
 logger = logging.getLogger("quernstone")
 
@@ -105,7 +108,7 @@ class Session:
             check_positive("max_batch_tokens", max_batch_tokens)
         check_engine(engine)
         if model.startswith(("http://", "https://")):
-            model, engine, engine_options = _at_address(model, engine, engine_options)
+            model, engine, engine_options = at_address(model, engine, engine_options)
         checkpoint, name, tokenizer = None, "remote", None
         if engine == "remote":
             _check_remote(
@@ -122,11 +125,16 @@ class Session:
                 tokenizer = _tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size)
         self.own_prompts = checkpoint is not None and tokenizer is None
         """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
-        files = checkpoint.reranker_files if checkpoint else None
         options = read_options(name, engine_options)
-        is_ours = getattr(options, "dialect", None) == "quernstone"
-        known = None if is_ours else template  # its server knows more: see below
-        self.template, self.head_rows = choose_rendering(model, task, files, tokenizer, known)
+        self._rendering = partial(
+            choose_rendering,
+            model,
+            task,
+            checkpoint.reranker_files if checkpoint else None,
+            tokenizer,
+            exact_server=getattr(options, "dialect", "") == "quernstone",
+        )
+        self.template, self.head_rows = self._rendering(template)
         """The rendering of a reranker's pairs, and the rows of its head: see `EngineConfig`."""
         if deterministic:
             max_batch_tokens = _single_input_budget(name, max_batch_tokens)
@@ -143,7 +151,7 @@ class Session:
             truncate=True if tokenizer else truncate,
             head_rows=self.head_rows,
         )
-        self._options = config.options
+        self.options_digest = options.digest if isinstance(options, Options) else ""
         self._reason = ""
         if engine == "auto" and checkpoint:
             self._reason = explain_choice(name, checkpoint)
@@ -167,13 +175,9 @@ class Session:
         """The texts that we put before queries and documents to embed."""
         self.normalizes = checkpoint is None or checkpoint.modules.normalizes
         """True if embeddings get length 1."""
-        if served := info.served:
-            self.model, self.digest, self.adapter = served.name, served.digest, served.adapter
-            self.instruction = served.instruction
-            self.own_prompts, self.normalizes = served.own_prompts, served.normalizes
-            self.prompts = Prompts(served.query_prompt, served.document_prompt)
-            self.template = agreed_template(served.template, template, served.name)
-            self.head_rows = () if isinstance(self.template, str) else tuple(served.head_rows)
+        if info.served:
+            self._adopt(info.served, template)
+        self.truncate = truncate
         limits = [max_length, info.max_length]
         if checkpoint and tokenizer:
             limits.append(checkpoint.max_positions)
@@ -204,6 +208,27 @@ class Session:
         if info.shares_prefixes and not self._share_prefix:
             return replace(info, shares_prefixes=False, prefix_sharing=_NOT_SHARED)
         return info
+
+    def rows_of(self, template: AnyTemplate) -> tuple[int, ...]:
+        """Return the rows of the head by which a template is scored; see `head_rows`.
+
+        Raises:
+            ConfigError: The template is not possible with this model.
+        """
+        return self._rendering(template)[1]
+
+    def _adopt(self, served: ServedModel, template: AnyTemplate | None) -> None:
+        """Describe the model of a `quern serve` as if it were loaded here."""
+        self.model, self.digest, self.adapter = served.name, served.digest, served.adapter
+        self.instruction = served.instruction
+        self.own_prompts, self.normalizes = served.own_prompts, served.normalizes
+        self.prompts = Prompts(served.query_prompt, served.document_prompt)
+        self.options_digest = served.options_digest
+        own = cast("AnyTemplate", served.template)
+        if template in (None, own):
+            self.template, self.head_rows = own, served.head_rows
+        else:
+            self.template, self.head_rows = cast("RemoteBackend", self.backend).resolve(template)
 
     def close(self) -> None:
         """Release the model; it is unloaded when no other session of the process holds it."""
@@ -307,9 +332,10 @@ class Session:
         if self.head_rows:
             parts["head_rows"] = ",".join(map(str, self.head_rows))
         if self.own_prompts:  # pooled and scored by its library, not as Qwen3
-            parts["engine"] = self.info.engine
-        if isinstance(self._options, Options):  # the address of a server does not affect results
-            parts["engine_options"] = self._options.digest
+            served = self.info.served
+            parts["engine"] = served.engine if served else self.info.engine
+        if self.options_digest:  # the address of a server does not affect results
+            parts["engine_options"] = self.options_digest
         readable = ";".join(f"{key}={value}" for key, value in parts.items())
         return f"quernstone:{hashlib.sha256(readable.encode()).hexdigest()[:16]};{readable}"
 
@@ -344,23 +370,6 @@ class Session:
             self._usage.tokens += batch.tokens
             self._usage.truncated += len(batch.truncated)
         return self.backend.submit(batch.sequences, offset)
-
-
-def _at_address(
-    model: str, engine: EngineName, options: EngineOptions
-) -> tuple[str, EngineName, EngineOptions]:
-    """Turn the address of a `quern serve` in place of a model into settings of the remote engine.
-
-    The empty name stands for the only model that it serves.
-    """
-    if engine not in ("auto", "remote"):
-        raise ConfigError(f"the model {model!r} is a server, which `engine={engine!r}` cannot run")
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigError(
-            "an address in place of the model takes a mapping of further `engine_options`, "
-            f"not {type(options).__name__}"
-        )
-    return "", "remote", {"dialect": "quernstone", **(options or {}), "endpoint": model}
 
 
 def _check_remote(**settings: object) -> None:

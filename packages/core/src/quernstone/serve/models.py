@@ -11,6 +11,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from quernstone.embedder import Embedder, query_encoder
 from quernstone.encoding.encoder import Encode, EncodedBatch
+from quernstone.encoding.templates import AnyTemplate
+from quernstone.errors import ConfigError
 from quernstone.model import Model, session_of, variant_of
 from quernstone.pairs import InstructedPair
 from quernstone.reranker import Reranker, instructed_pairs, scores_of
@@ -18,7 +20,7 @@ from quernstone.runtime.session import Session, is_small
 from quernstone.serve.admission import Admission
 from quernstone.serve.failures import TooMuchError
 from quernstone.serve.options import ServeOptions
-from quernstone.types import Float32Array, RerankTemplate
+from quernstone.types import Float32Array
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -46,7 +48,7 @@ class Settings:
 
     max_length: int | None = None
     truncate: bool | None = None
-    template: RerankTemplate | None = None
+    template: AnyTemplate | None = None
 
 
 class Served(Generic[M]):
@@ -57,16 +59,15 @@ class Served(Generic[M]):
         self._variants: OrderedDict[Settings, M] = OrderedDict()
 
     async def variant(self, settings: Settings) -> M:
-        """Return the model with other limits, at most those of the server."""
-        changes: dict[str, Any] = {
-            name: value
-            for name in ("max_length", "truncate", "template")
-            if (value := getattr(settings, name)) is not None
-        }
-        if "max_length" in changes:
-            changes["max_length"] = min(changes["max_length"], self.model.max_length)
+        """Return the model with other settings; its limit is at most that of the server.
+
+        Raises:
+            ConfigError: The settings need another copy of the weights.
+        """
+        changes = self._changes(settings)
         if not changes:
             return self.model
+        settings = Settings(**changes)
         if settings not in self._variants:
             # In a thread: it reads files of the model.
             found: M = await asyncio.to_thread(lambda: variant_of(self.model, **changes))
@@ -75,6 +76,32 @@ class Served(Generic[M]):
                 self._variants.popitem(last=False)  # closed when its last request ends
         self._variants.move_to_end(settings)
         return self._variants[settings]
+
+    def _changes(self, settings: Settings) -> dict[str, Any]:
+        """Return the settings that differ from the model's own, if it can have them."""
+        session = session_of(self.model)
+        longest = session.max_length
+        asked: dict[str, Any] = {
+            "max_length": min(settings.max_length or longest, longest),
+            "truncate": settings.truncate,
+            "template": settings.template,
+        }
+        changes = {
+            name: value
+            for name, value in asked.items()
+            if value is not None and value != getattr(session, name)
+        }
+        if session.tokenizer is None and changes.keys() & {"max_length", "truncate"}:
+            raise ConfigError(
+                f"`{self.model.model}` runs in a library that tokenizes, so its `max_length` "
+                f"({longest}) and `truncate` ({session.truncate}) are those that it was loaded with"
+            )
+        if "template" in changes and session.rows_of(changes["template"]) != session.head_rows:
+            raise ConfigError(
+                f"the template has other answers than those that `{self.model.model}` was loaded "
+                "with; serve the model with this template"
+            )
+        return changes
 
     def check_name(self, asked: str | None) -> str:
         """Return the name of the model, if a request asked for it or for none.

@@ -14,11 +14,12 @@ from typing import Any
 
 from quernstone.embedder import Embedder
 from quernstone.engines.remote.answers import NATIVE_PROTOCOL
+from quernstone.engines.remote.native import write_template
 from quernstone.errors import ConfigError
 from quernstone.model import session_of
 from quernstone.reranker import Reranker
 from quernstone.serve.models import Computed, Models, Settings
-from quernstone.serve.schemas import NativeRequest
+from quernstone.serve.schemas import NativeRequest, TemplateRequest
 from quernstone.types import ServedModel
 
 
@@ -43,7 +44,9 @@ def _description(model: Embedder | Reranker) -> dict[str, Any]:
         query_prompt=session.prompts.query,
         document_prompt=session.prompts.document,
         normalizes=session.normalizes,
-        template=_template(model),
+        engine=session.info.engine,
+        options_digest=session.options_digest,
+        template=session.template,
         head_rows=session.head_rows,
     )
     return {
@@ -51,17 +54,10 @@ def _description(model: Embedder | Reranker) -> dict[str, Any]:
         "model": asdict(served),
         "revision": model.revision,
         "max_length": model.max_length,
-        "engine": info.engine,
         "device": info.device,
         "dtype": info.dtype,
         "attention": info.attention,
     }
-
-
-def _template(model: Embedder | Reranker) -> str | dict[str, Any]:
-    if isinstance(model, Embedder):
-        return "card"
-    return model.template if isinstance(model.template, str) else asdict(model.template)
 
 
 async def compute(models: Models, request: NativeRequest) -> Computed:
@@ -70,11 +66,7 @@ async def compute(models: Models, request: NativeRequest) -> Computed:
     Raises:
         ConfigError: The client speaks another version of the protocol.
     """
-    if request.protocol != NATIVE_PROTOCOL:
-        raise ConfigError(
-            f"the client speaks version {request.protocol} of the protocol, and this server "
-            f"version {NATIVE_PROTOCOL}; install one version of quernstone on both"
-        )
+    _check_protocol(request.protocol)
     settings = Settings(
         max_length=request.max_length, truncate=request.truncate, template=request.template
     )
@@ -84,6 +76,31 @@ async def compute(models: Models, request: NativeRequest) -> Computed:
     models.reranker.check_name(request.model)
     pairs = [(request.query, text) for text in request.texts]
     return await models.score(pairs, request.instruction, settings)
+
+
+async def resolve_template(models: Models, request: TemplateRequest) -> dict[str, Any]:
+    """Return a template as the model uses it, and the rows of the head by which it is scored.
+
+    Raises:
+        ConfigError: The client speaks another version of the protocol, or the model cannot score
+            by this template.
+    """
+    _check_protocol(request.protocol)
+    models.reranker.check_name(request.model)
+    variant = await models.reranker.variant(Settings(template=request.template))
+    return {
+        "protocol": NATIVE_PROTOCOL,
+        "template": write_template(variant.template),
+        "head_rows": session_of(variant).head_rows,
+    }
+
+
+def _check_protocol(theirs: int) -> None:
+    if theirs != NATIVE_PROTOCOL:
+        raise ConfigError(
+            f"the client speaks version {theirs} of the protocol, and this server "
+            f"version {NATIVE_PROTOCOL}; install one version of quernstone on both"
+        )
 
 
 def render(computed: Computed) -> dict[str, Any]:

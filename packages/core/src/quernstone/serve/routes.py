@@ -21,6 +21,7 @@ from quernstone.serve.schemas import (
     NativeRequest,
     RerankRequest,
     ScoreRequest,
+    TemplateRequest,
 )
 from quernstone.serve.state import State
 
@@ -93,6 +94,11 @@ async def run_native(state: State, request: Request, body: NativeRequest) -> Res
     return await json_answer(native.render, computed, size=computed.rows.size * _BASE64)
 
 
+async def resolve_template(state: State, _: Request, body: TemplateRequest) -> Response:
+    """Say how the reranking model scores by a template."""
+    return JSONResponse(await native.resolve_template(state.models(), body))
+
+
 POSTS: list[tuple[str, type[Body], Handler[Any]]] = [
     ("/v1/embeddings", EmbeddingRequest, embeddings),
     ("/v1/rerank", RerankRequest, rerank),
@@ -100,6 +106,7 @@ POSTS: list[tuple[str, type[Body], Handler[Any]]] = [
     ("/rerank", RerankRequest, rerank),
     ("/score", ScoreRequest, score),
     ("/quernstone/v1", NativeRequest, run_native),
+    ("/quernstone/v1/template", TemplateRequest, resolve_template),
 ]
 
 

@@ -8,10 +8,12 @@ refused: ignoring it could change results.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from quernstone.encoding.templates import PairTemplate
 from quernstone.types import RerankTemplate
 
 MODEL_FIELD = Field(None, description="Name of the model. By default the one that is served.")
@@ -139,6 +141,24 @@ class ScoreRequest(Body):
         return self
 
 
+def _refuse_unknown_fields(value: Any) -> Any:
+    known = {field.name for field in fields(PairTemplate)}
+    if isinstance(value, dict) and (unknown := sorted(value.keys() - known)):
+        raise ValueError(f"unknown fields of a template: {', '.join(unknown)}")
+    return value
+
+
+Template = Annotated[RerankTemplate | PairTemplate, BeforeValidator(_refuse_unknown_fields)]
+
+
+class TemplateRequest(Body):
+    """The question how a template is scored; see `native`."""
+
+    protocol: int
+    model: str | None = None
+    template: Template
+
+
 class NativeRequest(Body):
     """The request of Quernstone's remote engine; see `native`."""
 
@@ -148,7 +168,7 @@ class NativeRequest(Body):
     texts: list[str]
     query: str | None = None
     instruction: str | None = None
-    template: RerankTemplate | None = None
+    template: Template | None = None
     max_length: int | None = Field(None, ge=1)
     truncate: bool | None = None
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -16,15 +16,12 @@ import numpy as np
 import orjson
 
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION
+from quernstone.encoding.templates import AnyTemplate
 from quernstone.engines.remote.answers import Found, ShapeError
-from quernstone.engines.remote.dialects import (
-    Limits,
-    Request,
-    ServerFacts,
-    choose_dialect,
-    render_halves,
-)
+from quernstone.engines.remote.base import Limits, Request, ServerFacts
+from quernstone.engines.remote.dialects import choose_dialect, render_halves
 from quernstone.engines.remote.lengths import Lengths
+from quernstone.engines.remote.native import TEMPLATE_PATH, ask_template, read_template_answer
 from quernstone.engines.remote.options import KEY_VARIABLE, RemoteOptions, read_key
 from quernstone.engines.remote.transport import Transport
 from quernstone.errors import (
@@ -73,7 +70,6 @@ class RemoteBackend:
         self._max_inputs = options.max_inputs or self._dialect.max_inputs
         self._lengths: Lengths | None = None
         self.width = 1 if config.task == "rerank" else 0
-        self._scores_probabilities = config.task == "rerank"
         self.counts = Usage()
         self._transport = Transport(options, find_key(options))
         connecting = self._transport.start(self._connect())
@@ -102,6 +98,23 @@ class RemoteBackend:
             raise TypeError("the remote engine takes texts and no token ids")
         return self._transport.start(self._compute(texts, list(self._plan(texts)), offset))
 
+    def resolve(self, template: AnyTemplate) -> tuple[AnyTemplate, tuple[int, ...]]:
+        """Ask a `quern serve` for a template as its model uses it, and the rows of the head.
+
+        Raises:
+            ConfigError: The model cannot score by this template.
+        """
+        return self._transport.start(self._resolve(template)).result()
+
+    async def _resolve(self, template: AnyTemplate) -> tuple[AnyTemplate, tuple[int, ...]]:
+        try:
+            answer = await self._transport.post(TEMPLATE_PATH, ask_template(self._model, template))
+        except RemoteRequestError as error:
+            if error.status != 422:
+                raise
+            raise ConfigError(f"{error.url} {error.reason}") from error
+        return read_template_answer(answer)
+
     def close(self) -> None:
         """See `Backend.close`."""
         self._transport.close()
@@ -117,9 +130,6 @@ class RemoteBackend:
                 facts = self._dialect.facts(answer, self._model, self._task)
         if facts.served is not None:
             self._model = facts.served.name
-            own = facts.served.template
-            if isinstance(own, Mapping) and own.get("score") == "logit":
-                self._scores_probabilities = False
         if facts.max_length is not None:
             known = [facts.max_length, self._limits.max_length or facts.max_length]
             self._limits = Limits(max_length=min(known), truncate=self._limits.truncate)
@@ -129,8 +139,8 @@ class RemoteBackend:
         if facts.max_inputs is not None and self._options.max_inputs is None:
             self._max_inputs = facts.max_inputs
         probe = _PROBE[self._task]
-        if self._dialect.renders_exactly:  # by the model's own instruction and template
-            probe = replace(probe, instruction=None, template=None)
+        if facts.served is not None:  # by the model's own instruction and template
+            probe = replace(probe, instruction=None, custom_template=facts.served.template)
         request = self._request([probe])
         found = await self._results(request)
         if self._task == "embed" and len(found) == 1:
@@ -215,7 +225,9 @@ class RemoteBackend:
             if not np.isfinite(row).all():
                 detail = f"says {url}; start the server with bfloat16 or float32"
                 raise NonFiniteError(place, detail)
-            if self._scores_probabilities and not 0.0 <= row[0] <= 1.0:
+            # A template of `quern serve` may score by logits.
+            probable = self._task != "rerank" or self._dialect.renders_exactly
+            if not probable and not 0.0 <= row[0] <= 1.0:
                 reason = f"sent the score {row[0]:g}, which is not a probability"
                 raise RemoteAnswerError(reason, url, 200, place)
             rows[index] = row
@@ -227,7 +239,7 @@ class RemoteBackend:
         if self._options.rendered_by == "client":
             heads, bodies = zip(*map(render_halves, items), strict=True)
             return self._dialect.rerank_rendered(self._model, heads, bodies)
-        if items[0].template not in ("card", None) and not self._dialect.renders_exactly:
+        if items[0].template != "card" and not self._dialect.renders_exactly:
             raise ConfigError(
                 f'the template {items[0].template!r} needs `RemoteOptions(rendered_by="client")`: '
                 "a server renders only the template that it was started with"
@@ -239,7 +251,8 @@ class RemoteBackend:
         groups: dict[object, list[int]] = {}
         for place, item in enumerate(texts):
             query = None if self._dialect.mixes_queries else item.query
-            groups.setdefault((query, item.instruction, item.template), []).append(place)
+            rendering = item.custom_template or item.template
+            groups.setdefault((query, item.instruction, rendering), []).append(place)
         for places in groups.values():
             # Split evenly: 65 inputs become 33 and 32, not 64 and 1.
             parts = -(-len(places) // self._max_inputs)

@@ -1,7 +1,7 @@
 """The requests that each kind of server understands, and the functions that read its answers.
 
 A dialect builds a `Request` from texts. The functions in `answers` check the shape of the answer;
-`backend` checks that there is one result for each input.
+`backend` checks that there is one result for each input. `native` is the dialect of `quern serve`.
 
 Sources: vLLM 0.32 (`vllm/entrypoints/pooling`), text-embeddings-inference 1.9 (`router/src/http`),
 infinity-emb 0.0.78 (`fastapi_schemas/pymodels.py`), SGLang 0.5 (`srt/entrypoints/openai`),
@@ -10,182 +10,48 @@ docs.cohere.com/reference/rerank, jina.ai/reranker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from quernstone.encoding.prompts import (
-    DEFAULT_INSTRUCTION,
     RERANK_PREFIX,
     RERANK_SUFFIXES,
-    query_frame,
     rerank_body,
     rerank_head,
 )
 from quernstone.engines.remote.answers import (
-    NATIVE_PROTOCOL,
-    Found,
     ShapeError,
     as_list,
     count,
     read_classes,
     read_embeddings,
     read_label_scores,
-    read_native,
-    read_native_usage,
     read_ranks,
     read_results,
     read_rows,
     read_scores,
 )
+from quernstone.engines.remote.base import (
+    Dialect,
+    Limits,
+    Request,
+    ServerFacts,
+    refuse_instruction,
+)
+from quernstone.engines.remote.native import Quernstone
 from quernstone.engines.remote.options import RenderedBy
 from quernstone.errors import ConfigError
-from quernstone.types import ServedModel, Task, TextInput
+from quernstone.types import Task, TextInput
 
 # Token ids of `no` and `yes` in every Qwen3 tokenizer, for servers that score next tokens.
 _NO_ID, _YES_ID = 2152, 9693
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request, and the function that reads its answer."""
-
-    path: str
-    body: dict[str, Any]
-    read: Callable[[Any], Found]
-    """Raises `ShapeError`."""
-    usage: Callable[[Any], tuple[int, int]] = lambda _: (0, 0)
-    """Returns the tokens of the request and the number of cut inputs, if the answer has them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The tokens per input, None if unknown, and whether the server should cut longer inputs."""
-
-    max_length: int | None
-    truncate: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFacts:
-    """Facts that a server reports about itself; None if it does not."""
-
-    max_length: int | None = None
-    max_inputs: int | None = None
-    dtype: str | None = None
-    revision: str | None = None
-    served: ServedModel | None = None
-
-
-class Dialect:
-    """One kind of server. The defaults fit most of them."""
-
-    name: ClassVar[str]
-    embeds: ClassVar[bool] = True
-    renderers: ClassVar[tuple[RenderedBy, ...]] = ()
-    """Who can render a reranker's prompt. Empty if the server does not rerank."""
-    max_inputs: ClassVar[int] = 64
-    """Inputs per request. vLLM's throughput is flat from 16 on (vllm-project/vllm#23000)."""
-    mixes_queries: ClassVar[bool] = False
-    """If true, one reranking request can contain several queries."""
-    cuts_silently: ClassVar[bool] = False
-    """If true, long texts are always cut without an error."""
-    lends_tokenizer: ClassVar[bool] = False
-    """If true, the server has `/tokenize` and `/detokenize`, which `lengths` uses."""
-    rerank_path: ClassVar[str] = "/v1/rerank"
-    rerank_fields: ClassVar[dict[str, Any]] = {}
-    """Additional fields of a request to `rerank_path`."""
-    facts_path: ClassVar[str | None] = None
-    """The path of `facts`, if the server has any."""
-    needs_facts: ClassVar[bool] = False
-    """If true, a server without `facts` is not one of this dialect."""
-    renders_exactly: ClassVar[bool] = False
-    """If true, the server renders every template exactly as we do."""
-
-    def embed_raw(self, model: str, inputs: Sequence[TextInput], limits: Limits) -> Request:
-        """Request the embeddings of texts that are not rendered yet."""
-        return self.embed(model, list(map(render_text, inputs)), limits)
-
-    def embed(self, model: str, texts: Sequence[str], limits: Limits) -> Request:  # noqa: ARG002
-        """Request the embeddings of rendered texts."""
-        body = {"model": model, "input": list(texts), "encoding_format": "base64"}
-        return Request("/v1/embeddings", body, read_embeddings)
-
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
-        """Request the scores of pairs whose prompt the server renders."""
-        _refuse_instruction(self.name, pairs)
-        documents = [pair.text for pair in pairs]
-        body = {"model": model, "query": pairs[0].query, "documents": documents}
-        return Request(self.rerank_path, {**body, **self.rerank_fields}, read_results)
-
-    def rerank_rendered(self, model: str, heads: Sequence[str], bodies: Sequence[str]) -> Request:
-        """Request the scores of rendered prompts, each of which is a head and a body."""
-        raise NotImplementedError
-
-    def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:
-        """Read the answer to `facts_path`."""
-        raise NotImplementedError
 
 
 class OpenAI(Dialect):
     """Any server with `/v1/embeddings`; nothing else is used."""
 
     name = "openai"
-
-
-class Quernstone(Dialect):
-    """`quern serve`: it does what our engines do in this process."""
-
-    name = "quernstone"
-    renderers = ("server",)
-    facts_path = "/quernstone/v1"
-    needs_facts = True
-    renders_exactly = True
-    max_inputs = 256
-
-    def embed_raw(self, model: str, inputs: Sequence[TextInput], limits: Limits) -> Request:
-        """Use our own protocol; the inputs of a request have one instruction."""
-        texts = [each.text for each in inputs]
-        body = {"task": "embed", "texts": texts, "instruction": inputs[0].instruction}
-        return self._request(model, body, limits)
-
-    def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:
-        """Use our own protocol; the pairs of a request have one query."""
-        first = pairs[0]
-        body = {
-            "task": "rerank",
-            "texts": [pair.text for pair in pairs],
-            "query": first.query,
-            "instruction": first.instruction,
-            "template": first.template,
-        }
-        return self._request(model, body, limits)
-
-    def _request(self, model: str, body: dict[str, Any], limits: Limits) -> Request:
-        body["protocol"], body["model"] = NATIVE_PROTOCOL, model
-        body["max_length"], body["truncate"] = limits.max_length, limits.truncate
-        return Request("/quernstone/v1", body, read_native, read_native_usage)
-
-    def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:
-        """Check the version of the protocol, and find the model."""
-        if not isinstance(answer, dict) or answer.get("protocol") != NATIVE_PROTOCOL:
-            theirs = answer.get("protocol") if isinstance(answer, dict) else None
-            raise ConfigError(
-                f"the server speaks version {theirs} of the protocol, and this client version "
-                f"{NATIVE_PROTOCOL}; install one version of quernstone on both"
-            )
-        cards = [card for card in as_list(answer, "models") if card.get("task") == task]
-        names = [card["model"]["name"] for card in cards]
-        if not cards or (model and model not in names):
-            served = " and ".join(names) or f"nothing for the task `{task}`"
-            raise ConfigError(f"the server has no model {model or task!r}; it serves {served}")
-        card = cards[names.index(model) if model else 0]
-        return ServerFacts(
-            max_length=count(card.get("max_length")),
-            dtype=card.get("dtype"),
-            revision=card.get("revision"),
-            served=ServedModel(**card["model"]),
-        )
 
 
 class VLLM(Dialect):
@@ -246,7 +112,7 @@ class TEI(Dialect):
 
     def rerank_raw(self, model: str, pairs: Sequence[TextInput], limits: Limits) -> Request:  # noqa: ARG002
         """Use `/rerank`, which sorts its results by score."""
-        _refuse_instruction(self.name, pairs)
+        refuse_instruction(self.name, pairs)
         texts = [pair.text for pair in pairs]
         body = {"query": pairs[0].query, "texts": texts, "truncate": limits.truncate}
         return Request("/rerank", {**body, "raw_scores": False}, read_ranks)
@@ -367,22 +233,7 @@ def _renderer_error(dialect: Dialect, rendered_by: RenderedBy | None) -> str:
     return f"reranking with the dialect {dialect.name}: {problem}; use {able}"
 
 
-def render_text(item: TextInput) -> str:
-    """Return a document as it is, or a query with its instruction."""
-    return item.text if item.instruction is None else query_frame(item.instruction) + item.text
-
-
 def render_halves(pair: TextInput) -> tuple[str, str]:
     """Render a reranker's prompt; return the part before the document, and the rest."""
-    name = pair.template or "card"
-    head = rerank_head(pair.query or "", pair.instruction or "", name)
-    return RERANK_PREFIX + head, rerank_body(pair.text) + RERANK_SUFFIXES[name]
-
-
-def _refuse_instruction(name: str, pairs: Sequence[TextInput]) -> None:
-    """Raise an error instead of dropping an instruction that the request cannot contain."""
-    if pairs[0].instruction != DEFAULT_INSTRUCTION:
-        raise ConfigError(
-            f"the dialect {name} has no field for an instruction, so only the default one "
-            f"({DEFAULT_INSTRUCTION!r}) can be used"
-        )
+    head = rerank_head(pair.query or "", pair.instruction or "", pair.template)
+    return RERANK_PREFIX + head, rerank_body(pair.text) + RERANK_SUFFIXES[pair.template]

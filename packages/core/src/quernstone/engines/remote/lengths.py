@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from quernstone.encoding.prompts import RERANK_SUFFIXES, rerank_body
-from quernstone.engines.remote.dialects import render_halves, render_text
+from quernstone.engines.remote.base import render_text
+from quernstone.engines.remote.dialects import render_halves
 from quernstone.engines.remote.transport import Transport
 from quernstone.errors import InputTooLongError, RemoteAnswerError, RemoteRequestError
 from quernstone.types import TextInput
@@ -37,7 +38,7 @@ class Lengths:
         self._transport, self._model = transport, model
         self._max_length, self._truncate = max_length, truncate
         self._counting: dict[int, asyncio.Lock] = {}  # a forked child needs one of its own
-        self._frames: dict[tuple[str | None, str | None, str | None], int] = {}
+        self._frames: dict[tuple[str | None, str | None, str], int] = {}
 
     async def fit(self, item: TextInput, index: int) -> TextInput:
         """Return the input, with a shorter document if necessary."""
@@ -87,8 +88,7 @@ class Lengths:
                 if len(self._frames) >= _FRAMES_KEPT:
                     self._frames.clear()
                 head, _ = render_halves(pair)
-                suffix = RERANK_SUFFIXES[pair.template or "card"]
-                self._frames[key] = len(await self._ids(head + suffix))
+                self._frames[key] = len(await self._ids(head + RERANK_SUFFIXES[pair.template]))
             return self._frames[key]
 
     async def _ids(self, text: str, enough: int | None = None) -> list[int]:

@@ -87,8 +87,11 @@ class Transport:
     def url(self, path: str) -> str:
         """Return the address of a path, without repeating a `/v1` at the end of the endpoint."""
         endpoint = self._options.endpoint
-        if endpoint.endswith("/v1") and path.startswith("/v1/"):
-            path = path.removeprefix("/v1")
+        if endpoint.endswith("/v1"):
+            if path.startswith("/v1/"):
+                path = path.removeprefix("/v1")
+            elif path.startswith("/quernstone/"):
+                endpoint = endpoint.removesuffix("/v1")
         return endpoint + path
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
