@@ -1,6 +1,7 @@
 """Searches of a collection that is replaced, and searches through faults."""
 
 import asyncio
+import itertools
 import threading
 from functools import partial
 
@@ -10,8 +11,16 @@ from qdrant_client import models
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
 from quernstone_qdrant import searcher as searcher_module
-from quernstone_qdrant.errors import CollectionNotFoundError, RefusedError, TransientError
+from quernstone_qdrant.errors import (
+    CollectionError,
+    CollectionNotFoundError,
+    ProvenanceError,
+    RefusedError,
+    TransientError,
+)
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.targets import ClientTarget
+from quernstone_qdrant.targets.edge import EdgeTarget
 
 BLUE = [{"id": "mill", "text": "A quern is a stone mill."}]
 GREEN = [{"id": "rain", "text": "Rain falls on the stone roof."}]
@@ -89,9 +98,10 @@ def scripted():
 
 @pytest.mark.usefixtures("check_always")
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_search_keeps_to_one_collection_while_another_thread_follows_the_alias(
+def test_a_search_follows_an_alias_that_is_switched_during_it(
     live, embedder, scripted, search, moment
 ):
+    """Another thread follows it at the same moment."""
     searcher = QdrantSearcher(scripted(live, "live"), "live", embedder)
     others = []
 
@@ -102,9 +112,109 @@ def test_a_search_keeps_to_one_collection_while_another_thread_follows_the_alias
         thread.join()
 
     setattr(scripted, moment, follow)
-    assert search(searcher) == [HITS["blue"]]
-    assert others == [GREEN[0]["text"]]
     assert search(searcher) == [HITS["green"]]
+    assert others == [GREEN[0]["text"]]
+
+
+@pytest.fixture
+def check_never(monkeypatch):
+    """Searches within the second after the collection was read."""
+    monkeypatch.setattr(searcher_module, "_SECONDS_BETWEEN_CHECKS", 3600.0)
+
+
+def recreate(client, _embedder, other):
+    client.delete_collection("docs")
+    QdrantLoader(client, "docs", other).load(GREEN)
+
+
+def recreate_elsewhere(client, embedder, _other):
+    """Another program creates it again, with vectors of the same size and no record of a model."""
+    client.delete_collection("docs")
+    size = embedder.dimensions
+    client.create_collection("docs", models.VectorParams(size=size, distance="Cosine"))
+    vector = embedder.embed_query("stone").tolist()
+    client.upsert("docs", [models.PointStruct(id=1, vector=vector, payload={})])
+
+
+def switch_to_other(client, _embedder, other):
+    QdrantLoader(client, "other", other).load(GREEN)
+    switch(client, "other")
+
+
+@pytest.mark.usefixtures("check_never")
+@pytest.mark.parametrize("moment", ["opened", "before", "after"])
+@pytest.mark.parametrize("replace", [recreate, recreate_elsewhere, switch_to_other])
+def test_hits_of_another_model_are_never_returned(
+    either_client, make_embedder, scripted, search, replace, moment
+):
+    """It takes the place of the collection before the search, or around its request."""
+    embedder, other = make_embedder(), make_embedder(model="other", revision="other")
+    name = "live" if replace is switch_to_other else "docs"
+    QdrantLoader(either_client, "docs", embedder).load(BLUE)
+    switch(either_client, "docs")
+    searcher = QdrantSearcher(scripted(either_client, name), name, embedder)
+
+    def act():
+        replace(either_client, embedder, other)
+
+    if moment == "opened":
+        act()
+    else:
+        setattr(scripted, moment, act)
+    with pytest.raises(CollectionError, match=r"with model 'other'|does not record which model"):
+        search(searcher)
+
+
+@pytest.mark.usefixtures("check_never")
+@pytest.mark.parametrize("moment", ["opened", "before", "after"])
+def test_a_collection_that_was_loaded_again_is_searched_again(
+    either_client, embedder, scripted, search, moment
+):
+    """The same model, in a collection with other settings: all of them belong to the hits."""
+    QdrantLoader(either_client, "docs", embedder, preset="mrl", hybrid=True).load(BLUE)
+    searcher = QdrantSearcher(scripted(either_client, "docs"), "docs", embedder)
+
+    def act():
+        either_client.delete_collection("docs")
+        QdrantLoader(either_client, "docs", embedder, layout="plain").load(GREEN)
+
+    if moment == "opened":
+        act()
+    else:
+        setattr(scripted, moment, act)
+    assert search(searcher) == [HITS["green"]]
+
+
+@pytest.mark.parametrize("place", ["embedded", "edge"])
+def test_other_targets_notice_a_replaced_collection(client, make_embedder, tmp_path, place):
+    def open_target():
+        return client if place == "embedded" else EdgeTarget(tmp_path, "docs")
+
+    here = open_target()
+    QdrantLoader(here, "docs", make_embedder()).load(BLUE)
+    searcher = QdrantSearcher(here, "docs", make_embedder())
+    if place == "embedded":
+        client.delete_collection("docs")
+        QdrantLoader(client, "docs", make_embedder(revision="other")).load(GREEN)
+    else:
+        here.describe(Provenance.of(make_embedder(revision="other"), "docs").metadata())
+    with pytest.raises(ProvenanceError, match="with revision 'other'"):
+        searcher.search("stone")
+
+
+def test_a_name_that_never_rests_ends_a_search(live, embedder, scripted):
+    """The alias moves during each search."""
+    names = itertools.cycle(["green", "blue"])
+
+    class Restless(scripted):
+        def query(self, request):
+            found = super().query(request)
+            switch(live, next(names))
+            return found
+
+    searcher = QdrantSearcher(Restless(live, "live"), "live", embedder)
+    with pytest.raises(TransientError, match="'live' was replaced during each of 5 searches"):
+        searcher.search("stone")
 
 
 def test_threads_never_mix_two_collections(live, embedder, monkeypatch):
@@ -140,7 +250,7 @@ def test_a_slow_check_does_not_replace_the_result_of_a_later_one(
         assert searcher.search("stone")[0].key == "rain"
 
     scripted.opening = overtake
-    assert search(searcher) == [HITS["blue"]]
+    assert search(searcher) == [HITS["green"]]
     monkeypatch.setattr(searcher_module, "_SECONDS_BETWEEN_CHECKS", 3600.0)
     assert search(searcher) == [HITS["green"]]
 

@@ -71,6 +71,8 @@ class Collection:
         self.lock = threading.RLock()
         self.limits, self.optimizer = Limits(), Optimizer()
         self.operations = 0
+        self.counts: dict[str, int] = {}
+        """Numbers of points by filter, until something changes: `describe` asks for several."""
         self._older_metadata: tuple[float, dict[str, Any] | None] = (0.0, None)
 
     def points(self, node: int | None = None) -> dict[Any, tuple[dict[str, Any], Any]]:
@@ -99,10 +101,14 @@ class Collection:
 
     def count(self, where: models.Filter | None = None) -> int:
         """Count points in the first replica."""
-        return self.replicas[0].local.count(count_filter=where).count
+        key = where.model_dump_json() if where else ""
+        if key not in self.counts:
+            self.counts[key] = self.replicas[0].local.count(count_filter=where).count
+        return self.counts[key]
 
     def optimize(self) -> None:
         """Update the graphs after a change of points or settings."""
+        self.counts.clear()
         self.optimizer.run(self.config, self.count())
 
     def indexed_vectors(self) -> int:

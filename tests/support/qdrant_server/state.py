@@ -54,6 +54,9 @@ class Machine:
         collection = self._find(call.names["collection"])
         runs = self if operation.kind == "collection" else self._points
         with collection.lock:
+            changes = operation.kind != "read" and operation.method != "GET"
+            if changes:
+                collection.counts.clear()
             strict = self.strict_mode(collection)
             if strict:
                 held = collection.count() if "max_points_count" in strict else 0
@@ -62,6 +65,9 @@ class Machine:
                 return getattr(runs, operation.name)(collection, call)
             except ValueError as error:  # the embedded client refuses the request
                 raise Refusal(400, f"Wrong input: {error}") from error
+            finally:
+                if changes:
+                    collection.counts.clear()
 
     def strict_mode(self, collection: Collection) -> dict[str, Any]:
         """Return the strict mode of a collection, with the settings of `Server.strict`."""
@@ -281,6 +287,7 @@ class Machine:
         """Let the dead replicas of a node catch up."""
         for collection in list(self.held.values()):
             with collection.lock:
+                collection.counts.clear()
                 source = next(r for r in collection.replicas if r.state == "Active")
                 for replica in collection.replicas:
                     if replica.node == node and replica.state == "Dead":

@@ -119,6 +119,23 @@ class OpenedCollection:
         """Name and identity of the collection; another one differs in one of them."""
         return self.target.collection, self.provenance.identity
 
+    def is_current(self, named: Target) -> bool:
+        """Return True if a name still leads to this collection, as it was when it was opened.
+
+        Args:
+            named: The collection by the name that the user gave, which may be an alias.
+
+        Raises:
+            TargetError: The collection cannot be read.
+        """
+        places = [self.target]
+        if named.collection != self.target.collection:
+            places.append(named)
+        try:
+            return all(Provenance.read(place.state()) == self.provenance for place in places)
+        except CollectionNotFoundError:
+            return False
+
     @property
     def _settings(self) -> CollectionSettings:
         return self.provenance.settings

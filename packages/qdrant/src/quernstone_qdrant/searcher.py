@@ -32,6 +32,8 @@ from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.targets import Target, as_target
 
 _SECONDS_BETWEEN_CHECKS = 1.0
+_MOST_SEARCHES = 5
+"""Searches for one question, each in a collection that was replaced during the last one."""
 
 
 class QdrantSearcher:
@@ -42,10 +44,11 @@ class QdrantSearcher:
     are rescored with the full vectors. With BM25, dense and BM25 results are combined by reciprocal
     rank fusion.
 
-    A collection on a server is read again before a search if the last time was more than a second
-    ago, and after a search that failed. A searcher then follows an alias that was switched to a
-    collection of the same model, and refuses one of another model, or a collection that was created
-    again by another model. Each search uses one collection and its settings throughout.
+    Hits are returned only if the collection that they came from still has the name and the model
+    that it had when it was opened: each search reads its metadata once more, after the hits. A
+    search follows an alias that was switched to a collection of the same model, and refuses one of
+    another model, or a collection that was created again by another model. Each search uses one
+    collection and its settings throughout. The limits of strict mode are read again once a second.
 
     Requests that fail temporarily are retried: after a lost connection, a status 429, or an error
     of the server (5xx). The default patience bridges a restart of a gateway or a short rate limit
@@ -111,7 +114,7 @@ class QdrantSearcher:
         An error leaves `_opened` as it is, so a refused collection is refused again.
         """
         opened = self._opened
-        is_server = self._named.kind == "server"  # others are opened by one process
+        is_server = self._named.kind == "server"  # the only one with aliases and limits
         if is_server and time.monotonic() - opened.checked > _SECONDS_BETWEEN_CHECKS:
             return self._reopened()
         return opened
@@ -264,18 +267,33 @@ class QdrantSearcher:
     def _find(
         self, opened: OpenedCollection, question: Question, vector: Float32Array
     ) -> list[SearchHit]:
-        """Search, and once more if the collection was replaced or its limits have changed."""
-        search = opened.plan(question)
-        try:
-            return self._retry.call(lambda: opened.find(search, vector))
-        except TransientError:
-            raise
-        except TargetError:
-            now = self._reopened()
-            again = now.plan(question)
-            if now.identity == opened.identity and again == search:
+        """Search, and again if the collection was replaced or its limits have changed.
+
+        A collection that has its identity after a search had it during the search, because the
+        identity is random.
+        """
+        for _ in range(_MOST_SEARCHES):
+            search = opened.plan(question)
+            hits: list[SearchHit] = []
+            failure: TargetError | None = None
+            try:
+                hits = self._retry.call(partial(opened.find, search, vector))
+                if self._retry.call(partial(opened.is_current, self._named)):
+                    return hits
+            except TransientError:
                 raise
-        return self._retry.call(lambda: now.find(again, vector))
+            except TargetError as error:
+                failure = error
+            now = self._reopened()
+            if now.identity == opened.identity:
+                if failure is not None and now.plan(question) == search:
+                    raise failure
+                if failure is None and now.provenance == opened.provenance:
+                    return hits
+            opened = now
+        raise TransientError(
+            f"collection {self.collection!r} was replaced during each of {_MOST_SEARCHES} searches"
+        )
 
 
 def _unit_vector(given: Sequence[float] | Float32Array, size: int) -> Float32Array:

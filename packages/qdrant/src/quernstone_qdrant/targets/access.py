@@ -134,12 +134,17 @@ class CollectionAccess:
         return not self._is_cluster or time.monotonic() > deadline
 
     def _read_state(self) -> CollectionState:
-        if not self.exists():
-            with self._failures("listing the collections"):
-                names = [found.name for found in self._management.get_collections().collections]
-            raise CollectionNotFoundError(self.collection, sorted(names))
-        with self._failures("reading the configuration"):
-            return self._described()
+        try:
+            with self._failures("reading the configuration"):
+                return self._described()
+        except TransientError:
+            raise
+        except TargetError:
+            if self.exists():
+                raise
+        with self._failures("listing the collections"):
+            names = [found.name for found in self._management.get_collections().collections]
+        raise CollectionNotFoundError(self.collection, sorted(names))
 
     def _described(self) -> CollectionState:
         info = self._management.get_collection(self.collection)
