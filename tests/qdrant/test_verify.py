@@ -1,5 +1,6 @@
 """`verify` accepts an intact collection and finds every kind of change."""
 
+import itertools
 import math
 import random
 import re
@@ -19,8 +20,9 @@ from quernstone_qdrant import CollectionError, EdgeTarget, ProvenanceError, Qdra
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.documents.points import point_id
+from quernstone_qdrant.errors import CollectionReplacedError
 from quernstone_qdrant.settings import CollectionSettings
-from quernstone_qdrant.targets import as_target
+from quernstone_qdrant.targets import ClientTarget, as_target
 from quernstone_qdrant.verify import verify
 
 RECORDS = [
@@ -140,6 +142,9 @@ class RoundingTarget:
 
     def __getattr__(self, name):
         return getattr(self._target, name)
+
+    def pinned(self):
+        return self
 
     def payloads(self, ids, fields):
         return {i: self._read(p) for i, p in self._target.payloads(ids, fields).items()}
@@ -395,7 +400,7 @@ def test_wrong_bm25_vectors_are_found(tmp_path, embedder, place):
 
 @pytest.mark.parametrize("grpc", [False, True])
 def test_points_of_one_replica_are_not_confirmed(embedder, monkeypatch, grpc):
-    monkeypatch.setattr("quernstone_qdrant.verify._REPLICA_PATIENCE", 0.0)
+    monkeypatch.setattr("quernstone_qdrant.verify._REPLICA_PATIENCE", 0.2)
     with (
         running_server(nodes=3) as server,
         closing(server.client(prefer_grpc=grpc)) as client,
@@ -414,6 +419,19 @@ def test_points_of_one_replica_are_not_confirmed(embedder, monkeypatch, grpc):
         server.nodes[2].start()
 
 
+@pytest.mark.parametrize("grpc", [False, True])
+def test_one_failed_read_leaves_no_point_unconfirmed(embedder, grpc):
+    """Each read from every replica fails once: of payloads, and of the vectors of the sample."""
+    with running_server(nodes=2) as server, closing(server.client(prefer_grpc=grpc)) as client:
+        target = as_target(client, "docs")
+        preset = CollectionSettings(replication_factor=2)
+        QdrantLoader(target, "docs", embedder, preset=preset).load(RECORDS[:5])
+        turns = itertools.cycle(["500", None])
+        server.chaos = lambda _, path: next(turns) if path.endswith("/points/scroll") else None
+        report = verify(target, embedder, sample=2)
+        assert (report.passed, report.unconfirmed) == (True, 0)
+
+
 def test_a_point_that_one_replica_lacks_is_found(embedder):
     with running_server(nodes=2) as server, closing(server.client()) as client:
         preset = CollectionSettings(replication_factor=2)
@@ -424,3 +442,34 @@ def test_a_point_that_one_replica_lacks_is_found(embedder):
         report = verify(target, embedder)
         assert report.failures == 1
         assert "its replicas differ" in report.problems[0]
+
+
+def test_a_collection_that_is_replaced_meanwhile_is_not_confirmed(client, make_embedder):
+    class Replaced(ClientTarget):
+        def count(self):
+            counted = super().count()
+            client.delete_collection("docs")
+            QdrantLoader(client, "docs", make_embedder()).load(RECORDS)
+            return counted
+
+    QdrantLoader(client, "docs", make_embedder()).load(RECORDS)
+    with pytest.raises(CollectionReplacedError, match="deleted and created again"):
+        verify(Replaced(client, "docs"), sample=0)
+
+
+def test_an_alias_that_is_switched_meanwhile_is_noticed(either_client, embedder):
+    for name in ("one", "two"):
+        QdrantLoader(either_client, name, embedder).load(RECORDS)
+
+    def lead_to(name):
+        create = models.CreateAlias(alias_name="docs", collection_name=name)
+        either_client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+
+    class Switched(ClientTarget):
+        def count(self):
+            lead_to("two")
+            return super().count()
+
+    lead_to("one")
+    with pytest.raises(CollectionReplacedError, match="switched from 'one' to 'two'"):
+        verify(Switched(either_client, "docs"), sample=0)

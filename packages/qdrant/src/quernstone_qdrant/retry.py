@@ -84,7 +84,7 @@ class Retry:
             if error.delay is not None:
                 reason += f", and the server asks to wait {error.delay:g} s more"
         seconds = state.seconds_since_start or 0.0
-        raise TransientError(
+        raise type(error)(
             f"{error.message} (gave up after {state.attempt_number} attempts in {seconds:.0f} s: "
             f"{reason})",
             error.delay,

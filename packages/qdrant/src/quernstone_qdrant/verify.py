@@ -16,7 +16,7 @@ from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
 from quernstone_qdrant.errors import CollectionError, ReplicaError
-from quernstone_qdrant.provenance import Provenance, check_provenance
+from quernstone_qdrant.provenance import Provenance, check_provenance, check_unchanged
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25
 from quernstone_qdrant.store import PointStore
@@ -96,10 +96,13 @@ def verify(
 
     Raises:
         CollectionError: The collection does not record the model that it was created with.
+        CollectionReplacedError: It was replaced meanwhile, so that two collections were read.
         ProvenanceError: The embedder has another model.
         TargetError: The collection cannot be read.
     """
-    state = Retry(patience).call(target.state)
+    named, retry = target, Retry(patience)
+    target = retry.call(named.pinned)
+    state = retry.call(target.state)
     model: TextEmbedder | None = None if embedder is None else as_embedder(embedder)
     if model is None:
         provenance = Provenance.read(state)
@@ -118,6 +121,7 @@ def verify(
     check.indexes(state)
     check.all_points(progress)
     check.sampled_vectors(model, anew)
+    retry.call(lambda: check_unchanged(named, target, provenance))
     return check.result()
 
 
@@ -134,8 +138,8 @@ class _Check:
     ) -> None:
         self._target, self._provenance = target, provenance
         self._settings = provenance.settings
-        self._patience, self._replicas = patience, replicas
-        self._retry = Retry(patience)
+        self._replicas, self._retry = replicas, Retry(patience)
+        self._replica_retry = Retry(patience if replicas == 1 else min(patience, _REPLICA_PATIENCE))
         self._store = PointStore(target, provenance.settings, self._retry)
         self._layout = provenance.settings.payloads
         self._check_payload = PayloadCheck(provenance)
@@ -202,8 +206,7 @@ class _Check:
         """Read all points from every replica; from one replica once another does not answer."""
         last = None
         if self._every_replica:
-            patience = self._patience if self._replicas == 1 else _REPLICA_PATIENCE
-            store = PointStore(self._target, self._settings, Retry(min(patience, self._patience)))
+            store = PointStore(self._target, self._settings, self._replica_retry)
             try:
                 for point in store.scroll(fields, with_vectors=with_vectors):
                     last = point.id
@@ -219,8 +222,9 @@ class _Check:
         """Check the dense vectors of the sample, and embed some of its texts again."""
         self._rng.shuffle(self._sample)
         valid: list[tuple[StoredPoint, Mapping[str, Float32Array]]] = []
+        confirmed = self._every_replica
         for point, checked in self._sample:
-            vectors = self._retry.call(partial(self._vectors_of, point.id))
+            vectors = self._vectors_of(point.id, confirmed=confirmed)
             problems = self._check_vectors.problems(vectors)
             for problem in problems:
                 self._fail(f"{checked.name}: {problem}")
@@ -291,11 +295,15 @@ class _Check:
                         "the vector, or the text was changed"
                     )
 
-    def _vectors_of(self, point: str) -> Mapping[str, Float32Array]:
+    def _vectors_of(self, point: str, *, confirmed: bool) -> Mapping[str, Float32Array]:
+        """Read the vectors of a point; it may have been `confirmed` by every replica before."""
         read = partial(self._target.scroll, [OWN_KEY], with_vectors=True, batch=1, start=point)
-        try:
-            found = next(read(every_replica=self._every_replica), None)
-        except ReplicaError:
-            self._unconfirmed += 1
-            found = next(read(every_replica=False), None)
+        if self._every_replica:
+            try:
+                found = self._replica_retry.call(lambda: next(read(), None))
+            except ReplicaError:
+                self._every_replica = False
+        if not self._every_replica:
+            self._unconfirmed += confirmed
+            found = self._retry.call(lambda: next(read(every_replica=False), None))
         return found.vectors if found is not None and found.id == point else {}
