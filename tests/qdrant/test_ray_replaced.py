@@ -98,6 +98,18 @@ def test_a_load_of_a_replaced_collection_is_not_complete(
         make_loader(skip_errors=skip, patience=5).load(dataset)
 
 
+def test_a_load_writes_nothing_into_the_collection_of_another_model(
+    either_client, make_loader, make_embedder
+):
+    def act():
+        either_client.delete_collection("docs")
+        QdrantLoader(either_client, "docs", make_embedder(model="other", revision="2"))
+
+    with pytest.raises(CollectionReplacedError, match="deleted and created again"):
+        make_loader(patience=5).load(Groups.of(RECORDS, 20, act))
+    assert either_client.count("docs").count == 0
+
+
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize(
     ("new", "message"),
@@ -151,3 +163,11 @@ def test_the_opening_is_retried(shared_server, either_client, make_loader):
     shared_server.chaos = lambda _, path: left.pop() if left and path == "/aliases" else None
     assert make_loader().load(Groups.of(RECORDS)).embedded == 40
     assert not left
+
+
+def test_a_value_of_another_type_than_the_index_is_an_error(either_client, make_loader):
+    """As for `QdrantLoader`: a filter would never find it."""
+    settings = {"indexes": {"year": "integer"}}
+    rows = [*({**record, "year": 1} for record in RECORDS), {"id": "x", "text": "y", "year": "z"}]
+    with pytest.raises(RecordError, match=r"'x': .*year"):
+        make_loader(settings=settings).load(Groups.of(rows))

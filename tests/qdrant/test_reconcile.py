@@ -345,3 +345,21 @@ def test_the_embedded_client_records_and_names_what_it_ignores(embedder):
         "quantisation", "vectors on disk", "an HNSW graph", "payload indexes",
         "payloads on disk", "replicas",
     )  # fmt: skip
+
+
+def test_an_adoption_is_retried(running, client, embedder):
+    """The addition of the sparse vector fails once, and so does the change after it."""
+    client.create_collection("docs", vectors_config=COSINE)
+    paths = ["/collections/docs/vectors/bm25", "/collections/docs/index"]
+
+    def fail(method, path):
+        if method == "PUT" and path in paths:
+            paths.remove(path)
+            return "500"
+        return None
+
+    running.chaos = fail
+    report = QdrantLoader(client, "docs", embedder, hybrid=True, preset="scalar").load(RECORDS)
+    assert not paths
+    assert len(report.notes) == len(set(report.notes)) == 3
+    assert report.embedded == 20

@@ -11,9 +11,10 @@ from tests.support.qdrant_server import running_server
 from quernstone_qdrant import CollectionError, EdgeTarget, QdrantLoader
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.documents.points import point_id
+from quernstone_qdrant.errors import CollectionReplacedError, WriteError
 from quernstone_qdrant.repair import repair
 from quernstone_qdrant.settings import CollectionSettings
-from quernstone_qdrant.targets import as_target
+from quernstone_qdrant.targets import ClientTarget, as_target
 from quernstone_qdrant.verify import verify
 
 RECORDS = [
@@ -156,3 +157,43 @@ def test_an_index_of_another_type_is_replaced(embedder):
         assert "has type 'keyword' instead of 'integer'" in report.problems[0]
         assert repair(target).indexes == ("metadata.n",)
         assert verify(target, None).passed
+
+
+@pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
+def test_a_collection_that_is_replaced_meanwhile_is_not_written(embedder, grpc):
+    """The new one has other texts under the same ids."""
+    others = [{**record, "text": f"Rye is ground {record['n']} times."} for record in RECORDS]
+    with running_server() as server, closing(server.client(prefer_grpc=grpc)) as client:
+
+        class Replaced(ClientTarget):
+            def scroll(self, *arguments, **options):
+                yield from super().scroll(*arguments, **options)
+                client.delete_collection("docs")
+                QdrantLoader(client, "docs", embedder, hybrid=True).load(others)
+
+        loader = QdrantLoader(client, "docs", embedder, hybrid=True)
+        loader.load(RECORDS)
+        target = Replaced(client, "docs")
+        wrong = loader.provenance.settings.bm25_text("wheat")
+        target.update(ids_of(loader, [3]), [{}], {"bm25": [wrong]})
+        with pytest.raises(CollectionReplacedError, match="deleted and created again"):
+            repair(target)
+        assert verify(as_target(client, "docs")).passed
+
+
+@pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
+def test_a_write_that_is_too_large_is_divided(embedder, grpc):
+    rows = [{"id": f"d{n}", "text": "mill", "blob": "x" * 3000} for n in range(40)]
+    with running_server() as server, closing(server.client(prefer_grpc=grpc)) as client:
+        loader = QdrantLoader(client, "docs", embedder)
+        loader.load(rows)
+        ids = ids_of(loader, range(40))
+        client.set_payload("docs", {"metadata": {}}, points=ids)
+        server.request_bytes = {"rest": 20_000, "grpc": 20_000}
+        assert repair(as_target(client, "docs")).payloads == 40
+        server.request_bytes = {"rest": 5_000, "grpc": 5_000}
+        assert verify(as_target(client, "docs"), sample=0).passed
+        server.request_bytes = {"rest": 1_000, "grpc": 1_000}
+        client.set_payload("docs", {"metadata": {}}, points=ids[:1])
+        with pytest.raises(WriteError, match=f"(larger than|too large).*points {ids[0]}"):
+            repair(as_target(client, "docs"))

@@ -15,7 +15,7 @@ from quernstone_qdrant import (
     read_paths,
 )
 from quernstone_qdrant.documents.json_values import NESTING
-from quernstone_qdrant.errors import RefusedError
+from quernstone_qdrant.errors import RefusedError, TransientError
 from quernstone_qdrant.targets import ClientTarget
 
 SETTINGS = {"chunk_size": 20, "chunk_overlap": 0}
@@ -177,22 +177,39 @@ def test_a_nested_row_of_a_file_is_named(client, embedder, tmp_path):
     assert (errors[0].row, "nested more than 28 levels" in str(errors[0])) == (2, True)
 
 
-def test_what_the_client_cannot_encode_is_one_records_fault(grpc, embedder, monkeypatch):
+def test_what_the_client_cannot_encode_is_one_records_fault(grpc, embedder, monkeypatch, tmp_path):
     """Deeper than the check allows: a protobuf error, or a refusal by the server."""
     monkeypatch.setattr("quernstone_qdrant.documents.json_values.NESTING", 200)
-    errors = []
-    rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(50)]
+    errors, path = [], tmp_path / "left-out.jsonl"
+    rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(100)]
     rows[20]["deep"] = nested(140, "objects")
     with running_server() as server:
         client = server.client(prefer_grpc=grpc)
-        loader = QdrantLoader(client, "docs", embedder, skip_errors=True, on_error=errors.append)
+        loader = QdrantLoader(client, "docs", embedder, dead_letter=path, on_error=errors.append)
         report = loader.load(rows)
-        assert (report.failed, report.embedded, report.retries) == (1, 49, 0)
-        assert len(server.collections["docs"].points(0)) == 49
+        assert (report.failed, report.embedded, report.retries) == (1, 99, 0)
+        assert len(server.collections["docs"].points(0)) == 99
         assert errors[0].key == "d20"
+        assert "record 'd20': chunk 0 is refused" in str(errors[0])
+        assert [record.key for record in read_paths(path)] == ["d20"]
         rows[20]["id"] = "new"
         with pytest.raises(WriteError, match=r"chunk 0 of record 'new'"):
             QdrantLoader(client, "docs", embedder).load(rows)
+
+
+def test_a_stored_point_that_is_too_deep_for_grpc_is_named(embedder):
+    """An older version stored it by REST, which still finds it."""
+    with running_server() as server:
+        rest, grpc = (server.client(prefer_grpc=by_grpc) for by_grpc in (False, True))
+        rows = [{"id": f"d{n}", "text": f"mill {n}"} for n in range(3)]
+        QdrantLoader(rest, "docs", embedder, layout="plain").load(rows)
+        (point, *_), _ = rest.scroll("docs")
+        rest.set_payload("docs", {"deep": nested(60, "objects")}, points=[point.id])
+        assert len(QdrantSearcher(rest, "docs", embedder).search("mill")) == 3
+        with pytest.raises(TargetError, match="nested deeper than gRPC can return") as raised:
+            QdrantSearcher(grpc, "docs", embedder).search("mill")
+        assert not isinstance(raised.value, TransientError)
+        assert QdrantLoader(grpc, "docs", embedder, layout="plain").load(rows).skipped == 3
 
 
 def test_a_large_record_is_left_out_by_either_transport(grpc, embedder, tmp_path):

@@ -1,5 +1,6 @@
 """`quern collection index` and `info`, and settings from the shell."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -186,3 +187,33 @@ def test_settings_from_the_shell():
 def test_assignments_that_are_not_settings(text, message):
     with pytest.raises(ConfigError, match=message):
         assigned([text])
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "done"),
+    [("index", ["--restore"], 1), ("index", ["--set", "m=12"], 1), ("info", [], 0)],
+    ids=["restore", "set", "info"],
+)
+def test_any_one_request_may_fail(server, quern, embedder, monkeypatch, command, options, done):
+    """Each request of a command fails once, in a run of its own."""
+    monkeypatch.setattr("quernstone_qdrant.retry._backoff", lambda _: 0.0)
+    client, number, count = server.client(), 0, itertools.count(1)
+    QdrantLoader(client, "docs", embedder).load(RECORDS)
+    saved = {"m": 24, "vectors": {}, "threshold": 10000, "since": 1.0, "how": "m0"}
+    record = client.get_collection("docs").config.metadata
+
+    def fail(method, path):
+        return "500" if (method, path) != ("GET", "/") and next(count) == number else None
+
+    while number < next(count):
+        server.chaos = None
+        deferral = saved if options == ["--restore"] else None
+        client.update_collection(
+            "docs", metadata={**record, f"{DEFERRED_KEY}:1": deferral}, hnsw_config={"m": 16}
+        )
+        server.chaos, count = fail, itertools.count(1)
+        result = quern("collection", command, "-c", "docs", *options, "--json")
+        assert result.exit_code == 0, (number, result.output)
+        assert len(orjson.loads(result.stdout).get("done", [])) == done
+        number += 1
+    assert number > 3

@@ -250,7 +250,7 @@ def test_a_folder_in_use_and_a_server_that_is_not_there(quern, docs):
     away = quern("search", "mills", "-c", "docs", *nowhere)
     assert away.exit_code == 1
     assert away.stderr.startswith(
-        "quern: Qdrant failed at looking for the collection (collection 'docs'): "
+        "quern: Qdrant failed at reading the configuration (collection 'docs'): "
     )
 
 

@@ -82,7 +82,7 @@ def test_a_finished_load_does_not_fail_for_lack_of_its_figures(client, running, 
         return "500" if reads == refused else None
 
     refused = -1
-    loader = QdrantLoader(client, "docs", embedder)
+    loader = QdrantLoader(client, "docs", embedder, patience=0)
     loader.load(RECORDS)
     running.chaos = count_reads
     assert loader.load([{**record, "year": 1} for record in RECORDS]).points == len(RECORDS)

@@ -1,6 +1,7 @@
 """A collection that is replaced during a load, or created by several loaders at once."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -59,6 +60,31 @@ def test_a_load_of_a_replaced_collection_is_not_complete(server, make_embedder, 
     records = [*RECORDS, {"id": "last", "text": "The last one."}]
     with pytest.raises(CollectionReplacedError, match=r"'docs': it was deleted"):
         loader.load(during(records, at, lambda: action(server, make_embedder)))
+
+
+@pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
+@pytest.mark.parametrize("shorter", [False, True])
+def test_a_load_writes_nothing_into_the_collection_of_another_model(
+    server, make_embedder, grpc, shorter
+):
+    """Another loader takes the name after the second batch."""
+    client = server.client(prefer_grpc=grpc)
+    loader = QdrantLoader(client, "docs", make_embedder(), chunk_size=60, **SETTINGS)
+    text = "A mill grinds corn into flour, and a quern is a mill for the hand."
+    if shorter:
+        loader.load([{**record, "text": text * 2} for record in RECORDS])
+    others = [{"id": f"d{n}", "text": text} for n in range(40)]
+
+    def act():
+        while loader.report.seen < 20:  # until two batches are confirmed
+            time.sleep(0.01)
+        client.delete_collection("docs")
+        QdrantLoader(client, "docs", make_embedder(model="other", revision="2")).load(others)
+
+    with pytest.raises(CollectionReplacedError, match="deleted and created again"):
+        loader.load(during(RECORDS, 20, act))
+    stored, _ = client.scroll("docs", limit=1000)
+    assert [point.payload["page_content"] for point in stored] == [text] * 40
 
 
 def test_an_undisturbed_collection_keeps_its_identity(server, embedder):

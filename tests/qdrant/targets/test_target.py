@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import orjson
@@ -113,7 +114,7 @@ def test_a_write_that_a_server_only_queued_is_not_done(embedder):
 
     from quernstone_qdrant.provenance import Provenance
 
-    metadata.update(Provenance.of(embedder, "docs").metadata())
+    metadata.update(replace(Provenance.of(embedder, "docs"), identity="1").metadata())
     with server(answer) as client:
         loader = QdrantLoader(client, "docs", embedder, patience=0)
         with pytest.raises(TargetError, match="answered 'wait_timeout' instead of 'completed'"):

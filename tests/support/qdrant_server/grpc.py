@@ -60,7 +60,7 @@ class GrpcFront(grpc.GenericRpcHandler):
             call.params = _params(message)
             call.parse = partial(self._parse, rpc, message)
             result = self._model.handle(call)
-            return rpc.answer(result).SerializeToString()
+            return _encoded(rpc, result)
         except Refusal as refusal:
             if refusal.retry_after:
                 context.set_trailing_metadata((("retry-after", refusal.retry_after),))
@@ -83,6 +83,13 @@ def _decoded(rpc: Rpc, data: bytes) -> Any:
         return rpc.request.FromString(data)
     except DecodeError as error:  # protobuf also limits the nesting
         raise Refusal(500, "failed to decode Protobuf message: recursion limit reached") from error
+
+
+def _encoded(rpc: Rpc, result: Any) -> bytes:
+    try:
+        return rpc.answer(result).SerializeToString()
+    except DecodeError as error:  # a server sends it, and the client cannot read it
+        raise Refusal(500, "Exception deserializing response!") from error
 
 
 def _names(rpc: Rpc, message: Any) -> dict[str, str]:

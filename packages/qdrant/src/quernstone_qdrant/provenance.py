@@ -228,6 +228,7 @@ def prepare_collection(
     wanted = replace(Provenance.of(embedder, target.collection), identity=uuid4().hex)
     key = {f"{IDENTITY_PREFIX}{wanted.identity}": True}
     retry = Retry(patience)
+    noted: dict[str, None] = {}  # once each, also if a change is retried
     if not retry.call(target.exists):
         settings = wish.apply_to(CollectionSettings()).resolved(wanted.dimensions)
         wanted = replace(wanted, settings=settings)
@@ -240,7 +241,8 @@ def prepare_collection(
             state, wish, wanted.dimensions, embedded=target.kind == "embedded"
         )
         wanted = replace(wanted, settings=settings)
-        reconcile(target, state, settings, wanted.dimensions, requested=None, note=note)
+        add, size, adopted = noted.setdefault, wanted.dimensions, state
+        retry.call(lambda: reconcile(target, adopted, settings, size, requested=None, note=add))
         retry.call(lambda: target.describe({**wanted.metadata(), **key}))
         if target.kind == "server":
             time.sleep(_ADOPTION_SECONDS)
@@ -251,7 +253,9 @@ def prepare_collection(
                 "the server does not store collection metadata; upgrade it to Qdrant 1.16 or newer",
             )
     recorded = check_provenance(state, target.collection, wanted, allow_mismatch=allow_mismatch)
-    described = retry.call(lambda: _with_settings(target, state, recorded, wish, note))
+    described = retry.call(lambda: _with_settings(target, state, recorded, wish, noted.setdefault))
+    for change in noted:
+        note(change)
     if not recorded.is_model_of(wanted):
         described = described.mixed_with(wanted)
     if wanted.identity in state.identities:  # this loader created or adopted it
@@ -283,6 +287,20 @@ def check_unchanged(named: Target, pinned: Target, provenance: Provenance) -> No
         if now == named.collection:  # a server deletes the aliases of a deleted collection
             change = f"the alias was deleted, perhaps with its collection {pinned.collection!r}"
         raise CollectionReplacedError(named.collection, change)
+    check_identity(pinned, provenance)
+
+
+def check_identity(pinned: Target, provenance: Provenance) -> None:
+    """Raise an error if a collection was deleted or created again since it was opened.
+
+    Args:
+        pinned: The collection.
+        provenance: Its provenance when it was opened.
+
+    Raises:
+        CollectionReplacedError: It was deleted or replaced.
+        TargetError: The collection cannot be read.
+    """
     deadline = time.monotonic() + _METADATA_PATIENCE
     while True:
         identities: frozenset[str] = frozenset()

@@ -34,6 +34,7 @@ from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import (
     Provenance,
+    check_identity,
     check_unchanged,
     prepare_collection,
     raise_if_replaced,
@@ -211,15 +212,13 @@ class RayLoader:
                 except (TargetError, RecordError) as error:
                     raise_if_replaced(error, named, target, plan.provenance)
                     raise
-                unchanged = partial(check_unchanged, named, target, plan.provenance)
-                Retry(self._patience).call(unchanged)
+                Retry(self._patience).call(lambda: check_unchanged(named, target, plan.provenance))
             if self._index_timeout is not None:
                 target.wait_for_index(self._index_timeout)
             with suppress(TargetError):  # a finished load does not fail for lack of these figures
-                state = target.state()
+                state = Retry(min(self._patience, OPENING_PATIENCE)).call(target.state)
                 report = replace(report, points=state.points, status=state.status)
-        notes = (*plan.notes, *deferral)
-        return replace(report, notes=notes, seconds=time.monotonic() - started)
+        return replace(report, notes=(*plan.notes, *deferral), seconds=time.monotonic() - started)
 
     def _notify(self, done: _Done, report: LoadReport) -> None:
         for failure in done.failures:
@@ -344,6 +343,7 @@ def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
         size=plan.batch_size,
         batch_chars=lambda: _BATCH_CHARS,  # fixed: the speed of the model is not known here
         skip_errors=True,  # the driver decides whether an error stops the load
+        indexes=provenance.settings.indexes,
     )
     batches = list(reader.batches(rows.to_pylist()))
     for batch in batches:
@@ -386,6 +386,7 @@ def _store(plan: _Plan) -> PointStore:
             plan.provenance.settings,
             Retry(plan.patience),
             request_bytes=plan.request_bytes,
+            check=partial(check_identity, target, plan.provenance),
         )
     return store
 

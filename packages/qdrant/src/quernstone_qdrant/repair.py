@@ -16,7 +16,7 @@ from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.provenance import Provenance
+from quernstone_qdrant.provenance import Provenance, check_identity, check_unchanged
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import BM25, PREFIX, Rows
 from quernstone_qdrant.store import PointStore
@@ -87,10 +87,13 @@ def repair(
 
     Raises:
         CollectionError: The collection does not record the model that it was created with.
+        CollectionReplacedError: It was replaced meanwhile; nothing is written into the new one.
         TargetError: The collection cannot be read or written.
     """
     retry = Retry(patience)
-    state = Retry(min(patience, OPENING_PATIENCE)).call(target.state)
+    named, opening = target, Retry(min(patience, OPENING_PATIENCE))
+    target = opening.call(named.pinned)
+    state = opening.call(target.state)
     provenance = Provenance.read(state)
     if provenance is None:
         raise CollectionError(
@@ -102,10 +105,10 @@ def repair(
     if indexes and not dry_run:
         change = partial(target.change, provenance.settings, provenance.dimensions, ["indexes"])
         retry.call(change)
-    limits = state.limits
-    batch = min(_BATCH, limits.upsert or _BATCH, limits.write_rate or _BATCH)
-    run = _Repair(target, provenance, retry, batch=batch, dry_run=dry_run, indexes=tuple(indexes))
-    return run.all_points(progress)
+    run = _Repair(target, provenance, retry, dry_run=dry_run, indexes=tuple(indexes))
+    report = run.all_points(progress)
+    retry.call(lambda: check_unchanged(named, target, provenance))
+    return report
 
 
 class _Repair:
@@ -115,13 +118,13 @@ class _Repair:
         provenance: Provenance,
         retry: Retry,
         *,
-        batch: int,
         dry_run: bool,
         indexes: tuple[str, ...],
     ) -> None:
-        self._target, self._settings, self._retry = target, provenance.settings, retry
-        self._batch, self._dry_run, self._indexes = batch, dry_run, indexes
-        self._store = PointStore(target, provenance.settings, retry)
+        self._settings, self._dry_run, self._indexes = provenance.settings, dry_run, indexes
+        self._collection = target.collection
+        check = partial(check_identity, target, provenance)
+        self._store = PointStore(target, provenance.settings, retry, check=check)
         self._check_payload = PayloadCheck(provenance)
         self._check_vectors = VectorCheck(provenance)
         self._payloads: dict[str, dict[str, object]] = {}
@@ -160,7 +163,7 @@ class _Repair:
                 progress(points)
         self._write(least=1)
         return Repair(
-            collection=self._target.collection,
+            collection=self._collection,
             points=points,
             indexes=self._indexes,
             problems=tuple(self._problems),
@@ -194,7 +197,7 @@ class _Repair:
         ):
             self._texts[point.id] = self._settings.bm25_text(text)
             self._counts["bm25"] += 1
-        self._write(least=self._batch)
+        self._write(least=_BATCH)
 
     def _complete(self, point: StoredPoint) -> None:
         """Add what LangChain or LlamaIndex did not write."""
@@ -220,7 +223,7 @@ class _Repair:
         """Clear the hash of a point, so that the next load of its document replaces it."""
         self._give_up("reloading", f"{checked.name}: {problem}; load its document again")
         self._payloads[point.id] = {OWN_KEY: {**point.payload[OWN_KEY], "hash": ""}}
-        self._write(least=self._batch)
+        self._write(least=_BATCH)
 
     def _give_up(self, kind: str, problem: str) -> None:
         self._counts[kind] += 1
@@ -245,4 +248,4 @@ class _Repair:
         self, ids: list[str], payloads: list[dict[str, object]], vectors: Mapping[str, Rows]
     ) -> None:
         if not self._dry_run:
-            self._retry.call(partial(self._target.update, ids, payloads, vectors))
+            self._store.update(ids, payloads, vectors)

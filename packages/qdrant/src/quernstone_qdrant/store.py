@@ -92,6 +92,8 @@ class PointStore:
         settings: Settings of the collection, which turn embeddings into vectors.
         retry: Policy for failed requests.
         request_bytes: Approximate size limit of a request; lowered when the server refuses one.
+        check: Called before each write of several points; raises an error if the collection is not
+            the one that was opened.
     """
 
     def __init__(
@@ -101,9 +103,10 @@ class PointStore:
         retry: Retry,
         *,
         request_bytes: int = REQUEST_BYTES,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._target, self._settings, self._retry = target, settings, retry
-        self._request_bytes = request_bytes
+        self._request_bytes, self._check = request_bytes, check
         self._known_limits: Limits | None = None
         self._most = dict.fromkeys(_LIMITS, _BATCH)
         """Points per request; lowered when a server refuses one without showing its limit."""
@@ -215,7 +218,9 @@ class PointStore:
         Raises:
             WriteError: Some points are not confirmed; the error names them. Also raised with
                 `skip_refused` if no point at all was accepted, as then the points are not at fault.
+            CollectionError: The collection was replaced.
         """
+        self._retry.call(self._check)
         rows = self._settings.rows(embeddings, [point.text for point in points])
         payloads = [point.payload() for point in points]
         whole = _Request(points, payloads, rows, _sizes(payloads, rows))
@@ -264,13 +269,36 @@ class PointStore:
 
         Raises:
             WriteError: Some writes are not confirmed; the error names the points.
+            CollectionError: The collection was replaced.
         """
-        payloads = [point.payload() for point in points]
-        ids = [point.id for point in points]
-        for part in self._parts(_sizes(payloads, {})):
-            update = partial(self._target.update, ids[part], payloads[part], {})
+        self.update([point.id for point in points], [point.payload() for point in points], {})
+
+    def update(
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ) -> None:
+        """Replace payload fields and vectors of stored points; see `Target.update`.
+
+        A request that is too large or exceeds a limit is divided.
+
+        Raises:
+            WriteError: Some writes are not confirmed; the error names the points.
+            CollectionError: The collection was replaced.
+        """
+        if ids:
+            self._retry.call(self._check)
+        waiting = list(self._parts(_sizes(payloads, vectors)))[::-1]
+        while waiting:
+            part = waiting.pop()
+            rows = {name: matrix[part] for name, matrix in vectors.items()}
+            request = partial(self._target.update, ids[part], payloads[part], rows)
             try:
-                self._retry.call(update)
+                self._retry.call(request)
+            except (TooLargeError, LimitError) as error:
+                middle = (part.start + part.stop) // 2
+                if middle == part.start:
+                    raise WriteError(str(error), tuple(ids[part.start :])) from error
+                self._known_limits = None  # read them again for the next requests
+                waiting += [slice(middle, part.stop), slice(part.start, middle)]
             except TargetError as error:
                 raise WriteError(str(error), tuple(ids[part.start :])) from error
 
@@ -279,7 +307,10 @@ class PointStore:
 
         Raises:
             WriteError: Some deletions are not confirmed; the error names the points.
+            CollectionError: The collection was replaced.
         """
+        if ids:
+            self._retry.call(self._check)
         deleted = 0
         try:
             for part in self._divided("delete", ids, self._delete):

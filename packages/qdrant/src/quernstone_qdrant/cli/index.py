@@ -40,6 +40,7 @@ def index(
 ) -> None:
     """Show the index of a collection; change its settings in place, or end a deferral."""
     from quernstone_qdrant.provenance import change_settings
+    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
     from quernstone_qdrant.targets.client import ClientTarget
     from quernstone_qdrant.targets.deferral import restore_index
     from quernstone_qdrant.targets.index_report import index_report
@@ -47,16 +48,21 @@ def index(
 
     done: list[str] = []
     with collection.open() as target:
+        retry = Retry(OPENING_PATIENCE)
         if restore and isinstance(target, ClientTarget):
-            done += [f"ended the deferral of {one.describe()}" for one in restore_index(target)]
+            ended = retry.call(lambda: restore_index(target))
+            done += [f"ended the deferral of {one.describe()}" for one in ended]
         if restore and not done:
             done.append("nothing to restore: no load defers indexing")
         if assignments:
-            change_settings(target, SettingsWish(changes=assigned(assignments)), note=done.append)
+            wish = SettingsWish(changes=assigned(assignments))
+            changes: dict[str, None] = {}  # once each, also if one is retried
+            retry.call(lambda: change_settings(target, wish, note=changes.setdefault))
+            done += changes
         if wait is not None:
             target.wait_for_index(wait, lambda running: typer.echo(running or "waiting", err=True))
-        report = index_report(target)
-        points = target.count()
+        report = retry.call(lambda: index_report(target))
+        points = retry.call(target.count)
     if as_json:
         place = {"collection": collection.name, "target": collection.where}
         print_json({**place, "points": points, "done": done, **dataclasses.asdict(report)})

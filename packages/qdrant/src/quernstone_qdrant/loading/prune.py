@@ -7,6 +7,7 @@ import struct
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from quernstone_qdrant.documents.points import point_id, stored_hash
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import CollectionError, SourceError
 from quernstone_qdrant.loading.seen import SeenHashes
-from quernstone_qdrant.provenance import Provenance
+from quernstone_qdrant.provenance import Provenance, check_identity
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.sources import FileRecords
 from quernstone_qdrant.store import PointStore
@@ -187,7 +188,8 @@ def prune_missing(
             "`QdrantLoader` or `quern load` can be pruned",
         )
     refuse_limited(records)
-    store = PointStore(target, provenance.settings, retry)
+    check = partial(check_identity, target, provenance)
+    store = PointStore(target, provenance.settings, retry, check=check)
     sources: set[str] = set()
     first: list[str] = []
     with SeenHashes() as seen, Candidates(provenance.namespace) as before:

@@ -27,11 +27,12 @@ from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import (
     Provenance,
+    check_identity,
     check_unchanged,
     raise_if_replaced,
 )
 from quernstone_qdrant.report import Depths, LoadReport
-from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import DeferIndex
 from quernstone_qdrant.sources import FileRecords
 from quernstone_qdrant.store import PointStore
@@ -97,6 +98,7 @@ class Load:
             provenance.settings,
             self._retry,
             request_bytes=plan.request_bytes,
+            check=partial(check_identity, plan.target, provenance),
         )
         self._letters: DeadLetters | None = None
         self._seen = SeenHashes() if prune else None
@@ -185,7 +187,7 @@ class Load:
                 plan.target.wait_for_index(timeout, self._show_index)
             self._indexing = False
         with suppress(TargetError):  # a finished load does not fail for lack of these figures
-            state = plan.target.state()
+            state = Retry(min(plan.patience, OPENING_PATIENCE)).call(plan.target.state)
             self.report = replace(self.report, points=state.points, status=state.status)
         self._count(stopped=self._stopping)
         return self.report
