@@ -15,13 +15,14 @@ from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import Field, ValidationError
+from tests.support.adapters import write_adapter
 
 from langchain_quernstone import (
     QuernstoneCrossEncoder,
     QuernstoneEmbeddings,
     QuernstoneReranker,
 )
-from quernstone import InputError, RankedDocument, Reranker
+from quernstone import InputError, PairTemplate, RankedDocument, Reranker
 
 QUERY = "grinding grain by hand"
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
@@ -276,3 +277,24 @@ def test_results_are_plain_documents():
     assert type(result) is Document
     assert (result.id, result.page_content, result.metadata["a"]) == ("d", "a quern", 1)
     assert "embedded_doc" not in repr(result)
+
+
+PAIR = PairTemplate(prefix="{query}: ", suffix="<|im_end|>", positive="true", temperature=5.0)
+
+
+@pytest.mark.parametrize("template", ["eval", PAIR], ids=["named", "own"])
+async def test_templates_and_adapters_reach_the_core(tmp_path, template):
+    adapter = str(write_adapter(tmp_path / "adapter"))
+    settings = {"template": template, "adapter": adapter, "dtype": "float32"}
+    with Reranker("tiny", **settings) as core, Reranker("tiny", template=template) as base:
+        expected = core.rerank(QUERY, TEXTS)
+        assert max(abs(core.score([(QUERY, t) for t in TEXTS])
+                       - base.score([(QUERY, t) for t in TEXTS]))) > 1e-4  # fmt: skip
+    reranker = QuernstoneReranker(model="tiny", top_n=None, **settings)
+    assert reranker.template == template
+    found = reranker.compress_documents(documents(*TEXTS), QUERY)
+    ranked = [(each.index, each.score) for each in expected]
+    assert [(int(d.id), d.metadata["relevance_score"]) for d in found] == ranked
+    encoder = QuernstoneCrossEncoder(model="tiny", **settings)
+    scores = encoder.score([(QUERY, text) for text in TEXTS])
+    assert scores == [score for _, score in sorted(ranked)]

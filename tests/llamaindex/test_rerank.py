@@ -9,9 +9,10 @@ import pytest
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, TextNode
 from pydantic import ValidationError
+from tests.support.adapters import write_adapter
 
 from llama_index.postprocessor.quernstone import NodesWithoutTextWarning, QuernstoneRerank
-from quernstone import InputError, RankedDocument, Reranker
+from quernstone import InputError, PairTemplate, RankedDocument, Reranker
 
 QUERY = "grinding grain by hand"
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C"]
@@ -185,3 +186,22 @@ def test_no_callback_manager():
     nodes = [NodeWithScore(node=TextNode(text="a compiler"))]
     rerank = QuernstoneRerank(model="tiny", callback_manager=None)
     assert len(rerank.postprocess_nodes(nodes, query_str="compile")) == 1
+
+
+PAIR = PairTemplate(prefix="{query}: ", suffix="<|im_end|>", positive="true", temperature=5.0)
+
+
+@pytest.mark.parametrize("template", ["eval", PAIR], ids=["named", "own"])
+async def test_templates_and_adapters_reach_the_core(tmp_path, template):
+    adapter = str(write_adapter(tmp_path / "adapter"))
+    settings = {"template": template, "adapter": adapter, "dtype": "float32"}
+    with Reranker("tiny", **settings) as core, Reranker("tiny", template=template) as base:
+        expected = core.rerank(QUERY, TEXTS)
+        assert max(abs(core.score([(QUERY, t) for t in TEXTS])
+                       - base.score([(QUERY, t) for t in TEXTS]))) > 1e-4  # fmt: skip
+    rerank = QuernstoneRerank(model="tiny", top_n=9, **settings)
+    assert rerank.template == template
+    found = rerank.postprocess_nodes(retrieved(*TEXTS), query_str=QUERY)
+    assert [(int(each.node.id_), each.score) for each in found] == [
+        (each.index, each.score) for each in expected
+    ]

@@ -21,6 +21,7 @@ from quernstone import (
     MissingExtraError,
     ModelLoadError,
     NonFiniteError,
+    PairTemplate,
     QuernstoneError,
     RankedDocument,
     RemoteAnswerError,
@@ -31,6 +32,8 @@ from quernstone import (
     Reranker,
     Usage,
 )
+from quernstone.bench import measure
+from quernstone.doctor import Report, diagnose
 from quernstone.testing import (
     QUERY,
     TEXTS,
@@ -95,6 +98,27 @@ async def rerank(query: str, documents: Sequence[str]) -> list[RankedDocument]:
     own = await remote.arerank_many([query], [documents], instruction=["Find the tool"])
     best += shared[0] + own[0]
     return best + await remote.arerank(query, documents, instruction="Find the tool")
+
+
+def zerank() -> list[float]:
+    template = PairTemplate(
+        prefix="<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n",
+        suffix="<|im_end|>\n<|im_start|>assistant\n",
+        positive="Yes",
+        negative=None,
+        score="probability",
+        temperature=5.0,
+        instruction="",
+        strip=True,
+    )
+    with Reranker("zeroentropy/zerank-2", template=template, adapter="legal") as reranker:
+        used = reranker.template
+        name: str = used if isinstance(used, str) else used.name
+        prompt: str = template.render("query", "document", "") + name
+        report: Report = diagnose("tiny", task="rerank", template=template, adapter=None)
+        assert report.healthy
+        assert measure("tiny", template="eval", seconds=1.0).best
+        return [*map(float, reranker.score([(prompt, "document")]))]
 
 
 def explain(error: QuernstoneError) -> str:

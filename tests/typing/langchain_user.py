@@ -18,7 +18,7 @@ from langchain_quernstone import (
     RerankInput,
 )
 from langchain_quernstone.testing import CrossEncoderTests, DocumentCompressorTests
-from quernstone import RemoteOptions
+from quernstone import PairTemplate, RemoteOptions
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
 
 
@@ -50,7 +50,8 @@ async def rerank(documents: Sequence[Document], query: str) -> list[Document]:
         device="cpu",
         dtype="bfloat16",
         instruction=None,
-        template="eval",
+        template=PairTemplate(prefix="{query}: ", positive="yes", temperature=5.0),
+        adapter="legal",
         max_length=512,
         truncate=True,
         max_batch_tokens=None,

@@ -16,7 +16,7 @@ from llama_index.embeddings.quernstone.testing import EmbeddingTests
 from llama_index.postprocessor.quernstone import QuernstoneRerank
 from llama_index.postprocessor.quernstone.testing import RerankTests
 from llama_index.retrievers.quernstone import QuernstoneRetriever
-from quernstone import RemoteOptions
+from quernstone import PairTemplate, RemoteOptions
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
 
 
@@ -60,7 +60,8 @@ async def rerank(nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         device="cpu",
         dtype="bfloat16",
         instruction=None,
-        template="eval",
+        template=PairTemplate(prefix="{query}: ", positive="yes", temperature=5.0),
+        adapter="legal",
         max_length=512,
         truncate=True,
         max_batch_tokens=None,
