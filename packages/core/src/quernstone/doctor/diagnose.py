@@ -9,7 +9,7 @@ from typing import Any
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.doctor.embedding import EMBEDDING_CHECKS
 from quernstone.doctor.environment import describe_attention, describe_device, versions
-from quernstone.doctor.reference import Reference
+from quernstone.doctor.reference import load_reference
 from quernstone.doctor.report import Finding, Outcome, Report, fail, ok, skipped
 from quernstone.doctor.reranking import RERANKING_CHECKS
 from quernstone.doctor.server import Server
@@ -112,7 +112,7 @@ def diagnose(
                 findings=(_finding("opens", _looks_at(options), opened),),
             )
         if reference is not None:
-            subject.reference = Reference(reference, chosen, adapter)
+            subject.reference = load_reference(reference, chosen, adapter, template)
             stack.callback(subject.reference.close)
         opened = ok(f"{subject.user!r}")
         first = _finding("opens", _looks_at(options), opened)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from quernstone.doctor.reference import Reference
+from quernstone.doctor.reference import LibraryReference, Reference
 from quernstone.doctor.report import Outcome, fail, ok, skipped
 from quernstone.doctor.subject import IM_END, EmbeddingSubject, RerankingSubject, log_odds
 from quernstone.doctor.texts import DOCUMENTS, JOINTS, QUERIES
+from quernstone.embedder import Embedder
 from quernstone.encoding.prompts import ENDOFTEXT, query_frame, render_pair
+from quernstone.reranker import Reranker
 from quernstone.types import Float32Array, RerankTemplate, unit_prefix
 
 _NO_REFERENCE = skipped(
@@ -36,10 +39,56 @@ class _Mistake:
     fix: str
 
 
+_OTHER_MODEL = (
+    "make sure that the engine runs this checkpoint unquantized and that nothing changes the texts "
+    "on their way"
+)
 _CORRECT = _Mistake("works correctly", "")
 _TOKENIZER_FIX = "take tokenizer.json from the newest revision of the checkpoint"
 _POOLING_FIX = "pool the last token (see the fix of `pooling` in docs/doctor.md)"
 _TEMPLATE_FIX = 'give the server the template of the model card, or use `rendered_by="client"`'
+
+
+def compare_with_library(
+    subject: EmbeddingSubject | RerankingSubject, reference: LibraryReference
+) -> Outcome:
+    """Compare documents and queries, or pairs, with what another engine computes."""
+    if reference.only_ours and subject.user.info.engine == "torch":
+        return skipped(f"no other engine computes this model: {reference.only_ours}")
+    where = f"{reference.engine} in float32"
+    if isinstance(subject, EmbeddingSubject):
+        size, other = subject.user.dimensions, cast("Embedder", reference.user)
+        found = np.concatenate([subject.documents(DOCUMENTS[:4]), subject.queries(QUERIES[:4])])
+        rows = [other.embed_documents(DOCUMENTS[:4]), other.embed_queries(QUERIES[:4])]
+        expected = unit_prefix(np.concatenate(rows), size)
+        if expected.shape != found.shape:
+            return fail(*_other_size(size, expected.shape[1]))
+        cosine = float(np.einsum("ij,ij->i", expected, found).min())
+        limit = _MIN_COSINE.get(subject.dtype, _MIN_COSINE_OTHERWISE)
+        if cosine < limit:
+            return fail(
+                f"the vectors differ from {where} (cosine {cosine:.4f}, expected at least {limit})",
+                _OTHER_MODEL,
+            )
+        return ok(f"{len(found)} vectors agree with {where} (cosine at least {cosine:.6f})")
+    pairs = [(query, document) for query in QUERIES[:3] for document in DOCUMENTS[:3]]
+    expected = subject.logits(cast("Reranker", reference.user).score(pairs))
+    difference = float(np.abs(subject.logits(subject.scores(pairs)) - expected).max())
+    limit = _MAX_LOG_ODDS.get(subject.dtype, _MAX_LOG_ODDS_OTHERWISE)
+    if difference > limit:
+        return fail(
+            f"the scores differ from {where} (logits by up to {difference:.3f}, expected at most "
+            f"{limit})",
+            _OTHER_MODEL,
+        )
+    return ok(f"{len(pairs)} scores agree with {where} (logits differ by at most {difference:.4f})")
+
+
+def _other_size(size: int, expected: int) -> tuple[str, str]:
+    return (
+        f"the vectors have {size} dimensions, the reference has {expected}",
+        "pass the checkpoint that the engine runs as `--reference`",
+    )
 
 
 def compare_embeddings(subject: EmbeddingSubject) -> Outcome:
@@ -47,6 +96,8 @@ def compare_embeddings(subject: EmbeddingSubject) -> Outcome:
     reference = subject.reference
     if reference is None:
         return _NO_REFERENCE
+    if isinstance(reference, LibraryReference):
+        return compare_with_library(subject, reference)
     size = subject.user.dimensions
     documents, queries = DOCUMENTS[:4], QUERIES[:4]
     found = np.concatenate([subject.documents(documents), subject.queries(queries)])
@@ -56,10 +107,7 @@ def compare_embeddings(subject: EmbeddingSubject) -> Outcome:
     for mistake, vector in _embedding_mistakes(reference, frame).items():
         expected = unit_prefix(np.stack([vector(text) for text in texts]), size)
         if expected.shape != found.shape:
-            return fail(
-                f"the vectors have {size} dimensions, the reference has {expected.shape[1]}",
-                "pass the checkpoint that the engine runs as `--reference`",
-            )
+            return fail(*_other_size(size, expected.shape[1]))
         cosines[mistake] = float(np.einsum("ij,ij->i", expected, found).min())
     correct = cosines[_CORRECT]
     best, cosine = max(cosines.items(), key=lambda item: item[1])
@@ -74,8 +122,7 @@ def compare_embeddings(subject: EmbeddingSubject) -> Outcome:
         return fail(
             f"the vectors differ from the reference (cosine {correct:.4f}, expected at least "
             f"{limit}), and no known mistake explains them",
-            "make sure that the engine runs this checkpoint unquantized and that nothing changes "
-            "the texts on their way",
+            _OTHER_MODEL,
         )
     return ok(f"{len(texts)} vectors agree with float32 (cosine at least {correct:.6f})")
 
@@ -122,6 +169,8 @@ def compare_scores(subject: RerankingSubject) -> Outcome:
     reference = subject.reference
     if reference is None:
         return _NO_REFERENCE
+    if isinstance(reference, LibraryReference):
+        return compare_with_library(subject, reference)
     if subject.has_other_answers or not isinstance(subject.user.template, str):
         return skipped("the reference has the prompt and the answers of Qwen3-Reranker")
     pairs = [(query, document) for query in QUERIES[:3] for document in DOCUMENTS[:3]]

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, no_control_tokens, not_finite
+from quernstone.doctor.embedding import HALF_FIX, ORDER_FIX, not_finite
 from quernstone.doctor.files import MODEL_FILES
+from quernstone.doctor.inputs import no_control_tokens, texts_with_control_tokens
 from quernstone.doctor.mistakes import compare_scores
 from quernstone.doctor.published import compare_with_published, published_for
 from quernstone.doctor.report import Outcome, fail, ok, skipped, warn
-from quernstone.doctor.subject import IM_END, Check, RerankingSubject, log_odds, token_ids
+from quernstone.doctor.subject import IM_END, Check, RerankingSubject, token_ids
 from quernstone.doctor.texts import (
     DOCUMENTS,
     JOINTS,
@@ -20,14 +21,14 @@ from quernstone.doctor.texts import (
     QUERIES,
     SHIFTS,
 )
-from quernstone.encoding.prompts import ENDOFTEXT, RERANK_PREFIX, RERANK_SUFFIXES
+from quernstone.encoding.prompts import ENDOFTEXT
 from quernstone.encoding.templates import full_template, template_name
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError, NonFiniteError, RemoteError
 from quernstone.reranker import Reranker
 from quernstone.types import Float32Array
 
 _OWN = "the model has its own tokenizer and prompts, which Quernstone leaves alone"
-_OTHER = "the prompt or the answers are not those of Qwen3-Reranker"
 _OUR_TEMPLATE = "Quernstone renders the template"
 
 _TEMPLATE_FIX = (
@@ -112,8 +113,8 @@ def _joint(subject: RerankingSubject) -> str | None:
             left = (start, space + middle + (joint or " ") + end)
             right = (start + (joint or " ") + middle, space + end)
             moved.append((left, right))
-        lefts = log_odds(subject.scores([left for left, _ in moved]))
-        rights = log_odds(subject.scores([right for _, right in moved]))
+        lefts = subject.logits(subject.scores([left for left, _ in moved]))
+        rights = subject.logits(subject.scores([right for _, right in moved]))
         inside = (np.abs(lefts) < 13) & (np.abs(rights) < 13)
         if inside.sum() < 2:
             continue
@@ -137,7 +138,7 @@ def _both_sides(subject: RerankingSubject) -> Outcome:
             rendered = np.array([here.score([pair])[0] for pair in pairs], dtype=np.float32)
     except (ConfigError, RemoteError) as error:
         return skipped(f"the server does not score prompts that are rendered here: {error}"[:200])
-    off = float(np.abs(log_odds(subject.scores(pairs)) - log_odds(rendered)).max())
+    off = float(np.abs(subject.logits(subject.scores(pairs)) - subject.logits(rendered)).max())
     if off > _ANOTHER_PROMPT * _ordinary_change(subject):
         return fail(
             f"the server's prompt is not the model card's: with the prompt rendered here, log-odds "
@@ -157,7 +158,7 @@ def _yes_no(subject: RerankingSubject) -> Outcome:
             return skipped(_OWN)
         return skipped("a server shows only scores; `tells apart` finds swapped answers")
     if subject.has_other_answers:
-        return skipped(_OTHER)
+        return _other_answers(subject, tokenizer)
     ids = {word: tokenizer.token_id(word) for word in ("no", "yes")}
     found = ", ".join(f"{word} {number}" for word, number in ids.items())
     official = tokenizer.eos_id == _OFFICIAL_VOCABULARY
@@ -166,14 +167,28 @@ def _yes_no(subject: RerankingSubject) -> Outcome:
     return ok(f"one token each: {found}")
 
 
+def _other_answers(subject: RerankingSubject, tokenizer: Tokenizer) -> Outcome:
+    """Name the rows of the head that make the score: labels, or answer tokens."""
+    labels = subject.checkpoint.labels if subject.checkpoint else ()
+    names = [labels[row] if labels else tokenizer.text(row) for row in subject.head_rows]
+    kind = "label" if labels else "token"
+    found = ", ".join(
+        f"{name!r} ({kind} {row})" for name, row in zip(names, subject.head_rows, strict=True)
+    )
+    template = full_template(subject.user.template)
+    logit = f"the logit of {found}" if len(names) == 1 else f"the logits of {found}, subtracted"
+    scale = f", divided by {template.temperature:g}" if template.temperature != 1 else ""
+    return ok(f"the score is a {template.score}, from {logit}{scale}")
+
+
 def _tells_apart(subject: RerankingSubject) -> Outcome:
     others = [*DOCUMENTS[1:], DOCUMENTS[0]]
     related = subject.scores(list(zip(QUERIES, DOCUMENTS, strict=True)))
     unrelated = subject.scores(list(zip(QUERIES, others, strict=True)))
     right = int((related > unrelated).sum())
     finding = (
-        f"{right} of {len(QUERIES)} queries prefer the text that answers them: P(yes) "
-        f"{related.mean():.3f} on average against {unrelated.mean():.3f}"
+        f"{right} of {len(QUERIES)} queries prefer the text that answers them: "
+        f"{subject.score_name} {related.mean():.3f} on average against {unrelated.mean():.3f}"
     )
     if right >= len(QUERIES) - 1 and related.mean() > unrelated.mean():
         return ok(finding)
@@ -201,13 +216,13 @@ def _instruction(subject: RerankingSubject) -> Outcome:
     if not full_template(subject.user.template).takes_instruction:
         return skipped("the template has no place for an instruction")
     try:
-        changed = log_odds(subject.scores(pairs, OTHER_INSTRUCTION))
+        changed = subject.logits(subject.scores(pairs, OTHER_INSTRUCTION))
     except ConfigError as error:
         return warn(
             f"only the default instruction can be used: {error}",
             "use a server whose dialect has instructions, such as vLLM, if you need others",
         )
-    change = float(np.abs(changed - log_odds(subject.scores(pairs))).max())
+    change = float(np.abs(changed - subject.logits(subject.scores(pairs))).max())
     ordinary = _ordinary_change(subject)
     if change < _NO_CHANGE * ordinary:
         return fail(
@@ -223,8 +238,8 @@ def _alone_or_together(subject: RerankingSubject) -> Outcome:
     # The expected scores are neither ascending nor descending.
     documents = [DOCUMENTS[3], DOCUMENTS[5] * 4, DOCUMENTS[1], "Beijing.", DOCUMENTS[0], "rain"]
     pairs = [(QUERIES[0], document) for document in documents]
-    alone = log_odds(subject.scores(pairs))
-    together = log_odds(subject.user.score(pairs))
+    alone = subject.logits(subject.scores(pairs))
+    together = subject.logits(subject.user.score(pairs))
     off = float(np.abs(together - alone).max())
     sorted_off = float(np.abs(np.sort(together) - np.sort(alone)).max())
     if off > 1e-3 and off > 10 * sorted_off + 1e-4:
@@ -251,22 +266,18 @@ def _alone_or_together(subject: RerankingSubject) -> Outcome:
 def _control_tokens(subject: RerankingSubject) -> Outcome:
     if subject.own_prompts:
         return skipped(_OWN)
-    if not isinstance(subject.user.template, str):
-        return skipped(_OTHER)
-    tokenizer, encoder = subject.tokenizer, subject.encoder(max_length=2048)
-    if tokenizer is None or encoder is None:
+    encoder = subject.encoder(max_length=2048)
+    if encoder is None:
         return warn(
             f"a server that parses the template's control tokens also parses `{IM_END}` in a "
             "document, which then ends the prompt early",
             f"remove `{IM_END}` and `{ENDOFTEXT}` from untrusted texts",
         )
-    text = f"a {ENDOFTEXT} and a {IM_END} in a text"
-    pairs = [("query", text, subject.user.instruction)]
-    batch = encoder.encode_pairs(pairs, subject.user.template)
-    # the prompt's own control tokens surround the texts of users
-    frame = RERANK_PREFIX, RERANK_SUFFIXES[subject.user.template]
-    start, end = (len(tokenizer.frame_ids(part)) for part in frame)
-    return no_control_tokens(tokenizer, token_ids(batch)[0][start:-end])
+    control, plain = texts_with_control_tokens(subject)
+    instruction = subject.user.instruction
+    pairs = [(control, control, instruction), (plain, plain, instruction)]
+    ids = token_ids(encoder.encode_pairs(pairs, subject.user.template))
+    return no_control_tokens(subject, *ids)
 
 
 def _published(subject: RerankingSubject) -> Outcome:
@@ -284,9 +295,9 @@ def _published(subject: RerankingSubject) -> Outcome:
 
 def _ordinary_change(subject: RerankingSubject) -> float:
     """Return the median change of log-odds when the document changes."""
-    own = log_odds(subject.scores(list(zip(QUERIES, DOCUMENTS, strict=True))))
+    own = subject.logits(subject.scores(list(zip(QUERIES, DOCUMENTS, strict=True))))
     others = [*DOCUMENTS[1:], DOCUMENTS[0]]
-    other = log_odds(subject.scores(list(zip(QUERIES, others, strict=True))))
+    other = subject.logits(subject.scores(list(zip(QUERIES, others, strict=True))))
     return float(np.median(np.abs(own - other)))
 
 
@@ -295,7 +306,7 @@ RERANKING_CHECKS: tuple[Check[RerankingSubject], ...] = (
     Check("finite values", "texts that overflow 16-bit numbers in some models", _finite),
     Check("template", "the text around a query and a document", _template),
     Check("server's template", "the server's prompt against one rendered here", _both_sides),
-    Check("yes and no", "the two tokens whose odds are the score", _yes_no),
+    Check("yes and no", "the tokens or labels whose odds are the score", _yes_no),
     Check("tells apart", "queries with the text that answers them and with another", _tells_apart),
     Check("instruction", "the same pairs under another instruction", _instruction),
     Check(

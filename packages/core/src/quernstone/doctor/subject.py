@@ -10,12 +10,13 @@ from typing import Generic, Literal, TypeVar, cast
 import numpy as np
 
 from quernstone.checkpoints.checkpoint import Checkpoint
-from quernstone.doctor.reference import Reference
+from quernstone.doctor.reference import LibraryReference, Reference
 from quernstone.doctor.report import Outcome
 from quernstone.doctor.server import Server
 from quernstone.embedder import Embedder
 from quernstone.encoding.encoder import EncodedBatch
 from quernstone.encoding.prompts import ENDOFTEXT
+from quernstone.encoding.templates import full_template
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
 from quernstone.engines.padding import whole_ids
@@ -56,7 +57,7 @@ class Subject(Generic[User]):
     """The model's files; `None` for a server."""
     server: Server | None = None
     """`None` for an engine on this machine."""
-    reference: Reference | None = None
+    reference: Reference | LibraryReference | None = None
 
     @property
     def _session(self) -> Session:
@@ -75,7 +76,11 @@ class Subject(Generic[User]):
         if self.checkpoint is not None:
             first, final = self.checkpoint.first_token, self.checkpoint.final_token
         return TokenEncoder(
-            self.tokenizer, max_length=max_length, first_token=first, final_token=final
+            self.tokenizer,
+            max_length=max_length,
+            prompts=self._session.prompts,
+            first_token=first,
+            final_token=final,
         )
 
     @property
@@ -174,7 +179,25 @@ class RerankingSubject(Subject[Reranker]):
     @property
     def has_other_answers(self) -> bool:
         """True if the answers are not the tokens `no` and `yes`."""
-        return bool(self._session.head_rows)
+        return bool(self.head_rows)
+
+    @property
+    def head_rows(self) -> tuple[int, ...]:
+        """The rows of the head for other answers than `no` and `yes`: see `EngineConfig`."""
+        return self._session.head_rows
+
+    @property
+    def score_name(self) -> str:
+        """The name of a score, for messages."""
+        return "P(yes)" if self._gives_probabilities else "the logit is"
+
+    @property
+    def _gives_probabilities(self) -> bool:
+        return full_template(self.user.template).score == "probability"
+
+    def logits(self, scores: Float32Array) -> Float32Array:
+        """Return logits of scores: see `log_odds`. Shape: unchanged."""
+        return log_odds(scores) if self._gives_probabilities else scores
 
     def scores(
         self, pairs: Sequence[tuple[str, str]], instruction: str | None = None

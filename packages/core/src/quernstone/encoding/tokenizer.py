@@ -69,6 +69,11 @@ class Tokenizer:
         """The id of a token for padding, which no other token attends to."""
         return int(self._added.get(ENDOFTEXT, 0))
 
+    @property
+    def added(self) -> list[str]:
+        """The control tokens and other added tokens, by their ids."""
+        return sorted(self._added, key=lambda token: self._added[token])
+
     def token_id(self, token: str) -> int:
         """Return the id of a single token, or raise a `ModelLoadError` if there is none."""
         found = self._added.get(token, self._plain.token_to_id(token))
@@ -76,6 +81,11 @@ class Tokenizer:
             msg = f"`{self._path}` has no token {token!r}: not the tokenizer of this model"
             raise ModelLoadError(msg)
         return int(found)
+
+    def text(self, token_id: int) -> str:
+        """Return the text of a token."""
+        added = next((name for name, number in self._added.items() if number == token_id), None)
+        return added or self._plain.decode([token_id])
 
     def no_and_yes(self) -> tuple[int, ...]:
         """Return the ids of the answers of Qwen3-Reranker."""
