@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from langchain_core.documents import Document
 from langchain_huggingface import HuggingFaceEmbeddings
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.postprocessor import SentenceTransformerRerank
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from pydantic import ValidationError
@@ -36,6 +39,7 @@ EMBEDDING_PEERS = {
     "NVIDIAEmbeddings": {
         "base_url", "model", "truncate", "dimensions", "max_batch_size", "model_type", "api_key",
         "nvidia_api_key", "nvidia_base_url", "verify_ssl", "default_headers",
+        "usage_telemetry_enabled",
     },
     "OpenAIEmbeddings": {
         "client", "async_client", "model", "dimensions", "deployment", "openai_api_version",
@@ -104,6 +108,39 @@ def test_advice_names_settings_that_exist(adapter):
         if "unknown here: use `" in advice:
             target = advice.split("use `")[1].split("`")[0].split("=")[0]
             assert target in {*fields, "model"}, name
+
+
+TABLES = {
+    "langchain.md": {
+        "HuggingFaceEmbeddings": set(HuggingFaceEmbeddings.model_fields),
+        "NVIDIAEmbeddings": {
+            "base_url", "model", "truncate", "dimensions", "max_batch_size", "default_headers",
+            "usage_telemetry_enabled",
+        },
+        "CohereRerank": {"top_n", "model", "base_url", "rank_fields", "max_tokens_per_doc"},
+        "CrossEncoderReranker": {"top_n", "model"},
+    },
+    "llamaindex.md": {
+        "HuggingFaceEmbedding": set(inspect.signature(HuggingFaceEmbedding).parameters),
+        "SentenceTransformerRerank": {
+            *inspect.signature(SentenceTransformerRerank).parameters,
+            "cache_folder", "cross_encoder_kwargs",  # of the package of its own
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_no_feature_of_a_peer_is_missing_in_the_tables(page):
+    """Every setting of a compared class is named in the comparison."""
+    docs = Path(__file__).parents[3] / "docs" / page
+    compared = docs.read_text(encoding="utf-8").split("## Compared with the stock classes")[1]
+    compared = compared.split("\n## ")[0]
+    for peer, settings in TABLES[page].items():
+        assert f"`{peer}`" in compared
+        words = set(re.findall(r"\w+", compared))
+        of_the_framework = {*BaseEmbedding.model_fields, "tokenizer"}
+        assert not settings - of_the_framework - words, peer
 
 
 def error_of(call):

@@ -14,6 +14,7 @@ _SERVER = '`engine="remote"` with `engine_options={"endpoint": "http://..."}`'
 _KEY = '`engine="remote"` with `engine_options={"endpoint": ..., "api_key": ...}`'
 _HUB_KEY = "the environment variable `HF_TOKEN`, which the hub's client reads"
 _REMOTE = 'a field of `RemoteOptions`: `engine_options={"endpoint": ..., "timeout": ...}`'
+_HEADERS = "`engine_options` with `api_key` or `basic_auth`; a proxy can add other headers"
 _LIBRARY = (
     "`device` and `dtype`; for other arguments of a library's constructor, "
     '`engine="sentence-transformers"` with `engine_options={"model_kwargs": {...}}`'
@@ -55,7 +56,10 @@ ADVICE: Mapping[str, str] = {
         ("client async_client http_client http_async_client async_http_client", _SERVER),
         ("api_key openai_api_key nvidia_api_key cohere_api_key voyage_api_key auth_token", _KEY),
         ("huggingfacehub_api_token hf_token token use_auth_token", _HUB_KEY),
-        ("timeout request_timeout max_retries default_headers headers verify_ssl", _REMOTE),
+        ("timeout request_timeout max_retries", _REMOTE),
+        ("default_headers headers", _HEADERS),
+        ("verify_ssl", "the environment variable `SSL_CERT_FILE`, the certificates to trust"),
+        ("usage_telemetry_enabled", "not needed: nothing is reported to anyone"),
         ("retry_min_seconds retry_max_seconds default_query reuse_client user_agent", _REMOTE),
         ("openai_api_version api_version openai_api_type openai_proxy", _REMOTE),
         ("openai_organization organization provider mode model_type", _REMOTE),
