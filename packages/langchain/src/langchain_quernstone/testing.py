@@ -227,7 +227,7 @@ class DocumentCompressorTests:
 
     async def test_concurrent_calls_do_not_mix(self, documents: list[Document]) -> None:
         compressor = self.make()
-        calls = different_calls(documents)
+        calls = different_calls(documents, 30)
         concurrent = await asyncio.gather(
             *(compressor.acompress_documents(given, query) for query, given in calls)
         )
@@ -236,7 +236,7 @@ class DocumentCompressorTests:
 
     def test_threads_do_not_mix(self, documents: list[Document]) -> None:
         compressor = self.make()
-        calls = different_calls(documents)
+        calls = different_calls(documents, 30)
         with ThreadPoolExecutor(8) as pool:
             parallel = list(pool.map(lambda c: compressor.compress_documents(c[1], c[0]), calls))
         for (query, given), results in zip(calls, parallel, strict=True):

@@ -248,7 +248,7 @@ class RerankTests:
 
     async def test_concurrent_calls_do_not_mix(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
-        calls = different_calls(nodes)
+        calls = different_calls(nodes, 30)
         concurrent = await asyncio.gather(
             *(rerank.apostprocess_nodes(given, query_str=query) for query, given in calls)
         )
@@ -257,7 +257,7 @@ class RerankTests:
 
     def test_threads_do_not_mix(self, nodes: list[NodeWithScore]) -> None:
         rerank = self.make()
-        calls = different_calls(nodes)
+        calls = different_calls(nodes, 30)
         with ThreadPoolExecutor(8) as pool:
             parallel = list(
                 pool.map(lambda call: rerank.postprocess_nodes(call[1], query_str=call[0]), calls)
