@@ -96,6 +96,7 @@ check: install-dev
 	$(RUN)ruff check
 	$(RUN)ruff format --check
 	$(RUN)mypy
+	$(RUN)basedpyright --pythonpath $(RUN)python
 
 fix: install-dev
 	$(RUN)ruff check --fix

@@ -33,8 +33,10 @@ def show(report: LoadReport) -> None:
 
 def keep(error: QuernstoneError) -> None:
     if isinstance(error, SourceError):
-        place: tuple[str, int | None, str] = (error.path, error.row, error.reason)
-        assert place
+        path: str = error.path
+        row: int | None = error.row
+        reason: str = error.reason
+        assert path, (row, reason)
     elif isinstance(error, RecordError):
         key: str = error.key
         assert key
