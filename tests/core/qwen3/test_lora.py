@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel, AutoModelForCausalLM
+from tests.support.public_models import MODELS, write_folder
+from tests.support.rerankers import write
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import quernstone
 from quernstone import Embedder, Reranker
@@ -38,7 +40,7 @@ def adapter(tmp_path):
     return make
 
 
-def by_peft(folder, adapter, sequences, *, causal=False):
+def by_peft(folder, adapter, sequences, *, causal=False, attends_back=True):
     """Return the last state, or all logits, of each sequence; the adapter is not merged."""
     loader = AutoModelForCausalLM if causal else AutoModel
     base = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
@@ -47,7 +49,9 @@ def by_peft(folder, adapter, sequences, *, causal=False):
         prefix = [] if sequence.prefix is None else sequence.prefix.ids.tolist()
         ids = torch.tensor([[*prefix, *sequence.ids.tolist()]])
         with torch.inference_mode():
-            out = model(input_ids=ids, use_cache=False)
+            size = ids.shape[1]
+            mask = None if attends_back else torch.zeros(1, 1, size, size)
+            out = model(input_ids=ids, attention_mask=mask, use_cache=False)
         yield (out.logits if causal else out.last_hidden_state)[0, -1]
 
 
@@ -91,6 +95,29 @@ def test_a_merged_adapter_equals_peft(adapter, name):
         np.testing.assert_allclose(rows, expected.numpy(), atol=2e-6)
     with Embedder("tiny", dtype="float32") as base:
         assert abs(base.embed_documents(TEXTS) - rows).max() > 1e-3
+
+
+@pytest.mark.parametrize("direction", ["causal", "bidirectional"])
+def test_an_adapter_in_the_shape_of_the_smallest_model_equals_peft(tmp_path, adapter, direction):
+    """Two layers of Qwen3-Embedding-0.6B; the adapter has the shape of jina-embeddings-v5's."""
+    model = next(each for each in MODELS if each.name == "Qwen/Qwen3-Embedding-0.6B")
+    base = write_folder(tmp_path / "base", model)
+    fields = {"num_hidden_layers": 2, "intermediate_size": 3072}
+    write(base, "config.json", **fields)
+    torch.manual_seed(0)
+    loaded = AutoModel.from_config(AutoConfig.from_pretrained(base))
+    loaded.save_pretrained(base)
+    write(base, "config.json", use_bidirectional_attention=direction == "bidirectional")
+    folder = adapter(base=base, r=32, lora_alpha=32, task_type="FEATURE_EXTRACTION")
+    settings = {"dtype": "float32", "device": "cpu"}
+    with Embedder(str(base), adapter=str(folder), **settings) as embedder:
+        rows = embedder.embed_documents(TEXTS)
+        batch = session_of(embedder).encoder.encode_documents(TEXTS)
+    causal = direction == "causal"
+    expected = torch.stack([*by_peft(base, folder, batch.sequences, attends_back=causal)])
+    np.testing.assert_allclose(rows, torch.nn.functional.normalize(expected).numpy(), atol=2e-6)
+    with Embedder(str(base), **settings) as plain:
+        assert abs(plain.embed_documents(TEXTS) - rows).max() > 1e-3
 
 
 HEADS = {

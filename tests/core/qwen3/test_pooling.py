@@ -181,6 +181,24 @@ def change_modules(folder):
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
+@pytest.mark.parametrize(
+    ("direction", "pooling", "shares", "why"),
+    [
+        ("causal", "lasttoken", True, "attention is causal"),
+        ("causal", "mean", False, "mean pooling needs the states of all tokens"),
+        ("bidirectional", "lasttoken", False, "attention is bidirectional"),
+        ("bidirectional", "mean", False, "attention is bidirectional"),
+    ],
+)
+def test_the_info_says_whether_prefixes_are_shared(model, direction, pooling, shares, why):
+    with Embedder(str(model(direction, pooling)), dtype="float32", device="cpu") as embedder:
+        info = embedder.info
+    assert (info.engine, info.shares_prefixes) == ("torch", shares)
+    assert info.prefix_sharing.startswith(why)
+    assert ("its attention is bidirectional" in info.reason) == (direction == "bidirectional")
+    assert ("does not pool the last token" in info.reason) == (pooling == "mean")
+
+
 def test_bidirectional_attention_in_bfloat16_is_close(model):
     folder = model("bidirectional", "mean")
     with Embedder(str(folder), dtype="float32") as exact, Embedder(str(folder)) as rounded:
