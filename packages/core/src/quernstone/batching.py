@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 
 import numpy as np
 
-from quernstone.types import Encoded, Input, Prefix, TokenArray
+from quernstone.types import Encoded, Float32Array, Input, Prefix, TokenArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,19 @@ class Queue:
         """For each sequence the position of the first one that equals it."""
         self._lengths = [len(sequence) for sequence in sequences]
         self._prefixes = [sequence.prefix for sequence in sequences]
-        firsts = set(self.firsts)
         order = _working_order(numbers, self._lengths)
-        self._places = deque([place for place in order if place in firsts])
+        self._repeats = len(seen) < len(order)
+        if self._repeats:
+            firsts = set(self.firsts)
+            order = [place for place in order if place in firsts]
+        self._places = deque(order)
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def repeat(self, rows: Float32Array) -> Float32Array:
+        """Return the rows of all sequences, given those of the first ones."""
+        return rows[self.firsts] if self._repeats else rows
 
     def take(self, count: int) -> list[int]:
         """Remove the next `count` sequences and return their positions."""

@@ -31,15 +31,24 @@ Float32Array = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int32]
 
 
+# Vectors that are normalized together, in a processor's cache.
+_UNIT_ROWS = 64
+
+
 def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
     """Cut vectors to their first `size` numbers, then normalize them; zeros stay zeros.
 
     Shape: (..., dimensions) -> (..., size)
     """
     cut = vectors[..., :size]
-    length = np.linalg.norm(cut, axis=-1, keepdims=True)
-    unit: Float32Array = cut / np.maximum(length, np.finfo(np.float32).tiny)
-    return unit.astype(np.float32, copy=False)
+    rows = cut.reshape(-1, size)
+    unit = np.empty(rows.shape, dtype=np.float32)
+    for start in range(0, len(rows), _UNIT_ROWS):
+        block = rows[start : start + _UNIT_ROWS]
+        length = np.linalg.norm(block, axis=-1, keepdims=True)
+        length = np.maximum(length, np.finfo(np.float32).tiny)
+        np.divide(block, length, out=unit[start : start + _UNIT_ROWS], casting="same_kind")
+    return unit.reshape(cut.shape)
 
 
 @dataclass(frozen=True, slots=True)

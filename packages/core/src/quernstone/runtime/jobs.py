@@ -41,7 +41,7 @@ class Job:
         self.rows[places] = rows
         self.left -= len(places)
         if not self.left and self.future.set_running_or_notify_cancel():
-            self.future.set_result(self.rows[self.queue.firsts])
+            self.future.set_result(self.queue.repeat(self.rows))
 
     def fail(self, error: Exception) -> None:
         """Set an error, unless the job is done: cancelled, or failed by another batch."""

@@ -260,11 +260,10 @@ class Worker:
                     f"the {engine.info.engine} engine gave an array of shape {rows.shape} for "
                     f"{len(items)} inputs, expected ({len(items)}, {engine.width})"
                 )
-            self._recompute_non_finite(engine, items, rows)
+            bad = self._recompute_non_finite(engine, items, rows)
         except Exception as error:  # noqa: BLE001 - passed to the callers; the worker must survive
             self._handle(engine, items, error)
             return
-        bad = set(_non_finite(rows))
         for job, numbers in by_job(items).items():
             if job.future.done():
                 continue
@@ -272,7 +271,8 @@ class Worker:
             if wrong:
                 job.fail(NonFiniteError(job.offset + wrong[0]))
             else:
-                job.deliver([items[number][1] for number in numbers], rows[numbers])
+                of_job = rows if len(numbers) == len(rows) else rows[numbers]
+                job.deliver([items[number][1] for number in numbers], of_job)
 
     def _handle(self, engine: Engine[Any], items: Items, error: Exception) -> None:
         """Run the items of a failed batch again where that can help; otherwise fail their jobs."""
@@ -299,8 +299,13 @@ class Worker:
                 for job in by_job(items):
                     job.fail(_engine_error(error, engine.info.engine))
 
-    def _recompute_non_finite(self, engine: Engine[Any], items: Items, rows: Float32Array) -> None:
-        """Replace rows that overflowed the engine's dtype by rows computed in float32."""
+    def _recompute_non_finite(
+        self, engine: Engine[Any], items: Items, rows: Float32Array
+    ) -> set[int]:
+        """Replace rows that overflowed the engine's dtype by rows computed in float32.
+
+        Returns the numbers of the rows that still are not finite.
+        """
         bad = _non_finite(rows)
         for number in bad:  # one by one: they are rare, and float32 needs twice the memory
             job, place = items[number]
@@ -311,10 +316,14 @@ class Worker:
             except NonFiniteError as error:  # the engine says why it cannot
                 job.fail(NonFiniteError(job.offset + place, error.detail))
         self.recomputed += len(bad)
+        return set(_non_finite(rows)) if bad else set()
 
 
 def _non_finite(rows: Float32Array) -> list[int]:
     """Return the numbers of the rows that hold NaN or infinity."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):  # no other sum of such numbers is finite, and it needs no copy
+            return []
     numbers: list[int] = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
     return numbers
 
