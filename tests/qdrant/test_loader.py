@@ -323,7 +323,7 @@ def test_an_unfinished_write_is_not_reported_as_done(client, embedder, monkeypat
 
 def test_an_unreachable_server_is_one_clear_error(embedder):
     client = QdrantClient(url="http://127.0.0.1:9", check_compatibility=False)
-    with pytest.raises(TargetError, match=r"\(collection 'docs'\): .*refused"):
+    with pytest.raises(TargetError, match=r"at http://127.0.0.1:9\): .*refused"):
         QdrantLoader(client, "docs", embedder)
 
 

@@ -98,11 +98,11 @@ def test_eighty_columns_are_enough(screen, monkeypatch, snapshot, shown):
     with LoadDisplay(2_000_000, every=0) as display:
         display._progression = SimpleNamespace(snapshot=lambda _: Snapshot(*snapshot))
         with display.show(stand_in(), Reports()):
-            seen.wait_for(shown, " left")
+            seen.wait_for(shown, " left", "━")
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.getvalue())
     lines = [line for line in re.split(r"[\r\n]+", drawn) if line]
     assert max(map(len, lines)) <= 80
-    drawn = next(line for line in lines if shown in line)
+    drawn = next(line for line in lines if shown in line and "━" in line)
     assert drawn.startswith("━")
     assert drawn.index(shown[:3]) >= 5
     assert drawn.rstrip().endswith(Snapshot(*snapshot).line(always_failed=False))

@@ -250,7 +250,8 @@ def test_a_folder_in_use_and_a_server_that_is_not_there(quern, docs):
     away = quern("search", "mills", "-c", "docs", *nowhere)
     assert away.exit_code == 1
     assert away.stderr.startswith(
-        "quern: Qdrant failed at reading the configuration (collection 'docs'): "
+        "quern: Qdrant failed at reading the configuration (collection 'docs' "
+        "at http://127.0.0.1:9): "
     )
 
 
@@ -351,7 +352,7 @@ def test_allow_mismatch_is_recorded(quern, docs, checkpoints):
 def test_collection_info_and_verify(quern, docs):
     quern("load", docs, "-c", "docs")
     info = quern("collection", "info", "-c", "docs")
-    assert info.stdout.startswith("docs in qdrant-data: 4 points, green\n")
+    assert info.stdout.startswith("docs in qdrant-data: 4 points, green, ")
     assert "  vector: 64 numbers, Cosine\n" in info.stdout
     assert "  prompts: document='{text}', query='Instruct: " in info.stdout
     good = quern("collection", "verify", "-c", "docs")

@@ -139,3 +139,13 @@ def test_search(target, embedder, reranker):
     assert [hit.rerank_score for hit in reranked] == sorted(
         (hit.rerank_score for hit in reranked), reverse=True
     )
+
+
+@everywhere
+def test_a_dropped_collection_is_gone_and_can_be_created_again(target, embedder):
+    loader = QdrantLoader(target, target.collection, embedder, **SETTINGS)
+    loader.load(RECORDS)
+    target.drop()
+    assert not target.exists()
+    again = QdrantLoader(target, target.collection, embedder, **SETTINGS)
+    assert again.load(RECORDS[:1]).embedded == target.count() == 1

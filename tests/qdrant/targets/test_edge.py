@@ -1,6 +1,7 @@
 """Qdrant Edge: what it does as the other targets do, and what is special about it."""
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -332,3 +333,23 @@ def test_an_index_that_takes_too_long_is_an_error_and_loses_nothing(target, embe
     with pytest.raises(TargetError, match=r"not indexed after 0\.01 s"):
         target.wait_for_index(0.01)
     assert target.count() == 9
+
+
+def test_a_full_disk_is_an_error_before_it_is_a_signal(tmp_path, embedder, monkeypatch):
+    target = EdgeTarget(str(tmp_path), "docs")
+    loader = QdrantLoader(target, "docs", embedder, batch_size=1)
+    assert loader.load([{"id": "a", "text": "Rain falls."}]).embedded == 1
+    real = os.statvfs
+
+    def full(path):
+        values = list(real(path))
+        values[4] = (100 << 20) // values[1]  # f_bavail, in blocks of f_frsize
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", full)
+    with pytest.raises(TargetError, match=r"nearly full: 105 MB are free, and Edge needs 134 MB"):
+        loader.load([{"id": "b", "text": "Snow falls."}])
+    assert target.count() == 1
+    monkeypatch.setattr(os, "statvfs", real)
+    assert loader.load([{"id": "b", "text": "Snow falls."}]).embedded == 1
+    target.close()

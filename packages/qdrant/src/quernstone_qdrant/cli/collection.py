@@ -1,4 +1,4 @@
-"""`quern collection`: show, verify, repair and prune a collection."""
+"""`quern collection`: list, show, verify, repair, prune and delete collections."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from quernstone.cli.table import new_app
 from quernstone_qdrant.cli.files import FileOptions
 from quernstone_qdrant.cli.index import index
 from quernstone_qdrant.cli.info import info
+from quernstone_qdrant.cli.manage import delete, list_collections, sources
 from quernstone_qdrant.cli.options import CollectionOptions
 from quernstone_qdrant.cli.remembered import Remembered
 
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
     from quernstone_qdrant.verify import Verification
 
-app = new_app(no_args_is_help=True, help="Show, verify, repair and prune a collection in Qdrant.")
+app = new_app(no_args_is_help=True, help="List, show, verify, repair, prune, delete collections.")
 app.command()(info)
 app.command()(index)
+app.command("list")(list_collections)
+app.command()(delete)
+app.command()(sources)
 
 
 @app.command()

@@ -63,7 +63,7 @@ class DestinationOptions:
         }
         name = self.to_collection or source.name
         if any((self.to_path, self.to_url, self.to_edge)):
-            return CollectionOptions(name, **given)  # type: ignore[arg-type]
+            return CollectionOptions(name=name, **given)  # type: ignore[arg-type]
         if name == source.name:
             raise ConfigError(
                 "the destination is the source; name another place with --to-path, --to-url or "

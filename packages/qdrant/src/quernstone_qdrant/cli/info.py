@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +14,7 @@ from quernstone.cli.printing import print_json
 from quernstone_qdrant.cli.index import index_lines
 from quernstone_qdrant.cli.load_report import describe_running, read_running_report
 from quernstone_qdrant.cli.options import CollectionOptions
+from quernstone_qdrant.targets.edge_files import folder_name, size_on_disk
 
 if TYPE_CHECKING:
     from quernstone_qdrant.targets.base import CollectionState
@@ -39,6 +41,7 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
             raise
         _print_running(running, collection, as_json=as_json)
         return
+    size = _size(collection)
     provenance = state.metadata.get(METADATA_KEY) or {}
     if as_json:
         print_json(
@@ -46,6 +49,7 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
                 "collection": collection.name,
                 "target": collection.where,
                 "points": points,
+                "bytes": size,
                 "status": state.status,
                 "vectors": {
                     name: dataclasses.asdict(vector) for name, vector in state.vectors.items()
@@ -55,7 +59,10 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
             }
         )
         return
-    typer.echo(f"{collection.name} in {collection.where}: {points:,} points, {state.status}")
+    on_disk = "" if size is None else f", {size / 1e6:,.2f} MB on disk"
+    typer.echo(
+        f"{collection.name} in {collection.where}: {points:,} points, {state.status}{on_disk}"
+    )
     for name, vector in state.vectors.items():
         label = f"vector {name}" if name else "vector"
         typer.echo(f"  {label}: {vector.size} numbers, {vector.distance}")
@@ -66,6 +73,16 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
     for name, entry in provenance.items():
         if entry:
             typer.echo(f"  {name}: {_flat(entry)}")
+
+
+def _size(collection: CollectionOptions) -> int | None:
+    """Return the bytes that a collection takes on disk; None for one on a server."""
+    if collection.url is not None:
+        return None
+    where = Path(collection.where)
+    if collection.edge is not None:
+        return size_on_disk(where / folder_name(collection.name))
+    return size_on_disk(where / "collection" / collection.name)
 
 
 def _read(collection: CollectionOptions) -> tuple[CollectionState, int, IndexReport]:

@@ -25,6 +25,7 @@ from quernstone_qdrant.cli.load_options import (
     ErrorOptions,
     UpdateOptions,
     check_inputs,
+    warn_of_embedded,
 )
 from quernstone_qdrant.cli.load_report import (
     ReportFiles,
@@ -88,11 +89,13 @@ def load(
             reading = replace(reading, id_field=id_field)
             check_inputs(paths, reading, updates, errors)
         chosen = remembered.model(model, EMBEDDING_MODEL)
+        total = count_records(paths, reading)
+        warn_of_embedded(target, total)
         with options.embedder(chosen, dimensions=dimensions) as embedder:
             with (
                 StopSignals() as signals,
                 LeftOut(errors.dead_letter) as left_out,
-                LoadDisplay(count_records(paths, reading), every=errors.progress_every) as display,
+                LoadDisplay(total, every=errors.progress_every) as display,
             ):
                 loader = QdrantLoader(
                     target,

@@ -15,6 +15,10 @@ from quernstone_qdrant.cli.options import AllowMismatch
 if TYPE_CHECKING:
     from quernstone_qdrant.loading.run import Prune
     from quernstone_qdrant.sources import ReadOptions
+    from quernstone_qdrant.targets import Target
+
+_EMBEDDED_RECORDS = 20_000
+"""Number of records up to which the embedded client is recommended, by its own makers as well."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +153,14 @@ def check_inputs(
     skip_errors = errors.skip_errors or errors.dead_letter is not None
     with with_remedy():
         check_first_rows(paths, reading, skip_errors=skip_errors)
+
+
+def warn_of_embedded(target: Target, records: int | None) -> None:
+    """Print what to use instead, before a large load into the embedded client."""
+    if target.kind == "embedded" and records is not None and records > _EMBEDDED_RECORDS:
+        typer.echo(
+            f"quern: these are {records:,} records; above {_EMBEDDED_RECORDS:,}, the embedded "
+            "client is slow, because it has no index and keeps every vector in memory: use "
+            "--edge FOLDER, or a server with --url",
+            err=True,
+        )

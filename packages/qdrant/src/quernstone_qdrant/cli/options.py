@@ -14,6 +14,8 @@ import typer
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
     from quernstone_qdrant.targets import Target
 
 DEFAULT_FOLDER = "qdrant-data"
@@ -37,14 +39,10 @@ def _unless_overridden(
     return value if parameter.name in typed or not typed else None
 
 
-@dataclass(frozen=True)
-class CollectionOptions:
-    """Which collection to use, and where it is."""
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions:
+    """Where collections are."""
 
-    name: Annotated[
-        str,
-        _option("--collection", "-c", envvar="QUERN_COLLECTION", help="Name of the collection."),
-    ]
     path: Annotated[
         str | None,
         _option(
@@ -95,6 +93,91 @@ class CollectionOptions:
         return self.url or self.edge or self.path or DEFAULT_FOLDER
 
     @contextmanager
+    def place(self, *, create: bool = False) -> Iterator[Place]:
+        """Open the server or the folder, and close it at the end.
+
+        Args:
+            create: Create a missing folder instead of raising.
+
+        Raises:
+            ConfigError: More than one place was given, the folder does not exist, or it is of
+                another kind.
+        """
+        from quernstone_qdrant.targets import connect
+        from quernstone_qdrant.targets.edge_files import refuse_folder_of
+
+        where = self.where
+        if not create and self.url is None and not Path(where).is_dir():
+            raise ConfigError(f"the Qdrant folder {where!r} does not exist; load documents first")
+        client = None
+        if self.url is not None:
+            client = connect(
+                url=where,
+                api_key=self.api_key,
+                prefer_grpc=self.grpc or self.grpc_port is not None,
+                grpc_port=self.grpc_port,
+            )
+        elif self.edge is None:
+            client = connect(path=where)
+        else:
+            refuse_folder_of(where, "embedded")
+        try:
+            yield Place(client, where)
+        finally:
+            if client is not None:
+                client.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """An open server or folder."""
+
+    client: QdrantClient | None
+    """None for a folder of Edge."""
+    where: str
+
+    def names(self) -> list[str]:
+        """Return the sorted names of the collections.
+
+        Raises:
+            TargetError: The server does not answer.
+        """
+        from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
+        from quernstone_qdrant.targets.access import collection_names
+        from quernstone_qdrant.targets.edge_files import edge_collections
+
+        if self.client is None:
+            return edge_collections(self.where)
+        client = self.client
+        return Retry(OPENING_PATIENCE).call(lambda: collection_names(client))
+
+    @contextmanager
+    def target(self, name: str) -> Iterator[Target]:
+        """Open a collection; the place stays open."""
+        from quernstone_qdrant.targets import as_target
+
+        if self.client is not None:
+            yield as_target(self.client, name)
+            return
+        from quernstone_qdrant.targets.edge import EdgeTarget
+
+        target = EdgeTarget(self.where, name)
+        try:
+            yield target
+        finally:
+            target.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionOptions(PlaceOptions):
+    """Which collection to use, and where it is."""
+
+    name: Annotated[
+        str,
+        _option("--collection", "-c", envvar="QUERN_COLLECTION", help="Name of the collection."),
+    ]
+
+    @contextmanager
     def open(self, *, create: bool = False) -> Iterator[Target]:
         """Open the collection's target, and close it at the end.
 
@@ -102,29 +185,8 @@ class CollectionOptions:
             create: Create a missing folder instead of raising.
 
         Raises:
-            ConfigError: More than one place was given, or the folder does not exist.
+            ConfigError: More than one place was given, the folder does not exist, or it is of
+                another kind.
         """
-        from quernstone_qdrant.targets import as_target, connect
-
-        where = self.where
-        if not create and self.url is None and not Path(where).is_dir():
-            raise ConfigError(f"the Qdrant folder {where!r} does not exist; load documents first")
-        target: Target
-        if self.edge is not None:
-            from quernstone_qdrant.targets.edge import EdgeTarget
-
-            target = EdgeTarget(where, self.name)
-        elif self.url is not None:
-            client = connect(
-                url=where,
-                api_key=self.api_key,
-                prefer_grpc=self.grpc or self.grpc_port is not None,
-                grpc_port=self.grpc_port,
-            )
-            target = as_target(client, self.name)
-        else:
-            target = as_target(connect(path=where), self.name)
-        try:
+        with self.place(create=create) as place, place.target(self.name) as target:
             yield target
-        finally:
-            target.close()

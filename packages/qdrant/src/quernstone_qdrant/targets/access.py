@@ -171,5 +171,31 @@ class CollectionAccess:
         except TargetError:
             raise
         except CLIENT_ERRORS as error:
-            failure = f"Qdrant failed at {doing} (collection {self.collection!r})"
+            where = f" at {address(self.client)}" if self.kind == "server" else ""
+            failure = f"Qdrant failed at {doing} (collection {self.collection!r}{where})"
             raise classify(error, failure) from error
+
+
+def address(client: QdrantClient) -> str:
+    """Return the address of the server that a client sends points to."""
+    remote = client._client
+    if not isinstance(remote, QdrantRemote):
+        raise TypeError("an embedded client has no address")
+    rest = str(remote.rest_uri)
+    return f"{rest} (gRPC port {remote._grpc_port})" if remote._prefer_grpc else rest
+
+
+def collection_names(client: QdrantClient) -> list[str]:
+    """Return the sorted names of a client's collections.
+
+    Raises:
+        TargetError: The server does not answer.
+    """
+    remote = client._client
+    server = isinstance(remote, QdrantRemote)
+    try:
+        found = (rest_only(remote) if server else client).get_collections()
+    except CLIENT_ERRORS as error:
+        where = f" at {address(client)}" if server else ""
+        raise classify(error, f"Qdrant failed at listing the collections{where}") from error
+    return sorted(collection.name for collection in found.collections)

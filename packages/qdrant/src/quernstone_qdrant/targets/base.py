@@ -281,6 +281,10 @@ class Target(Protocol):
         """Update the collection's metadata: each top-level key of `metadata` is replaced."""
         ...
 
+    def drop(self) -> None:
+        """Delete the collection; an alias or a collection in use by a process is an error."""
+        ...
+
     def payloads(
         self, ids: Sequence[str], fields: Sequence[str], *, every_replica: bool = True
     ) -> dict[str, Payload]:

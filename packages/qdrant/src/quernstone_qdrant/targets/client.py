@@ -299,6 +299,16 @@ class ClientTarget(CollectionAccess):
         with self._failures("changing the index settings"):
             self._management.update_collection(self.collection, **index_arguments(config))
 
+    def drop(self) -> None:
+        """See `Target.drop`."""
+        pinned = self.pinned().collection
+        if pinned != self.collection:
+            raise TargetError(
+                f"{self.collection!r} is an alias of the collection {pinned!r}: delete that one"
+            )
+        with self._failures("deleting the collection"):
+            self._management.delete_collection(self.collection)
+
     def close(self) -> None:
         """See `Target.close`."""
         self.client.close()

@@ -23,6 +23,7 @@ from urllib3.util import parse_url
 from quernstone.errors import ConfigError
 from quernstone_qdrant.errors import TargetError
 from quernstone_qdrant.targets.base import METADATA_KEY
+from quernstone_qdrant.targets.edge_files import refuse_folder_of
 
 logger = logging.getLogger("quernstone")
 
@@ -55,7 +56,8 @@ def connect(
         grpc_port: Port of gRPC; None: 6334, if the port of `url` is 6333.
 
     Raises:
-        ConfigError: `prefer_grpc` needs a `grpc_port`, because the port of `url` is not 6333.
+        ConfigError: `prefer_grpc` needs a `grpc_port`, because the port of `url` is not 6333; or
+            the folder belongs to Qdrant Edge.
         TargetError: Another process has the folder open, or the address is not valid.
     """
     try:
@@ -74,6 +76,8 @@ def connect(
                 )
         if path == ":memory:":
             return QdrantClient(":memory:")
+        if path is not None:
+            refuse_folder_of(path, "edge")
         return QdrantClient(path=path)
     except RuntimeError as error:
         raise TargetError(

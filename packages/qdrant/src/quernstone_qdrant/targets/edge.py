@@ -45,8 +45,10 @@ from quernstone_qdrant.targets.base import (
 )
 from quernstone_qdrant.targets.edge_files import (
     DESCRIPTION,
+    check_room,
     edge_collections,
     folder_name,
+    refuse_folder_of,
     replace_file,
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
@@ -58,6 +60,7 @@ from quernstone_qdrant.targets.edge_translate import (
     settings_state,
     shard_config,
     update_operations,
+    written_bytes,
 )
 from quernstone_qdrant.targets.stored import dense_vectors, stored_point
 
@@ -99,6 +102,7 @@ class EdgeTarget:
     def __init__(self, path: str | Path, collection: str) -> None:
         if not collection:
             raise ConfigError("the collection's name is empty; pass a name as `collection`")
+        refuse_folder_of(path, "embedded")
         self.path, self.collection = Path(path), collection
         self.kind: TargetKind = "edge"
         self.writers = _WRITERS
@@ -140,6 +144,7 @@ class EdgeTarget:
             if shard.exists():
                 self._remove_unfinished(shard)
             shard.mkdir(parents=True)
+            check_room(shard, 0)
             self._opened = edge.EdgeShard.create(str(shard), shard_config(settings, dimensions))
             self._opened.flush()
         # Write the description last: the collection exists once it is written.
@@ -196,6 +201,7 @@ class EdgeTarget:
     ) -> None:
         """See `Target.upsert`."""
         with self._failures(f"writing {len(ids)} points"):
+            check_room(self._home, written_bytes(payloads, vectors))
             batch = [
                 edge.Point(point, point_vectors(vectors, place), payload)
                 for place, (point, payload) in enumerate(
@@ -210,6 +216,7 @@ class EdgeTarget:
     ) -> None:
         """See `Target.update`."""
         with self._failures(f"changing {len(ids)} points"):
+            check_room(self._home, written_bytes(payloads, vectors))
             for operation in update_operations(native_ids(ids), payloads, vectors):
                 self._shard().update(operation)
             self._sync()
@@ -217,6 +224,7 @@ class EdgeTarget:
     def delete(self, ids: Sequence[str]) -> None:
         """See `Target.delete`."""
         with self._failures(f"deleting {len(ids)} points"):
+            check_room(self._home, 0)
             self._shard().update(edge.UpdateOperation.delete_points(native_ids(ids)))
             self._sync()
 
@@ -296,6 +304,19 @@ class EdgeTarget:
             )
             for point in found
         ]
+
+    def drop(self) -> None:
+        """See `Target.drop`."""
+        with self._failures("deleting the collection"):
+            try:
+                self._shard()
+            except Exception as error:
+                # A damaged collection can be deleted, one that is in use cannot.
+                if _is_locked(error) or isinstance(error, CollectionNotFoundError):
+                    raise
+            self.close()
+            (self._home / DESCRIPTION).unlink()  # first: without it, there is no collection
+            shutil.rmtree(self._home)
 
     def close(self) -> None:
         """See `Target.close`. Using the target again reopens the files."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, unquote
 
+from quernstone.errors import ConfigError
+from quernstone_qdrant.errors import TargetError
+
+EDGE_RESERVE = 128 << 20
+"""Bytes that must stay free: Edge extends its log, vectors and payloads by 32 MiB each."""
 DESCRIPTION = "collection.json"
 """File with the settings and metadata of a collection."""
 
@@ -14,6 +22,63 @@ def edge_collections(path: str | Path) -> list[str]:
     """Return the sorted names of the collections in a folder, which may be missing."""
     found = Path(path).glob(f"*/{DESCRIPTION}")
     return sorted(unquote(description.parent.name) for description in found)
+
+
+def refuse_folder_of(path: str | Path, kind: Literal["edge", "embedded"]) -> None:
+    """Raise an error if a folder holds collections of this kind and none of the other.
+
+    Raises:
+        ConfigError: It does.
+    """
+    edge = next(Path(path).glob(f"*/{DESCRIPTION}"), None) is not None
+    embedded = (Path(path) / "meta.json").is_file()
+    if edge == embedded or edge != (kind == "edge"):
+        return
+    if edge:
+        raise ConfigError(
+            f"the folder {str(path)!r} belongs to Qdrant Edge, not to an embedded Qdrant: use "
+            "`EdgeTarget` (`--edge`), or name another folder"
+        )
+    raise ConfigError(
+        f"the folder {str(path)!r} belongs to an embedded Qdrant, not to Edge: use "
+        "`QdrantClient(path=...)` (`--path`), or name another folder"
+    )
+
+
+def size_on_disk(path: str | Path) -> int:
+    """Return the bytes that the files of a folder take; files with holes take less than they show.
+
+    Files that disappear meanwhile count as 0.
+    """
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(os.path.join(folder, name))
+                total += getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
+    return total
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raise an error if the disk is nearly full.
+
+    Edge maps its files into memory. Writing to a mapped page for which the disk has no room ends
+    the process with SIGBUS, which Python cannot catch.
+
+    Args:
+        path: Folder of the collection.
+        needed: Size of the content to write, in bytes.
+
+    Raises:
+        TargetError: Too little is free.
+    """
+    free, wanted = shutil.disk_usage(path).free, needed + EDGE_RESERVE
+    if free < wanted:
+        raise TargetError(
+            f"the disk of {str(path)!r} is nearly full: {free / 1e6:,.0f} MB are free, and Edge "
+            f"needs {wanted / 1e6:,.0f} MB to write; free some space and load again, which "
+            "continues from here"
+        )
 
 
 def folder_name(collection: str) -> str:

@@ -59,6 +59,8 @@ def optimise_in_process(shard: Path, timeout: float, progress: Callable[[str], N
                     raise
     if process.returncode == 0:
         return None
+    if process.returncode == -getattr(signal, "SIGBUS", 0):
+        return "the disk is full; free some space, and the next load continues indexing"
     lines = stderr.strip().splitlines()
     return lines[-1] if lines else f"its process ended with status {process.returncode}"
 

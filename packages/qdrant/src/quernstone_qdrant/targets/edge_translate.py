@@ -233,3 +233,9 @@ def _bm25_query(stage: Bm25Stage) -> Any:
 
 def _sparse(vector: SparseVector) -> edge.SparseVector:
     return edge.SparseVector(list(vector.indices), list(vector.values))
+
+
+def written_bytes(payloads: Sequence[Payload], vectors: Mapping[str, Rows]) -> int:
+    """Estimate what points take in the log and in the segments together."""
+    numbers = sum(rows.nbytes for rows in vectors.values() if isinstance(rows, np.ndarray))
+    return 2 * (numbers + sum(len(repr(payload)) for payload in payloads))
