@@ -126,15 +126,19 @@ def expected():
         yield server
 
 
-def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
-    """Runs without a cluster; other tests cover the stages."""
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs the stages in this process, without a cluster, on the rows of a list."""
+    import pyarrow as pa
     import ray
 
-    from quernstone_qdrant.ray import RayLoader
+    from quernstone_qdrant import ray as module
 
-    class NoRows:
-        def iter_rows(self):
-            return iter(())
+    def stages(_, rows, plan):
+        table = pa.Table.from_pylist(rows)
+        written = module._write(module._Embed(plan)(module._read(table, plan)), plan)
+        row = {module.COLUMN: written[module.COLUMN][0].as_py()}
+        return SimpleNamespace(iter_rows=lambda: iter([row] if rows else []))
 
     def at_once(function):
         return SimpleNamespace(remote=function)
@@ -143,11 +147,44 @@ def test_the_report_names_what_the_target_does_not_have(monkeypatch, embedder):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(ray, "remote", lambda **_: at_once)
     monkeypatch.setattr(ray, "get", lambda result: result)
-    monkeypatch.setattr(RayLoader, "_stages", lambda *_: NoRows())
+    monkeypatch.setattr(module.RayLoader, "_stages", stages)
     client = QdrantClient(":memory:")
     monkeypatch.setattr(client, "close", lambda: None)  # all targets share its collections
-    loader = RayLoader(lambda: client, "docs", lambda: embedder, workers=1, preset="binary")
-    assert loader.load(None).ignored == ("quantisation", "vectors on disk")
+    return client
+
+
+def test_the_report_names_what_the_target_does_not_have(in_process, embedder):
+    from quernstone_qdrant.ray import RayLoader
+
+    loader = RayLoader(lambda: in_process, "docs", lambda: embedder, workers=1, preset="binary")
+    assert loader.load([]).ignored == ("quantisation", "vectors on disk")
+
+
+def test_rows_of_other_sources_and_values_of_other_types_are_errors(in_process, embedder):
+    from quernstone_qdrant.ray import RayLoader
+
+    def load(rows, source, **options):
+        errors = []
+        options = {"skip_errors": True, "on_error": errors.append, **options}
+        settings = {"indexes": {"price": "float"}}
+        loader = RayLoader(
+            lambda: in_process, "docs", lambda: embedder, workers=1, settings=settings, **options
+        )
+        report = loader.load(rows, source=source)
+        return report, [str(error) for error in errors]
+
+    first, errors = load([{"id": "a", "text": "Mills.", "price": 1.5}], "products")
+    assert (first.embedded, errors) == (1, [])
+    second, (conflict,) = load([{"id": "a", "text": "Ann.", "price": 2.5}], "customers")
+    assert (second.embedded, second.failed) == (0, 1)
+    assert "it comes from 'customers' and would replace the document" in conflict
+    replaced, errors = load(
+        [{"id": "a", "text": "Ann.", "price": 2.5}], "customers", replace_sources=True
+    )
+    assert (replaced.replaced, replaced.embedded, errors) == (1, 1, [])
+    typed, (wrong,) = load([{"id": "b", "text": "Ice.", "price": "cheap"}], "customers")
+    assert (typed.embedded, typed.failed) == (0, 1)
+    assert "`price` is 'cheap'" in wrong
 
 
 @pytest.mark.slow

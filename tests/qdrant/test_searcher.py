@@ -1,4 +1,5 @@
 import time
+import warnings
 
 import pytest
 from qdrant_client import models
@@ -151,3 +152,14 @@ def test_a_refused_collection_is_refused_again(either_client, make_embedder, mon
     for _ in range(3):
         with pytest.raises(ProvenanceError, match="was created with revision '2'"):
             searcher.search("stone")
+
+
+def test_a_misspelt_field_of_a_filter_is_warned_of_once(client, embedder):
+    QdrantLoader(client, "docs", embedder).load([{"id": "a", "text": "A quern.", "year": 1200}])
+    searcher = QdrantSearcher(client, "docs", embedder)
+    with pytest.warns(UserWarning, match="no document of collection 'docs' has the field 'yaer'"):
+        assert searcher.search("mill", query_filter={"yaer": 1200}) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert searcher.search("mill", query_filter={"yaer": 1200}) == []
+        assert searcher.search("mill", query_filter={"year": 9}) == []

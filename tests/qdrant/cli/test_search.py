@@ -82,3 +82,30 @@ def test_a_search_and_info_survive_an_error_of_the_server(quern, docs):
         left[:] = ["500"]
         done = quern("search", "mills", *where, "--patience", 0)
         assert (done.exit_code, "fault 500" in done.stderr) == (1, True)
+
+
+def test_hybrid_hits_have_a_column_of_fused_scores_and_can_be_sorted(quern, docs):
+    quern("load", docs, "-c", "docs", "--hybrid")
+    table = quern("search", "snow falls", "-c", "docs", "--no-rerank")
+    assert "fused" in table.stdout
+    plain = quern("search", "snow falls", "-c", "docs", "--plain")
+    rows = [line.split("\t") for line in plain.stdout.splitlines()]
+    assert rows[0] == ["rank", "was", "P(yes)", "fused", "cosine", "source", "text"]
+    assert len(rows) == 5
+    assert ["c.jsonl#2", "Snow falls."] in [row[-2:] for row in rows]
+
+    def column(key):
+        done = quern("search", "snow falls", "-c", "docs", "--json", "--sort", key)
+        name = {"was": "retrieval_rank", "rerank": "rerank_score", "cosine": "score"}
+        return [hit[name.get(key, "fused_score")] for hit in orjson.loads(done.stdout)]
+
+    assert column("was") == [1, 2, 3, 4]
+    for key in ("rerank", "fused", "cosine"):
+        assert column(key) == sorted(column(key), reverse=True)
+    wrong = quern("search", "snow", "-c", "docs", "--no-hybrid", "--sort", "fused")
+    assert (wrong.exit_code, wrong.stderr) == (
+        2,
+        "quern: --sort fused needs --hybrid: these hits have no such score\n",
+    )
+    wrong = quern("search", "snow", "-c", "docs", "--no-rerank", "--sort", "rerank")
+    assert "--sort rerank needs --rerank" in wrong.stderr

@@ -30,6 +30,7 @@ from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
 from quernstone_qdrant.errors import RecordError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
+from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import (
@@ -50,7 +51,7 @@ try:
     import ray
     from ray.data import ActorPoolStrategy, Dataset
 
-    from quernstone_qdrant.ray_rows import COLUMN, result_or_error, unpacked, unwrapped
+    from quernstone_qdrant.ray_rows import COLUMN, Done, result_or_error, unpacked, unwrapped
 except ImportError as error:
     raise MissingExtraError("ray", "ray", "quernstone-qdrant") from error
 
@@ -81,6 +82,8 @@ class _Plan:
     batch_size: int
     request_bytes: int
     patience: float
+    source: str
+    replace_sources: bool
 
 
 class RayLoader:
@@ -108,6 +111,7 @@ class RayLoader:
         patience: Seconds in which to retry a request that fails temporarily.
         defer_index: Whether the server builds its index only after the load.
         index_timeout: Seconds to wait after the load until all points are indexed.
+        replace_sources: Let rows replace documents of the same key from another source.
         skip_errors: Skip and count errors; otherwise the first one stops the load.
         on_error: Called on the driver with each error that is skipped.
         progress: Called on the driver with the report so far after each group of documents.
@@ -151,6 +155,7 @@ class RayLoader:
         patience: float = 300.0,
         defer_index: DeferIndex = "none",
         index_timeout: float | None = None,
+        replace_sources: bool = False,
         skip_errors: bool = False,
         on_error: Callable[[QuernstoneError], None] | None = None,
         progress: Callable[[LoadReport], None] | None = None,
@@ -171,15 +176,18 @@ class RayLoader:
         self._documents, self._batch_size = documents, batch_size
         self._request_bytes, self._patience = request_bytes, patience
         self._defer_index, self._index_timeout = defer_index, index_timeout
+        self._replace_sources = replace_sources
         self._skip_errors, self._on_error, self._progress = skip_errors, on_error, progress
 
-    def load(self, dataset: Dataset) -> LoadReport:
+    def load(self, dataset: Dataset, *, source: str = "") -> LoadReport:
         """Load a dataset, starting Ray if it is not running.
 
         Args:
             dataset: Its rows are mappings that `to_record` accepts: a text, optionally an id, and
                 metadata. Ids must be unique in the whole dataset: each worker sees only its own
                 rows, so of two documents with one id, the second silently overwrites the first.
+            source: Where the rows come from: documents of other sources are not replaced, unless
+                `replace_sources` is set.
 
         Returns:
             The report of this load. Its `retries` is always 0: workers do not report retries.
@@ -197,7 +205,7 @@ class RayLoader:
         self._check_cores()
         started = time.monotonic()
         with unwrapped(), ExitStack() as stack:
-            plan = self._plan()
+            plan = self._plan(source)
             named = stack.enter_context(closing(as_target(self._connect(), self._collection)))
             target = stack.enter_context(closing(as_target(self._connect(), plan.collection)))
             report = LoadReport(ignored=tuple(target.ignored(plan.provenance.settings)))
@@ -220,7 +228,7 @@ class RayLoader:
                 report = replace(report, points=state.points, status=state.status)
         return replace(report, notes=(*plan.notes, *deferral), seconds=time.monotonic() - started)
 
-    def _notify(self, done: _Done, report: LoadReport) -> None:
+    def _notify(self, done: Done, report: LoadReport) -> None:
         for failure in done.failures:
             if not self._skip_errors:
                 raise failure
@@ -238,7 +246,7 @@ class RayLoader:
                 "forever; lower `workers` or `cpus` (which may be a fraction)"
             )
 
-    def _plan(self) -> _Plan:
+    def _plan(self, source: str) -> _Plan:
         """Prepare the collection, on a worker because the driver may not have an accelerator."""
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
         name, provenance, notes = ray.get(
@@ -256,6 +264,8 @@ class RayLoader:
             batch_size=self._batch_size,
             request_bytes=self._request_bytes,
             patience=self._patience,
+            source=source,
+            replace_sources=self._replace_sources,
             **self._chunking,
         )
 
@@ -272,44 +282,6 @@ class RayLoader:
             num_gpus=self._gpus,
         )
         return embedded.map_batches(partial(_write, plan=plan), batch_size=1, **task)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Done:
-    """The result for one group of documents."""
-
-    seen: int
-    chunks: int
-    embedded: int
-    skipped: int
-    unconfirmed: int
-    removed: int
-    failures: tuple[QuernstoneError, ...]
-
-    @classmethod
-    def of(cls, batches: list[Batch]) -> _Done:
-        return cls(
-            seen=sum(batch.seen for batch in batches),
-            chunks=sum(batch.chunks for batch in batches),
-            embedded=sum(len(batch.points) for batch in batches),
-            skipped=sum(batch.skipped for batch in batches),
-            unconfirmed=sum(batch.unconfirmed for batch in batches),
-            removed=sum(len(batch.stale) for batch in batches),
-            failures=tuple(failure.error for batch in batches for failure in batch.failures),
-        )
-
-    def added_to(self, report: LoadReport, seconds: float) -> LoadReport:
-        return replace(
-            report,
-            seen=report.seen + self.seen,
-            chunks=report.chunks + self.chunks,
-            embedded=report.embedded + self.embedded,
-            skipped=report.skipped + self.skipped,
-            unconfirmed=report.unconfirmed + self.unconfirmed,
-            removed=report.removed + self.removed,
-            failed=report.failed + len(self.failures),
-            seconds=seconds,
-        )
 
 
 def _prepare(
@@ -343,11 +315,20 @@ def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
         size=plan.batch_size,
         batch_chars=lambda: _BATCH_CHARS,  # fixed: the speed of the model is not known here
         skip_errors=True,  # the driver decides whether an error stops the load
+        source=plan.source,
         indexes=provenance.settings.indexes,
+    )
+    guard = SourceGuard(
+        collection=plan.collection,
+        namespace=provenance.namespace,
+        fingerprint=provenance.fingerprint,
+        replace_sources=plan.replace_sources,
+        renames=False,
+        skip_errors=True,
     )
     batches = list(reader.batches(rows.to_pylist()))
     for batch in batches:
-        look_up(batch, _store(plan), provenance.namespace)
+        look_up(batch, _store(plan), provenance.namespace, guard)
     return [_lightened(batch) for batch in batches]
 
 
@@ -371,10 +352,10 @@ def _write(row: pa.Table, plan: _Plan) -> pa.Table:
     return result_or_error(lambda: _written(unpacked(row), plan))
 
 
-def _written(batches: list[Batch], plan: _Plan) -> _Done:
+def _written(batches: list[Batch], plan: _Plan) -> Done:
     for batch in batches:
         write(batch, _store(plan), skip_errors=True)
-    return _Done.of(batches)
+    return Done.of(batches)
 
 
 def _store(plan: _Plan) -> PointStore:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from ray.exceptions import RayTaskError
 
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.loading.pipeline import Batch
+from quernstone_qdrant.report import LoadReport
 
 COLUMN = "batches"
 """The only column of the rows."""
@@ -50,3 +52,46 @@ def unwrapped() -> Iterator[None]:
         if isinstance(error.cause, QuernstoneError):
             raise error.cause from error
         raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The result for one group of documents."""
+
+    seen: int
+    chunks: int
+    embedded: int
+    skipped: int
+    unconfirmed: int
+    replaced: int
+    removed: int
+    failures: tuple[QuernstoneError, ...]
+
+    @classmethod
+    def of(cls, batches: list[Batch]) -> Done:
+        """Sum up written batches."""
+        return cls(
+            seen=sum(batch.seen for batch in batches),
+            chunks=sum(batch.chunks for batch in batches),
+            embedded=sum(len(batch.points) for batch in batches),
+            skipped=sum(batch.skipped for batch in batches),
+            unconfirmed=sum(batch.unconfirmed for batch in batches),
+            replaced=sum(batch.replaced for batch in batches),
+            removed=sum(len(batch.stale) for batch in batches),
+            failures=tuple(failure.error for batch in batches for failure in batch.failures),
+        )
+
+    def added_to(self, report: LoadReport, seconds: float) -> LoadReport:
+        """Return a report with this group added, after so many seconds."""
+        return replace(
+            report,
+            seen=report.seen + self.seen,
+            chunks=report.chunks + self.chunks,
+            embedded=report.embedded + self.embedded,
+            skipped=report.skipped + self.skipped,
+            unconfirmed=report.unconfirmed + self.unconfirmed,
+            replaced=report.replaced + self.replaced,
+            removed=report.removed + self.removed,
+            failed=report.failed + len(self.failures),
+            seconds=seconds,
+        )

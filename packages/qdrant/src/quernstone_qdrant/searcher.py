@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, RankedDocument, unit_prefix
+from quernstone_qdrant.checks.fields import missing_fields
 from quernstone_qdrant.documents.layouts import Layout
 from quernstone_qdrant.embedders import (
     LangChainEmbeddings,
@@ -90,6 +92,8 @@ class QdrantSearcher:
         self._allow_mismatch = allow_mismatch
         self._retry = Retry(patience)
         self._replacing = threading.Lock()
+        self._warned: set[str] = set()
+        """Fields of filters that were looked for."""
         self._opened = self._read()
 
     def _read(self) -> OpenedCollection:
@@ -279,6 +283,8 @@ class QdrantSearcher:
             try:
                 hits = self._retry.call(partial(opened.find, search, vector))
                 if self._retry.call(partial(opened.is_current, self._named)):
+                    if not hits and isinstance(question.query_filter, Mapping):
+                        self._warn_of_missing(opened, question.query_filter)
                     return hits
             except TransientError:
                 raise
@@ -294,6 +300,19 @@ class QdrantSearcher:
         raise TransientError(
             f"collection {self.collection!r} was replaced during each of {_MOST_SEARCHES} searches"
         )
+
+    def _warn_of_missing(
+        self, opened: OpenedCollection, query_filter: Mapping[str, FieldValue]
+    ) -> None:
+        """Name fields of a filter that no document has, each once."""
+        names = [name for name in query_filter if name not in self._warned]
+        self._warned.update(names)
+        for name in missing_fields(opened.target, names, opened.provenance.settings.payloads):
+            warnings.warn(
+                f"no document of collection {self.collection!r} has the field {name!r} of the "
+                "filter: check its spelling",
+                stacklevel=4,
+            )
 
 
 def _unit_vector(given: Sequence[float] | Float32Array, size: int) -> Float32Array:

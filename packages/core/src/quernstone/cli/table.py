@@ -23,6 +23,7 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
+from quernstone.cli.wording import in_options
 from quernstone.errors import ConfigError, QuernstoneError
 
 GROUP = "quernstone.commands"
@@ -77,7 +78,7 @@ class CommandTable(TyperGroup):
             _abandon_stdout()
             raise typer.Exit(_PIPE_CLOSED) from None
         except QuernstoneError as error:
-            print_error(str(error))
+            print_error(in_options(str(error), _options(self, ctx)))
             code = _WRONG_USAGE if isinstance(error, ConfigError) else _FAILED
             raise typer.Exit(code) from error
         except OSError as error:
@@ -87,18 +88,30 @@ class CommandTable(TyperGroup):
         return result
 
 
-def new_app(**settings: Any) -> typer.Typer:
+def _options(group: Any, ctx: Any) -> dict[str, str]:
+    """Return the options of the command that runs, by the names of their parameters."""
+    command = group.get_command(ctx, ctx.invoked_subcommand or "")
+    commands = [command, *getattr(command, "commands", {}).values()]
+    return {
+        parameter.name: parameter.opts[0]
+        for one in commands
+        for parameter in getattr(one, "params", ())
+        if parameter.opts[0].startswith("--")
+    }
+
+
+def new_app(*, completion: bool = False, **settings: Any) -> typer.Typer:
     """Create a Typer app with the settings that all commands share."""
     # Bugs print a plain traceback, which is easy to copy into a report.
     return typer.Typer(
-        add_completion=False,
+        add_completion=completion,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         **settings,
     )
 
 
-app = new_app(cls=CommandTable, no_args_is_help=True)
+app = new_app(completion=True, cls=CommandTable, no_args_is_help=True)
 
 
 def _show_version(wanted: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -19,11 +19,13 @@ from quernstone.cli.options import (
     server_option,
 )
 from quernstone.cli.printing import print_json
+from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 
 if TYPE_CHECKING:
     from quernstone_qdrant.opened import SearchHit
 
+SortKey: TypeAlias = Literal["was", "rerank", "fused", "cosine"]
 _TINY = "tiny"
 _SNIPPET = 140
 
@@ -60,6 +62,17 @@ def search(
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the hits with a reranker.")
     ] = True,
+    sort: Annotated[
+        SortKey | None,
+        typer.Option(
+            help="Sort the hits by this column. (default: the reranker's order, else that of the "
+            "search)"
+        ),
+    ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Print the whole texts in columns separated by tabs."),
+    ] = False,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds to keep retrying a request to a server.")
     ] = 5.0,
@@ -96,7 +109,8 @@ def search(
 ) -> None:
     """Search a collection by meaning and rerank the hits.
 
-    The column `was` shows the rank of a hit before reranking.
+    The column `was` shows the rank of a hit before reranking, `fused` the sum of the reciprocal
+    ranks by meaning and by words.
     """
     from quernstone_qdrant.checks.fields import missing_fields
     from quernstone_qdrant.filters import parse_condition, text_filter
@@ -146,8 +160,12 @@ def search(
         unknown = [] if hits else missing_fields(target, [one[0] for one in conditions], layout)
     for name in unknown:
         typer.echo(f"quern: no document has the field {name!r} of --filter", err=True)
+    if sort is not None:
+        hits = _sorted(hits, sort)
     if as_json:
         print_json([_shown(hit) for hit in hits])
+    elif plain:
+        _print_plain(hits)
     else:
         _print_table(hits, question)
 
@@ -162,23 +180,56 @@ def _print_table(hits: list[SearchHit], question: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    reranked = any(hit.rerank_score is not None for hit in hits)
     table = Table(title=Text(question), title_justify="left", title_style="bold")
-    table.add_column("rank", justify="right")
-    if reranked:
-        table.add_column("was", justify="right")
-        table.add_column("P(yes)", justify="right")
-    table.add_column("cosine", justify="right")
+    columns = _columns(hits)
+    for name in columns:
+        table.add_column(name, justify="right")
     table.add_column("source", overflow="fold", max_width=26)
     table.add_column("text", ratio=1)
-    for rank, hit in enumerate(hits, start=1):
-        cells = [str(rank)]
-        if reranked:
-            cells += [_moved(rank, hit.retrieval_rank), f"{hit.rerank_score:.3f}"]
-        cells += [f"{hit.score:.3f}", _source(hit), _snippet(hit.text)]
-        table.add_row(*map(Text, cells))
+    for number, hit in enumerate(hits):
+        cells = [cells[number] for cells in columns.values()]
+        table.add_row(*map(Text, [*cells, _source(hit), _snippet(hit.text)]))
     console = Console()
     console.print(table if hits else Text("nothing found"))
+
+
+def _print_plain(hits: list[SearchHit]) -> None:
+    columns = _columns(hits)
+    columns["source"] = [_source(hit) for hit in hits]
+    columns["text"] = [" ".join(hit.text.split()) for hit in hits]
+    for row in (columns, *zip(*columns.values(), strict=True)):
+        typer.echo("\t".join(" ".join(cell.split()) for cell in row))
+
+
+def _columns(hits: list[SearchHit]) -> dict[str, list[str]]:
+    """Return the columns of ranks and scores that these hits have."""
+    columns = {"rank": [str(rank) for rank in range(1, len(hits) + 1)]}
+    if any(hit.rerank_score is not None for hit in hits):
+        columns["was"] = [_moved(rank, hit.retrieval_rank) for rank, hit in enumerate(hits, 1)]
+        columns["P(yes)"] = [f"{hit.rerank_score:.3f}" for hit in hits]
+    if any(hit.fused_score is not None for hit in hits):
+        columns["fused"] = [f"{hit.fused_score:.4f}" for hit in hits]
+    columns["cosine"] = [f"{hit.score:.3f}" for hit in hits]
+    return columns
+
+
+def _sorted(hits: list[SearchHit], key: SortKey) -> list[SearchHit]:
+    """Return the hits, the best by a column first.
+
+    Raises:
+        ConfigError: The hits do not have this column.
+    """
+    values = {
+        "was": [-hit.retrieval_rank for hit in hits],
+        "rerank": [hit.rerank_score for hit in hits],
+        "fused": [hit.fused_score for hit in hits],
+        "cosine": [hit.score for hit in hits],
+    }[key]
+    if None in values:
+        need = {"rerank": "--rerank", "fused": "--hybrid"}[key]
+        raise ConfigError(f"--sort {key} needs {need}: these hits have no such score")
+    order = sorted(range(len(hits)), key=lambda number: -(values[number] or 0.0))
+    return [hits[number] for number in order]
 
 
 def _moved(rank: int, was: int) -> str:

@@ -20,7 +20,7 @@ from quernstone_qdrant.documents.records import (
     to_record,
 )
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.loading.duplicates import RecentKeys
+from quernstone_qdrant.loading.duplicates import KnownKeys
 from quernstone_qdrant.loading.indexed import index_error
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.seen import SeenHashes
@@ -64,7 +64,8 @@ class BatchReader:
         self._source, self._seen, self._indexes = source, seen, indexes or {}
         self.sources: set[str] = set()
         """Sources of the records read so far."""
-        self._recent = RecentKeys()
+        self._keys = KnownKeys()
+        self._distant = 0
         self._node_rule: NodeRule = node_rule
         self._record_rule: RecordRule = 1 if record_rule == 1 else NEWEST_RECORD_RULE
         self._nodes: dict[str, int] = {}
@@ -75,13 +76,20 @@ class BatchReader:
     @property
     def notes(self) -> list[str]:
         """Notes for the report."""
-        if not self._random_ids:
-            return []
-        return [
-            f"{self._random_ids:,} documents have random ids (UUID 4), the default of LlamaIndex: "
-            "if the next run gives them others, it adds them again; set them, as with "
-            "`Document(id_=...)` or `SimpleDirectoryReader(filename_as_id=True)`"
-        ]
+        notes = []
+        if self._random_ids:
+            notes.append(
+                f"{self._random_ids:,} documents have random ids (UUID 4), the default of "
+                "LlamaIndex: if the next run gives them others, it adds them again; set them, as "
+                "with `Document(id_=...)` or `SimpleDirectoryReader(filename_as_id=True)`"
+            )
+        if self._distant:
+            notes.append(
+                f"{self._distant:,} records replaced a record of this load that has the same key "
+                "and other content: give each record a unique id, or load the files separately, "
+                "each with a --namespace of its own"
+            )
+        return notes
 
     def batches(self, records: Iterable[object]) -> Iterator[Batch]:
         """Yield batches until the records are exhausted.
@@ -100,6 +108,7 @@ class BatchReader:
         except QuernstoneError:
             yield self._close()
             raise
+        self._distant = self._keys.distant()
         for end in self._nodes.items():
             self._batch.ends.append(end)
             if len(self._batch.ends) >= self._size:
@@ -119,7 +128,7 @@ class BatchReader:
             reason = index_error(record.metadata, self._indexes) if self._indexes else None
             if reason is not None:
                 raise RecordError(record.key, reason)
-            is_repeat = self._recent.is_repeat(record)
+            is_repeat = self._keys.is_repeat(record)
         except RecordError as error:
             self._skip(error, value)
             return None

@@ -53,6 +53,15 @@ class SeenHashes:
             for number in range(_BUCKETS)
         )
 
+    def clashes(self) -> int:
+        """Count the hashes of which the first half is that of another one, but not the second."""
+        count = 0
+        for number in range(_BUCKETS):
+            bucket = np.unique(self._bucket(number))
+            firsts = bucket.view(np.dtype("S8"))[::2] if len(bucket) else bucket
+            count += len(bucket) - len(np.unique(firsts))
+        return count
+
     def _bucket(self, number: int) -> npt.NDArray[np.bytes_]:
         bucket = self._sorted.get(number)
         if bucket is None:

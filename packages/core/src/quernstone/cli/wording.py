@@ -1,0 +1,31 @@
+"""Name options instead of Python's arguments in the messages of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_BOTH = re.compile(r"`\w+(?:=[^`]*)?` \(`?(--[\w-]+)`?\)|(--[\w-]+) \(`\w+(?:=[^`]*)?`\)")
+"""An argument and its option, in either order: only the option is kept."""
+_ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
+
+
+def in_options(message: str, options: Mapping[str, str]) -> str:
+    """Replace the names of arguments by those of options.
+
+    Args:
+        message: The message of an error, which names arguments as `name` or `name=value`.
+        options: The options of a command, by the names of their arguments.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        option = options.get(name)
+        if option is None:
+            return match[0]
+        if value in (None, "True", "...", "False"):
+            return f"--no-{option[2:]}" if value == "False" else option
+        return f"{option} {value.strip(chr(39) + chr(34))}"
+
+    message = _BOTH.sub(lambda match: match[1] or match[2], message)
+    return _ARGUMENT.sub(replace, message.replace("Value error, ", ""))
