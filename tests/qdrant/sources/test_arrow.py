@@ -1,5 +1,8 @@
 """Arrow values that Python cannot hold are errors of their rows."""
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,3 +33,21 @@ def test_a_value_that_python_cannot_hold(client, embedder, tmp_path, name, from_
     assert (report.failed, report.embedded) == (1, 198)
     where = f"{path}, row 50" if from_file else "record '49'"
     assert str(errors[0]).startswith(f"{where}: `{name}` cannot be converted: ")
+
+
+def test_nanoseconds_without_pandas_are_errors_of_their_rows():
+    code = """
+import sys
+sys.modules["pandas"] = None
+import pyarrow as pa
+from quernstone.tables.parquet import batch_rows
+times = pa.array([1_000, 1_001, 2_000], pa.timestamp("ns"))
+for row in batch_rows(pa.record_batch({"n": [1, 2, 3], "when": times})):
+    print(row["when"].isoformat() if isinstance(row, dict) else row)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    first, second, third = done.stdout.splitlines()
+    assert (first, third) == ("1970-01-01T00:00:00.000001", "1970-01-01T00:00:00.000002")
+    assert second.startswith("`when` cannot be converted: timestamp[ns] ")
