@@ -59,7 +59,7 @@ def test_a_distribution_adds_a_function_or_an_app(declare, quern, monkeypatch):
     group.command("one")(lambda: typer.echo("inside"))
     group.command("other")(lambda: None)
     monkeypatch.setattr("quernstone.cli.extra", group, raising=False)
-    declare(hello="quernstone.cli.table:_complain", tools="quernstone.cli:extra")
+    declare(hello="quernstone.cli.table:print_error", tools="quernstone.cli:extra")
     listed = quern("--help").output
     assert "tools   Tools of all kinds." in listed
     assert "hello" in listed

@@ -101,7 +101,7 @@ def test_bench(quern, file, monkeypatch):
     assert found.exception.args == (TEMPLATE,)
     refused = quern("bench", "tiny", "--task", "embed", "--template", file)
     assert refused.exit_code == 2
-    assert "`template` is for rerankers, and this model embeds" in refused.stderr
+    assert "--template is for rerankers, and this model embeds" in refused.stderr
 
 
 def test_doctor(quern, file):
@@ -111,4 +111,4 @@ def test_doctor(quern, file):
     assert report["environment"]["template"] == TEMPLATE.name
     assert (checks["template"]["verdict"], report["healthy"]) == ("ok", True)
     refused = quern("doctor", "tiny", "--task", "embed", "--template", file)
-    assert (refused.exit_code, "`template` is for rerankers" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "--template is for rerankers" in refused.stderr) == (2, True)

@@ -186,10 +186,10 @@ def test_another_layout_than_the_collections_is_refused(quern, docs):
     quern("load", docs, "-c", "docs")
     done = quern("load", docs, "-c", "docs", "--layout", "plain")
     assert done.exit_code == 1
-    assert "created with layout='universal', but layout='plain' is requested" in done.stderr
+    assert "created with --layout universal, but --layout plain is requested" in done.stderr
     hybrid = quern("search", "mills", "-c", "docs", "--hybrid", "--no-rerank")
     assert hybrid.exit_code == 2
-    assert "collection 'docs' has no BM25; load it with `hybrid=True`" in hybrid.stderr
+    assert "collection 'docs' has no BM25; load it with --hybrid" in hybrid.stderr
 
 
 def test_searching_in_the_wrong_place(quern, docs):
@@ -224,12 +224,12 @@ def test_another_model_is_refused(quern, docs, checkpoints):
         (["load", ".", "-c", "docs", "--path", "a", "--url", "http://b"], "--path and --url"),
         (
             ["load", ".", "-c", "d", "--chunk-size", "9", "--chunk-overlap", "9"],
-            "`chunk_overlap` is 9",
+            "--chunk-overlap is 9",
         ),
         (["search", "q", "-c", "docs", "--limit", "0"], "--limit"),
         (["load", ".", "-c", "d", "--preset", "fast"], "'fast' is not one of 'dense', 'mrl'"),
         (["load", ".", "-c", "d", "--index", "year=number"], "'year=number' is not of the form"),
-        (["load", ".", "-c", "d", "--prefix", "64"], "`prefix` needs a named full vector"),
+        (["load", ".", "-c", "d", "--prefix", "64"], "--prefix needs a named full vector"),
         (["search", "q", "-c", "docs", "--filter", "year"], "--filter 'year' is not of the form"),
     ],
 )

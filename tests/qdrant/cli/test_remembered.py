@@ -27,8 +27,8 @@ def test_a_second_load_needs_no_options(quern, tmp_path, monkeypatch, place):
         (("--id-field", "story"), ("'id'", "'story'")),
         (("--chunk-size", 50), ("--chunk-size 30", "--chunk-size 50")),
         (("--chunk-overlap", 2), ("--chunk-overlap 0", "--chunk-overlap 2")),
-        (("--layout", "universal"), ("layout='plain'", "layout='universal'")),
-        (("--preset", "dense"), ("prefix=32", "prefix=None")),
+        (("--layout", "universal"), ("--layout plain", "--layout universal")),
+        (("--preset", "dense"), ("--prefix 32", "--prefix none")),
     ):
         refused = quern("load", rows, *where, *options)
         assert refused.exit_code in (1, 2)

@@ -38,7 +38,11 @@ def test_a_value_that_python_cannot_hold(client, embedder, tmp_path, name, from_
 def test_nanoseconds_without_pandas_are_errors_of_their_rows():
     code = """
 import sys
-sys.modules["pandas"] = None
+class WithoutPandas:
+    def find_spec(self, name, *_):
+        if name == "pandas":
+            raise ImportError(name)
+sys.meta_path.insert(0, WithoutPandas())
 import pyarrow as pa
 from quernstone.tables.parquet import batch_rows
 times = pa.array([1_000, 1_001, 2_000], pa.timestamp("ns"))

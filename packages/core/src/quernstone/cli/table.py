@@ -78,8 +78,9 @@ class CommandTable(TyperGroup):
             _abandon_stdout()
             raise typer.Exit(_PIPE_CLOSED) from None
         except QuernstoneError as error:
-            print_error(in_options(str(error), _options(self, ctx)))
-            code = _WRONG_USAGE if isinstance(error, ConfigError) else _FAILED
+            usage = isinstance(error, ConfigError)
+            print_error(in_options(str(error), _options(self, ctx), bare=usage))
+            code = _WRONG_USAGE if usage else _FAILED
             raise typer.Exit(code) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
@@ -92,10 +93,14 @@ def _options(group: Any, ctx: Any) -> dict[str, str]:
     """Return the options of the command that runs, by the names of their parameters."""
     command = group.get_command(ctx, ctx.invoked_subcommand or "")
     commands = [command, *getattr(command, "commands", {}).values()]
+    return {name: option for one in commands for name, option in option_names(one).items()}
+
+
+def option_names(command: Any) -> dict[str, str]:
+    """Return the options of a command, by the names of their parameters."""
     return {
         parameter.name: parameter.opts[0]
-        for one in commands
-        for parameter in getattr(one, "params", ())
+        for parameter in getattr(command, "params", ())
         if parameter.opts[0].startswith("--")
     }
 

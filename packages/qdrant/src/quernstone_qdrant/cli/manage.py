@@ -81,10 +81,12 @@ def sources(*, collection: CollectionOptions, as_json: Json = False) -> None:
     with collection.open() as target:
         for point in target.scroll([OWN_KEY]):
             own = point.payload.get(OWN_KEY)
-            loaded = isinstance(own, dict)
-            source = str(own.get("source", "")) if loaded else None
+            if not isinstance(own, dict):
+                points[None] += 1
+                continue
+            source = str(own.get("source", ""))
             points[source] += 1
-            documents[source] += bool(loaded and own.get("chunk") == 0)
+            documents[source] += own.get("chunk") == 0
     ordered = sorted(points, key=lambda source: (source is None, source or ""))
     if as_json:
         rows = [

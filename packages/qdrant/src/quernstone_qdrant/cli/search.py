@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -219,17 +220,17 @@ def _sorted(hits: list[SearchHit], key: SortKey) -> list[SearchHit]:
     Raises:
         ConfigError: The hits do not have this column.
     """
-    values = {
-        "was": [-hit.retrieval_rank for hit in hits],
-        "rerank": [hit.rerank_score for hit in hits],
-        "fused": [hit.fused_score for hit in hits],
-        "cosine": [hit.score for hit in hits],
-    }[key]
-    if None in values:
-        need = {"rerank": "--rerank", "fused": "--hybrid"}[key]
+    scores: dict[SortKey, Callable[[SearchHit], float | None]] = {
+        "was": lambda hit: -hit.retrieval_rank,
+        "rerank": lambda hit: hit.rerank_score,
+        "fused": lambda hit: hit.fused_score,
+        "cosine": lambda hit: hit.score,
+    }
+    keyed = [(scores[key](hit), hit) for hit in hits]
+    if any(score is None for score, _ in keyed):
+        need = "--rerank" if key == "rerank" else "--hybrid"
         raise ConfigError(f"--sort {key} needs {need}: these hits have no such score")
-    order = sorted(range(len(hits)), key=lambda number: -(values[number] or 0.0))
-    return [hits[number] for number in order]
+    return [hit for _, hit in sorted(keyed, key=lambda pair: -(pair[0] or 0.0))]
 
 
 def _moved(rank: int, was: int) -> str:

@@ -192,10 +192,10 @@ def collection_names(client: QdrantClient) -> list[str]:
         TargetError: The server does not answer.
     """
     remote = client._client
-    server = isinstance(remote, QdrantRemote)
+    manager = rest_only(remote) if isinstance(remote, QdrantRemote) else client
     try:
-        found = (rest_only(remote) if server else client).get_collections()
+        found = manager.get_collections()
     except CLIENT_ERRORS as error:
-        where = f" at {address(client)}" if server else ""
+        where = f" at {address(client)}" if manager is not client else ""
         raise classify(error, f"Qdrant failed at listing the collections{where}") from error
     return sorted(collection.name for collection in found.collections)
