@@ -25,6 +25,7 @@ OPTIONS = {
         ("pass --prune (`prune=True`) now", "pass --prune now"),
         ("pass it as `grpc_port` (`--grpc-port`)", "pass it as --grpc-port"),
         ("use `EdgeTarget` (`--edge`)", "use --edge"),
+        ("use `QdrantClient(path=...)` (`--path`), or", "use --path, or"),
         ("Value error, `dimensions` is 0", "--dimensions is 0"),
         ("dimensions=32, but m=None is", "--dimensions 32, but m none is"),
         ("created with bm25=None, not layout='plain'", "created with bm25 none, not layout plain"),

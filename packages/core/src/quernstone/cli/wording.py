@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_BOTH = re.compile(r"`\w+(?:=[^`]*)?` \(`?(--[\w-]+)`?\)|(--[\w-]+) \(`\w+(?:=[^`]*)?`\)")
+_BOTH = re.compile(r"`[^`]+` \(`?(--[\w-]+)`?\)|(--[\w-]+) \(`[^`]+`\)")
 """An argument and its option, in either order: only the option is kept."""
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTING = re.compile(r"(?<![\w'\"`=-])(?<!--set )([a-z]\w*)=(None|True|False|'[^']*'|\d+\b)")

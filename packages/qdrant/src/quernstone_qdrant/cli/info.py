@@ -14,7 +14,6 @@ from quernstone.cli.printing import print_json
 from quernstone_qdrant.cli.index import index_lines
 from quernstone_qdrant.cli.load_report import describe_running, read_running_report
 from quernstone_qdrant.cli.options import CollectionOptions
-from quernstone_qdrant.targets.edge_files import folder_name, size_on_disk
 
 if TYPE_CHECKING:
     from quernstone_qdrant.targets.base import CollectionState
@@ -77,6 +76,8 @@ def info(*, collection: CollectionOptions, as_json: Json = False) -> None:
 
 def _size(collection: CollectionOptions) -> int | None:
     """Return the bytes that a collection takes on disk; None for one on a server."""
+    from quernstone_qdrant.targets.edge_files import folder_name, size_on_disk
+
     if collection.url is not None:
         return None
     where = Path(collection.where)

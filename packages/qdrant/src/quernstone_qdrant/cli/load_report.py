@@ -15,7 +15,6 @@ from quernstone.cli.printing import print_json
 from quernstone_qdrant.cli.files import describe_files, describe_skipped, describe_unfollowed
 from quernstone_qdrant.cli.options import CollectionOptions
 from quernstone_qdrant.cli.progress import Snapshot, figures
-from quernstone_qdrant.targets.edge_files import folder_name, replace_file
 
 if TYPE_CHECKING:
     from quernstone_qdrant.loader import QdrantLoader
@@ -44,6 +43,8 @@ class ReportFiles:
 
     def update(self, snapshot: Snapshot) -> None:
         """Write the reports of the running load. A failure is printed once."""
+        from quernstone_qdrant.targets.edge_files import replace_file
+
         content = self._content("indexing" if self._loader.depths.indexing else "running", snapshot)
         try:
             if self._running is not None:
@@ -58,6 +59,8 @@ class ReportFiles:
 
     def finish(self, snapshot: Snapshot, error: BaseException | None) -> None:
         """Write the last version of the report."""
+        from quernstone_qdrant.targets.edge_files import replace_file
+
         if self._running is not None:
             self._running.unlink(missing_ok=True)
         if self._path is None:
@@ -96,6 +99,8 @@ class ReportFiles:
 
 def running_report(collection: CollectionOptions) -> Path | None:
     """Return the path of the report beside a collection in a folder; None for a server."""
+    from quernstone_qdrant.targets.edge_files import folder_name
+
     if collection.url is not None:
         return None
     return Path(collection.where) / f".load-{folder_name(collection.name)}.json"

@@ -84,7 +84,7 @@ def sources(*, collection: CollectionOptions, as_json: Json = False) -> None:
             if not isinstance(own, dict):
                 points[None] += 1
                 continue
-            source = str(own.get("source", ""))
+            source: str | None = str(own.get("source", ""))
             points[source] += 1
             documents[source] += own.get("chunk") == 0
     ordered = sorted(points, key=lambda source: (source is None, source or ""))
