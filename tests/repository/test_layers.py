@@ -32,7 +32,7 @@ LAYERS = {
         ["errors"],
         ["documents"],
         ["settings", "wish", "filters", "embedders"],
-        ["sources", "targets", "store", "retry", "provenance", "reconcile"],
+        ["sources", "targets", "store", "writes", "retry", "provenance", "reconcile"],
         ["checks", "loading", "verify", "repair", "report", "opened"],
         ["loader", "searcher", "migration"],
         ["ray", "ray_rows"],

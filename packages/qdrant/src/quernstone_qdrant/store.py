@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
-import orjson
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.layouts import OWN_KEY
@@ -27,6 +25,7 @@ from quernstone_qdrant.errors import (
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Rows
 from quernstone_qdrant.targets.base import Limits, Payload, StoredPoint, Target
+from quernstone_qdrant.writes import P, Refusal, Request, point_sizes, refusal_reason
 
 REQUEST_BYTES = 2 << 20
 """A hundred or more typical vectors. A server accepts 32 MB (`max_request_size_mb`), but a client
@@ -34,8 +33,6 @@ holds several copies of a write, as objects and as text, on each thread."""
 MAX_POINT_BYTES = 32 << 20
 """A REST server accepts 32 MiB (`max_request_size_mb`). gRPC takes more, but what one transport
 takes the other must as well."""
-_NUMBER_BYTES = 13
-"""Size of a float32 in JSON, with the comma; gRPC needs 4 bytes."""
 _BATCH = 4096
 _SMALLEST_PAGE = 2
 """A page starts with the last point of the previous one."""
@@ -48,40 +45,10 @@ _LIMITS: Mapping[_Kind, Sequence[str]] = {
 }
 """The fields of `Limits` that bound the points of each kind of request."""
 T = TypeVar("T")
-P = TypeVar("P", Point, StoredPoint)
 _REPLICA_PATIENCE = 5.0
 """Seconds to retry a lookup on every replica before the remaining ones are asked."""
 _REPLICA_LOST_SECONDS = 30.0
 """Seconds after such a lookup during which the next ones do not wait for the lost replica."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal(Generic[P]):
-    """A point that was refused in a request of its own."""
-
-    point: P
-    reason: str
-    """The server's message, and which point it is."""
-    error: TargetError
-
-
-@dataclass(frozen=True, slots=True)
-class _Request(Generic[P]):
-    """Points to write."""
-
-    points: Sequence[P]
-    payloads: Sequence[Payload]
-    rows: Mapping[str, Rows]
-    sizes: Sequence[int]
-    """Estimated bytes of each point."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(point.id for point in self.points)
-
-    def part(self, part: slice) -> _Request[P]:
-        rows = {name: matrix[part] for name, matrix in self.rows.items()}
-        return _Request(self.points[part], self.payloads[part], rows, self.sizes[part])
 
 
 class PointStore:
@@ -223,7 +190,7 @@ class PointStore:
         self._retry.call(self._check)
         rows = self._settings.rows(embeddings, [point.text for point in points])
         payloads = [point.payload() for point in points]
-        whole = _Request(points, payloads, rows, _sizes(payloads, rows))
+        whole = Request(points, payloads, rows, point_sizes(payloads, rows))
         left_out: list[Refusal[Point]] = []
         for part in self._parts(whole.sizes):
             request = whole.part(part)
@@ -257,7 +224,7 @@ class PointStore:
             }
             rows |= {name: [point.sparse[name] for point in alike] for name in alike[0].sparse}
             payloads = [point.payload for point in alike]
-            whole = _Request(alike, payloads, rows, _sizes(payloads, rows))
+            whole = Request(alike, payloads, rows, point_sizes(payloads, rows))
             for part in self._parts(whole.sizes):
                 request = whole.part(part)
                 for refused in self._send(request, skip_refused=False):
@@ -286,7 +253,7 @@ class PointStore:
         """
         if ids:
             self._retry.call(self._check)
-        waiting = list(self._parts(_sizes(payloads, vectors)))[::-1]
+        waiting = list(self._parts(point_sizes(payloads, vectors)))[::-1]
         while waiting:
             part = waiting.pop()
             rows = {name: matrix[part] for name, matrix in vectors.items()}
@@ -369,7 +336,7 @@ class PointStore:
         if start < len(sizes):
             yield slice(start, len(sizes))
 
-    def _send(self, request: _Request[P], *, skip_refused: bool) -> list[Refusal[P]]:
+    def _send(self, request: Request[P], *, skip_refused: bool) -> list[Refusal[P]]:
         """Write points, and return those that are refused: without `skip_refused`, the first."""
         ids, size = request.ids, sum(request.sizes)
         try:
@@ -383,7 +350,11 @@ class PointStore:
             self._retry.call(lambda: self._target.upsert(ids, request.payloads, request.rows))
         except (TooLargeError, LimitError, RefusedError) as error:
             if len(ids) == 1:
-                return [Refusal(request.points[0], _reason(error, request.points[0], size), error)]
+                return [
+                    Refusal(
+                        request.points[0], refusal_reason(error, request.points[0], size), error
+                    )
+                ]
             if isinstance(error, LimitError):
                 self._known_limits = None  # read them again for the next requests
             elif isinstance(error, TooLargeError):
@@ -397,20 +368,3 @@ class PointStore:
         except TargetError as error:
             raise WriteError(str(error), ids) from error
         return []
-
-
-def _reason(error: TargetError, point: Point | StoredPoint, size: int) -> str:
-    if isinstance(point, Point):
-        chunk = f"chunk {point.chunk.number} of record {point.chunk.record.key!r}"
-    else:
-        chunk = f"point {point.id}"
-    if isinstance(error, TooLargeError):
-        advice = "split it, or shorten its metadata"
-        return f"{error}; {chunk} alone is about {size:,} bytes: {advice}"
-    return f"{error}; the request holds only {chunk}"
-
-
-def _sizes(payloads: Sequence[Payload], rows: Mapping[str, Rows]) -> list[int]:
-    """Estimate the size of each point in a request, in bytes."""
-    numbers = sum(matrix.shape[1] for matrix in rows.values() if isinstance(matrix, np.ndarray))
-    return [_NUMBER_BYTES * numbers + len(orjson.dumps(payload)) for payload in payloads]

@@ -17,7 +17,8 @@ from quernstone_qdrant.embedders import TextEmbedder, is_normalized
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
-from quernstone_qdrant.store import PointStore, Refusal
+from quernstone_qdrant.store import PointStore
+from quernstone_qdrant.writes import Refusal
 
 _PROBE = 64
 """Number of ids per lookup when searching for points past the end of a shorter document."""

@@ -1,0 +1,68 @@
+"""The points of one write: their sizes, their parts, and the points that a target refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import orjson
+
+from quernstone_qdrant.documents.points import Point
+from quernstone_qdrant.errors import TargetError, TooLargeError
+from quernstone_qdrant.settings import Rows
+from quernstone_qdrant.targets.base import Payload, StoredPoint
+
+_NUMBER_BYTES = 13
+"""Size of a float32 in JSON, with the comma; gRPC needs 4 bytes."""
+P = TypeVar("P", Point, StoredPoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Generic[P]):
+    """A point that was refused in a request of its own."""
+
+    point: P
+    reason: str
+    """The server's message, and which point it is."""
+    error: TargetError
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[P]):
+    """Points to write."""
+
+    points: Sequence[P]
+    payloads: Sequence[Payload]
+    rows: Mapping[str, Rows]
+    sizes: Sequence[int]
+    """Estimated bytes of each point."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the points."""
+        return tuple(point.id for point in self.points)
+
+    def part(self, part: slice) -> Request[P]:
+        """Return a request for some of the points."""
+        rows = {name: matrix[part] for name, matrix in self.rows.items()}
+        return Request(self.points[part], self.payloads[part], rows, self.sizes[part])
+
+
+def refusal_reason(error: TargetError, point: Point | StoredPoint, size: int) -> str:
+    """Describe the refusal of a point in a request of its own."""
+    if isinstance(point, Point):
+        chunk = f"chunk {point.chunk.number} of record {point.chunk.record.key!r}"
+    else:
+        chunk = f"point {point.id}"
+    if isinstance(error, TooLargeError):
+        advice = "split it, or shorten its metadata"
+        return f"{error}; {chunk} alone is about {size:,} bytes: {advice}"
+    return f"{error}; the request holds only {chunk}"
+
+
+def point_sizes(payloads: Sequence[Payload], rows: Mapping[str, Rows]) -> list[int]:
+    """Estimate the size of each point in a request, in bytes."""
+    numbers = sum(matrix.shape[1] for matrix in rows.values() if isinstance(matrix, np.ndarray))
+    return [_NUMBER_BYTES * numbers + len(orjson.dumps(payload)) for payload in payloads]
