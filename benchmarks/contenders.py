@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
 from tests.support.checkpoints import Layout, random_checkpoint
 
 from benchmarks.child import Child
@@ -194,6 +195,8 @@ def contest(
                 device=setup.device,
             )
         )
+        ratios = ", ".join(f"{side.name} {side.expected:g}" for side in sides if side.expected)
+        Console().print(f"{title}, {setup}: expected times ours: {ratios}")
         floor = TimedSide("floor", lambda: machine.get("seconds", floor_tokens, sequences))
         return compare(
             f"{title}, {setup}",
