@@ -210,7 +210,7 @@ class _Repair:
         if lacks_bm25:
             self._texts[point.id] = self._settings.bm25_text(text)
         self._counts["completed"] += bool(missing) or lacks_bm25
-        self._write(least=self._batch)
+        self._write(least=_BATCH)
 
     def _repair_prefix(self, point: StoredPoint) -> None:
         valid = self._check_vectors.problem(PREFIX, point.vectors.get(PREFIX)) is None
