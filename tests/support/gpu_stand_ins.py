@@ -108,7 +108,9 @@ def use(monkeypatch, *, record=None, memory=80 << 30):
     monkeypatch.setattr(
         engine,
         "choose_elementwise",
-        lambda config, device, dtype, fp8: Elementwise(config.rms_norm_eps, fp8=fp8),
+        lambda config, device, dtype, rounding: Elementwise(
+            config.rms_norm_eps, fp8=rounding == "fp8"
+        ),
     )
     # the second is for float32 beside another dtype, as on CUDA
     makers = iter([varlen_maker("stand-in", one_operator), sdpa_maker(torch.device("cpu"))] * 100)

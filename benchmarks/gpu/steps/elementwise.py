@@ -39,7 +39,7 @@ def run(run: Run) -> None:
         )
         start = time.perf_counter()
         device = torch.device(run.device)
-        choose_elementwise(shape, device, torch.bfloat16, fp8=True)  # type: ignore[arg-type]
+        choose_elementwise(shape, device, torch.bfloat16, rounding="fp8")  # type: ignore[arg-type]
         run.figure("compiling all steps", seconds=time.perf_counter() - start)
     else:
         run.needs_gpu("compiling all steps")

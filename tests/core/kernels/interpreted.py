@@ -85,6 +85,16 @@ def cases(dtype):
         yield f"{count} heads", "merge_", (heads(9, count, dim, dtype)[3:], lse.T[3:], *other)
 
 
+def products(dtype):
+    """Yield the same for products, which have a generator of their own."""
+    random = torch.Generator().manual_seed(1)
+    for rows, outputs, inputs in ((1, 96, 200), (5, 64, 128), (150, 70, 72)):
+        weight = torch.randint(-127, 128, (outputs, inputs), generator=random).to(torch.int8)
+        scale = torch.rand(outputs, generator=random)
+        x = torch.randn(rows, inputs + 8, generator=random).to(dtype)[:, :inputs]
+        yield f"{rows}x{inputs}x{outputs}", "int8_linear", (x, weight, scale)
+
+
 def copies(inputs):
     """Copy tensors with their strides."""
     return [copy(x) if isinstance(x, torch.Tensor) else x for x in inputs]
@@ -140,6 +150,7 @@ if __name__ == "__main__":
     results = {
         f"{dtype} {name} {what}": compare(name, inputs)
         for dtype in ("float32", "bfloat16")
-        for what, name, inputs in cases(getattr(torch, dtype))
+        for make in (cases, products)
+        for what, name, inputs in make(getattr(torch, dtype))
     }
     print(json.dumps(results))

@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from quernstone.kernels import NO_ROW, REPEATED, fused, launch  # noqa: E402
+from quernstone.kernels import NO_ROW, REPEATED, fused, launch, products  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 NUMBER, FLOAT, FP8, INT = "*bf16", "*fp32", "*fp8e4nv", "*i32"
@@ -184,3 +184,38 @@ def test_positions_and_lengths_of_a_batch_are_not_compiled_in():
                 assert param.do_not_specialize_on_alignment, f"{param.name} of {name}"
                 if "_token" in param.name or "_head" in param.name:
                     assert param.do_not_specialize, f"{param.name} of {name}"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("tile", [launch.FEW_ROWS, launch.MANY_ROWS], ids=["few", "many"])
+def test_products_with_int8_weights(tile, capability, tmp_path):
+    types = {"x": NUMBER, "weight": "*i8", "scale": FLOAT, "out": NUMBER}
+    types |= {"rows": "i32", "stride": "i32"}
+    constants = {"OUTPUTS": 12288, "INPUTS": 4096, **tile}
+    kernel = products.int8_product_kernel
+    places = {name: (place,) for place, name in enumerate(kernel.arg_names)}
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
+        constexprs={places[name]: value for name, value in constants.items()},
+        attrs={places[name]: [["tt.divisibility", 16]] for name in types if name != "rows"},
+    )
+    target = GPUTarget("cuda", capability, 32)
+    made = triton.compile(source, target=target, options=dict(launch.PRODUCT_OPTIONS))
+    assert made.metadata.shared <= SHARED_BYTES[capability]
+    file = tmp_path / "kernel.cubin"
+    file.write_bytes(made.asm["cubin"])
+    usage, listing = (
+        subprocess.run(
+            [TOOLS / "cuobjdump", option, file], capture_output=True, text=True, check=True
+        ).stdout
+        for option in ("-res-usage", "-sass")
+    )
+    assert re.search(r"STACK:(\d+)", usage)[1] == "0"
+    assert not re.search(r"\b(LDL|STL)", listing)
+    assert re.search(r"\b(HMMA|HGMMA)", listing), "it does not use the matrix units"
+    assert re.search(r"LDGSTS.*\.128", listing), "it does not copy 128 bits at once"
+
+
+# Shared memory of one block.
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}

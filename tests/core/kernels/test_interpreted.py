@@ -21,7 +21,9 @@ def results():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "rotate_", "rotate_and_join_", "merge_"])
+@pytest.mark.parametrize(
+    "name", ["rms_norm", "silu_mul", "rotate_", "rotate_and_join_", "merge_", "int8_linear"]
+)
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-6), ("bfloat16", 2**-7)])
 def test_kernels_equal_their_definitions(results, name, dtype, limit):
     found = {what: each["error"] for what, each in results.items() if f"{dtype} {name} " in what}

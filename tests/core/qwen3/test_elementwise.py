@@ -73,7 +73,7 @@ def test_rows_in_float32_are_not_rounded():
 
 
 def test_a_cpu_has_its_own_steps():
-    assert choose_elementwise(CONFIG, CPU, torch.bfloat16, fp8=False) is None
+    assert choose_elementwise(CONFIG, CPU, torch.bfloat16, rounding=None) is None
 
 
 class Recorder:
@@ -102,9 +102,10 @@ def launch(monkeypatch):
     return recorder
 
 
-@pytest.mark.parametrize("fp8", [False, True])
-def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(launch, monkeypatch, fp8):
-    run_all = elementwise.run_all
+@pytest.mark.parametrize("rounding", [None, "fp8", "int8"])
+def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(launch, monkeypatch, rounding):
+    run_all, run_products = elementwise.run_all, elementwise.run_products
+    fp8 = rounding == "fp8"
     monkeypatch.setattr(
         elementwise,
         "run_all",
@@ -112,14 +113,20 @@ def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(launch, monkeypatc
             operators, config, CPU, dtype, fp8=fp8
         ),
     )
-    steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=fp8)
+    monkeypatch.setattr(
+        elementwise,
+        "run_products",
+        lambda operators, config, device, dtype: run_products(operators, config, CPU, dtype),
+    )
+    steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, rounding=rounding)
     normed = steps.norm_for_product(torch.ones(1, 8).bfloat16(), torch.ones(8))
     assert isinstance(normed, Rounded) == fp8
     assert launch.used == [True]
     compiled = {name for name, dtype in launch.calls if dtype == torch.bfloat16}
-    assert compiled == {name for name in ops.DEFINITIONS if fp8 or not name.endswith("fp8")}
+    needed = {name for name in ops.DEFINITIONS if rounding == "int8" or name != "int8_linear"}
+    assert compiled == {name for name in needed if fp8 or not name.endswith("fp8")}
     in_float32 = {name for name, dtype in launch.calls if dtype == torch.float32}
-    assert in_float32 == {name for name in ops.DEFINITIONS if not name.endswith("fp8")}
+    assert in_float32 == {name for name in needed if not name.endswith("fp8")}
 
 
 def test_without_triton_the_steps_run_and_a_warning_says_so(monkeypatch, caplog):
@@ -127,7 +134,7 @@ def test_without_triton_the_steps_run_and_a_warning_says_so(monkeypatch, caplog)
     monkeypatch.delattr(elementwise.kernels, "launch", raising=False)
     monkeypatch.setattr(elementwise.kernels, "use_triton", lambda: pytest.fail("used"))
     with caplog.at_level(logging.WARNING, "quernstone"):
-        steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=False)
+        steps = choose_elementwise(CONFIG, CUDA, torch.bfloat16, rounding=None)
     x = torch.randn(3, 8, dtype=torch.bfloat16)
     assert torch.equal(steps.silu_and_multiply(x), silu_mul(x))
     [message] = caplog.messages
@@ -142,7 +149,7 @@ def test_a_kernel_that_does_not_compile_is_not_used(monkeypatch, caplog):
     monkeypatch.setattr(elementwise, "run_all", broken)
     monkeypatch.setattr(elementwise.kernels, "use_triton", lambda: pytest.fail("used"))
     with caplog.at_level(logging.WARNING, "quernstone"):
-        assert choose_elementwise(CONFIG, CUDA, torch.bfloat16, fp8=False) is not None
+        assert choose_elementwise(CONFIG, CUDA, torch.bfloat16, rounding=None) is not None
     assert "no ptxas" in caplog.text
 
 

@@ -110,5 +110,5 @@ def test_other_engines_refuse_it():
 
 def test_a_cpu_without_vnni_refuses_it(monkeypatch):
     monkeypatch.setattr("quernstone.engines.torch.engine.can_compute_int8", lambda: False)
-    with pytest.raises(ConfigError, match="needs an x86 CPU with VNNI"):
+    with pytest.raises(ConfigError, match="needs an NVIDIA GPU or an x86 CPU with VNNI"):
         Embedder("tiny", dtype="int8", max_batch_tokens=77)  # a model that no other test loads

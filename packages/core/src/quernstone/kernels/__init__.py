@@ -10,6 +10,7 @@ from __future__ import annotations
 from quernstone.kernels.ops import (
     Operators,
     Rounded,
+    int8_linear,
     merge_,
     rms_norm,
     rms_norm_fp8,
@@ -27,6 +28,7 @@ __all__ = [
     "REPEATED",
     "Operators",
     "Rounded",
+    "int8_linear",
     "merge_",
     "rms_norm",
     "rms_norm_fp8",

@@ -8,13 +8,17 @@ import torch
 import triton
 from torch import Tensor
 
-from quernstone.kernels import fused
+from quernstone.kernels import fused, products
 from quernstone.kernels.sources import NO_ROW, REPEATED
 
 # Numbers per thread in one block: 16 bytes in bfloat16, the widest load.
 _PER_THREAD = 8
 _HEADS_BLOCK = 1024
 _ROW_BLOCK = 1024
+# Tiles of products: rows, outputs, inputs per step. Few rows read the weights, whatever the tile.
+FEW_ROWS = {"ROWS": 16, "BLOCK": 64, "STEP": 128}
+MANY_ROWS = {"ROWS": 128, "BLOCK": 128, "STEP": 64}
+PRODUCT_OPTIONS = {"num_warps": 8, "num_stages": 3}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -121,6 +125,22 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
             out, lse, other, other_lse, *lse.stride(), *other_lse.stride(),
             HEADS=heads, DIM=dim, BLOCK=block,
         )  # fmt: skip
+
+
+def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """See `ops`."""
+    (rows, inputs), outputs = x.shape, len(weight)
+    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    tile = FEW_ROWS if rows <= FEW_ROWS["ROWS"] else MANY_ROWS
+    if x.dtype == torch.float32 and rows > FEW_ROWS["ROWS"]:
+        tile = {**tile, "STEP": tile["STEP"] // 2}  # as many bytes
+    if rows:
+        tiles = triton.cdiv(rows, tile["ROWS"]) * triton.cdiv(outputs, tile["BLOCK"])
+        products.int8_product_kernel[(tiles,)](
+            x, weight, scale, out, rows, x.stride(0),
+            OUTPUTS=outputs, INPUTS=inputs, **tile, **PRODUCT_OPTIONS,
+        )  # fmt: skip
+    return out
 
 
 def _rms_norm(

@@ -43,6 +43,7 @@ class Operators(Protocol):
     rotate_: Callable[..., Any]
     rotate_and_join_: Callable[..., Any]
     merge_: Callable[..., Any]
+    int8_linear: Callable[..., Any]
 
 
 _SCHEMAS = {
@@ -57,6 +58,7 @@ _SCHEMAS = {
         "Tensor prefix_key, Tensor prefix_value, Tensor(b!) key, Tensor(c!) value) -> ()"
     ),
     "merge_": "(Tensor(a!) out, Tensor lse, Tensor other, Tensor other_lse) -> ()",
+    "int8_linear": "(Tensor x, Tensor weight, Tensor scale) -> Tensor",
 }
 
 
@@ -122,6 +124,10 @@ def _merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     out.copy_(torch.lerp(other.float(), out.float(), weight))
 
 
+def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return F.linear(x.float(), weight.float()).mul_(scale).to(x.dtype)
+
+
 def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
 
@@ -135,6 +141,7 @@ DEFINITIONS: dict[str, Callable[..., Any]] = {
     "rotate_": _rotate_,
     "rotate_and_join_": _rotate_and_join_,
     "merge_": _merge_,
+    "int8_linear": _int8_linear,
 }
 
 _LIBRARY = torch.library.Library("quernstone", "DEF")
@@ -233,3 +240,12 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     any strides: (tokens, heads).
     """
     _OPS.merge_.default(out, lse, other, other_lse)
+
+
+def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply rows with a matrix in int8, whose outputs have scales in float32.
+
+    The scales are applied to the sums, which are in float32. Shapes: (rows, inputs),
+    (outputs, inputs), (outputs,) -> (rows, outputs)
+    """
+    return cast("Tensor", _OPS.int8_linear.default(x, weight, scale))

@@ -33,9 +33,10 @@ from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import BiasedLinear, Linear
 from quernstone.qwen3.pooling import pool
 from quernstone.qwen3.rope import frequencies
+from quernstone.qwen3.weight_only import WeightOnlyLinear
 
 CpuLinear = Linear | Int8Linear | BiasedLinear
-AnyLinear = CpuLinear | Fp8Linear
+AnyLinear = CpuLinear | Fp8Linear | WeightOnlyLinear
 
 AllKeys = Tensor
 """Keys and values of one or several prefixes, end to end, in every layer.

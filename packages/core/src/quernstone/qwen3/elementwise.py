@@ -84,7 +84,7 @@ class Elementwise:
 
 
 def choose_elementwise(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, rounding: str | None
 ) -> Elementwise | None:
     """Return the steps for a device: None for a CPU, by Triton kernels on CUDA where that works.
 
@@ -96,23 +96,25 @@ def choose_elementwise(
     if device.type == "cuda":
         try:
             with torch.inference_mode():
-                _use_triton(config, device, dtype, fp8=fp8)
+                _use_triton(config, device, dtype, rounding=rounding)
         except Exception as error:  # noqa: BLE001 - compilers raise anything, and are optional
             logger.warning(
                 "norms, rotations and activations run operation by operation, which makes this GPU "
                 "much slower: %s",
                 f"{type(error).__name__}: {error}",
             )
-    return Elementwise(config.rms_norm_eps, fp8=fp8)
+    return Elementwise(config.rms_norm_eps, fp8=rounding == "fp8")
 
 
 def _use_triton(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, fp8: bool
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, rounding: str | None
 ) -> None:
     from quernstone.kernels import launch  # noqa: PLC0415 - needs Triton
 
     for each in dict.fromkeys((dtype, torch.float32)):
-        run_all(launch, config, device, each, fp8=fp8 and each == dtype)
+        run_all(launch, config, device, each, fp8=rounding == "fp8" and each == dtype)
+        if rounding == "int8":
+            run_products(launch, config, device, each)
     kernels.use_triton()
 
 
@@ -152,3 +154,20 @@ def run_all(
     weight = ones(heads, dim) if config.qk_norm else None
     operators.rotate_(query, weight, rope, eps)  # of the last layer
     operators.merge_(query, lse, query.clone(), lse)
+
+
+def run_products(
+    operators: kernels.Operators, config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Run the products in int8 once for few and for many rows, in every shape of the model."""
+    dim, hidden, inner = config.head_dim, config.hidden_size, config.intermediate_size
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    shapes = [((heads + 2 * kv_heads) * dim, hidden), (2 * kv_heads * dim, hidden)]
+    shapes += [(heads * dim, hidden), (hidden, heads * dim), (2 * inner, hidden), (hidden, inner)]
+    for outputs, inputs in dict.fromkeys(shapes):
+        weight = torch.ones(outputs, inputs, device=device, dtype=torch.int8)
+        scale = torch.ones(outputs, device=device)
+        for rows in (1, 17):
+            operators.int8_linear(
+                torch.ones(rows, inputs, device=device, dtype=dtype), weight, scale
+            )

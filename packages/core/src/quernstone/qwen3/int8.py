@@ -24,9 +24,7 @@ class Int8Linear:
 
     def __init__(self, weight: Tensor) -> None:
         """Round a matrix. Shape: (outputs, inputs)."""
-        scale = _scale(weight.float(), _LARGEST)
-        rounded = weight.float().div(scale).round_().to(torch.int8)
-        self._scale = scale.squeeze(1)
+        rounded, self._scale = rounded_weight(weight)
         self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
 
@@ -50,6 +48,12 @@ class Int8Linear:
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """Return the output plus `other`."""
         return self(x).add_(other)
+
+
+def rounded_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a matrix to int8, which times the scales of its outputs, (outputs,), is about it."""
+    scale = _scale(weight.float(), _LARGEST)
+    return weight.float().div(scale).round_().to(torch.int8), scale.squeeze(1)
 
 
 def can_compute_int8() -> bool:

@@ -32,6 +32,7 @@ from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import BiasedLinear, Linear
 from quernstone.qwen3.lora import LoraWeights
+from quernstone.qwen3.weight_only import WeightOnlyLinear
 
 _Shape = tuple[int, ...]
 
@@ -59,7 +60,7 @@ def load_qwen3(
         dtype: What to convert them to.
         head_rows: Token ids, or labels of a classification head, whose rows of the head to read.
             Shape: (rows, hidden)
-        rounding: Round the matrices of the layers: int8 on a CPU, fp8 on a GPU.
+        rounding: Round the matrices of the layers: to int8, or on a GPU to fp8.
         elementwise: Kernels of a GPU; None on a CPU.
         adapter: Merged into the weights in float32, before they are converted.
     """
@@ -209,9 +210,9 @@ class _Builder:
         return _interleave(tensor, self._config.head_dim) if name in ("q", "k") else tensor
 
     def _linear(self, weight: Tensor, bias: Tensor | None = None) -> AnyLinear:
-        linear: Linear | Int8Linear | Fp8Linear
-        if self._rounding == "fp8" and self._elementwise is not None:
-            linear = Fp8Linear(weight)
+        linear: Linear | Int8Linear | Fp8Linear | WeightOnlyLinear
+        if self._elementwise is not None and self._rounding is not None:
+            linear = Fp8Linear(weight) if self._rounding == "fp8" else WeightOnlyLinear(weight)
         else:
             linear = Int8Linear(weight) if self._rounding == "int8" else Linear(weight)
         return linear if bias is None else BiasedLinear(linear, bias)

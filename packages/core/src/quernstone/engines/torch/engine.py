@@ -76,7 +76,7 @@ class TorchEngine:
             dtype=self._dtype,
             head_rows=head_rows,
             rounding=rounding,
-            elementwise=choose_elementwise(qwen3, device, self._dtype, fp8=rounding == "fp8"),
+            elementwise=choose_elementwise(qwen3, device, self._dtype, rounding=rounding),
             adapter=checkpoint.adapter,
         )
         self._head = head.float() if reranks else None
@@ -305,10 +305,10 @@ def _computing_dtype(name: Dtype, device: torch.device) -> torch.dtype:
             )
         return torch.bfloat16
     if name == "int8":
-        if device.type != "cpu" or not can_compute_int8():
+        if device.type != "cuda" and not (device.type == "cpu" and can_compute_int8()):
             raise ConfigError(
-                f'`dtype="int8"` needs an x86 CPU with VNNI; the model would run on '
-                f'{str(device)!r} of this machine. Use `dtype="auto"`'
+                f'`dtype="int8"` needs an NVIDIA GPU or an x86 CPU with VNNI; the model would '
+                f'run on {str(device)!r} of this machine. Use `dtype="auto"`'
             )
         return choose_dtype("auto", device)
     return choose_dtype(name, device)
