@@ -21,14 +21,18 @@ def results():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "name", ["rms_norm", "silu_mul", "rotate_", "rotate_and_join_", "merge_", "int8_linear"]
-)
+@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "rotate_", "rotate_and_join_", "merge_"])
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-6), ("bfloat16", 2**-7)])
 def test_kernels_equal_their_definitions(results, name, dtype, limit):
     found = {what: each["error"] for what, each in results.items() if f"{dtype} {name} " in what}
     assert found
     assert {what: error for what, error in found.items() if error > limit} == {}
+
+
+def test_products_equal_their_definition(results):
+    found = {what: each["error"] for what, each in results.items() if " int8_linear " in what}
+    assert len(found) == 3
+    assert max(found.values()) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["rms_norm_fp8", "silu_mul_fp8", "round_fp8"])
