@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         WriteError,
     )
     from quernstone_qdrant.loader import QdrantLoader
+    from quernstone_qdrant.migration.copy import CopyReport, copy_collection
+    from quernstone_qdrant.migration.migrate import QdrantMigration, migrate_collection
+    from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport
     from quernstone_qdrant.opened import SearchHit
     from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher
@@ -36,8 +39,11 @@ __all__ = [
     "EdgeTarget",
     "FrameworkEmbedder",
     "LoadReport",
+    "MigrationPlan",
+    "MigrationReport",
     "ProvenanceError",
     "QdrantLoader",
+    "QdrantMigration",
     "QdrantSearcher",
     "Record",
     "RecordError",
@@ -46,6 +52,7 @@ __all__ = [
     "TargetError",
     "WriteError",
     "copy_collection",
+    "migrate_collection",
     "read_paths",
 ]
 
@@ -54,6 +61,8 @@ _EXPORTS = {
     "documents.records": ("Record",),
     "embedders": ("FrameworkEmbedder",),
     "migration.copy": ("CopyReport", "copy_collection"),
+    "migration.migrate": ("QdrantMigration", "migrate_collection"),
+    "migration.report": ("MigrationPlan", "MigrationReport"),
     "report": ("Depths", "LoadReport"),
     "opened": ("SearchHit",),
     "searcher": ("QdrantSearcher",),

@@ -77,7 +77,7 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
     while True:
         try:
             vectors = embedder.embed_documents([point.text for point in points])
-            batch.vectors = _validated(vectors, len(points), embedder.dimensions)
+            batch.vectors = validated(vectors, len(points), embedder.dimensions)
             if not is_normalized(embedder):  # collections compare directions
                 batch.vectors = unit_prefix(batch.vectors, embedder.dimensions)
         except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
@@ -93,7 +93,7 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
             return
 
 
-def _validated(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
+def validated(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
     """Reject vectors that no target can store: third-party embedders may return anything."""
     if vectors.shape != (count, dimensions):
         raise EngineError(

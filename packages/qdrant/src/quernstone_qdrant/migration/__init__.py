@@ -1,1 +1,1 @@
-"""Move collections: to another place, as they are."""
+"""Move collections: to another place, or to another model."""

@@ -19,19 +19,17 @@ from quernstone.types import Float32Array
 from quernstone_qdrant.documents import floats
 from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import CollectionError
+from quernstone_qdrant.migration.joining import carried_metadata, joined
 from quernstone_qdrant.provenance import Provenance, check_unchanged
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25, IN_PLACE, CollectionSettings
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import CollectionState, StoredPoint, Target
-from quernstone_qdrant.targets.base import METADATA_KEY
 
 _BATCH = 256
 _FLOAT32_ERROR, _FLOAT16_ERROR = 1e-6, 2.0**-10
 """Largest difference of two equal vectors, relative to their largest number. A target normalizes
 vectors when it stores them, which changes their last bits, and may store them as float16."""
-
-_PAST_INTEGERS = 2**64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +141,7 @@ class _Copy:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(writers)) if writers > 1 else None
             writes: deque[Future[None]] = deque()
-            pairs = _joined(
+            pairs = joined(
                 self._source.scroll(None, with_vectors=True),
                 self._copies.scroll(None, with_vectors=True),
             )
@@ -192,12 +190,10 @@ class _Copy:
         """Create the destination, or check that it is a copy of the source."""
         target, retry = self._destination, self._retry
         if not retry.call(target.exists):
-            others = {
-                name: value
-                for name, value in state.metadata.items()
-                if not name.startswith(METADATA_KEY)
+            metadata = {
+                **carried_metadata(state),
+                **replace(source, identity=uuid4().hex).metadata(),
             }
-            metadata = {**others, **replace(source, identity=uuid4().hex).metadata()}
             retry.call(lambda: target.create(source.settings, source.dimensions, metadata))
         found = Provenance.read(retry.call(target.state))
         if found is None or found.namespace != source.namespace:
@@ -255,31 +251,6 @@ class _Copy:
             retries=self._retry.retries,
             **sums,
         )
-
-
-def _joined(
-    ours: Iterator[StoredPoint], theirs: Iterator[StoredPoint]
-) -> Iterator[tuple[StoredPoint | None, StoredPoint | None]]:
-    """Pair the points of two collections by id. Both must be in the order of their ids.
-
-    Points that are written meanwhile have ids that were paired before, so they are not read.
-    """
-    one, other = next(ours, None), next(theirs, None)
-    while one is not None or other is not None:
-        if one is None or (other is not None and _order(other) < _order(one)):
-            yield None, other
-            other = next(theirs, None)
-        elif other is None or _order(one) < _order(other):
-            yield one, None
-            one = next(ours, None)
-        else:
-            yield one, other
-            one, other = next(ours, None), next(theirs, None)
-
-
-def _order(point: StoredPoint) -> tuple[int, str]:
-    """Return the sort key of Qdrant: integers come before UUIDs."""
-    return (int(point.id), "") if point.id.isdecimal() else (_PAST_INTEGERS, point.id)
 
 
 def _same_terms(one: SparseVector, other: SparseVector) -> bool:

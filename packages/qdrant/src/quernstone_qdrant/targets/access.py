@@ -73,6 +73,22 @@ class CollectionAccess:
         pinned._settled = False
         return pinned
 
+    def take_alias(self, alias: str) -> None:
+        """Let an alias lead to this collection, in one request, whatever it led to before."""
+        operations: list[models.AliasOperations] = []
+        with self._failures(f"switching the alias {alias!r}"):
+            if any(known.alias_name == alias for known in self._management.get_aliases().aliases):
+                delete = models.DeleteAlias(alias_name=alias)
+                operations.append(models.DeleteAliasOperation(delete_alias=delete))
+            create = models.CreateAlias(collection_name=self.collection, alias_name=alias)
+            operations.append(models.CreateAliasOperation(create_alias=create))
+            self._management.update_collection_aliases(operations)
+
+    def drop(self) -> None:
+        """Delete the collection; do nothing if it does not exist."""
+        with self._failures("deleting the collection"):
+            self._management.delete_collection(self.collection)
+
     @functools.cached_property
     def replicas(self) -> int:
         """Number of copies of each point that the server keeps."""

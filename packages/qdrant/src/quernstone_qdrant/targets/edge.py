@@ -320,11 +320,19 @@ class EdgeTarget:
 
     def close(self) -> None:
         """See `Target.close`. Using the target again reopens the files."""
-        if self._opened is not None:
-            shard, self._opened = self._opened, None
-            with self._failures("closing the files"):
-                shard.flush()
-                shard.close()
+        with self.closed():
+            pass
+
+    @contextmanager
+    def closed(self) -> Iterator[Path]:
+        """Keep the files closed inside the block; yields the folder of the collection."""
+        with self._opening:
+            if self._opened is not None:
+                shard, self._opened = self._opened, None
+                with self._failures("closing the files"):
+                    shard.flush()
+                    shard.close()
+            yield self._home
 
     def _shard(self) -> edge.EdgeShard:
         with self._opening:

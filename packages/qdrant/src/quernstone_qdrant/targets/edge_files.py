@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
@@ -95,6 +97,42 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     new.replace(path)
     _sync_folder(path.parent)
+
+
+def exchange_folders(one: Path, other: Path) -> None:
+    """Give two folders each other's names: at once on Linux, elsewhere in three steps.
+
+    `finish_exchange` completes the three steps after a kill between them.
+    """
+    if not _exchange_at_once(one, other):
+        aside = _aside(one, other)
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+    _sync_folder(one.parent)
+
+
+def finish_exchange(one: Path) -> None:
+    """Complete an exchange of a folder, the first of the two, that a kill interrupted."""
+    # `folder_name` leaves no dot in a name.
+    for aside in one.parent.glob(f"{one.name}.*.aside"):
+        other = one.with_name(aside.name.split(".")[1])
+        if not one.exists():
+            other.rename(one)
+        aside.rename(other)
+
+
+def _aside(one: Path, other: Path) -> Path:
+    return other.with_name(f"{one.name}.{other.name}.aside")
+
+
+def _exchange_at_once(one: Path, other: Path) -> bool:
+    """Exchange two names by Linux's `renameat2`; return False where there is none."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <fcntl.h>
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,0 +1,238 @@
+"""`quern migrate`: migrate a collection to another model or other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from quernstone.cli.expand import expand_options
+from quernstone.cli.options import Dimensions, Json, ModelOptions, model_option
+from quernstone.cli.printing import print_json
+from quernstone.errors import ConfigError
+from quernstone.progress import progress_bar
+from quernstone_qdrant.cli.collections import StorageOptions
+from quernstone_qdrant.cli.options import CollectionOptions
+
+if TYPE_CHECKING:
+    from quernstone_qdrant.migration.migrate import QdrantMigration
+    from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport
+
+_option = partial(typer.Option, rich_help_panel="Migration")
+
+
+@dataclass(frozen=True)
+class MigrationOptions:
+    """Options for what a migration reads, and when it switches."""
+
+    to: Annotated[
+        str | None, _option(help="Name of the new collection. (default: with the model's name)")
+    ] = None
+    text_field: Annotated[
+        str | None, _option(help="Payload field of the text, for points of other programs.")
+    ] = None
+    vector_name: Annotated[
+        str | None, _option(help="Dense vector of another program's collection with several.")
+    ] = None
+    alias: Annotated[
+        str | None,
+        _option(
+            help="If the collection's name is not an alias: an alias to create now and to switch."
+        ),
+    ] = None
+    replace: Annotated[
+        bool,
+        _option(
+            "--replace",
+            help="If the collection's name is not an alias: delete it at the switch, and make its "
+            "name an alias. There is no way back.",
+        ),
+    ] = False
+    switch: Annotated[
+        Literal["now", "later"],
+        _option(help="Switch to the new collection once it is verified, or in another run."),
+    ] = "now"
+    skip_errors: Annotated[
+        bool, _option("--skip-errors", help="Leave out points that cannot be embedded.")
+    ] = False
+    batch_size: Annotated[int, _option(min=1, help="Points per embedding call.")] = 256
+    sample: Annotated[
+        int, _option(min=0, help="Points to embed again and compare before the switch.")
+    ] = 100
+    state_folder: Annotated[
+        Path, _option(exists=True, help="Folder for what the migration has to remember.")
+    ] = Path()
+    plot: Annotated[
+        Path | None, _option(help="Draw the overlap of old and new neighbors to a PNG file.")
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments for `QdrantMigration`."""
+        own = dataclasses.asdict(self)
+        del own["switch"], own["plot"]
+        return own
+
+
+@expand_options
+def migrate(
+    *,
+    collection: CollectionOptions,
+    migration: MigrationOptions,
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Say what would be done, and what it would take.")
+    ] = False,
+    rollback: Annotated[
+        bool, _option("--rollback", help="Switch back to the old collection.")
+    ] = False,
+    delete: Annotated[
+        bool, _option("--delete", help="With --rollback: also delete the new collection.")
+    ] = False,
+    finish: Annotated[
+        bool, _option("--finish", help="Delete the old collection after the switch.")
+    ] = False,
+    as_json: Json = False,
+    storage: StorageOptions,
+    model: Annotated[
+        str | None,
+        model_option("--model", "-m", envvar="QUERN_MODEL", help="The new embedding model."),
+    ] = None,
+    dimensions: Dimensions = None,
+    options: ModelOptions,
+) -> None:
+    """Migrate a collection to another model, dimension, preset or layout, while it is in use.
+
+    A new collection is filled from the texts in the payloads, verified, and switched to. Run the
+    command again to continue after a kill, to switch later, or to apply late writes.
+    """
+    from quernstone_qdrant.migration.comparison import plot_overlap
+    from quernstone_qdrant.migration.migrate import QdrantMigration
+
+    if sum((dry_run, rollback, finish)) > 1 or (delete and not rollback):
+        raise ConfigError(
+            "--dry-run, --rollback and --finish exclude each other, and --delete needs --rollback"
+        )
+    embeds = not (rollback or finish)
+    if embeds and model is None:
+        raise ConfigError("name the new embedding model by --model")
+    with (
+        collection.open() as target,
+        options.embedder(str(model), dimensions=dimensions)
+        if embeds
+        else nullcontext() as embedder,
+    ):
+        run = partial(
+            QdrantMigration,
+            target,
+            collection.name,
+            embedder,
+            **migration.arguments(),
+            **_settings(storage),
+        )
+        if dry_run:
+            _print_plan(run().plan(), as_json=as_json)
+            return
+        if rollback:
+            report = run().rollback(delete=delete)
+        elif finish:
+            report = run().finish()
+        else:
+            total = target.state().points if target.exists() else None
+            report = _shown(run, total, switch=migration.switch == "now", as_json=as_json)
+    if migration.plot is not None and report.comparison is not None:
+        plot_overlap(migration.plot, report.comparison, report.old, report.new)
+    if as_json:
+        print_json({"target": collection.where, **_fields(report)})
+        return
+    _print(report, rollback=rollback, deleted=delete, finish=finish)
+
+
+def _settings(storage: StorageOptions) -> dict[str, Any]:
+    return {
+        "preset": storage.preset,
+        "settings": storage.changes(),
+        "layout": storage.layout,
+        "hybrid": storage.hybrid,
+    }
+
+
+def _shown(
+    run: partial[QdrantMigration], total: int | None, *, switch: bool, as_json: bool
+) -> MigrationReport:
+    """Migrate with a bar per pass."""
+    if not as_json:
+        typer.echo(
+            "until the switch, programs write to the old collection as before; after it, they "
+            "write with the new model",
+            err=True,
+        )
+    with progress_bar("migrating", total, show=not as_json) as bar:
+        done = passes = 0
+
+        def show(report: MigrationReport) -> None:
+            nonlocal done, passes
+            if report.passes != passes:
+                bar(-done)
+                done, passes = 0, report.passes
+            bar(report.points - done)
+            done = report.points
+
+        return run(progress=show).run(switch=switch)
+
+
+def _fields(report: MigrationReport) -> dict[str, Any]:
+    overlap = report.comparison.overlap if report.comparison is not None else None
+    return {**dataclasses.asdict(report), "overlap": overlap}
+
+
+def _print_plan(plan: MigrationPlan, *, as_json: bool) -> None:
+    if as_json:
+        print_json(dataclasses.asdict(plan))
+        return
+    typer.echo(
+        f"{plan.collection}: from {plan.old_model} to {plan.new_model}, {plan.points:,} points\n"
+        f"  {plan.how}\n"
+        f"  {plan.embedded:,} texts to embed: about {plan.seconds:,.0f} s on this machine\n"
+        f"  about {plan.memory_bytes / 2**20:,.0f} MiB of memory and "
+        f"{plan.disk_bytes / 2**20:,.0f} MiB of disk beside the old collection"
+    )
+    for note in plan.notes:
+        typer.echo(f"  {note}")
+
+
+def _print(report: MigrationReport, *, rollback: bool, deleted: bool, finish: bool) -> None:
+    leads = report.new if report.switched else report.old
+    if finish:
+        typer.echo(f"{report.collection}: finished; the old collection is deleted")
+        return
+    if rollback:
+        fate = "deleted" if deleted else "kept"
+        typer.echo(f"{report.collection} leads to {leads}; {report.new} is {fate}")
+        if report.conflicts:
+            typer.echo(f"  {report.conflicts:,} points of {report.new} differ from {report.old}")
+        return
+    typer.echo(
+        f"{report.collection} leads to {leads}: {report.points:,} points in {report.passes} passes "
+        f"({report.embedded:,} embedded, {report.reused:,} vectors copied) in "
+        f"{report.seconds:.1f} s"
+    )
+    compared = report.comparison
+    if compared is not None and compared.overlap is not None:
+        typer.echo(
+            f"  of the ten nearest points of {len(compared.overlaps):,} sampled texts, "
+            f"{compared.overlap:.0%} are the same in both collections"
+        )
+    for name in ("deleted", "left_out", "changed", "conflicts"):
+        count = getattr(report, name)
+        if count:
+            typer.echo(f"  {count:,} points: {name.replace('_', ' ')}")
+    for line in (*report.problems, *report.notes):
+        typer.echo(f"  {line}")
+    if report.switched:
+        typer.echo("  --rollback switches back; --finish deletes the old collection")
+    else:
+        typer.echo("  run the command again to switch")
