@@ -318,6 +318,7 @@ class QdrantMigration:
         return self._embedder
 
     def _open(self, suffix: str) -> Pair:
+        self._running.restart()
         if self._target.kind == "server":
             Retry(min(self._retry.patience, OPENING_PATIENCE)).call(self._target.exists)
         pair = self._retry.call(

@@ -94,6 +94,11 @@ class RunningReport:
         self._retry, self._progress, self._started = retry, progress, time.monotonic()
         self.report = MigrationReport(collection=collection, old="", new="")
 
+    def restart(self) -> None:
+        """Begin the report of another run."""
+        self._started = time.monotonic()
+        self.report = MigrationReport(collection=self.report.collection, old="", new="")
+
     def update(self, **changes: Any) -> None:
         """Change fields of the report."""
         self.report = replace(
