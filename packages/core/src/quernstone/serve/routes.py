@@ -156,9 +156,23 @@ def _endpoint(state: State, schema: type[B], handler: Handler[B]) -> Any:
 
 def _described_body(schema: type[Body]) -> dict[str, Any]:
     """Describe a body for OpenAPI. FastAPI cannot, because we read it ourselves."""
-    described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
-    described.pop("$defs", None)
-    return {"required": True, "content": {"application/json": {"schema": described}}}
+    described = schema.model_json_schema()
+    named = described.pop("$defs", {})
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": _without_references(described, named)}},
+    }
+
+
+def _without_references(schema: Any, named: dict[str, Any]) -> Any:
+    """Replace references to named schemas, which OpenAPI looks up elsewhere, by the schemas."""
+    if isinstance(schema, list):
+        return [_without_references(each, named) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _without_references(named[schema["$ref"].rpartition("/")[2]], named)
+    return {name: _without_references(value, named) for name, value in schema.items()}
 
 
 def _card(model: Embedder | Reranker) -> dict[str, Any]:
