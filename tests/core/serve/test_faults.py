@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import select
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import httpx
 import pytest
 from tests.core.serve.conftest import KEY, running
 
-from quernstone import ModelLoadError
+from quernstone import Embedder, ModelLoadError
+from quernstone.errors import EngineMemoryError
+from quernstone.model import session_of
+from quernstone.serve.models import Models
+from quernstone.serve.options import ServeOptions
 
 EMBED = "/v1/embeddings"
 
@@ -108,10 +114,8 @@ def test_it_is_ready_when_the_models_are_loaded():
 
 def test_a_slow_body_is_given_up():
     with running(read_timeout=0.2, rerank=None) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as client:
-            head = f"POST {EMBED} HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{{"
-            client.sendall(head.encode())
+        with connect(address) as client:
+            client.sendall(head("Content-Length: 99") + b"{")
             assert b" 408 " in client.recv(4096)
         assert httpx.post(address + EMBED, json={"input": "a"}).status_code == 200
 
@@ -141,3 +145,66 @@ def test_an_answer_that_takes_too_long():
         # A batch that the model has begun ends first.
         while httpx.post(address + EMBED, json={"input": "a"}).status_code != 200:
             time.sleep(0.05)
+
+
+def connect(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def head(size):
+    return f"POST {EMBED} HTTP/1.1\r\nHost: x\r\n{size}\r\n\r\n".encode()
+
+
+def test_a_client_that_hangs_up_in_the_middle_of_its_body(url):
+    with connect(url) as client:
+        client.sendall(head("Content-Length: 99") + b'{"input": ')
+    hung_up = f'path="{EMBED}",status="499"'
+    while hung_up not in httpx.get(f"{url}/metrics").text:
+        time.sleep(0.01)
+    assert httpx.post(url + EMBED, json={"input": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("size", ["Content-Length: 100000000", "Transfer-Encoding: chunked"])
+def test_a_body_of_100_megabytes_is_refused_before_it_is_read(url, size):
+    with connect(url) as client:
+        client.sendall(head(size))
+        sent, part = 0, b"a" * 1_000_000
+        with suppress(ConnectionError):  # the server has answered and closes
+            while sent < 100_000_000 and not select.select([client], [], [], 0)[0]:
+                client.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+                sent += len(part)
+        assert b" 413 " in client.recv(4096)
+        assert sent < 40_000_000
+    assert httpx.post(url + EMBED, json={"input": "a"}).status_code == 200
+
+
+def test_a_client_that_reads_slowly_delays_nobody(url):
+    body = json.dumps({"input": ["grain"] * 2000}).encode()  # an answer of 6 MB
+    with connect(url) as slow:
+        slow.sendall(head(f"Content-Length: {len(body)}\r\nConnection: close") + body)
+        for _ in range(20):
+            assert httpx.post(url + EMBED, json={"input": "a"}).status_code == 200
+        received = b"".join(iter(lambda: slow.recv(100_000), b""))
+    answer = json.loads(received.partition(b"\r\n\r\n")[2])
+    assert len(answer["data"]) == 2000
+
+
+def test_a_model_that_runs_out_of_memory(monkeypatch):
+    embedder = Embedder("tiny", dtype="float32")
+    engine = session_of(embedder).backend._engine
+    compute = engine.run
+
+    def run(batch, **kwargs):
+        if sum(map(len, batch)) > 100:
+            raise EngineMemoryError(detail="none left")
+        return compute(batch, **kwargs)
+
+    monkeypatch.setattr(engine, "run", run)
+    with running(load=lambda: Models(embedder, None, ServeOptions())) as address:
+        # Many inputs are computed in smaller batches.
+        assert httpx.post(address + EMBED, json={"input": ["grain"] * 500}).status_code == 200
+        answer = httpx.post(address + EMBED, json={"input": ["a", "grain " * 300, "b"]})
+        assert answer.status_code == 507, answer.text
+        assert (answer.json()["error"]["index"], "none left" in answer.text) == (1, True)
+        assert httpx.post(address + EMBED, json={"input": "a"}).status_code == 200
