@@ -97,6 +97,7 @@ check: install-dev
 	$(RUN)ruff format --check
 	$(RUN)mypy
 	$(RUN)basedpyright --pythonpath $(RUN)python
+	$(RUN)pytest -q tests/repository/test_deploy.py
 
 fix: install-dev
 	$(RUN)ruff check --fix
