@@ -1,4 +1,4 @@
-"""The app of `examples/fastapi_server.py` with embeddings that cost nothing.
+"""The app of docs/search-service.md with embeddings that cost nothing.
 
 What is left is what the frameworks, the embedded Qdrant and HTTP take by themselves: no embedding
 class, ours or another, can answer more searches a second. Started by `benchmarks.serving`.
@@ -6,14 +6,14 @@ class, ours or another, can answer more searches a second. Started by `benchmark
 
 from __future__ import annotations
 
-import fastapi_server
+import search_service
 from langchain_core.embeddings import Embeddings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 # unit length, and as many numbers as the tiny model's
 _VECTOR = [1 / 16] * 256
 
-app = fastapi_server.app
+app = search_service.app
 
 
 class InstantEmbeddings(Embeddings):
@@ -46,5 +46,5 @@ class InstantEmbedding(BaseEmbedding):
 
 
 # the app reads both when it starts
-fastapi_server.embeddings = InstantEmbeddings()
-fastapi_server.embed_model = InstantEmbedding()
+search_service.embeddings = InstantEmbeddings()
+search_service.embed_model = InstantEmbedding()

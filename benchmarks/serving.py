@@ -1,4 +1,4 @@
-"""Measure searches through `examples/fastapi_server.py`, concurrent and sequential."""
+"""Measure searches through the program of docs/search-service.md, concurrent and sequential."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 import httpx
+from tests.support.pages import write_program
 
 from benchmarks.timing import Result, Side, compare
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
 TOPICS = ("edit a photo", "an SQL database", "record sound", "copy files to another host")
 QUERIES = [f"{topic} {number}" for number in range(50) for topic in TOPICS]
 _START_SECONDS = 120
@@ -36,9 +37,11 @@ def run(path: str, *, repeats: int) -> Result:
         repeats: Runs of each side.
     """
     with closing(asyncio.new_event_loop()) as loop, ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        write_program("search-service.md", folder, "search_service")
 
         def client_of(app: str) -> aiohttp.ClientSession:
-            client = loop.run_until_complete(_client(stack.enter_context(_server(app))))
+            client = loop.run_until_complete(_client(stack.enter_context(_server(app, folder))))
             stack.callback(lambda: loop.run_until_complete(client.close()))
             return client
 
@@ -54,7 +57,7 @@ def run(path: str, *, repeats: int) -> Result:
             for query in QUERIES:
                 await search(client, query)
 
-        real, instant = client_of("fastapi_server:app"), client_of("benchmarks.instant_server:app")
+        real, instant = client_of("search_service:app"), client_of("benchmarks.instant_server:app")
         for client in (real, instant):
             loop.run_until_complete(together(client))
         return compare(
@@ -78,7 +81,7 @@ async def _client(address: str) -> aiohttp.ClientSession:
 
 
 @contextmanager
-def _server(app: str) -> Iterator[str]:
+def _server(app: str, folder: Path) -> Iterator[str]:
     """Run an app under uvicorn; yield its address when it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -86,7 +89,7 @@ def _server(app: str) -> Iterator[str]:
     command = [sys.executable, "-m", "uvicorn", app, f"--port={port}", f"--app-dir={ROOT}"]
     # connections stay open during the turns of the other sides
     options = ["--log-level=warning", "--timeout-keep-alive=60"]
-    process = subprocess.Popen([*command, *options], cwd=EXAMPLES)
+    process = subprocess.Popen([*command, *options], cwd=folder)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + _START_SECONDS

@@ -1,9 +1,11 @@
-"""One model serves both frameworks to many users at a time."""
+"""The program of docs/search-service.md: one model serves both frameworks to many users."""
 
 import asyncio
+import importlib
 
 import httpx
 import pytest
+from tests.support.pages import write_program
 
 import quernstone.runtime.session
 from quernstone.engines.torch.engine import TorchEngine
@@ -27,12 +29,19 @@ def loads(monkeypatch):
     return seen
 
 
-@pytest.fixture
-async def client(loads):
-    import fastapi_server
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    write_program("search-service.md", folder, "search_service")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield importlib.import_module("search_service").app
 
-    lifespan = fastapi_server.app.router.lifespan_context(fastapi_server.app)
-    transport = httpx.ASGITransport(fastapi_server.app)
+
+@pytest.fixture
+async def client(app, loads):
+    lifespan = app.router.lifespan_context(app)
+    transport = httpx.ASGITransport(app)
     async with lifespan, httpx.AsyncClient(transport=transport, base_url="http://app") as client:
         yield client
 
