@@ -98,7 +98,7 @@ def test_chunk_size_and_fields(quern, docs):
 
 
 def test_a_load_accounts_for_every_file(quern, docs, tmp_path):
-    for name in ("a.pdf", "b.pdf", "empty.txt", "drafts/c.txt", "venv/lib/d.txt"):
+    for name in ("a.zip", "b.zip", "empty.txt", "drafts/c.txt", "venv/lib/d.txt"):
         (docs / name).parent.mkdir(parents=True, exist_ok=True)
         (docs / name).write_text("" if name == "empty.txt" else "text")
     (docs / "gone").symlink_to("nowhere")
@@ -106,7 +106,7 @@ def test_a_load_accounts_for_every_file(quern, docs, tmp_path):
         *("load", docs, "-c", "docs", "--exclude", "drafts/", "--prune", "--report", "r.json"),
     )
     assert done.exit_code == 0
-    skipped = "2 .pdf, 1 broken link, 1 drafts/ (excluded), 1 empty, 1 venv (excluded)"
+    skipped = "2 .zip, 1 broken link, 1 drafts/ (excluded), 1 empty, 1 venv (excluded)"
     assert done.stdout.splitlines()[-1] == f"  3 of 9 files loaded; skipped: {skipped}"
     assert "nothing was pruned: 'gone' may be folders, but the links are broken" in done.stderr
     with open("r.json", "rb") as file:
@@ -141,15 +141,15 @@ def test_equal_ids_of_two_files(quern, tmp_path):
 
 
 def test_a_load_without_documents_fails(quern, tmp_path):
-    (tmp_path / "a.pdf").write_text("x")
-    done = quern("load", tmp_path / "a.pdf", tmp_path, "-c", "docs", "--skip-errors")
+    (tmp_path / "a.zip").write_text("x")
+    done = quern("load", tmp_path / "a.zip", tmp_path, "-c", "docs", "--skip-errors")
     assert done.exit_code == 1
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "a.pdf").write_text("x")
+    (folder / "a.zip").write_text("x")
     done = quern("load", folder, "-c", "docs")
     assert done.exit_code == 1
-    assert f"there are no documents in {folder} (skipped: 1 .pdf); check the paths" in done.stderr
+    assert f"there are no documents in {folder} (skipped: 1 .zip); check the paths" in done.stderr
     assert quern("load", folder, "-c", "docs", "--allow-empty").exit_code == 0
 
 

@@ -29,7 +29,7 @@ def test_every_entry_is_counted_by_its_reason(tmp_path):
         tmp_path,
         {
             "a.txt": "good",
-            "a.pdf": "x", "b.PDF": "x", "c.png": "x", "Makefile": "x",
+            "a.zip": "x", "b.ZIP": "x", "c.png": "x", "Makefile": "x",
             ".git/config": "x", ".env": "x",
             "empty.txt": "", "blank.md": " \n", "bom.txt": "\ufeff", "empty.csv": "",
             "header.csv": "text\n", "empty.jsonl": "\n\n",
@@ -42,7 +42,7 @@ def test_every_entry_is_counted_by_its_reason(tmp_path):
     assert len(errors) == 3
     assert (files.loaded, files.failed, files.unfollowed) == (2, 2, ())
     assert files.skipped == {
-        ".pdf": 2, ".png": 1, "without a suffix": 1, "hidden": 2, "empty": 6,
+        ".zip": 2, ".png": 1, "without a suffix": 1, "hidden": 2, "empty": 6,
         "node_modules (excluded)": 1, "venv (excluded)": 1, "build (excluded)": 1,
     }  # fmt: skip
 

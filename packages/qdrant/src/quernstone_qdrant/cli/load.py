@@ -46,7 +46,8 @@ def load(
             metavar="PATH",
             exists=True,
             help="Files and folders: .txt, .md, .markdown, .rst, .jsonl, .ndjson, .csv, .tsv, "
-            ".parquet.",
+            ".parquet, also .gz and .zst; with the extra `documents` .pdf, .html, .docx, .pptx, "
+            ".xlsx and .epub.",
         ),
     ],
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -32,6 +33,8 @@ class Chunk:
     """Offset of the first character in the record's text."""
     headings: tuple[str, ...] = ()
     """Markdown headings above the chunk's first line, outermost first."""
+    page: int | None = None
+    """Number of the page on which the chunk begins, from 1."""
     last: bool = True
     """True for the last chunk of the record."""
 
@@ -74,12 +77,13 @@ class Chunker:
         for span in self._spans(record):
             if previous is not None:
                 start, text = previous
-                yield Chunk(record, number, text, start, headings_at(start), last=False)
+                page = _page(record, start)
+                yield Chunk(record, number, text, start, headings_at(start), page, last=False)
                 number += 1
             previous = span
         if previous is not None:
             start, text = previous
-            yield Chunk(record, number, text, start, headings_at(start), last=True)
+            yield Chunk(record, number, text, start, headings_at(start), _page(record, start))
 
     def _spans(self, record: Record) -> Iterator[_Span]:
         if self.size is None or len(record.text) <= self.size:
@@ -129,6 +133,11 @@ def _title(text: str) -> str:
 def _no_headings(_: int) -> tuple[str, ...]:
     """Return the headings of a plain text: none."""
     return ()
+
+
+def _page(record: Record, start: int) -> int | None:
+    """Return the number of the last page that begins at or before an offset."""
+    return bisect_right(record.pages, start) if record.pages else None
 
 
 class _Outline:

@@ -110,7 +110,8 @@ def read_dead_letter(line: Mapping[str, Any], path: str, row: int) -> Record | S
     record = line.get("record")
     if isinstance(record, dict):
         try:
-            return Record(**{**record, "added": tuple(record.get("added", ()))})
+            lists = {name: tuple(record.get(name, ())) for name in ("added", "pages")}
+            return Record(**{**record, **lists})
         except TypeError as error:
             return SourceError(path, f"the dead letter is damaged: {error}", row)
     if "path" in line:

@@ -121,6 +121,8 @@ def make_point(namespace: uuid.UUID, fingerprint: str, chunk: Chunk, layout: Lay
         metadata.setdefault("chunk", number)
         if chunk.headings:
             metadata.setdefault("headings", list(chunk.headings))
+        if chunk.page is not None:
+            metadata.setdefault("page", chunk.page)
         if fields is not None:
             added = [name for name in metadata if name not in chunk.record.metadata]
             fields = of_chunk(fields, own_id, chunk.start, chunk.text, added)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -62,6 +62,9 @@ class Record:
     added: Collection[str] = ()
     """Fields of the metadata that collections of record rule 1 do not have: the column of the id,
     and Hive partitions."""
+    pages: Sequence[int] = ()
+    """Start of each page in `text`, in characters. A chunk has the number of the page on which it
+    begins in its metadata, as `page`."""
     node: Mapping[str, JsonValue] | None = None
     """Fields of the LlamaIndex node that it came as, without text, metadata and embedding."""
 

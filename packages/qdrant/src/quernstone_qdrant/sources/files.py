@@ -8,11 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from quernstone.errors import MissingExtraError
 from quernstone.tables import FORMATS, open_file, suffix_of
 from quernstone.tables.files import COMPRESSED, count_lines, is_pipe
 from quernstone.tables.parquet import count_parquet
 from quernstone_qdrant.documents.records import Record, TextFormat
 from quernstone_qdrant.errors import SourceError
+from quernstone_qdrant.sources.documents import (
+    DOCUMENT_SUFFIXES,
+    can_read_documents,
+    read_document,
+)
 from quernstone_qdrant.sources.options import ReadOptions
 from quernstone_qdrant.sources.rows import RowReader
 from quernstone_qdrant.sources.walk import FileCounts, Found, Inventory, Walker
@@ -26,7 +32,7 @@ _TEXTS: dict[str, TextFormat] = {
 _COUNTED_BYTES = 1 << 30
 _DECOMPRESSED = 8
 """Assumed ratio of a compressed file's content to its size."""
-SUFFIXES = (*_TEXTS, *FORMATS)
+SUFFIXES = (*_TEXTS, *FORMATS, *DOCUMENT_SUFFIXES)
 """Suffixes of the files that can be read, also before `.gz` and `.zst`. Other files in a folder are
 skipped."""
 
@@ -110,7 +116,7 @@ def count_records(
             if is_pipe(path):
                 return None
             try:
-                if suffix_of(path) in _TEXTS:
+                if suffix_of(path) in _TEXTS or path.suffix.lower() in DOCUMENT_SUFFIXES:
                     total += path.stat().st_size > 0
                 elif path.suffix.lower() == ".parquet":
                     total += count_parquet(path)
@@ -172,21 +178,23 @@ def _read_all(
             label = root.resolve().name if root.is_dir() else source
             items = _read(path, source, label, options, inventory)
             left = None if options.limit is None else options.limit - inventory.records
-            yield from _counted(items, inventory, left)
+            empty = "without text" if path.suffix.lower() in DOCUMENT_SUFFIXES else "empty"
+            yield from _counted(items, inventory, left, empty)
             if inventory.records == options.limit:
                 return
 
 
 def _walk(root: Path, options: ReadOptions, inventory: Inventory) -> Iterator[Found | SourceError]:
     if root.is_dir():
-        yield from Walker(SUFFIXES, options.exclude).walk(root, inventory)
+        missing = () if can_read_documents() else DOCUMENT_SUFFIXES
+        yield from Walker(SUFFIXES, options.exclude, missing).walk(root, inventory)
     else:
         inventory.found += 1
         yield Found(root.name if root.is_absolute() else root.as_posix(), root)
 
 
 def _counted(
-    items: Iterator[Record | SourceError], inventory: Inventory, limit: int | None
+    items: Iterator[Record | SourceError], inventory: Inventory, limit: int | None, empty: str
 ) -> Iterator[Record | SourceError]:
     """Yield what was read from one file, and count the file as loaded, failed or empty."""
     is_read = is_empty = True
@@ -202,7 +210,7 @@ def _counted(
         if records == limit:
             break
     if is_empty:
-        inventory.skip("empty", found=False)
+        inventory.skip(empty, found=False)
     elif is_read and records:
         inventory.loaded += 1
     else:
@@ -220,6 +228,10 @@ def _read(
             if text.strip():
                 key, origin = options.named(source), options.named(label)
                 yield Record(key, text, {"source": source}, _TEXTS[suffix], origin)
+        elif path.suffix.lower() in DOCUMENT_SUFFIXES:
+            record = read_document(path, source, label, options)
+            if record is not None:
+                yield record
         elif suffix in FORMATS:
             yield from RowReader(source, path, options, label, inventory.values).records()
         else:
@@ -227,6 +239,8 @@ def _read(
             yield SourceError(str(path), f"unknown file type {suffix!r}; supported are {known}")
     except SourceError as error:
         yield error
+    except MissingExtraError as error:
+        yield SourceError(str(path), f"cannot be read: {error}")
     except UnicodeDecodeError as error:
         place = f"{error.reason} at byte {error.start}"
         yield SourceError(

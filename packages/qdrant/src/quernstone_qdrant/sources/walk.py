@@ -81,6 +81,8 @@ class Walker:
     """Suffixes of the files to read, in lower case."""
     exclude: Collection[str] = ()
     """Patterns of files and folders to skip; see `read_paths`."""
+    needing_extra: Collection[str] = ()
+    """Suffixes of files to skip because the extra `documents` is not installed."""
 
     def walk(self, root: Path, inventory: Inventory) -> Iterator[Found | SourceError]:
         """Yield the files below a folder, in a fixed order, and an error per unreadable entry."""
@@ -137,7 +139,9 @@ class Walker:
         path = Path(entry.path)
         suffix = path.suffix.lower()
         is_broken = entry.is_symlink() and not path.exists()
-        if suffix_of(path) not in self.suffixes:
+        if suffix in self.needing_extra and path.is_file():
+            inventory.skip(f"{suffix} (needs the extra `documents`)")
+        elif suffix_of(path) not in self.suffixes:
             if is_broken:
                 self._unfollowed(root, entry, "broken link", inventory)
             elif path.is_file():
