@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import enum
+import json
 import uuid
 
 import numpy as np
@@ -11,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
-from quernstone_qdrant import QdrantLoader, Record
+from quernstone_qdrant import QdrantLoader, Record, read_paths
 from quernstone_qdrant.checks.fields import missing_fields
 from quernstone_qdrant.documents.json_values import to_metadata
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.documents.paths import field_path, field_paths
 from quernstone_qdrant.filters import metadata_filter, parse_condition, text_filter
+from quernstone_qdrant.sources import ReadOptions
 from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.targets.edge import EdgeTarget
 
@@ -164,3 +166,22 @@ def test_every_stored_leaf_finds_its_record(target, embedder, metadata):
     for name, value in leaves(to_metadata(metadata)):
         where = metadata_filter({name: value}, LAYOUTS["langchain"])
         assert "a" in keys(target, where), (name, value)
+
+
+OTHER_KEYS = KEYS.filter(lambda name: name not in ("id", "a", "b", "drop", "metadata"))
+
+
+@settings(max_examples=30, suppress_health_check=list(HealthCheck), deadline=None)
+@given(columns=st.dictionaries(OTHER_KEYS, METADATA | SCALARS, max_size=3))
+def test_every_stored_leaf_of_a_row_finds_its_record(target, embedder, tmp_path, columns):
+    path = tmp_path.with_name(f"{tmp_path.name}.jsonl")
+    row = {"id": "a", "a": "mill", "b": "grain", "drop": "secret", **columns}
+    path.write_text(json.dumps(row))
+    options = ReadOptions(text_field=["a", "b"], id_field="id", drop=["drop"])
+    loader = QdrantLoader(target, "docs", embedder, layout="langchain")
+    loader.load(read_paths(path, options=options))
+    for name, value in leaves(to_metadata({**columns, "id": "a"})):
+        where = metadata_filter({name: value}, LAYOUTS["langchain"])
+        assert "a" in keys(target, where), (name, value)
+    secret = metadata_filter({"drop": "secret"}, LAYOUTS["langchain"])
+    assert keys(target, secret) == set()

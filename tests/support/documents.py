@@ -11,7 +11,7 @@ import pptx
 
 def write_documents(folder: Path) -> None:
     """Write one document per format, each with the title `Mills` where the format has one."""
-    write_pdf(folder / "mills.pdf", ["A quern is a hand mill.", "Bread is made of grain."])
+    write_pdf(folder / "mills.pdf", ["A quern is a hand mill.", "Bread is baked."])
     write_docx(folder / "mills.docx")
     slides = pptx.Presentation()
     slides.core_properties.title = "Mills"

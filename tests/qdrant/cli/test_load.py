@@ -308,7 +308,7 @@ def test_prune_deletes_what_is_gone_from_this_folder_only(quern, docs, tmp_path)
 
 def test_report_and_dead_letters(quern, docs, tmp_path):
     (docs / "a.csv").write_text("text\ngood\n")
-    (docs / "bad.csv").write_text("title\nno text column\n")
+    (docs / "bad.csv").write_text("name\nno text column\n")
     report_file, letters = tmp_path / "report.json", tmp_path / "letters.jsonl"
     stopped = quern("load", docs, "-c", "docs", "--report", report_file)
     assert stopped.exit_code == 1

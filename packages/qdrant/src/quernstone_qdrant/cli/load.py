@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from quernstone.cli.options import (
 )
 from quernstone_qdrant.cli.collections import StorageOptions
 from quernstone_qdrant.cli.display import LoadDisplay
+from quernstone_qdrant.cli.dry_run import preview, print_preview, wished_provenance
 from quernstone_qdrant.cli.failures import LeftOut, with_remedy
 from quernstone_qdrant.cli.files import FileOptions
 from quernstone_qdrant.cli.load_options import (
@@ -25,6 +27,7 @@ from quernstone_qdrant.cli.load_options import (
     ErrorOptions,
     UpdateOptions,
     check_inputs,
+    tolerated,
     warn_of_embedded,
 )
 from quernstone_qdrant.cli.load_report import (
@@ -81,8 +84,9 @@ def load(
 
     reading = files.reading()
     check_inputs(paths, reading, updates, errors)
-    with collection.open(create=True) as target:
-        remembered = Remembered.read(target)
+    nothing = updates.dry_run and collection.is_missing
+    with nullcontext() if nothing else collection.open(create=True) as target:
+        remembered = Remembered.read(target) if target else Remembered(collection.name)
         batches = remembered.batches(batches)
         id_field = remembered.id_field(reading.id_field, reading.namespace)
         dimensions = remembered.dimensions(dimensions, allow_mismatch=updates.allow_mismatch)
@@ -91,8 +95,15 @@ def load(
             check_inputs(paths, reading, updates, errors)
         chosen = remembered.model(model, EMBEDDING_MODEL)
         total = count_records(paths, reading)
-        warn_of_embedded(target, total)
+        if target is not None:
+            warn_of_embedded(target, total)
         with options.embedder(chosen, dimensions=dimensions) as embedder:
+            if target is None or updates.dry_run:
+                made = wished_provenance(embedder, collection, storage, remembered.provenance)
+                with tolerated(errors) as left_out, with_remedy():
+                    found = preview(paths, reading, batches, embedder, made, left_out)
+                print_preview(found, collection, as_json=as_json)
+                return
             with (
                 StopSignals() as signals,
                 LeftOut(errors.dead_letter) as left_out,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quernstone_qdrant.cli.failures import check_writable, with_remedy
+from quernstone_qdrant.cli.failures import LeftOut, check_writable, with_remedy
 from quernstone_qdrant.cli.options import AllowMismatch
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ class UpdateOptions:
             help="Let documents replace those with the same id from other files and folders.",
         ),
     ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Store nothing: read everything, and print counts, the first three records as "
+            "they would be stored, and an estimated time.",
+        ),
+    ] = False
     allow_mismatch: AllowMismatch = False
 
     @property
@@ -132,6 +141,13 @@ class ErrorOptions:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `QdrantLoader`."""
         return {"skip_errors": self.skip_errors, "dead_letter": self.dead_letter}
+
+
+def tolerated(errors: ErrorOptions) -> AbstractContextManager[LeftOut | None]:
+    """Return a printer of errors; None if the first error ends the command."""
+    if errors.skip_errors or errors.dead_letter is not None:
+        return LeftOut(None)
+    return nullcontext()
 
 
 def check_inputs(

@@ -92,6 +92,11 @@ class PlaceOptions:
             raise ConfigError(f"{' and '.join(given)} name different places; use one of them")
         return self.url or self.edge or self.path or DEFAULT_FOLDER
 
+    @property
+    def is_missing(self) -> bool:
+        """True if the folder does not exist, so that there are no collections."""
+        return self.url is None and not Path(self.where).is_dir()
+
     @contextmanager
     def place(self, *, create: bool = False) -> Iterator[Place]:
         """Open the server or the folder, and close it at the end.
@@ -107,7 +112,7 @@ class PlaceOptions:
         from quernstone_qdrant.targets.edge_files import refuse_folder_of
 
         where = self.where
-        if not create and self.url is None and not Path(where).is_dir():
+        if not create and self.is_missing:
             raise ConfigError(f"the Qdrant folder {where!r} does not exist; load documents first")
         client = None
         if self.url is not None:

@@ -21,8 +21,8 @@ _HEAD = re.compile(r"<head\b[^>]*>(.*?)</head\s*>", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title\b[^>]*>(.*?)</title\s*>", re.IGNORECASE | re.DOTALL)
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _SNIFFED_BYTES = 4096
-_PAGE = "\x1epage {page_num}\x1e"
-_MARKED_PAGE = re.compile("\x1epage \\d+\x1e\\s*")
+_PAGE = "\n\n@@quernstone-page {page_num}@@\n\n"  # kreuzberg removes control characters
+_MARKED_PAGE = re.compile(r"@@quernstone-page \d+@@")
 _GAP = "\n\n"
 
 
