@@ -86,19 +86,19 @@ def test_llama_index(url, embedder, reranker):
     assert [each.score for each in found] == pytest.approx([each.score for each in expected])
 
 
-@pytest.mark.parametrize("address_in", ["model", "options"])
+@pytest.mark.parametrize("address_in", ["model", "model with engine and path", "options"])
 def test_our_own_client_is_as_if_the_model_were_here(url, embedder, address_in):
     long = "grain " * 3000
     texts = [*TEXTS, long]
-    arguments = (
-        {"model": url}
-        if address_in == "model"
-        else {
+    arguments = {
+        "model": {"model": url},
+        "model with engine and path": {"model": f"{url}/v1", "engine": "remote"},
+        "options": {
             "model": "tiny",
             "engine": "remote",
             "engine_options": {"endpoint": url, "dialect": "quernstone"},
-        }
-    )
+        },
+    }[address_in]
     with Embedder("tiny", dtype="float32") as local, Embedder(**arguments) as remote:
         for name in ("model", "revision", "digest", "fingerprint", "instruction", "max_length"):
             assert getattr(remote, name) == getattr(local, name)
