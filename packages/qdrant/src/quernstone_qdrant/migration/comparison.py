@@ -69,7 +69,7 @@ def check_filled(
         has_own_points: True if a loader wrote points of the old collection.
 
     Returns:
-        The figures of the sample, and descriptions of what is wrong.
+        The figures of the sample, and descriptions of the problems.
     """
     problems: list[str] = []
     stored = retry.call(new.count)
