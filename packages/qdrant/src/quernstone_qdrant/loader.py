@@ -17,6 +17,7 @@ from quernstone_qdrant.embedders import (
     as_embedder,
     is_normalized,
 )
+from quernstone_qdrant.loading.given import Vectors
 from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
 from quernstone_qdrant.provenance import Provenance, prepare_collection
 from quernstone_qdrant.report import Depths, LoadReport
@@ -206,9 +207,40 @@ class QdrantLoader:
             EngineError: The model failed.
             TargetError: Qdrant failed. Batches that it confirmed before remain stored.
         """
-        if prune not in (True, False, "collection"):
-            raise ConfigError(f"`prune` is {prune!r}; it must be True, False or 'collection'")
-        self._load = Load(self._plan, as_rows(records), source=source, prune=prune)
+        self._load = Load(self._plan, as_rows(records), source=source, prune=_checked(prune))
+        return self._load.run()
+
+    def load_vectors(
+        self,
+        records: Iterable[object],
+        vectors: Vectors = "embedding",
+        *,
+        source: str = "",
+        prune: Prune = False,
+    ) -> LoadReport:
+        """Load records whose vectors were computed before; nothing is embedded, or split.
+
+        The collection records the loader's embedder as the model of these vectors, which is what
+        searches compare: pass the one that computed them. Its weights are not loaded. `verify` with
+        the embedder embeds some of the texts again, and so shows whether they belong together.
+
+        Args:
+            records: See `load`.
+            vectors: The field that holds a record's vector, which is not stored as metadata; a
+                LlamaIndex node without this field has it as `embedding`. Or an array of one row
+                per record, such as a file that `numpy.load(..., mmap_mode="r")` opened. Vectors are
+                normalized. Shape of a vector: (dimensions,)
+            source: See `load`.
+            prune: See `load`.
+
+        Raises:
+            RecordError: A vector is missing, has another size, or is not finite, and `skip_errors`
+                is off. See also `load`.
+            ConfigError: The array has another shape.
+        """
+        self._load = Load(
+            self._plan, as_rows(records), source=source, prune=_checked(prune), vectors=vectors
+        )
         return self._load.run()
 
     def stop(self) -> None:
@@ -219,3 +251,9 @@ class QdrantLoader:
         """
         if self._load is not None:
             self._load.stop()
+
+
+def _checked(prune: Prune) -> Prune:
+    if prune not in (True, False, "collection"):
+        raise ConfigError(f"`prune` is {prune!r}; it must be True, False or 'collection'")
+    return prune

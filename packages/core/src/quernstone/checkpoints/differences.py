@@ -95,7 +95,7 @@ _BIDIRECTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "is_causal": (lambda value: value is not False, "its attention is bidirectional"),
     "use_bidirectional_attention": (operator.not_, "its attention is bidirectional"),
 }
-"""Like `_FORWARD`, for fields that the libraries ignore."""
+"""Like `_FORWARD`, for fields that not every version of the libraries obeys."""
 
 _ROPE = ("rope_scaling", "rope_parameters")
 

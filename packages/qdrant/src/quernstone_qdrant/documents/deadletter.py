@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from quernstone.errors import ConfigError, QuernstoneError
@@ -111,8 +112,10 @@ def read_dead_letter(line: Mapping[str, Any], path: str, row: int) -> Record | S
     if isinstance(record, dict):
         try:
             lists = {name: tuple(record.get(name, ())) for name in ("added", "pages")}
-            return Record(**{**record, **lists})
-        except TypeError as error:
+            vector = record.get("vector")
+            vector = None if vector is None else np.asarray(vector, np.float32)
+            return Record(**{**record, **lists, "vector": vector})
+        except (TypeError, ValueError) as error:
             return SourceError(path, f"the dead letter is damaged: {error}", row)
     if "path" in line:
         return SourceError(str(line["path"]), str(line.get("reason")), line.get("row"))

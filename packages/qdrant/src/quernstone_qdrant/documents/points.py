@@ -61,6 +61,12 @@ class Point:
         node_id = None if self.node is None else self.node.get("id_")
         return None if node_id in (None, self.id) else str(node_id)
 
+    @property
+    def vector_digest(self) -> str | None:
+        """Hash of the vector that the record came with; None if its text is embedded."""
+        vector = self.chunk.record.vector
+        return None if vector is None else hashlib.sha256(vector.tobytes()).hexdigest()[:32]
+
     def payload(self) -> dict[str, JsonValue]:
         """Build the payload."""
         key, number = self.chunk.record.key, self.chunk.number
@@ -77,6 +83,8 @@ class Point:
             own["node"] = self.node_digest
         if self.node_id is not None:
             own["node_id"] = self.node_id
+        if self.vector_digest is not None:
+            own["vector"] = self.vector_digest
         return self.layout.payload(
             point=self.id,
             key=key,
@@ -167,12 +175,14 @@ def content_hash(
 
 
 def is_stored(point: Point, payload: Mapping[str, Any] | None) -> bool:
-    """Return True if a payload is that of `point`, so that it need not be written again.
+    """Return True if a point with this payload has the content and the vector of `point`.
 
     The last chunk of a document that became shorter may have its old text. It is written again,
     because `verify` would miss the chunks after it. Older versions did not store `last`.
     """
     if stored_hash(payload) != point.content_hash:
+        return False
+    if _own_text(payload, "vector") != point.vector_digest:
         return False
     own = (payload or {})[OWN_KEY]
     return bool(own.get("last", point.chunk.last) == point.chunk.last)

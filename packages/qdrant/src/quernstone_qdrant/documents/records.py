@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from quernstone.types import TEXT_FIELDS
+from quernstone.types import TEXT_FIELDS, Float32Array
 from quernstone_qdrant.documents.json_values import (
     JsonValue,
     UnstorableError,
@@ -67,6 +67,9 @@ class Record:
     begins in its metadata, as `page`."""
     node: Mapping[str, JsonValue] | None = None
     """Fields of the LlamaIndex node that it came as, without text, metadata and embedding."""
+    vector: Float32Array | None = field(default=None, compare=False, repr=False)
+    """Its vector, if that was computed before: the text is then stored whole, and not embedded.
+    Shape: (dimensions,)"""
 
     @property
     def is_chunk(self) -> bool:
@@ -78,7 +81,7 @@ def to_record(
     value: object,
     position: int,
     node_rule: NodeRule = NEWEST_NODE_RULE,
-    record_rule: RecordRule = NEWEST_RECORD_RULE,
+    record_rule: RecordRule | Literal["auto"] = "auto",
 ) -> Record:
     """Convert a value to a record.
 

@@ -5,26 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunk, Chunker
 from quernstone_qdrant.documents.deadletter import Failure
-from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.points import Point
-from quernstone_qdrant.documents.records import (
-    NEWEST_RECORD_RULE,
-    Record,
-    RecordRule,
-    is_random_id,
-    to_record,
-)
+from quernstone_qdrant.documents.records import Record, is_random_id, to_record
 from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.duplicates import KnownKeys
 from quernstone_qdrant.loading.indexed import index_error
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.settings import FieldType
+
+_WHOLE = Chunker(None)
 
 
 class BatchReader:
@@ -40,9 +34,8 @@ class BatchReader:
         source: Source of the records that do not name one.
         seen: Receives the ids of all points; None if they are not needed.
         indexes: Types of the indexed metadata fields; a value of another type is an error.
-        node_rule: Rule for LlamaIndex nodes. The nodes of a document may be anywhere among the
-            records, so about 150 bytes are kept for each such document.
-        record_rule: Rule for the metadata of rows of files.
+        convert: Converts a value and its position to a record. The nodes of a document may be
+            anywhere among the values, so about 150 bytes are kept for each such document.
     """
 
     def __init__(
@@ -56,8 +49,7 @@ class BatchReader:
         source: str = "",
         seen: SeenHashes | None = None,
         indexes: Mapping[str, FieldType] | None = None,
-        node_rule: NodeRule = NEWEST_NODE_RULE,
-        record_rule: RecordRule | Literal["auto"] = NEWEST_RECORD_RULE,
+        convert: Callable[[object, int], Record] = to_record,
     ) -> None:
         self._chunker, self._make_point = chunker, make_point
         self._size, self._batch_chars, self._skip_errors = size, batch_chars, skip_errors
@@ -66,8 +58,7 @@ class BatchReader:
         """Sources of the records read so far."""
         self._keys = KnownKeys()
         self._distant = 0
-        self._node_rule: NodeRule = node_rule
-        self._record_rule: RecordRule = 1 if record_rule == 1 else NEWEST_RECORD_RULE
+        self._convert = convert
         self._nodes: dict[str, int] = {}
         """Number of nodes read so far of each document that came as nodes."""
         self._random_ids = 0
@@ -124,7 +115,7 @@ class BatchReader:
             return None
         self._batch.seen += 1
         try:
-            record = to_record(value, position, self._node_rule, self._record_rule)
+            record = self._convert(value, position)
             reason = index_error(record.metadata, self._indexes) if self._indexes else None
             if reason is not None:
                 raise RecordError(record.key, reason)
@@ -145,7 +136,8 @@ class BatchReader:
             self._add_node(record)
             return
         chunks = 0
-        for chunk in self._chunker.split(record):
+        chunker = self._chunker if record.vector is None else _WHOLE
+        for chunk in chunker.split(record):
             self._add(chunk)
             chunks = chunk.number + 1
             if not chunk.last and self._is_full():

@@ -15,10 +15,12 @@ from quernstone.errors import QuernstoneError
 from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.deadletter import DeadLetters
 from quernstone_qdrant.documents.points import make_point
+from quernstone_qdrant.documents.records import to_record
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
+from quernstone_qdrant.loading.given import GivenVectors, Vectors
 from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pace import Pace
 from quernstone_qdrant.loading.pipeline import Batch, Pipeline
@@ -75,7 +77,13 @@ class Load:
     """A single load. Call `run` once."""
 
     def __init__(
-        self, plan: LoadPlan, records: Iterable[object], *, source: str, prune: Prune
+        self,
+        plan: LoadPlan,
+        records: Iterable[object],
+        *,
+        source: str,
+        prune: Prune,
+        vectors: Vectors | None = None,
     ) -> None:
         if prune:
             refuse_limited(records)
@@ -104,6 +112,10 @@ class Load:
         self._seen = SeenHashes() if prune else None
         self._before = Candidates(provenance.namespace) if prune else None
         self._pace = Pace()
+        dimensions = provenance.dimensions
+        convert = partial(
+            to_record, node_rule=layout.node_rule, record_rule=provenance.settings.record_rule
+        )
         self._reader = BatchReader(
             plan.chunker,
             partial(make_point, provenance.namespace, provenance.fingerprint, layout=layout),
@@ -113,8 +125,7 @@ class Load:
             source=source,
             seen=self._seen,
             indexes=provenance.settings.indexes,
-            node_rule=layout.node_rule,
-            record_rule=provenance.settings.record_rule,
+            convert=convert if vectors is None else GivenVectors(convert, vectors, dimensions),
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),

@@ -75,22 +75,33 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
     """Set the vectors; move points that cannot be embedded from `points` to `failures`."""
     points = batch.points
     while True:
+        places = [i for i, point in enumerate(points) if point.chunk.record.vector is None]
         try:
-            vectors = embedder.embed_documents([point.text for point in points])
-            batch.vectors = validated(vectors, len(points), embedder.dimensions)
-            if not is_normalized(embedder):  # collections compare directions
-                batch.vectors = unit_prefix(batch.vectors, embedder.dimensions)
-        except (InputError, EngineMemoryError, NonFiniteError) as error:  # noqa: PERF203
+            vectors = _embedded([points[i].text for i in places], embedder)
+        except (InputError, EngineMemoryError, NonFiniteError) as error:
             if error.index is None:
                 raise
-            batch.failures.append(_failure(points[error.index], error))
+            place = places[error.index]
+            batch.failures.append(_failure(points[place], error))
             if skip_errors:
-                del points[error.index]
+                del points[place]
             else:  # only the points before this one are written
                 batch.lost = True
-                del points[error.index :]
+                del points[place:]
         else:
+            embedded = iter(vectors)
+            given = (point.chunk.record.vector for point in points)
+            rows = [next(embedded) if row is None else row for row in given]
+            batch.vectors = vectors if len(places) == len(points) else np.stack(rows)
             return
+
+
+def _embedded(texts: list[str], embedder: TextEmbedder) -> Float32Array:
+    if not texts:  # does not load the model
+        return np.empty((0, embedder.dimensions), np.float32)
+    vectors = validated(embedder.embed_documents(texts), len(texts), embedder.dimensions)
+    # Collections compare directions.
+    return vectors if is_normalized(embedder) else unit_prefix(vectors, embedder.dimensions)
 
 
 def validated(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
