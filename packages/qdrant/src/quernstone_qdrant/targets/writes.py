@@ -93,7 +93,7 @@ def _dense(row: Float32Array) -> grpc.Vector:
 @functools.cache
 def _prefix(size: int) -> bytes:
     """Return what a serialized `DenseVector` of this size has before its numbers."""
-    message = grpc.DenseVector(data=[0.0] * size).SerializeToString()
+    message: bytes = grpc.DenseVector(data=[0.0] * size).SerializeToString()
     return message[: len(message) - 4 * size]
 
 
