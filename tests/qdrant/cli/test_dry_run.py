@@ -44,4 +44,4 @@ def test_errors_and_settings_are_those_of_the_load(quern, docs):
     (docs / "z.csv").unlink()
     quern("load", docs, "-c", "docs")
     refused = quern("load", docs, "-c", "docs", "--dry-run", "--layout", "plain")
-    assert "layout='universal', but layout='plain' is requested" in refused.stderr
+    assert "--layout universal, but --layout plain is requested" in refused.stderr
