@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,19 +96,19 @@ def eager_switches():
 
 @pytest.fixture
 def sent(monkeypatch):
-    """A server's client, and a list of what it would send: qdrant-client itself has prepared it."""
+    """A server's client, and lists of what it would send, prepared by our code and the client's."""
     client = QdrantClient(url="http://127.0.0.1:1", check_compatibility=False)
     written, searched = [], []
 
-    def upsert(collection_name, points, **_):
-        written.append(points)
-        return models.UpdateResult(status=models.UpdateStatus.COMPLETED)
+    def request(content, type_, **_):
+        written.append(orjson.loads(content)["batch"])
+        return type_(result=models.UpdateResult(status=models.UpdateStatus.COMPLETED))
 
     def query_points(collection_name, query, prefetch, **_):
         searched.append(prefetch)
         return QueryResponse(points=[])
 
-    monkeypatch.setattr(client._client, "upsert", upsert)
+    monkeypatch.setattr(client.http.client, "request", request)
     monkeypatch.setattr(client._client, "query_points", query_points)
     return client, written, searched
 
@@ -128,9 +129,9 @@ def test_threads_that_share_a_client_write_the_vectors_of_their_own_texts(sent, 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(0, len(texts), 16)))
     points = [
-        (payload["text"], plain(vector))
+        (payload["text"], plain(models.SparseVector(**vector)))
         for batch in written
-        for payload, vector in zip(batch.payloads, batch.vectors[BM25], strict=True)
+        for payload, vector in zip(batch["payloads"], batch["vectors"][BM25], strict=True)
     ]
     assert sorted(text for text, _ in points) == sorted(texts)
     assert [text for text, vector in points if vector != reference(text)] == []

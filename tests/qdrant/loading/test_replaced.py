@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from qdrant_client import models
@@ -11,6 +12,7 @@ from tests.support.qdrant_server import running_server
 from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant import provenance as provenances
 from quernstone_qdrant.errors import CollectionReplacedError
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.targets import as_target
 
 RECORDS = [{"id": f"d{n}", "text": f"Document {n} speaks of mills."} for n in range(40)]
@@ -178,10 +180,14 @@ def test_a_loader_that_comes_second_gets_the_first_ones_settings(server, make_em
 
 
 def test_metadata_that_comes_late_is_waited_for(make_embedder):
+    embedder = make_embedder()
+    provenance = Provenance.of(embedder, "docs")
+    settings = provenance.settings.resolved(64)
     with running_server(nodes=3) as server:
-        loader = QdrantLoader(server.client(), "docs", make_embedder())
-        loader.load(RECORDS)
-        server.metadata_delay = 0.5
-        metadata = server.client().get_collection("docs").config.metadata
-        server.client().update_collection("docs", metadata=metadata)
-        assert QdrantSearcher(server.client(node=1), "docs", make_embedder()).search("mills")
+        server.metadata_delay = 1.0
+        metadata = replace(provenance, settings=settings, identity="1").metadata()
+        as_target(server.client(), "docs").create(settings, 64, metadata)
+        other = server.client(node=1)
+        assert not other.get_collection("docs").config.metadata  # it is late
+        assert QdrantSearcher(other, "docs", embedder).search("mills") == []
+        assert QdrantLoader(server.client(node=2), "docs", embedder).load(RECORDS).embedded

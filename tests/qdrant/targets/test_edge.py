@@ -302,7 +302,7 @@ sys.stdin.read()
 
 
 def test_a_second_process_is_told_who_has_it(target, tmp_path, monkeypatch):
-    monkeypatch.setattr("quernstone_qdrant.targets.edge._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("quernstone_qdrant.targets.edge_shard._LOCK_SECONDS", 0.2)
     target.create(CollectionSettings(), 64, {})
     target.close()
     command = [sys.executable, "-c", HOLD, str(tmp_path / "edge")]

@@ -1,16 +1,21 @@
-"""The progress bar of long calls."""
+"""The progress of long calls: a bar on a terminal, a line now and then in a pipe."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_LINE_SECONDS = 30.0
+"""Seconds between two lines where standard error is not a terminal."""
 
 
 @contextmanager
 def progress_bar(
     description: str, total: int | None, *, show: bool
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while the block runs.
+    """Show a bar on standard error while the block runs; print lines if that is no terminal.
 
     Args:
         description: Title of the bar.
@@ -27,9 +32,34 @@ def progress_bar(
     from rich import progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield _Lines(description, total)
+        return
     numbers = progress.MofNCompleteColumn()
     times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
     columns = "{task.description}", progress.BarColumn(), numbers, *times
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress.Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+class _Lines:
+    """Prints a line with the count and the rate every half minute."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self._description, self._total, self._done = description, total, 0
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < _LINE_SECONDS:
+            return
+        self._last = now
+        rate = self._done / (now - self._started)
+        of = f" of {self._total:,} ({self._done / self._total:.0%})" if self._total else ""
+        left = (self._total - self._done) / rate if self._total and rate else 0.0
+        remaining = f", {left / 60:.0f} minutes left" if left > 0 else ""
+        sys.stderr.write(f"{self._description}: {self._done:,}{of}, {rate:,.1f}/s{remaining}\n")
+        sys.stderr.flush()

@@ -112,10 +112,9 @@ class QdrantMigration:
         self._to, self._alias, self._replace = to, alias, replace
         self._text_field, self._vector_name = text_field, vector_name
         self._batch_size, self._request_bytes = batch_size, request_bytes
-        self._retry = Retry(patience)
+        self._retry, self._index_timeout = Retry(patience), index_timeout
         self._folder, self._sample_size = Path(state_folder), sample
         self._skip_errors, self._most_passes = skip_errors, most_passes
-        self._index_timeout = index_timeout
         self._running = RunningReport(collection, self._retry, progress)
 
     @property

@@ -53,6 +53,7 @@ from quernstone_qdrant.targets.edge_files import (
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_optimise import optimise_in_process
+from quernstone_qdrant.targets.edge_shard import is_locked, load_shard
 from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
     point_vectors,
@@ -72,8 +73,6 @@ _SYNC_SECONDS = 5.0
 """Default of a server (`flush_interval_sec`)."""
 _WRITERS = 2
 """One thread writes while the loader reads stored payloads."""
-_LOCK_SECONDS = 5.0
-"""How long to wait for a lock: a process that was just killed may still hold its files."""
 
 
 class EdgeTarget:
@@ -173,7 +172,7 @@ class EdgeTarget:
         self.close()
         with self._failures(f"changing {', '.join(sorted(names))}"), self._opening:
             config = shard_config(settings, dimensions)
-            self._opened = _load(self._home / _SHARD, config)
+            self._opened = load_shard(self._home / _SHARD, config)
         self._describe({**self._description(), "settings": settings.to_json()})
         self.create_indexes(settings)
 
@@ -312,7 +311,7 @@ class EdgeTarget:
                 self._shard()
             except Exception as error:
                 # A damaged collection can be deleted, one that is in use cannot.
-                if _is_locked(error) or isinstance(error, CollectionNotFoundError):
+                if is_locked(error) or isinstance(error, CollectionNotFoundError):
                     raise
             self.close()
             (self._home / DESCRIPTION).unlink()  # first: without it, there is no collection
@@ -338,7 +337,7 @@ class EdgeTarget:
         with self._opening:
             if self._opened is None:
                 self._description()  # raises if the collection does not exist
-                self._opened = _load(self._home / _SHARD)
+                self._opened = load_shard(self._home / _SHARD)
             return self._opened
 
     def _sync(self) -> None:
@@ -350,7 +349,7 @@ class EdgeTarget:
     def _remove_unfinished(self, shard: Path) -> None:
         """Remove the shard of a process that was killed while creating the collection."""
         if (shard / "edge_config.json").exists():
-            _load(shard).close()  # raises if another process has the shard open
+            load_shard(shard).close()  # raises if another process has the shard open
         shutil.rmtree(shard)
 
     def _description(self) -> dict[str, Any]:
@@ -378,7 +377,7 @@ class EdgeTarget:
             raise
         # Edge raises a bare `Exception` for every failure of the engine.
         except Exception as error:
-            if _is_locked(error):
+            if is_locked(error):
                 raise TargetError(
                     f"collection {self.collection!r} in {str(self.path)!r} is in use by another "
                     "process; Edge allows one process at a time: end the other one first"
@@ -387,21 +386,6 @@ class EdgeTarget:
             raise (RefusedError if not_encoded else TargetError)(
                 f"Qdrant Edge failed at {doing} (collection {self.collection!r}): {error}"
             ) from error
-
-
-def _load(shard: Path, config: edge.EdgeConfig | None = None) -> edge.EdgeShard:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            return edge.EdgeShard.load(str(shard), config)
-        except Exception as error:  # noqa: PERF203 - Edge raises only bare exceptions
-            if not _is_locked(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(_LOCK_SECONDS / 50)
-
-
-def _is_locked(error: Exception) -> bool:
-    return "WouldBlock" in str(error)
 
 
 def _selector(fields: Sequence[str]) -> Any:

@@ -1,0 +1,41 @@
+"""Progress in a pipe: a line every half minute, and nothing from short calls."""
+
+import pytest
+
+from quernstone import progress
+from quernstone.progress import progress_bar
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_a_line_every_half_minute(clock, capsys):
+    with progress_bar("copying", 4000, show=True) as advance:
+        for seconds in range(10, 101, 10):
+            clock[0] = float(seconds)
+            advance(100)
+    assert capsys.readouterr().err.splitlines() == [
+        "copying: 300 of 4,000 (8%), 10.0/s, 6 minutes left",
+        "copying: 600 of 4,000 (15%), 10.0/s, 6 minutes left",
+        "copying: 900 of 4,000 (22%), 10.0/s, 5 minutes left",
+    ]
+
+
+def test_an_unknown_total_is_left_out(clock, capsys):
+    with progress_bar("reading", None, show=True) as advance:
+        clock[0] = 60.0
+        advance(1500)
+    assert capsys.readouterr().err == "reading: 1,500, 25.0/s\n"
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_a_short_call_prints_nothing(clock, capsys, show):
+    with progress_bar("copying", 10, show=show) as advance:
+        clock[0] = 20.0 if show else 100.0
+        advance(10)
+    assert capsys.readouterr().err == ""
