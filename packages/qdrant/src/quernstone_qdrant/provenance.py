@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid4
 
+from quernstone.types import EngineInfo
 from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import (
@@ -79,7 +80,7 @@ class Provenance:
             dimensions=embedder.dimensions,
             dtype=embedder.info.dtype,
             namespace=collection_namespace(collection),
-            engine=embedder.info.engine,
+            engine=_engine(embedder.info),
             adapter=str(getattr(embedder, "adapter", "")),
             query_prompt=embedder.format_query("{query}"),
             document_prompt=_document_prompt(embedder),
@@ -169,6 +170,11 @@ class Provenance:
             "loader": other.loader,
         }
         return self if entry in self.mixed else replace(self, mixed=(*self.mixed, entry))
+
+
+def _engine(info: EngineInfo) -> str:
+    """Return the engine that runs the model, which may be that of a `quern serve`."""
+    return info.engine if info.served is None else info.served.engine
 
 
 def _document_prompt(embedder: TextEmbedder) -> str:
