@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from quernstone_qdrant.cli.options import CollectionOptions
 
 if TYPE_CHECKING:
     from quernstone import Embedder
+    from quernstone_qdrant.documents.records import Record
+    from quernstone_qdrant.loading.given import Vectors
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.sources import FileCounts, ReadOptions
 
@@ -52,6 +55,8 @@ def preview(
     embedder: Embedder,
     provenance: Provenance,
     left_out: LeftOut | None,
+    *,
+    vectors: Vectors | None = None,
 ) -> Preview:
     """Read and split everything, in bounded memory, and embed a few chunks to measure the rate.
 
@@ -62,6 +67,7 @@ def preview(
         embedder: The model.
         provenance: That of the collection, or of the one that the load would create.
         left_out: Receives errors; None raises the first one.
+        vectors: See `QdrantLoader.load_vectors`; None: texts are split and embedded.
 
     Raises:
         SourceError, RecordError: An item cannot be loaded, and `left_out` is None.
@@ -70,6 +76,7 @@ def preview(
     from quernstone_qdrant.documents.chunking import Chunker
     from quernstone_qdrant.documents.points import make_point
     from quernstone_qdrant.documents.records import to_record
+    from quernstone_qdrant.loading.given import GivenVectors
     from quernstone_qdrant.sources import count_records, read_paths
 
     found, sample = Preview(), list[str]()
@@ -78,12 +85,16 @@ def preview(
     arguments = batches.arguments()
     chunker = Chunker(arguments["chunk_size"], arguments["chunk_overlap"])
     records = read_paths(paths, options=reading)
+    convert: Callable[[object, int], Record] = partial(to_record, record_rule=rule)
+    if vectors is not None:
+        chunker = Chunker(None)
+        convert = GivenVectors(convert, vectors, provenance.dimensions)
     with progress_bar("reading", count_records(paths, reading), show=on_terminal()) as advance:
         for position, item in enumerate(records):
             try:
                 if isinstance(item, QuernstoneError):
                     raise item
-                record = to_record(item, position, record_rule=1 if rule == 1 else 2)
+                record = convert(item, position)
             except QuernstoneError as error:
                 if left_out is None:
                     raise
@@ -95,7 +106,7 @@ def preview(
                 if chunk.number == 0 and len(found.first) < _SHOWN:
                     point = make_point(provenance.namespace, provenance.fingerprint, chunk, layout)
                     found.first.append(point.payload())
-                if len(sample) < _MEASURED:
+                if vectors is None and len(sample) < _MEASURED:
                     sample.append(chunk.text)
                 found.chunks += 1
                 found.characters += len(chunk.text)

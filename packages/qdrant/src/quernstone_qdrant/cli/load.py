@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from quernstone_qdrant.cli.load_options import (
     BatchOptions,
     ErrorOptions,
     UpdateOptions,
+    VectorOptions,
     check_inputs,
     tolerated,
     warn_of_embedded,
@@ -56,6 +58,7 @@ def load(
     *,
     collection: CollectionOptions,
     files: FileOptions,
+    given: VectorOptions,
     batches: BatchOptions,
     updates: UpdateOptions,
     errors: ErrorOptions,
@@ -84,6 +87,7 @@ def load(
 
     reading = files.reading()
     check_inputs(paths, reading, updates, errors)
+    vectors = given.given(paths)
     nothing = updates.dry_run and collection.is_missing
     with nullcontext() if nothing else collection.open(create=True) as target:
         remembered = Remembered.read(target) if target else Remembered(collection.name)
@@ -101,7 +105,9 @@ def load(
             if target is None or updates.dry_run:
                 made = wished_provenance(embedder, collection, storage, remembered.provenance)
                 with tolerated(errors) as left_out, with_remedy():
-                    found = preview(paths, reading, batches, embedder, made, left_out)
+                    found = preview(
+                        paths, reading, batches, embedder, made, left_out, vectors=vectors
+                    )
                 print_preview(found, collection, as_json=as_json)
                 return
             with (
@@ -123,7 +129,11 @@ def load(
                 signals.stop(loader)
                 reports = ReportFiles(loader, collection, errors.report_file)
                 with display.show(loader, reports), with_remedy():
-                    report = loader.load(read_paths(paths, options=reading), prune=updates.scope)
+                    records = read_paths(paths, options=reading)
+                    load_records = loader.load
+                    if vectors is not None:
+                        load_records = partial(loader.load_vectors, vectors=vectors)
+                    report = load_records(records, prune=updates.scope)
             print_notes(report, pruning=bool(updates.scope))
             print_summary(report, collection, as_json=as_json)
             if report.stopped:

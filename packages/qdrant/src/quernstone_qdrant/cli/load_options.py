@@ -10,16 +10,63 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.failures import LeftOut, check_writable, with_remedy
 from quernstone_qdrant.cli.options import AllowMismatch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quernstone_qdrant.loading.given import Vectors
     from quernstone_qdrant.loading.run import Prune
     from quernstone_qdrant.sources import ReadOptions
     from quernstone_qdrant.targets import Target
 
 _EMBEDDED_RECORDS = 20_000
 """Number of records up to which the embedded client is recommended, by its own makers as well."""
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """Vectors that were computed before."""
+
+    vector_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Field that holds the vector of each row, computed before by --model: texts are "
+            "neither embedded nor split.",
+        ),
+    ] = None
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE.npy",
+            help="NumPy file with the vectors of a single file, one row per record.",
+        ),
+    ] = None
+
+    def given(self, paths: Sequence[Path]) -> Vectors | None:
+        """Return the field, or the opened array; None if texts are to be embedded.
+
+        Raises:
+            ConfigError: Both are given, there are several files, or the array cannot be read.
+        """
+        if self.vectors is None:
+            return self.vector_field
+        if self.vector_field is not None:
+            raise ConfigError("--vectors and --vector-field exclude each other: use one of them")
+        if len(paths) != 1 or paths[0].is_dir():
+            raise ConfigError("--vectors belongs to the rows of one file: pass that file alone")
+        import numpy as np
+
+        try:
+            array: NDArray[Any] = np.load(self.vectors, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {str(self.vectors)!r}: {error}") from error
+        return array
 
 
 @dataclass(frozen=True)
