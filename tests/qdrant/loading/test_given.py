@@ -95,8 +95,8 @@ def test_long_texts_are_stored_whole(loader, client, embedder):
         ([[1.0] * 64], r"shape \(1, 64\)"),
         ([float("nan")] * 64, "NaN, infinity, or only zeros"),
         ([0.0] * 64, "NaN, infinity, or only zeros"),
-        (["a"] * 64, "no list of numbers"),
-        ("a" * 64, "no list of numbers"),
+        (["a"] * 64, "not a list of numbers"),
+        ("a" * 64, "not a list of numbers"),
     ],
     ids=range(7),
 )

@@ -15,7 +15,7 @@ _LINE_SECONDS = 30.0
 def progress_bar(
     description: str, total: int | None, *, show: bool
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while the block runs; print lines if that is no terminal.
+    """Show a bar on standard error while the block runs; print lines elsewhere than on a terminal.
 
     Args:
         description: Title of the bar.

@@ -73,7 +73,7 @@ class GivenVectors:
         try:
             vector = np.asarray(given, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise RecordError(key, f"its vector is no list of numbers: {error}") from error
+            raise RecordError(key, f"its vector is not a list of numbers: {error}") from error
         if vector.shape != (self._dimensions,):
             raise RecordError(
                 key,
