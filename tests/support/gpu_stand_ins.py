@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quernstone.attention.sdpa import sdpa_maker
 from quernstone.attention.varlen import varlen_maker
-from quernstone.engines.torch import engine
+from quernstone.engines.torch import engine, grid
 from quernstone.engines.torch.transfer import PinnedTransfer
 from quernstone.qwen3.elementwise import Elementwise
 
@@ -96,8 +96,12 @@ class Recorder:
 
 
 def use(monkeypatch, *, record=None, memory=80 << 30):
-    """Have `TorchEngine` take the way of CUDA, in any dtype."""
+    """Have `TorchEngine` take the way of CUDA, in any dtype.
+
+    Graphs are recorded for up to 256 tokens: the stand-in for attention compares all tokens.
+    """
     transfers = []
+    monkeypatch.setattr(grid, "MOST_TOKENS", 256)
     monkeypatch.setattr(engine, "total_bytes", lambda device: memory)
 
     def transfer(device):
