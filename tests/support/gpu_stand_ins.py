@@ -95,13 +95,13 @@ class Recorder:
         return replay, self.size
 
 
-def use(monkeypatch, *, record=None, memory=80 << 30):
+def use(monkeypatch, *, record=None, memory=80 << 30, graph_tokens=256):
     """Have `TorchEngine` take the way of CUDA, in any dtype.
 
-    Graphs are recorded for up to 256 tokens: the stand-in for attention compares all tokens.
+    Graphs are recorded for up to `graph_tokens`: the stand-in for attention compares all tokens.
     """
     transfers = []
-    monkeypatch.setattr(grid, "MOST_TOKENS", 256)
+    monkeypatch.setattr(grid, "MOST_TOKENS", graph_tokens)
     monkeypatch.setattr(engine, "total_bytes", lambda device: memory)
 
     def transfer(device):

@@ -119,7 +119,7 @@ def engines(request):
     plain = load(request.param)
     record = gpu_stand_ins.Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        gpu_stand_ins.use(patch, record=record)
+        gpu_stand_ins.use(patch, record=record, graph_tokens=320)
         with_graphs = prepared(load(request.param, max_batch_tokens=320))
     with pytest.MonkeyPatch.context() as patch:
         gpu_stand_ins.use(patch)
@@ -179,7 +179,9 @@ def test_the_memory_of_graphs_is_limited_and_said(monkeypatch):
 
 def test_the_largest_graph_fits_into_the_memory_of_graphs(monkeypatch):
     """Its activations take at most half of it: 64 MiB of 128 on a device of 2 GiB."""
-    gpu_stand_ins.use(monkeypatch, record=gpu_stand_ins.Recorder(), memory=2 << 30)
+    gpu_stand_ins.use(
+        monkeypatch, record=gpu_stand_ins.Recorder(), memory=2 << 30, graph_tokens=8192
+    )
     engine = load(max_batch_tokens=8192)
     per_token = token_bytes(engine._model.config, torch.float32)
     largest = max(shape.tokens for shape in engine._graphs._shapes)
