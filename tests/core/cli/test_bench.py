@@ -223,8 +223,8 @@ def test_errors_come_before_any_work(quern, embedding_model, tmp_path, monkeypat
     refused = {
         ("--texts", empty): "contains no text",
         ("--texts", tmp_path / "gone.txt"): "no such file",
-        ("--seconds", 0): "`seconds` is 0.0; it must be a number greater than 0",
-        ("--seconds", "inf"): "`seconds` is inf",
+        ("--seconds", 0): "--seconds is 0.0; it must be a number greater than 0",
+        ("--seconds", "inf"): "--seconds is inf",
         ("--task", "classify"): "--task classify: use auto, embed, rerank",
         ("--engine", "other"): "unknown engine 'other'",
         ("--engine", "remote"): "a benchmark measures this machine",

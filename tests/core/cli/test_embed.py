@@ -191,7 +191,7 @@ def test_a_missing_id_and_a_missing_field(quern, rows):
         (["-", "-o", "out.csv"], "unknown ending; use .jsonl, .ndjson, .npy, .parquet, or -"),
         (["-", "-o", "no/folder/out.npy"], "not a file in a folder that exists"),
         (["-", "--input-format", "xml"], "unknown input format 'xml'"),
-        (["-", "--dimensions", "7"], "`dimensions` is 7; this model gives 32 to 64"),
+        (["-", "--dimensions", "7"], "--dimensions is 7; this model gives 32 to 64"),
         (["-", "--dtype", "int3"], "'int3'"),
         (["-", "--engine", "steam"], "'steam'"),
         (["-", "--device", "abacus"], "abacus"),
