@@ -1,4 +1,4 @@
-"""Progress in a pipe: a line every half minute, and nothing from short calls."""
+"""Progress in a pipe: a line every half minute, and one at the end."""
 
 import pytest
 
@@ -23,6 +23,7 @@ def test_a_pipe_gets_a_line_every_half_minute(clock, capsys):
         "copying: 300 of 4,000 (8%), 10.0/s, 6 minutes left",
         "copying: 600 of 4,000 (15%), 10.0/s, 6 minutes left",
         "copying: 900 of 4,000 (22%), 10.0/s, 5 minutes left",
+        "copying: 1,000 of 4,000 (25%), 10.0/s, 5 minutes left",
     ]
 
 
@@ -30,12 +31,12 @@ def test_an_unknown_total_is_left_out(clock, capsys):
     with progress_bar("reading", None, show=True) as advance:
         clock[0] = 60.0
         advance(1500)
-    assert capsys.readouterr().err == "reading: 1,500, 25.0/s\n"
+    assert capsys.readouterr().err == "reading: 1,500, 25.0/s\n" * 2
 
 
 @pytest.mark.parametrize("show", [True, False])
-def test_a_short_call_prints_nothing(clock, capsys, show):
+def test_a_short_call_prints_one_line_if_asked(clock, capsys, show):
     with progress_bar("copying", 10, show=show) as advance:
-        clock[0] = 20.0 if show else 100.0
+        clock[0] = 20.0
         advance(10)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "copying: 10 of 10 (100%), 0.5/s\n" * show

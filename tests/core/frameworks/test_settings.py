@@ -336,7 +336,7 @@ def test_show_progress(adapter, capsys, monkeypatch):
     run(adapter("tiny"))
     assert capsys.readouterr().err == ""
     run(adapter("tiny", show_progress=True))
-    assert "2/2" in capsys.readouterr().err
+    assert "2 of 2 (100%)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("top_n", [1, None])

@@ -34,7 +34,9 @@ def progress_bar(
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
-        yield _Lines(description, total)
+        lines = _Lines(description, total)
+        yield lines
+        lines.print()
         return
     numbers = progress.MofNCompleteColumn()
     times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
@@ -45,7 +47,7 @@ def progress_bar(
 
 
 class _Lines:
-    """Prints a line with the count and the rate every half minute."""
+    """Prints a line with the count and the rate every half minute, and at the end."""
 
     def __init__(self, description: str, total: int | None) -> None:
         self._description, self._total, self._done = description, total, 0
@@ -53,11 +55,13 @@ class _Lines:
 
     def __call__(self, count: int) -> None:
         self._done += count
-        now = time.monotonic()
-        if now - self._last < _LINE_SECONDS:
-            return
-        self._last = now
-        rate = self._done / (now - self._started)
+        if time.monotonic() - self._last >= _LINE_SECONDS:
+            self.print()
+
+    def print(self) -> None:
+        """Print the count so far."""
+        self._last = time.monotonic()
+        rate = self._done / max(self._last - self._started, 1e-9)
         of = f" of {self._total:,} ({self._done / self._total:.0%})" if self._total else ""
         left = (self._total - self._done) / rate if self._total and rate else 0.0
         remaining = f", {left / 60:.0f} minutes left" if left > 0 else ""
