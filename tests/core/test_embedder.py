@@ -383,7 +383,7 @@ def test_progress_goes_to_standard_error(embedder, capsys):
     embedder.embed_documents(TEXTS, progress=True)
     captured = capsys.readouterr()
     assert "embedding documents" in captured.err
-    assert "6/6" in captured.err
+    assert "6 of 6 (100%)" in captured.err
     assert captured.out == ""
 
 

@@ -11,8 +11,8 @@ from quernstone import ConfigError, InputError, InputTooLongError, NonFiniteErro
 from quernstone.encoding.cache import DocumentCache
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
-from quernstone.engines.torch import engine as torch_engine
 from quernstone.engines.torch.engine import TorchEngine
+from quernstone.engines.torch.memory import CACHED_PREFIX_TOKENS
 from quernstone.qwen3 import Qwen3
 
 QUERIES = ["what is a quern?", "", "rain", "what is a quern?", "汉字 " * 20]
@@ -194,7 +194,7 @@ def test_a_thousand_queries_compute_each_prefix_once_and_keep_few(folder, prefix
     assert [len(own) for own in ranked] == [1] * 1000
     assert sum(map(len, prefix_passes)) == 1 + 1000
     for batch, kept in batches:
-        assert 0 < kept <= torch_engine._CACHED_PREFIX_TOKENS
+        assert 0 < kept <= CACHED_PREFIX_TOKENS
         prefixes = {sequence.prefix for sequence in batch}
         assert sum(map(len, batch)) + sum(map(len, prefixes)) <= 2500
 

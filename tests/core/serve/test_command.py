@@ -47,7 +47,7 @@ def test_running_requests_finish_after_sigterm(tmp_path):
     [
         ([], 2, "which model? give --embed MODEL, --rerank MODEL, or both"),
         (["--embed", "/no/such/model"], 1, "/no/such/model"),
-        (["--embed", "tiny", "--max-wait", "0"], 2, "`max_wait` is 0.0"),
+        (["--embed", "tiny", "--max-wait", "0"], 2, "--max-wait is 0.0"),
     ],
 )
 def test_what_cannot_be_served_ends_with_one_line(tmp_path, arguments, code, words):
