@@ -165,7 +165,7 @@ def test_documents_without_a_lasting_id_are_found_again(client, embedder):
     [
         (7, "it has type int; pass mappings"),
         (
-            {"id": "a", "title": "x"},
+            {"id": "a", "subtitle": "x"},
             "it has no text field",
         ),
         ({"id": "a", "text": None}, "its text has type NoneType, not str"),

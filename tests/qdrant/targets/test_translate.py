@@ -156,7 +156,8 @@ def test_a_server_gets_bm25_vectors(load):
     assert (sent["indices"], sent["values"]) == (made.indices, made.values)
     assert len(server.points["batch"]["vectors"][""][0]) == 64
 
-    searcher.search("quern", limit=5, prefetch=50, query_filter={"year": 1200})
+    with pytest.warns(UserWarning, match="no document of collection 'docs' has the field 'year'"):
+        searcher.search("quern", limit=5, prefetch=50, query_filter={"year": 1200})
     where = {"must": [{"key": "metadata.year", "range": {"gte": 1200.0, "lte": 1200.0}}]}
     (search,) = server.searches
     dense, words = search["prefetch"]
