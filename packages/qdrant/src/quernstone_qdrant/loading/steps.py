@@ -89,10 +89,11 @@ def embed(batch: Batch, embedder: TextEmbedder, *, skip_errors: bool) -> None:
                 batch.lost = True
                 del points[place:]
         else:
-            embedded = iter(vectors)
-            given = (point.chunk.record.vector for point in points)
-            rows = [next(embedded) if row is None else row for row in given]
-            batch.vectors = vectors if len(places) == len(points) else np.stack(rows)
+            batch.vectors = vectors
+            if len(places) < len(points):
+                embedded = iter(vectors)
+                given = (point.chunk.record.vector for point in points)
+                batch.vectors = np.stack([next(embedded) if v is None else v for v in given])
             return
 
 
