@@ -1,4 +1,4 @@
-"""What `quern load` shows on a terminal and in a pipe while it runs."""
+"""The progress of `quern load`, on a terminal and in a pipe."""
 
 import io
 import re

@@ -50,7 +50,7 @@ class MigrationOptions:
         _option(
             "--replace",
             help="If the collection's name is not an alias: delete it at the switch, and make its "
-            "name an alias. There is no way back.",
+            "name an alias. This cannot be undone.",
         ),
     ] = False
     switch: Annotated[

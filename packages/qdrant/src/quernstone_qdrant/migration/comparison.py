@@ -77,11 +77,11 @@ def check_filled(
         problems.append(f"it has {stored:,} points instead of {expected:,}")
     if has_own_points:
         problems += verify(new, patience=retry.patience).problems
-    comparison, wrong = compare(old, new, provenance, old_vector, sample, embedder, retry)
+    comparison, wrong = _compare(old, new, provenance, old_vector, sample, embedder, retry)
     return comparison, problems + wrong
 
 
-def compare(
+def _compare(
     old: Target,
     new: Target,
     provenance: Provenance,
@@ -93,15 +93,6 @@ def compare(
     """Embed a sample again, and compare its neighbors in both collections.
 
     The stored vectors are the queries, so the model of the old collection is not needed.
-
-    Args:
-        old: The old collection.
-        new: The new collection.
-        provenance: Provenance of the new collection.
-        old_vector: Name of the old collection's dense vector.
-        sample: The points to compare.
-        embedder: Embedder of the new collection.
-        retry: Policy for failed requests.
 
     Returns:
         The figures, and descriptions of vectors that are wrong.

@@ -58,7 +58,7 @@ class QdrantMigration:
         vector_name: Dense vector of a collection of another program that has several.
         alias: If `collection` is not an alias: an alias to create for it now, and to switch later.
         replace: If `collection` is not an alias: delete it at the switch, and make its name an
-            alias. There is no way back then.
+            alias. This cannot be undone.
         batch_size: Number of points per embedding call and per write.
         request_bytes, patience: See `QdrantLoader`.
         state_folder: Folder for the record of the old collection, by which late writes are found:

@@ -314,7 +314,7 @@ class EdgeTarget:
                 if is_locked(error) or isinstance(error, CollectionNotFoundError):
                     raise
             self.close()
-            (self._home / DESCRIPTION).unlink()  # first: without it, there is no collection
+            (self._home / DESCRIPTION).unlink()  # first: a collection exists while it has this file
             shutil.rmtree(self._home)
 
     def close(self) -> None:
