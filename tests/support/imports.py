@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.syntax import parse
+
 Graph = dict[str, set[str]]
 """Module -> the modules of the same package that it imports anywhere in its source."""
 
@@ -39,7 +41,7 @@ def _module(path: Path, source: Path) -> str:
 
 
 def _imported(path: Path, files: dict[str, Path]) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in files)
         elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:

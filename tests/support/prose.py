@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.syntax import parse
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -22,7 +24,7 @@ class Passage:
 def passages(path: Path) -> Iterator[Passage]:
     """Yield the passages of a file, each with its line breaks replaced by spaces."""
     source = path.read_text()
-    tree = ast.parse(source)
+    tree = parse(path)
     docstrings = set(_docstrings(tree))
     parts = {
         part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values

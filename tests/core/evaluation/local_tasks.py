@@ -29,6 +29,7 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy
 from mteb.abstasks.task_metadata import TaskMetadata
+from tests.support.syntax import parse
 
 DATA = next(
     parent / "data" / "evaluation"
@@ -73,8 +74,7 @@ def functions():
     """(docstring, body) of functions of the standard library."""
     found = {}
     for module in ("textwrap", "shutil", "statistics", "tempfile", "calendar", "heapq", "os"):
-        source = (Path(sysconfig.get_path("stdlib")) / f"{module}.py").read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parse(Path(sysconfig.get_path("stdlib")) / f"{module}.py")):
             text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
             if text and len(node.body) > 2 and len(text) > 30:
                 body = "\n".join(ast.unparse(part) for part in node.body[1:])
