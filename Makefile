@@ -6,7 +6,9 @@ RUN := $(VENV)/bin/
 PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PACKAGES := --editable packages/core[torch,transformers,parquet] --editable packages/langchain \
 	--editable packages/llamaindex --editable packages/qdrant
-PROJECTS := pyproject.toml constraints.txt $(wildcard packages/*/pyproject.toml)
+# the first module holds the version of all packages
+PROJECTS := pyproject.toml constraints.txt $(wildcard packages/*/pyproject.toml) \
+	packages/core/src/quernstone/__init__.py
 
 # vLLM pins many packages, so its tests have an environment of their own
 VLLM_VENV ?= .venv-vllm
@@ -25,7 +27,7 @@ LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-versi
 	--constraint constraints.txt
 
 .PHONY: install install-dev install-vllm install-infinity install-llama demo test test-all test-vllm \
-	test-infinity soak check fix bench gpu-check capabilities models
+	test-infinity soak check fix bench gpu-check capabilities models dist
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -98,6 +100,18 @@ check: install-dev
 	$(RUN)mypy
 	$(RUN)basedpyright --pythonpath $(RUN)python
 	$(RUN)pytest -q tests/repository/test_deploy.py
+
+# the files of a release, equal in every build of one commit
+DIST ?= dist
+dist: install-dev
+	rm -rf $(DIST)
+	set -e; export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); \
+	for package in core langchain llamaindex qdrant; do \
+		$(RUN)python -m build --no-isolation --outdir $(DIST) packages/$$package; \
+	done
+	$(RUN)twine check --strict $(DIST)/*
+	$(RUN)check-wheel-contents $(DIST)/*.whl
+	cd $(DIST) && sha256sum *
 
 fix: install-dev
 	$(RUN)ruff check --fix

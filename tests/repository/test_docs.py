@@ -11,12 +11,11 @@ import re
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
+from tests.support.environments import ROOT, Environment
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md")])
 SLOW_PAGES = ["command-line.md", "doctor.md", "evaluation.md", "searching.md"]
 MOST_LINES = {"README.md": 130, "docs/performance.md": 150}
@@ -116,18 +115,11 @@ def test_a_page_runs_after_its_install_lines_in_a_clean_environment(page, tmp_pa
     text = (ROOT / "docs" / page).read_text()
     [install] = re.findall(r"^```sh\n(pip install .*?)^```$", text, re.MULTILINE | re.DOTALL)
     code = "".join(block for _, language, block in blocks(ROOT / "docs" / page))
-    (tmp_path / "page.py").write_text(code)
     copy = tmp_path / "clone"
     shutil.copytree(ROOT / "packages", copy / "packages")
-    venv.create(tmp_path / "venv", with_pip=True)
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin",
-        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    for command, folder in ((install, copy), ("python page.py", tmp_path)):
-        subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True)
+    environment = Environment(tmp_path)
+    environment.run(install, copy)
+    environment.run_offline(code)
 
 
 def test_contributing_lists_every_module():
