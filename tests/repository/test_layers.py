@@ -33,7 +33,7 @@ LAYERS = {
         ["documents"],
         ["settings", "wish", "filters", "embedders"],
         ["sources", "targets", "store", "writes", "retry", "provenance", "reconcile"],
-        ["checks", "loading", "verify", "repair", "report", "opened"],
+        ["checks", "loading", "verify", "repair", "report", "searching", "opened"],
         ["loader", "searcher", "migration"],
         ["ray", "ray_rows"],
         ["cli"],

@@ -84,6 +84,8 @@ def store(client: QdrantClient) -> CollectionSettings:
 
 async def asearch(client: QdrantClient) -> list[SearchHit]:
     searcher = QdrantSearcher(client, "docs", Embedder("tiny"), Reranker("tiny"))
+    many: list[list[SearchHit]] = await searcher.asearch_many(["what?"], 5, candidates=9)
+    assert many == searcher.search_many(("a", "b"), prefetch=300)
     return await searcher.asearch("what?", 5, hybrid=True, query_filter={"year": 1200})
 
 

@@ -19,7 +19,7 @@ from quernstone_qdrant import EdgeTarget, QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text, encode_document, encode_query
 from quernstone_qdrant.settings import BM25, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest, as_target
-from quernstone_qdrant.targets.base import Bm25Stage
+from quernstone_qdrant.targets.requests import Bm25Stage
 
 SETTINGS = CollectionSettings(bm25="sparse").resolved(4)
 WORDS = "mill quern stone furrow river wheel oven bread grain hopper 4711 0x80070005".split()

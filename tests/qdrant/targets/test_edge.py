@@ -16,9 +16,9 @@ from quernstone_qdrant import CollectionError, CollectionNotFoundError, QdrantLo
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import PREFIX, PRESETS, CollectionSettings
 from quernstone_qdrant.targets import SearchRequest, as_target
-from quernstone_qdrant.targets.base import Bm25Stage, PrefixStage
 from quernstone_qdrant.targets.edge import EdgeTarget
 from quernstone_qdrant.targets.edge_files import edge_collections
+from quernstone_qdrant.targets.requests import Bm25Stage, PrefixStage
 
 F = models.FieldCondition
 

@@ -14,12 +14,12 @@ from quernstone_qdrant import QdrantLoader, QdrantSearcher, TargetError
 from quernstone_qdrant.documents.bm25 import LANGUAGES, Bm25Text, encode_document, encode_query
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget, SearchRequest
-from quernstone_qdrant.targets.base import Bm25Stage
 from quernstone_qdrant.targets.configuration import version_of
+from quernstone_qdrant.targets.queries import query_arguments
+from quernstone_qdrant.targets.requests import Bm25Stage
 from quernstone_qdrant.targets.translate import (
     batch_rows,
     embedded_points,
-    query_arguments,
     vectors_config,
 )
 

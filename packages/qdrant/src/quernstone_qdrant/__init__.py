@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from quernstone_qdrant.migration.copy import CopyReport, copy_collection
     from quernstone_qdrant.migration.migrate import QdrantMigration, migrate_collection
     from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport
-    from quernstone_qdrant.opened import SearchHit
     from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher
+    from quernstone_qdrant.searching.hits import SearchHit
     from quernstone_qdrant.settings import CollectionSettings
     from quernstone_qdrant.sources import read_paths
     from quernstone_qdrant.targets.edge import EdgeTarget
@@ -64,8 +64,8 @@ _EXPORTS = {
     "migration.migrate": ("QdrantMigration", "migrate_collection"),
     "migration.report": ("MigrationPlan", "MigrationReport"),
     "report": ("Depths", "LoadReport"),
-    "opened": ("SearchHit",),
     "searcher": ("QdrantSearcher",),
+    "searching.hits": ("SearchHit",),
     "settings": ("CollectionSettings",),
     "sources": ("read_paths",),
     "targets.edge": ("EdgeTarget",),

@@ -3,76 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Integral
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from qdrant_client.models import FieldCondition, Filter, HasIdCondition, MatchAny
 
-from quernstone.errors import ConfigError
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.layouts import KEY_FIELD, NODE_FIELD, OWN_KEY, Layout
-from quernstone_qdrant.errors import CollectionNotFoundError
-from quernstone_qdrant.filters import FieldValue, metadata_filter
+from quernstone_qdrant.errors import CollectionNotFoundError, LimitError, TooLargeError
 from quernstone_qdrant.provenance import Provenance, check_provenance
+from quernstone_qdrant.searching.hits import SearchHit
+from quernstone_qdrant.searching.options import Question, Reading
+from quernstone_qdrant.searching.plan import Search, oversamples, plan
 from quernstone_qdrant.settings import BM25, PREFIX, CollectionSettings
 from quernstone_qdrant.targets import FoundPoint, SearchRequest, Target
-from quernstone_qdrant.targets.base import Bm25Stage, Limits, PrefixStage
+from quernstone_qdrant.targets.base import Limits
+from quernstone_qdrant.targets.requests import Bm25Stage, PrefixStage
 
-_CANDIDATES_PER_HIT = 4
-_MIN_CANDIDATES = 20
-_PREFETCH_PER_HIT = 20
-_MIN_PREFETCH = 200
 _PAGE = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchHit:
-    """A chunk found by a search."""
-
-    id: str
-    """Id of the point."""
-    key: str
-    """Key of the document."""
-    text: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    score: float
-    """Cosine similarity of the full vectors of query and chunk, from -1 to 1."""
-    fused_score: float | None = None
-    """Sum of the reciprocal ranks in the dense and BM25 results; None without hybrid search."""
-    retrieval_rank: int
-    """Rank before reranking, from 1, by `fused_score` in hybrid search, else by `score`."""
-    rerank_score: float | None = None
-    """Probability that the reranker answers yes, from 0 to 1; None without a reranker."""
-    payload: dict[str, Any] = field(default_factory=dict, repr=False)
-    """The payload as it is stored, in the layout of the collection."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """The arguments of a search; see `QdrantSearcher.search`."""
-
-    query: str
-    limit: int
-    hybrid: bool | None
-    query_filter: Filter | Mapping[str, FieldValue] | None
-    candidates: int | None
-    prefetch: int | None
-    reranked: bool
-    """True if a reranker orders the hits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """A question to one collection, with its arguments checked and the defaults filled in."""
-
-    query: str
-    fetched: int
-    prefetch: int
-    hybrid: bool
-    where: Filter | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,72 +94,45 @@ class OpenedCollection:
         """Shape of the payloads."""
         return self._settings.payloads
 
-    @property
-    def _oversamples(self) -> bool:
-        """True if a dense search reads quantised vectors and rescores those it finds."""
-        settings = self._settings
-        return not isinstance(settings.prefix, int) and settings.quantization is not None
-
     def plan(self, question: Question) -> Search:
         """Check the arguments of a search and fill in the defaults.
 
         Raises:
             ConfigError: An argument is out of range, or the collection has no BM25.
         """
-        limit, candidates, hybrid = question.limit, question.candidates, question.hybrid
-        numbers = {"limit": limit, "candidates": candidates, "prefetch": question.prefetch}
-        for name, value in numbers.items():
-            if value is not None and not _is_whole(value):
-                raise ConfigError(f"`{name}` is {value!r}; it must be a whole number")
-        if limit < 1:
-            raise ConfigError(f"`limit` is {limit}; it must be at least 1")
-        if candidates is not None and candidates < limit:
-            raise ConfigError(f"`candidates` is {candidates}; it must be at least `limit`, {limit}")
-        has_bm25 = self._settings.bm25 is not None
-        is_hybrid = has_bm25 if hybrid is None else hybrid
-        most = self.limits.query
-        fetched = _within("limit", limit, most)
-        if question.reranked:
-            usual = max(_CANDIDATES_PER_HIT * limit, _MIN_CANDIDATES)
-            fetched = _within("candidates", candidates, most, usual)
-        if self.limits.oversampling is not None and self._oversamples and not is_hybrid:
-            passed = max(fetched, int(fetched * self.limits.oversampling))
-            most = passed if most is None else min(most, passed)
-        usual = max(_PREFETCH_PER_HIT * fetched, _MIN_PREFETCH)
-        prefetch = _within("prefetch", question.prefetch, most, usual)
-        if prefetch < fetched:
-            raise ConfigError(
-                f"`prefetch` is {prefetch}; it must be at least {fetched}, the number of "
-                "hits to fetch"
-            )
-        if hybrid and not has_bm25:
-            raise ConfigError(
-                f"collection {self.target.collection!r} has no BM25; load it with "
-                "`hybrid=True`, or search without `hybrid`"
-            )
-        where = question.query_filter
-        if isinstance(where, Mapping):
-            where = metadata_filter(where, self.layout)
-        return Search(
-            query=question.query,
-            fetched=fetched,
-            prefetch=prefetch,
-            hybrid=is_hybrid,
-            where=where,
-        )
+        return plan(question, self._settings, self.limits, self.target.collection)
 
-    def find(self, search: Search, vector: Float32Array) -> list[SearchHit]:
-        """Return the hits of a search, best first.
+    def find(
+        self, searches: Sequence[Search], vectors: Sequence[Float32Array], reading: Reading
+    ) -> list[list[SearchHit]]:
+        """Return the hits of each search, best first; several searches are one request.
 
         Args:
-            search: A search that this collection planned.
-            vector: The embedded query. Shape: (dimensions,)
+            searches: Searches that this collection planned.
+            vectors: The embedded query of each search. Shape of each: (dimensions,)
+            reading: Which replicas answer, and until when.
 
         Raises:
             TargetError: Qdrant failed.
         """
-        found = self.target.query(self._request(search, vector))
-        return [self._hit(point, rank, vector, search) for rank, point in enumerate(found, start=1)]
+        requests = [
+            self._request(search, vector, reading)
+            for search, vector in zip(searches, vectors, strict=True)
+        ]
+        found = self._query(requests)
+        return [
+            [self._hit(point, rank, vector, search) for rank, point in enumerate(points, start=1)]
+            for points, vector, search in zip(found, vectors, searches, strict=True)
+        ]
+
+    def _query(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
+        if len(requests) == 1:
+            return [self.target.query(requests[0])]
+        try:
+            return self.target.query_many(requests)
+        except (LimitError, TooLargeError):  # strict mode limits batches, and points per request
+            half = len(requests) // 2
+            return [*self._query(requests[:half]), *self._query(requests[half:])]
 
     def point_ids(self, ids: Sequence[str]) -> list[str]:
         """Return the ids of points; see `QdrantSearcher.point_ids`."""
@@ -240,13 +162,13 @@ class OpenedCollection:
         if points:
             yield HasIdCondition(has_id=list(points))
 
-    def _request(self, search: Search, vector: Float32Array) -> SearchRequest:
+    def _request(self, search: Search, vector: Float32Array, reading: Reading) -> SearchRequest:
         settings = self._settings
         prefix = bm25 = oversampling = None
         if isinstance(settings.prefix, int):
             short = unit_prefix(vector, settings.prefix)
             prefix = PrefixStage(using=PREFIX, vector=short, limit=search.prefetch)
-        elif self._oversamples:
+        elif oversamples(settings):
             found = search.prefetch if search.hybrid else search.fetched
             oversampling = search.prefetch / found
         if search.hybrid:
@@ -266,6 +188,8 @@ class OpenedCollection:
             bm25=bm25,
             depth=search.prefetch,
             with_vector=search.hybrid or not settings.scores_are_cosines,
+            consistency=reading.consistency,
+            timeout=reading.timeout,
         )
 
     def _hit(self, point: FoundPoint, rank: int, vector: Float32Array, search: Search) -> SearchHit:
@@ -285,25 +209,9 @@ class OpenedCollection:
         )
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 def _is_uuid(text: str) -> bool:
     try:
         UUID(text)
     except ValueError:
         return False
     return True
-
-
-def _within(name: str, value: int | None, most: int | None, usual: int = 0) -> int:
-    """Return a number of points that strict mode allows; `usual`, or less, if `value` is None."""
-    if value is None:
-        return usual if most is None else min(usual, most)
-    if most is not None and value > most:
-        raise ConfigError(
-            f"`{name}` is {value}; the strict mode of the collection allows {most} here: lower it, "
-            "or raise `max_query_limit` or `search_max_oversampling` of the collection"
-        )
-    return value

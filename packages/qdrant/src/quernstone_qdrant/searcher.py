@@ -7,15 +7,14 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qdrant_client import QdrantClient
-from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
-from quernstone.types import Float32Array, RankedDocument, unit_prefix
+from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.checks.fields import missing_fields
 from quernstone_qdrant.documents.layouts import Layout
 from quernstone_qdrant.embedders import (
@@ -27,11 +26,24 @@ from quernstone_qdrant.embedders import (
     check_reranker,
 )
 from quernstone_qdrant.errors import TargetError, TransientError
-from quernstone_qdrant.filters import FieldValue
-from quernstone_qdrant.opened import OpenedCollection, Question, SearchHit
+from quernstone_qdrant.opened import OpenedCollection
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.searching.hits import SearchHit
+from quernstone_qdrant.searching.options import (
+    OneSearchOptions,
+    Question,
+    Reading,
+    SearchOptions,
+    make_question,
+)
+from quernstone_qdrant.searching.plan import Search
+from quernstone_qdrant.searching.ranking import arerank_all, rerank_all
 from quernstone_qdrant.targets import Target, as_target
+from quernstone_qdrant.targets.requests import Consistency
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 _MOST_SEARCHES = 5
@@ -65,9 +77,15 @@ class QdrantSearcher:
         allow_mismatch: Search even if the collection was created with another model.
         patience: Seconds in which to retry a request that fails temporarily; 0 never retries. A
             request itself takes at most the client's timeout.
+        consistency: Replicas that a server asks for hits: a number, or `"majority"`, `"quorum"` or
+            `"all"`, as `ReadConsistencyType` of `qdrant_client`; None: one replica, which may miss
+            the newest points.
+        timeout: Seconds that a server may take for a request of hits; None: its own limit. A
+            request that takes longer fails temporarily, so it is retried.
 
     Raises:
-        ConfigError: `patience` is negative.
+        ConfigError: `patience` is negative, `consistency` or `timeout` is not a value that Qdrant
+            has, or the target is not a server and has neither.
         CollectionNotFoundError: The collection does not exist; the error lists those that do.
         ProvenanceError: The collection was created with another model, revision or vector size.
         CollectionError: The collection does not record the model that it was created with.
@@ -82,6 +100,8 @@ class QdrantSearcher:
         *,
         allow_mismatch: bool = False,
         patience: float = 5.0,
+        consistency: Consistency | None = None,
+        timeout: int | None = None,
     ) -> None:
         if patience < 0:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
@@ -91,6 +111,8 @@ class QdrantSearcher:
         self._reranker = reranker
         self._allow_mismatch = allow_mismatch
         self._retry = Retry(patience)
+        self._reading = Reading(consistency=consistency, timeout=timeout)
+        self._named.check_features(self._reading.features)
         self._replacing = threading.Lock()
         self._warned: set[str] = set()
         """Fields of filters that were looked for."""
@@ -162,16 +184,7 @@ class QdrantSearcher:
         return self._retry.call(partial(self._current().point_ids, list(ids)))
 
     def search(
-        self,
-        query: str,
-        limit: int = 10,
-        *,
-        hybrid: bool | None = None,
-        query_filter: Filter | Mapping[str, FieldValue] | None = None,
-        candidates: int | None = None,
-        prefetch: int | None = None,
-        instruction: str | None = None,
-        vector: Sequence[float] | Float32Array | None = None,
+        self, query: str, limit: int = 10, **options: Unpack[OneSearchOptions]
     ) -> list[SearchHit]:
         """Return the chunks that best match a query.
 
@@ -204,114 +217,160 @@ class QdrantSearcher:
             TargetError: Qdrant failed.
             ProvenanceError: Since the last search, another model's collection took its place.
         """
-        question = self._question(query, limit, hybrid, query_filter, candidates, prefetch)
-        opened = self._current()
-        opened.plan(question)  # check the arguments first
-        if vector is None:
-            vector = self._embedder.embed_query(query, instruction)
-        vector = _unit_vector(vector, opened.provenance.dimensions)
-        hits = self._find(opened, question, vector)
-        if self._reranker is None or not hits:
-            return hits
-        texts = [hit.text for hit in hits]
-        return _reranked(hits, self._reranker.rerank(query, texts, limit, instruction))
+        vector = options.pop("vector", None)
+        return self._search_all([query], limit, options, vector)[0]
 
     async def asearch(
-        self,
-        query: str,
-        limit: int = 10,
-        *,
-        hybrid: bool | None = None,
-        query_filter: Filter | Mapping[str, FieldValue] | None = None,
-        candidates: int | None = None,
-        prefetch: int | None = None,
-        instruction: str | None = None,
-        vector: Sequence[float] | Float32Array | None = None,
+        self, query: str, limit: int = 10, **options: Unpack[OneSearchOptions]
     ) -> list[SearchHit]:
         """Like `search`, without blocking the event loop; concurrent calls share batches.
 
         A server is queried on another thread. An embedded client can only be used from the thread
         that created it, so it is queried on the calling thread, and does block the loop.
         """
-        question = self._question(query, limit, hybrid, query_filter, candidates, prefetch)
+        vector = options.pop("vector", None)
+        return (await self._asearch_all([query], limit, options, vector))[0]
+
+    def search_many(
+        self, queries: Iterable[str], limit: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[list[SearchHit]]:
+        """Search for several queries: they share batches of the models and one request.
+
+        All of them find their hits in one state of the collection. If its strict mode does not
+        allow so many searches in one request, they are sent in several.
+
+        Args:
+            queries: The texts to search for.
+            limit: Maximum number of hits of each query.
+            options: Those of `search` except `vector`, for all queries.
+
+        Returns:
+            The hits of each query, in the order of `queries`. See `search`, also for the errors.
+        """
+        return self._search_all(_listed(queries), limit, options)
+
+    async def asearch_many(
+        self, queries: Iterable[str], limit: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[list[SearchHit]]:
+        """Like `search_many`, without blocking the event loop. See `asearch`."""
+        return await self._asearch_all(_listed(queries), limit, options)
+
+    def _search_all(
+        self,
+        queries: list[str],
+        limit: int,
+        options: SearchOptions,
+        vector: Sequence[float] | Float32Array | None = None,
+    ) -> list[list[SearchHit]]:
+        questions = self._questions(queries, limit, options)
+        if not questions:
+            return []
+        opened = self._current()
+        self._plan(opened, questions)  # check the arguments first
+        given = self._embed(queries, options) if vector is None else [vector]
+        vectors = [_unit_vector(each, opened.provenance.dimensions) for each in given]
+        found = self._find(opened, questions, vectors)
+        if self._reranker is None:
+            return found
+        return rerank_all(self._reranker, questions, found)
+
+    async def _asearch_all(
+        self,
+        queries: list[str],
+        limit: int,
+        options: SearchOptions,
+        vector: Sequence[float] | Float32Array | None = None,
+    ) -> list[list[SearchHit]]:
+        questions = self._questions(queries, limit, options)
+        if not questions:
+            return []
         threaded = self._named.writers > 1
         opened = await asyncio.to_thread(self._current) if threaded else self._current()
-        opened.plan(question)
+        self._plan(opened, questions)
+        given: Sequence[Sequence[float] | Float32Array] = [] if vector is None else [vector]
         if vector is None:
-            vector = await self._embedder.aembed_query(query, instruction)
-        vector = _unit_vector(vector, opened.provenance.dimensions)
+            task = options.get("instruction")
+            embed = self._embedder.aembed_query
+            given = await asyncio.gather(*(embed(query, task) for query in queries))
+        vectors = [_unit_vector(each, opened.provenance.dimensions) for each in given]
         if threaded:
-            hits = await asyncio.to_thread(self._find, opened, question, vector)
+            found = await asyncio.to_thread(self._find, opened, questions, vectors)
         else:
-            hits = self._find(opened, question, vector)
-        if self._reranker is None or not hits:
-            return hits
-        texts = [hit.text for hit in hits]
-        return _reranked(hits, await self._reranker.arerank(query, texts, limit, instruction))
+            found = self._find(opened, questions, vectors)
+        if self._reranker is None:
+            return found
+        return await arerank_all(self._reranker, questions, found)
 
-    def _question(
-        self,
-        query: str,
-        limit: int,
-        hybrid: bool | None,
-        query_filter: Filter | Mapping[str, FieldValue] | None,
-        candidates: int | None,
-        prefetch: int | None,
-    ) -> Question:
-        return Question(
-            query=query,
-            limit=limit,
-            hybrid=hybrid,
-            query_filter=query_filter,
-            candidates=candidates,
-            prefetch=prefetch,
-            reranked=self._reranker is not None,
-        )
+    def _embed(self, queries: list[str], options: SearchOptions) -> Sequence[Float32Array]:
+        """Embed queries; an embedder that takes several shares batches."""
+        task = options.get("instruction")
+        embed_queries = getattr(self._embedder, "embed_queries", None)
+        if len(queries) > 1 and embed_queries is not None:
+            return list(embed_queries(queries, task))
+        return [self._embedder.embed_query(query, task) for query in queries]
+
+    def _questions(self, queries: list[str], limit: int, options: SearchOptions) -> list[Question]:
+        reranked = self._reranker is not None
+        return [make_question(each, limit, reranked=reranked, options=options) for each in queries]
+
+    def _plan(self, opened: OpenedCollection, questions: Sequence[Question]) -> list[Search]:
+        """Check the arguments; return one search for each question."""
+        opened.target.check_features(self._reading.features)
+        return [opened.plan(question) for question in questions]
 
     def _find(
-        self, opened: OpenedCollection, question: Question, vector: Float32Array
-    ) -> list[SearchHit]:
+        self,
+        opened: OpenedCollection,
+        questions: Sequence[Question],
+        vectors: Sequence[Float32Array],
+    ) -> list[list[SearchHit]]:
         """Search, and again if the collection was replaced or its limits have changed.
 
         A collection that has its identity after a search had it during the search, because the
         identity is random.
         """
         for _ in range(_MOST_SEARCHES):
-            search = opened.plan(question)
-            hits: list[SearchHit] = []
+            searches = self._plan(opened, questions)
+            found: list[list[SearchHit]] = []
             failure: TargetError | None = None
             try:
-                hits = self._retry.call(partial(opened.find, search, vector))
+                find = partial(opened.find, searches, vectors, self._reading)
+                found = self._retry.call(find)
                 if self._retry.call(partial(opened.is_current, self._named)):
-                    if not hits and isinstance(question.query_filter, Mapping):
-                        self._warn_of_missing(opened, question.query_filter)
-                    return hits
+                    self._warn_of_missing(opened, questions, found)
+                    return found
             except TransientError:
                 raise
             except TargetError as error:
                 failure = error
             now = self._reopened()
             if now.identity == opened.identity:
-                if failure is not None and now.plan(question) == search:
+                if failure is not None and self._plan(now, questions) == searches:
                     raise failure
                 if failure is None and now.provenance == opened.provenance:
-                    return hits
+                    return found
             opened = now
         raise TransientError(
             f"collection {self.collection!r} was replaced during each of {_MOST_SEARCHES} searches"
         )
 
     def _warn_of_missing(
-        self, opened: OpenedCollection, query_filter: Mapping[str, FieldValue]
+        self,
+        opened: OpenedCollection,
+        questions: Sequence[Question],
+        found: Sequence[Sequence[SearchHit]],
     ) -> None:
         """Name fields of a filter that no document has, each once."""
-        names = [name for name in query_filter if name not in self._warned]
+        where = questions[0].query_filter  # equal in all of them
+        if not isinstance(where, Mapping) or all(found):
+            return
+        names = [name for name in where if name not in self._warned]
         self._warned.update(names)
         for name in missing_fields(opened.target, names, opened.provenance.settings.payloads):
             warnings.warn(
                 f"no document of collection {self.collection!r} has the field {name!r} of the "
                 "filter: check its spelling",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
@@ -325,5 +384,7 @@ def _unit_vector(given: Sequence[float] | Float32Array, size: int) -> Float32Arr
     return unit_prefix(vector, size)
 
 
-def _reranked(hits: list[SearchHit], ranked: list[RankedDocument]) -> list[SearchHit]:
-    return [replace(hits[found.index], rerank_score=found.score) for found in ranked]
+def _listed(queries: Iterable[str]) -> list[str]:
+    if isinstance(queries, str):
+        raise ConfigError("`queries` is one text; pass a list of texts, or use `search`")
+    return list(queries)

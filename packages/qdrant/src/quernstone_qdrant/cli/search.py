@@ -24,7 +24,7 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
 
 if TYPE_CHECKING:
-    from quernstone_qdrant.opened import SearchHit
+    from quernstone_qdrant.searching.hits import SearchHit
 
 SortKey: TypeAlias = Literal["was", "rerank", "fused", "cosine"]
 _TINY = "tiny"

@@ -7,14 +7,13 @@ from qdrant_client import QdrantClient
 from quernstone.errors import ConfigError
 from quernstone_qdrant.targets.base import (
     CollectionState,
-    FoundPoint,
-    SearchRequest,
     StoredPoint,
     Target,
     VectorState,
 )
 from quernstone_qdrant.targets.client import ClientTarget
 from quernstone_qdrant.targets.connection import connect
+from quernstone_qdrant.targets.requests import FoundPoint, SearchRequest
 
 __all__ = [
     "ClientTarget",

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
-from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector
+from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
+from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -133,69 +134,6 @@ class StoredPoint:
     """Dense vectors by name, if requested. Shape of each: (dimensions,)"""
     sparse: Mapping[str, SparseVector] = field(default_factory=dict)
     """Sparse vectors by name, if requested."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundPoint:
-    """A point found by a query."""
-
-    id: str
-    score: float
-    """Score by which hits are ranked: similarity to `SearchRequest.vector`, or the RRF score."""
-    payload: Payload
-    vector: Float32Array | None = None
-    """Stored vector named `SearchRequest.using`, if requested."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixStage:
-    """First stage of a two-stage search: the nearest short vectors."""
-
-    using: str
-    vector: Float32Array
-    """Shape: (size of the short vector,)"""
-    limit: int
-    """Number of points passed to the second stage."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bm25Stage:
-    """The BM25 part of a hybrid search: points that share words with the query."""
-
-    using: str
-    """Name of the sparse vector, or path of the field with a text index."""
-    sparse: bool
-    """True if `using` names a sparse vector."""
-    query: Bm25Text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchRequest:
-    """A search for the points nearest to `vector`, ranked in full precision.
-
-    `prefix` restricts it to the points found by the first stage. With `bm25`, both rankings are
-    combined by reciprocal rank fusion (RRF): a point's score is the sum of 1 / (k + rank), with
-    ranks from 0.
-    """
-
-    vector: Float32Array
-    """Shape: (dimensions,)"""
-    limit: int
-    using: str = ""
-    """Name of the vector to search."""
-    where: Filter | None = None
-    oversampling: float | None = None
-    """For a quantised vector: search `limit` times this many points by quantised vectors, then
-    rescore them by full ones. None: the vector is not quantised."""
-    prefix: PrefixStage | None = None
-    bm25: Bm25Stage | None = None
-    depth: int = 0
-    """Hybrid search: number of points taken from each of the two rankings."""
-    rrf_k: int = 60
-    """Hybrid search: the k of RRF; a larger value gives top ranks less weight. 60 is from Cormack,
-    Clarke and Büttcher, 2009."""
-    with_vector: bool = False
-    """Return the vector named `using` of each point found."""
 
 
 def native_id(point: str) -> int | str:
@@ -389,8 +327,24 @@ class Target(Protocol):
         """
         ...
 
+    def check_features(self, features: Collection[Feature]) -> None:
+        """Check that this target can do what searches ask for.
+
+        Raises:
+            ConfigError: It cannot; the error says which target can.
+        """
+        ...
+
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """Return the points found, best first, with their full payloads."""
+        ...
+
+    def query_many(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
+        """Return the points found by each of several requests, which are sent as one.
+
+        Args:
+            requests: Requests with equal `consistency` and `timeout`.
+        """
         ...
 
     def close(self) -> None:

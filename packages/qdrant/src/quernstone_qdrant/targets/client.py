@@ -23,10 +23,8 @@ from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.access import CollectionAccess
 from quernstone_qdrant.targets.base import (
     METADATA_KEY,
-    FoundPoint,
     IndexConfig,
     Payload,
-    SearchRequest,
     StoredPoint,
     native_id,
     native_ids,
@@ -41,15 +39,22 @@ from quernstone_qdrant.targets.configuration import (
 )
 from quernstone_qdrant.targets.deferral import deferred_index
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS
+from quernstone_qdrant.targets.features import check_local
 from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
-from quernstone_qdrant.targets.stored import dense_vectors, stored_point
+from quernstone_qdrant.targets.queries import (
+    batched,
+    found_point,
+    query_arguments,
+    read_arguments,
+)
+from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
+from quernstone_qdrant.targets.stored import stored_point
 from quernstone_qdrant.targets.translate import (
     MEMORY_SINCE,
     embedded_points,
     field_index,
     graph_config,
     key_index,
-    query_arguments,
     sparse_config,
     storage_config,
     text_index,
@@ -252,21 +257,34 @@ class ClientTarget(CollectionAccess):
             page = min(_COUNT_PAGE, self.state().limits.query or _COUNT_PAGE)
             return sum(1 for _ in self.scroll([], batch=page))
 
+    def check_features(self, features: Collection[Feature]) -> None:
+        """See `Target.check_features`."""
+        if self.kind == "embedded":
+            check_local(features, "the embedded client")
+
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""
         with self._failures("searching"):
-            client = self._points("read")
-            found = client.query_points(
-                self.collection, **query_arguments(request, embedded=self.kind == "embedded")
-            ).points
-        return [
-            FoundPoint(
-                id=str(point.id),
-                score=float(point.score),
-                payload=point.payload or {},
-                vector=dense_vectors(point.vector).get(request.using),
+            found = self._points("read").query_points(
+                self.collection,
+                **query_arguments(request, embedded=self.kind == "embedded"),
+                **read_arguments(request),
             )
-            for point in found
+        return [found_point(point, request.using) for point in found.points]
+
+    def query_many(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
+        """See `Target.query_many`."""
+        if not requests:
+            return []
+        with self._failures(f"searching for {len(requests)} queries"):
+            answers = self._points("read").query_batch_points(
+                self.collection,
+                [batched(each, embedded=self.kind == "embedded") for each in requests],
+                **read_arguments(requests[0]),
+            )
+        return [
+            [found_point(point, request.using) for point in answer.points]
+            for request, answer in zip(requests, answers, strict=True)
         ]
 
     def ignored(self, settings: CollectionSettings) -> list[str]:

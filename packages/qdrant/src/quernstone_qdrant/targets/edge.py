@@ -35,9 +35,7 @@ from quernstone_qdrant.errors import (
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
 from quernstone_qdrant.targets.base import (
     CollectionState,
-    FoundPoint,
     Payload,
-    SearchRequest,
     StoredPoint,
     TargetKind,
     native_id,
@@ -53,17 +51,20 @@ from quernstone_qdrant.targets.edge_files import (
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_optimise import optimise_in_process
+from quernstone_qdrant.targets.edge_queries import query_request
 from quernstone_qdrant.targets.edge_shard import is_locked, load_shard
 from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
     point_vectors,
-    query_request,
     settings_state,
     shard_config,
     update_operations,
     written_bytes,
 )
-from quernstone_qdrant.targets.stored import dense_vectors, stored_point
+from quernstone_qdrant.targets.features import check_local
+from quernstone_qdrant.targets.queries import found_point
+from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
+from quernstone_qdrant.targets.stored import stored_point
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -290,18 +291,22 @@ class EdgeTarget:
         if failure is not None:
             raise CollectionError(self.collection, f"indexing failed: {failure}")
 
+    def check_features(self, features: Collection[Feature]) -> None:
+        """See `Target.check_features`."""
+        check_local(features, "Qdrant Edge")
+
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""
+        return self.query_many([request])[0]
+
+    def query_many(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
+        """See `Target.query_many`."""
         with self._failures("searching"):
-            found = self._shard().query(query_request(request))
+            batch = edge.QueryBatchRequest([query_request(each) for each in requests])
+            answers = self._shard().query_batch(batch)
         return [
-            FoundPoint(
-                id=str(point.id),
-                score=float(point.score),
-                payload=point.payload or {},
-                vector=dense_vectors(point.vector).get(request.using),
-            )
-            for point in found
+            [found_point(point, request.using) for point in answer]
+            for request, answer in zip(requests, answers, strict=True)
         ]
 
     def drop(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from quernstone_qdrant.documents.bm25 import SparseVector, encode_document, encode_query
+from quernstone_qdrant.documents.bm25 import SparseVector, encode_document
 from quernstone_qdrant.settings import (
     BM25,
     CONFIGURED,
@@ -18,8 +18,7 @@ from quernstone_qdrant.settings import (
     Rows,
     VectorSettings,
 )
-from quernstone_qdrant.targets.base import Bm25Stage, Payload, SearchRequest, VectorState
-from quernstone_qdrant.targets.edge_filters import edge_filter
+from quernstone_qdrant.targets.base import Payload, VectorState
 
 _M, _EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000
 """Qdrant's defaults for the HNSW graph. Edge requires every value."""
@@ -102,7 +101,9 @@ def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
 def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
     """Return the vectors of the point at index `place` of a batch."""
     return {
-        name: rows[place] if isinstance(rows, np.ndarray) else _sparse(encode_document(rows[place]))
+        name: rows[place]
+        if isinstance(rows, np.ndarray)
+        else sparse_vector(encode_document(rows[place]))
         for name, rows in vectors.items()
     }
 
@@ -123,29 +124,6 @@ def update_operations(
         ]
         operations.append(edge.UpdateOperation.update_vectors(changed))
     return operations
-
-
-def query_request(request: SearchRequest) -> edge.QueryRequest:
-    """Translate a search.
-
-    Raises:
-        ConfigError: Edge does not support a condition of the filter.
-    """
-    where = edge_filter(request.where)
-    common: dict[str, Any] = {
-        "limit": request.limit,
-        "with_payload": True,
-        "with_vector": [request.using] if request.with_vector else False,
-    }
-    dense = _dense(request, where)
-    if request.bm25 is None:
-        return edge.QueryRequest(**common, **dense)
-    prefetches = [edge.Prefetch(limit=request.depth, **dense)]
-    bm25 = _bm25_query(request.bm25)
-    if bm25 is not None:
-        prefetches.append(edge.Prefetch(limit=request.depth, query=bm25, filter=where))
-    fusion: Any = edge.Fusion.Rrf(request.rrf_k)
-    return edge.QueryRequest(**common, prefetches=prefetches, query=fusion, filter=where)
 
 
 def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge.EdgeVectorParams:
@@ -195,43 +173,8 @@ def _quantization(kind: Quantization | None) -> Any:
     return edge.TurboQuantQuantizationConfig(bits=_TURBO_BITS[kind], memory=edge.Memory.Pinned)
 
 
-def _dense(request: SearchRequest, where: edge.Filter | None) -> dict[str, Any]:
-    """Return the arguments of the dense search, in one or two stages, without its limit."""
-    stage: dict[str, Any] = {
-        "query": edge.Query.Nearest(request.vector.tolist(), using=request.using),
-        "filter": where,
-    }
-    if request.prefix is not None:
-        stage["prefetches"] = [
-            edge.Prefetch(
-                limit=request.prefix.limit,
-                query=edge.Query.Nearest(
-                    request.prefix.vector.tolist(), using=request.prefix.using
-                ),
-                filter=where,
-                # The second stage rescores with full vectors, so the first need not.
-                params=_params(rescore=False),
-            )
-        ]
-    elif request.oversampling is not None:
-        stage["params"] = _params(rescore=True, oversampling=request.oversampling)
-    return stage
-
-
-def _params(*, rescore: bool, oversampling: float | None = None) -> edge.SearchParams:
-    how = edge.QuantizationSearchParams(rescore=rescore, oversampling=oversampling)
-    return edge.SearchParams(quantization=how)
-
-
-def _bm25_query(stage: Bm25Stage) -> Any:
-    """Return the query of the BM25 stage; None if the text has only stop words."""
-    if not stage.sparse:
-        return edge.TextQuery(stage.using, stage.query.text)
-    vector = encode_query(stage.query)
-    return edge.Query.Nearest(_sparse(vector), using=stage.using) if vector.indices else None
-
-
-def _sparse(vector: SparseVector) -> edge.SparseVector:
+def sparse_vector(vector: SparseVector) -> edge.SparseVector:
+    """Return a sparse vector as Edge takes it."""
     return edge.SparseVector(list(vector.indices), list(vector.values))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from qdrant_client import models
 
-from quernstone_qdrant.documents.bm25 import SparseVector, encode_document, encode_query
+from quernstone_qdrant.documents.bm25 import SparseVector, encode_document
 from quernstone_qdrant.settings import (
     BM25,
     GRAPH,
@@ -24,7 +24,7 @@ from quernstone_qdrant.settings import (
     Rows,
     VectorSettings,
 )
-from quernstone_qdrant.targets.base import Bm25Stage, Payload, SearchRequest
+from quernstone_qdrant.targets.base import Payload
 
 MEMORY_SINCE = (1, 19)
 _TURBO_BITS = {
@@ -108,7 +108,7 @@ def batch_rows(rows: Rows) -> list[Any]:
         packed = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
         numbers: list[Any] = orjson.loads(packed)
         return numbers
-    return [_sparse(encode_document(row)) for row in rows]
+    return [sparse_vector(encode_document(row)) for row in rows]
 
 
 def embedded_points(
@@ -122,7 +122,7 @@ def embedded_points(
     columns: dict[str, list[Any]] = {
         name: rows.tolist()
         if isinstance(rows, np.ndarray)
-        else [_sparse(encode_document(row)) for row in rows]
+        else [sparse_vector(encode_document(row)) for row in rows]
         for name, rows in vectors.items()
     }
     return [
@@ -156,34 +156,6 @@ def update_operations(
             models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points))
         )
     return operations
-
-
-def query_arguments(request: SearchRequest, *, embedded: bool) -> dict[str, Any]:
-    """Return the arguments of `QdrantClient.query_points` without the collection's name."""
-    common = {
-        "limit": request.limit,
-        "query_filter": request.where,
-        "with_payload": True,
-        "with_vectors": [request.using] if request.with_vector else False,
-    }
-    dense = _dense(request)
-    if request.bm25 is None:
-        del dense["filter"]
-        params = dense.pop("params", None)  # the embedded client warns about unused parameters
-        return {**common, **dense, "search_params": None if embedded else params}
-    prefetches = [models.Prefetch(**dense, limit=request.depth)]
-    bm25 = _bm25_query(request.bm25)
-    if bm25 is not None:
-        prefetches.append(
-            models.Prefetch(
-                query=bm25,
-                using=request.bm25.using,
-                limit=request.depth,
-                filter=request.where,
-            )
-        )
-    fusion = models.RrfQuery(rrf=models.Rrf(k=request.rrf_k))
-    return {**common, "prefetch": prefetches, "query": fusion}
 
 
 def _given(settings: CollectionSettings, names: Mapping[str, str]) -> dict[str, Any]:
@@ -227,39 +199,6 @@ def quantization_config(
     )
 
 
-def _dense(request: SearchRequest) -> dict[str, Any]:
-    """Return the arguments of the dense search, in one or two stages, without its limit."""
-    stage: dict[str, Any] = {
-        "query": request.vector.tolist(),
-        "using": request.using or None,
-        "filter": request.where,
-    }
-    if request.prefix is not None:
-        stage["prefetch"] = models.Prefetch(
-            query=request.prefix.vector.tolist(),
-            using=request.prefix.using,
-            limit=request.prefix.limit,
-            filter=request.where,
-            # The second stage rescores with full vectors, so the first need not.
-            params=_params(rescore=False),
-        )
-    elif request.oversampling is not None:
-        stage["params"] = _params(rescore=True, oversampling=request.oversampling)
-    return stage
-
-
-def _params(*, rescore: bool, oversampling: float | None = None) -> models.SearchParams:
-    how = models.QuantizationSearchParams(rescore=rescore, oversampling=oversampling)
-    return models.SearchParams(quantization=how)
-
-
-def _bm25_query(stage: Bm25Stage) -> Any:
-    """Return the query of the BM25 stage; None if the text has only stop words."""
-    if not stage.sparse:
-        return models.TextQuery(text=stage.query.text)
-    vector = encode_query(stage.query)
-    return _sparse(vector) if vector.indices else None
-
-
-def _sparse(vector: SparseVector) -> models.SparseVector:
+def sparse_vector(vector: SparseVector) -> models.SparseVector:
+    """Return a sparse vector as the client takes it."""
     return models.SparseVector(indices=list(vector.indices), values=list(vector.values))

@@ -1,0 +1,1 @@
+"""Arguments of a search, and how they are checked against a collection."""

@@ -1,0 +1,84 @@
+"""Searches as a target gets them, and the points that it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from quernstone.types import Float32Array
+from quernstone_qdrant.documents.bm25 import Bm25Text
+
+if TYPE_CHECKING:
+    from qdrant_client.models import Filter
+
+Feature = Literal["consistency", "timeout"]
+"""An option of a search that not every target has."""
+Consistency: TypeAlias = int | Literal["majority", "quorum", "all"]
+"""How many replicas a read asks: a number, or as Qdrant's `ReadConsistencyType` names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPoint:
+    """A point found by a query."""
+
+    id: str
+    score: float
+    """Score by which hits are ranked: similarity to `SearchRequest.vector`, or the RRF score."""
+    payload: dict[str, Any]
+    vector: Float32Array | None = None
+    """Stored vector named `SearchRequest.using`, if requested."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixStage:
+    """First stage of a two-stage search: the nearest short vectors."""
+
+    using: str
+    vector: Float32Array
+    """Shape: (size of the short vector,)"""
+    limit: int
+    """Number of points passed to the second stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bm25Stage:
+    """The BM25 part of a hybrid search: points that share words with the query."""
+
+    using: str
+    """Name of the sparse vector, or path of the field with a text index."""
+    sparse: bool
+    """True if `using` names a sparse vector."""
+    query: Bm25Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """A search for the points nearest to `vector`, ranked in full precision.
+
+    `prefix` restricts it to the points found by the first stage. With `bm25`, both rankings are
+    combined by reciprocal rank fusion (RRF): a point's score is the sum of 1 / (k + rank), with
+    ranks from 0.
+    """
+
+    vector: Float32Array
+    """Shape: (dimensions,)"""
+    limit: int
+    using: str = ""
+    """Name of the vector to search."""
+    where: Filter | None = None
+    oversampling: float | None = None
+    """For a quantised vector: search `limit` times this many points by quantised vectors, then
+    rescore them by full ones. None: the vector is not quantised."""
+    prefix: PrefixStage | None = None
+    bm25: Bm25Stage | None = None
+    depth: int = 0
+    """Hybrid search: number of points taken from each of the two rankings."""
+    rrf_k: int = 60
+    """Hybrid search: the k of RRF; a larger value gives top ranks less weight. 60 is from Cormack,
+    Clarke and Büttcher, 2009."""
+    with_vector: bool = False
+    """Return the vector named `using` of each point found."""
+    consistency: Consistency | None = None
+    """Replicas that a server asks; None: its default, one."""
+    timeout: int | None = None
+    """Seconds that a server may take; None: its default."""
