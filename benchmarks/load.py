@@ -113,8 +113,10 @@ async def closed_loop(to: Address, clients: int, seconds: float, documents: int 
 
     async def client(session: aiohttp.ClientSession) -> None:
         retrying = False
+        texts: list[str] = []
         while time.monotonic() < end:
-            texts = [document(next(numbers)) for _ in range(documents)]
+            if not retrying:
+                texts = [document(next(numbers)) for _ in range(documents)]
             start = time.perf_counter()
             status, wait = await ask(session, to, texts)
             phase.statuses[status] += 1
@@ -250,6 +252,7 @@ def main(
             asyncio.run(closed_loop(address, 8, sweep_seconds / 2, _DOCUMENTS))  # warm up
             phase = asyncio.run(closed_loop(address, 8, sweep_seconds, _DOCUMENTS))
             rates[name] = phase.rate * _DOCUMENTS
+            print(f"{name}: {rates[name]:.1f} documents per second", flush=True)
     note("documents per second", {name: round(rate, 1) for name, rate in rates.items()})
     note("throughput", round(rates["quern serve"] / rates["in a process"], 3))
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 # Older work counts less: by 1/e after this many busy seconds.
 _MEMORY_SECONDS = 15.0
+# The share of the longest wait for which a place is kept after `Retry-After` has passed.
+_GRACE = 0.25
+# The share of the longest wait up to which new requests may delay those that come back.
+_NEW = 0.75
+# Seconds ahead for which places are kept, and seconds of a slot: both bound the work per request.
+_HORIZON_SECONDS = 60
+_SLOT_SECONDS = 0.25
+# What one more promise changes in the share of those that were used.
+_LEARNING = 0.05
 
 
 class BusyError(Exception):
@@ -26,8 +37,21 @@ class BusyError(Exception):
         )
 
 
+@dataclass(slots=True)
+class _Slot:
+    """Refused requests that should come back within a quarter of a second."""
+
+    tokens: int = 0
+    keys: list[Hashable] = field(default_factory=list)
+
+
 class Admission:
-    """Counts the tokens that wait or are computed. For one event loop."""
+    """Counts the tokens that wait or are computed. For one event loop.
+
+    A refused request is promised a place: if it comes back when `Retry-After` has passed, it is
+    admitted before new requests. Otherwise they would take its place whenever clients ask for
+    more than can be computed.
+    """
 
     def __init__(self, max_wait: float, now: Callable[[], float] = time.monotonic) -> None:
         self._max_wait, self._now = max_wait, now
@@ -35,8 +59,11 @@ class Admission:
         self._changed = now()
         # Tokens and busy seconds, both fading, whose quotient is the rate.
         self._tokens = self._seconds = 0.0
-        # Refused requests come back. The later one was refused, the later it should.
-        self._promised: list[tuple[float, int]] = []
+        # Promises by the number of their slot, and the times at which those of a key are due.
+        self._slots: dict[int, _Slot] = defaultdict(_Slot)
+        self._due: dict[Hashable, list[float]] = defaultdict(list)
+        # Some clients never come back, so a promise counts for this share of its tokens.
+        self._used = 1.0
 
     @property
     def waiting(self) -> int:
@@ -54,16 +81,19 @@ class Admission:
         return self._admitted / self.rate if self.rate else 0.0
 
     @contextmanager
-    def admit(self, tokens: int) -> Iterator[None]:
+    def admit(self, tokens: int, key: Hashable) -> Iterator[None]:
         """Count tokens as admitted during a block.
 
+        Args:
+            tokens: Size of the request.
+            key: Equal for a request that was refused and comes back.
+
         Raises:
-            BusyError: They would wait longer than the limit.
+            BusyError: They would wait longer than the limit, or take the place of a request that
+                was refused before.
         """
         self._advance()
-        wait = self.wait
-        if wait > self._max_wait:
-            raise BusyError(wait, self._max_wait, self._promise(wait, tokens))
+        self._reserve(tokens, key)
         self._admitted += tokens
         finished = False
         try:
@@ -84,13 +114,75 @@ class Admission:
             self._tokens *= fading
             self._seconds = self._seconds * fading + passed
 
-    def _promise(self, wait: float, tokens: int) -> int:
-        """Return the seconds after which a refused request should find room."""
-        now = self._now()
-        self._promised = [(due, size) for due, size in self._promised if due > now]
-        promised = sum(size for _, size in self._promised)
-        # Half of the limit leaves room for new requests.
-        seconds = wait - self._max_wait / 2 + promised / self.rate
-        retry_after = max(1, math.ceil(seconds))
-        self._promised.append((now + retry_after, tokens))
-        return retry_after
+    def _reserve(self, tokens: int, key: Hashable) -> None:
+        """Refuse a request that finds no place."""
+        now, wait = self._now(), self.wait
+        self._expire(now)
+        due = self._take(tokens, key)
+        if due is not None and due <= now:
+            due = None
+            self._learn(1.0)
+        else:
+            wait = max(wait, self._foresee(now, tokens)[0] / _NEW)
+        if wait <= self._max_wait:
+            return
+        if due is None:
+            # Half of the limit is left, because the rate changes.
+            seconds = self._foresee(now)[1] - self._max_wait / 2
+            due = now + max(1, math.ceil(seconds))
+        if due - now < _HORIZON_SECONDS:
+            slot = self._slots[math.floor(due / _SLOT_SECONDS)]
+            slot.tokens += tokens
+            slot.keys.append(key)
+            self._due[key].append(due)
+        # without the rounding error of a difference that is a whole number
+        raise BusyError(wait, self._max_wait, math.ceil(round(due - now, 6)))
+
+    def _take(self, tokens: int, key: Hashable) -> float | None:
+        """Remove the first promise of a key, and return the time at which it is due."""
+        if key not in self._due:
+            return None
+        due = self._forget(key)
+        slot = self._slots[math.floor(due / _SLOT_SECONDS)]
+        slot.tokens -= tokens
+        slot.keys.remove(key)
+        return due
+
+    def _expire(self, now: float) -> None:
+        """Forget the promises that were not used."""
+        last = math.floor((now - _GRACE * self._max_wait) / _SLOT_SECONDS)
+        for number in [number for number in self._slots if number < last]:
+            for key in self._slots.pop(number).keys:
+                self._learn(0.0)
+                self._forget(key)
+
+    def _forget(self, key: Hashable) -> float:
+        times = self._due[key]
+        due = times.pop(0)
+        if not times:
+            del self._due[key]
+        return due
+
+    def _learn(self, used: float) -> None:
+        self._used += _LEARNING * (used - self._used)
+
+    def _foresee(self, now: float, more: int = 0) -> tuple[float, float]:
+        """Imagine that all promises are used.
+
+        Args:
+            now: The time.
+            more: Tokens that are admitted now.
+
+        Returns:
+            The longest wait that one of them finds, and the seconds until all work is done.
+        """
+        if not self.rate:
+            return 0.0, 0.0
+        wait, time, longest = (self._admitted + more) / self.rate, now, 0.0
+        for number in sorted(self._slots):
+            passed = max(0.0, number * _SLOT_SECONDS - time)
+            wait, time = max(0.0, wait - passed), time + passed
+            if self._slots[number].keys:
+                wait += self._used * self._slots[number].tokens / self.rate
+                longest = max(longest, wait)
+        return longest, time - now + wait

@@ -173,11 +173,11 @@ class Models:
             raise TooMuchError(f"{len(inputs)} inputs in a request, the limit is {limit}")
         session = session_of(model)
         run = _inline if is_small(inputs) else asyncio.to_thread
-        batch, size = await run(_encode, session, inputs, encode)
+        batch, size, key = await run(_encode, session, inputs, encode)
         limit = self._options.max_tokens
         if batch.tokens > limit:
             raise TooMuchError(f"{batch.tokens} tokens in a request, the limit is {limit}")
-        with self.admission.admit(size):
+        with self.admission.admit(size, key):
             submitting = asyncio.ensure_future(run(session.submit, batch))
             try:
                 rows = await asyncio.wrap_future(await asyncio.shield(submitting))
@@ -195,10 +195,10 @@ class Models:
 
 def _encode(
     session: Session, inputs: Sequence[Any], encode: Encode[Any]
-) -> tuple[EncodedBatch, int]:
-    """Encode inputs, and count or estimate their tokens."""
+) -> tuple[EncodedBatch, int, int]:
+    """Encode inputs, count or estimate their tokens, and hash the inputs."""
     batch = session.encode(inputs, encode)
-    return batch, batch.tokens or sum(map(len, batch.sequences))
+    return batch, batch.tokens or sum(map(len, batch.sequences)), hash(tuple(inputs))
 
 
 async def _inline(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -14,6 +14,9 @@ from quernstone.serve.state import State
 
 # Orchestrators kill a container ten seconds after SIGTERM.
 _DRAIN_SECONDS = 9
+# Longer than clients keep an idle connection: one that the server closes while a client sends its
+# next request is an error there.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class _Server(uvicorn.Server):
@@ -47,6 +50,7 @@ def run(load: Load, options: ServeOptions, *, host: str, port: int, uds: str | N
         uds=uds,
         access_log=False,  # `telemetry` logs requests
         log_config=None,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     server = _Server(config)
