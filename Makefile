@@ -21,19 +21,25 @@ INFINITY_VENV ?= .venv-infinity
 INFINITY_PIP := $(INFINITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
+# the documentation's site needs no torch and none of the frameworks
+DOCS_VENV ?= .venv-docs
+DOCS_PIP := $(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
+
 # llama.cpp, for the benchmarks: built from its sources for this machine, in a few minutes
 LLAMA_VENV ?= .venv-llama
 LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
-.PHONY: install install-dev install-vllm install-infinity install-llama demo test test-all test-vllm \
-	test-infinity soak check fix bench gpu-check capabilities models dist
+.PHONY: install install-dev install-vllm install-infinity install-llama install-docs demo docs test \
+	test-all test-vllm test-infinity soak check fix bench gpu-check capabilities models dist
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 install-vllm: $(VLLM_VENV)/installed
 install-infinity: $(INFINITY_VENV)/installed
 install-llama: $(LLAMA_VENV)/installed
+install-docs: $(DOCS_VENV)/installed
 
 $(VENV)/installed: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +78,12 @@ $(LLAMA_VENV)/installed: pyproject.toml constraints.txt packages/core/pyproject.
 	$(PYTHON) -m venv $(LLAMA_VENV)
 	$(LLAMA_PIP) --upgrade "pip>=25.1"
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" $(LLAMA_PIP) --group llama --editable packages/core
+	touch $@
+
+$(DOCS_VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_PIP) --upgrade "pip>=25.1"
+	$(DOCS_PIP) --group docs
 	touch $@
 
 demo: install
@@ -119,6 +131,11 @@ fix: install-dev
 
 bench: $(VENV)/installed-bench
 	$(RUN)python -m benchmarks
+
+# the site, in site/, with every link checked
+docs: install-docs
+	$(DOCS_VENV)/bin/python -m website.llms
+	$(DOCS_VENV)/bin/python -m website
 
 # one line per claim about the CUDA path, PASS, FAIL or the figure; on a machine with a GPU
 gpu-check: install-dev

@@ -25,7 +25,7 @@ class Embedder(Model):
     Thread-safe and usable from any number of event loops. Concurrent callers share batches, and
     embedders of equal configuration share one loaded model.
 
-    Example:
+    Examples:
         >>> from quernstone import Embedder
         >>> with Embedder("tiny") as embedder:
         ...     embedder.embed_documents(["a hand mill grinds grain", "it rains"]).shape

@@ -30,7 +30,7 @@ class Reranker(Model):
     All documents of one query share the key/value states of everything before the document, which
     are computed once. Thread-safe and shared within the process, like `Embedder`.
 
-    Example:
+    Examples:
         >>> from quernstone import Reranker
         >>> with Reranker("tiny") as reranker:
         ...     ranked = reranker.rerank("grinding grain", ["it rains", "a mill grinds grain"])

@@ -20,7 +20,7 @@ class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
     langchain-classic. That class drops the scores; `QuernstoneReranker` keeps them. Models are
     loaded and shared as by `QuernstoneReranker`.
 
-    Example:
+    Examples:
         >>> from langchain_quernstone import QuernstoneCrossEncoder
         >>> encoder = QuernstoneCrossEncoder(model="tiny")
         >>> [score] = encoder.score([("edit text", "a text editor")])

@@ -49,7 +49,7 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
     The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
-    Example:
+    Examples:
         >>> from langchain_quernstone import QuernstoneEmbeddings
         >>> embeddings = QuernstoneEmbeddings(model="tiny")
         >>> len(embeddings.embed_query("how do I fold a PDF?")) == len(

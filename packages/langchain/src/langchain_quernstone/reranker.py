@@ -141,7 +141,7 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
     The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
-    Example:
+    Examples:
         >>> from langchain_core.documents import Document
         >>> from langchain_quernstone import QuernstoneReranker
         >>> reranker = QuernstoneReranker(model="tiny", top_n=1)
@@ -208,7 +208,7 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
     def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
         """Return the reranker as a step to compose with `|`, or as a tool by `as_tool()`.
 
-        Example:
+        Examples:
             >>> from langchain_core.runnables import RunnablePassthrough
             >>> step = {"query": RunnablePassthrough(), "documents": retriever}  # doctest: +SKIP
             >>> chain = step | QuernstoneReranker(model="tiny").as_runnable()  # doctest: +SKIP

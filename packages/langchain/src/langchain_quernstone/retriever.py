@@ -46,7 +46,7 @@ class QuernstoneRetriever(BaseRetriever):
 
     Needs `pip install "langchain-quernstone[qdrant]"`.
 
-    Example:
+    Examples:
         >>> from langchain_quernstone import QuernstoneEmbeddings, QuernstoneRetriever
         >>> from qdrant_client import QdrantClient
         >>> from quernstone_qdrant import QdrantLoader

@@ -79,7 +79,7 @@ class QdrantLoader:
         ProvenanceError: The collection was created with another model.
         TargetError: Qdrant cannot be reached.
 
-    Example:
+    Examples:
         >>> from qdrant_client import QdrantClient
         >>> from quernstone import Embedder
         >>> loader = QdrantLoader(QdrantClient(":memory:"), "notes", Embedder("tiny"))

@@ -119,7 +119,7 @@ class RayLoader:
     Raises:
         ConfigError: An argument is out of range.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from quernstone import Embedder
         >>> from quernstone_qdrant.ray import RayLoader

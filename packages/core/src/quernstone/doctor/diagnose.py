@@ -63,7 +63,7 @@ def diagnose(
         ConfigError: The settings are invalid.
         MissingExtraError: The engine's packages are not installed.
 
-    Example:
+    Examples:
         >>> from quernstone.doctor import diagnose
         >>> report = diagnose("tiny")
         >>> report.healthy, report["last token"].verdict

@@ -31,7 +31,7 @@ class PairTemplate:
     Tokens such as `<|im_end|>` are control tokens in `prefix` and `suffix`, and ordinary text in
     queries, documents and instructions.
 
-    Example:
+    Examples:
         >>> from quernstone import PairTemplate, Reranker
         >>> template = PairTemplate(
         ...     prefix="<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n",

@@ -60,12 +60,12 @@ class QdrantMigration:
         replace: If `collection` is not an alias: delete it at the switch, and make its name an
             alias. This cannot be undone.
         batch_size: Number of points per embedding call and per write.
-        request_bytes, patience: See `QdrantLoader`.
+        request_bytes: See `QdrantLoader`.
+        patience: See `QdrantLoader`.
         state_folder: Folder for the record of the old collection, by which late writes are found:
             49 bytes per point. It must outlive a kill, and is deleted by `finish`.
         sample: Number of points to embed again and to compare the neighbors of before the switch.
-        skip_errors: Switch although some points have no text or cannot be embedded. They stay only
-            in the old collection.
+        skip_errors: Leave points without text, or that cannot be embedded, in the old collection.
         most_passes: Passes before the switch, if each finds points that were written meanwhile.
         index_timeout: Seconds to wait until the new collection is indexed, before the switch.
         progress: Called after each batch and at each change of the phase with the report so far.

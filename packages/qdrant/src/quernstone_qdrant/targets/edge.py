@@ -88,7 +88,7 @@ class EdgeTarget:
     Raises:
         ConfigError: The collection's name is empty.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from quernstone import Embedder
         >>> from quernstone_qdrant import QdrantLoader

@@ -63,7 +63,7 @@ class RemoteOptions(_Fields):
     Equal options share one connection pool. Credentials are hidden in the representation, but
     pickled, because other processes need them.
 
-    Example:
+    Examples:
         >>> from quernstone import RemoteOptions
         >>> RemoteOptions(endpoint="https://reader:secret@gpu-box:8000", dialect="vllm").endpoint
         'https://gpu-box:8000'

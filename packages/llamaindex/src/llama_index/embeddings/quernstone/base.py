@@ -63,7 +63,7 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
     `to_dict` contains only the settings that the vectors depend on. `IngestionPipeline` uses it as
     a cache key, so a change of the device or of a batch size does not embed everything again.
 
-    Example:
+    Examples:
         >>> from llama_index.embeddings.quernstone import QuernstoneEmbedding
         >>> embed_model = QuernstoneEmbedding(model_name="tiny")
         >>> len(embed_model.get_query_embedding("how do I fold a PDF?")) == len(

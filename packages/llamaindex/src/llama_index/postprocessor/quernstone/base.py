@@ -73,7 +73,7 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
 
-    Example:
+    Examples:
         >>> from llama_index.core.schema import NodeWithScore, TextNode
         >>> from llama_index.postprocessor.quernstone import QuernstoneRerank
         >>> rerank = QuernstoneRerank(model="tiny", top_n=1)

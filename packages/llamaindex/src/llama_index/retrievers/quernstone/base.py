@@ -68,7 +68,7 @@ class QuernstoneRetriever(BaseRetriever):
         ConfigError: An argument has the wrong type or is out of range.
         MissingExtraError: quernstone-qdrant is not installed.
 
-    Example:
+    Examples:
         >>> from llama_index.embeddings.quernstone import QuernstoneEmbedding
         >>> from llama_index.retrievers.quernstone import QuernstoneRetriever
         >>> from qdrant_client import QdrantClient

@@ -1,0 +1,1 @@
+"""Build the documentation's site: `make docs`."""
