@@ -17,6 +17,7 @@ from quernstone import (
     ModelLoadError,
     Reranker,
 )
+from quernstone.encoding.unknown import UnknownTexts
 
 ENGINE = "sentence-transformers"
 TEXTS = ["", "the quick brown fox", "a mill", "汉字 and <|im_end|> more " * 9, "word " * 300]
@@ -286,3 +287,12 @@ def test_weights_that_are_pickles_are_not_read(minilm, tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin"):
         embedder_of(str(folder))
+
+
+def test_unknown_texts_are_found_for_the_bundled_model_only(checkpoints, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(UnknownTexts, "check", lambda _, texts, offset: looked_at.append(texts))
+    for model in ("tiny", str(checkpoints("embedding-0.6b"))):
+        with Embedder(model, engine=ENGINE) as embedder:
+            embedder.embed_documents([f"read by {model}"])
+    assert looked_at == [["read by tiny"]]

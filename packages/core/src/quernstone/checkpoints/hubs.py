@@ -17,6 +17,7 @@ TINY = "tiny"
 MODELSCOPE = "modelscope:"
 """Prefix of the name of a model on ModelScope: `modelscope:Qwen/Qwen3-Embedding-0.6B`."""
 
+_BUNDLED = Path(__file__).parent / "tiny"
 _TINY_FOLDERS: dict[Task, str] = {"embed": "embedding", "rerank": "reranker"}
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt"]  # also in subfolders
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,7 +31,7 @@ def locate(
     A commit that is complete in the cache is used without a request to the hub.
     """
     if name == TINY:
-        folder = Path(__file__).parent / "tiny" / _TINY_FOLDERS[task]
+        folder = _BUNDLED / _TINY_FOLDERS[task]
         return Source(folder, "", "install quernstone again", "install quernstone again")
     path = Path(name).expanduser()
     if path.is_dir():
@@ -47,6 +48,11 @@ def locate(
     if name.startswith(MODELSCOPE):
         return _from_modelscope(name.removeprefix(MODELSCOPE), revision, cache_folder)
     return _from_hub(name, revision, cache_folder)
+
+
+def is_bundled(folder: Path) -> bool:
+    """Return True for the folders that `tiny` stands for."""
+    return folder.parent == _BUNDLED
 
 
 def _from_hub(name: str, revision: str | None, cache_folder: str | None) -> Source:

@@ -82,6 +82,10 @@ class Tokenizer:
             raise ModelLoadError(msg)
         return int(found)
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return the ids of the pieces that texts are split into, without the added tokens."""
+        return dict(self._plain.get_vocab())
+
     def text(self, token_id: int) -> str:
         """Return the text of a token."""
         added = next((name for name, number in self._added.items() if number == token_id), None)

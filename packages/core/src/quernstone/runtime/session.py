@@ -9,14 +9,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Iterable,
-    Iterator,
-    Sequence,
-    Sized,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -25,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from quernstone.checkpoints.checkpoint import resolve
+from quernstone.checkpoints.hubs import is_bundled
 from quernstone.checkpoints.reranking import choose_rendering
 from quernstone.encoding.checks import check_positive
 from quernstone.encoding.encoder import Encode, EncodedBatch, Encoder
@@ -33,6 +27,7 @@ from quernstone.encoding.templates import AnyTemplate
 from quernstone.encoding.texts import TextEncoder
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.encoding.tokens import TokenEncoder
+from quernstone.encoding.unknown import UnknownTexts
 from quernstone.engines import (
     check_engine,
     choose_engine,
@@ -198,6 +193,11 @@ class Session:
                 final_token=checkpoint.final_token if checkpoint else ENDOFTEXT,
                 ignored=checkpoint.ignored_token if checkpoint else None,
             )
+        self._unknown = (  # also if the engine tokenizes
+            UnknownTexts(_tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size), task)
+            if checkpoint and is_bundled(checkpoint.folder)
+            else None
+        )
         self._usage = Usage()
         self._usage_locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
 
@@ -348,7 +348,10 @@ class Session:
         return self.submit(self.encode(window, encode, offset=offset), offset=offset)
 
     def encode(self, window: Sequence[T], encode: Encode[T], *, offset: int = 0) -> EncodedBatch:
-        """Encode inputs, and warn if some were cut. `offset` is added to indices in messages."""
+        """Encode inputs; warn if some were cut, or if `tiny` does not know their language.
+
+        `offset` is added to indices in messages.
+        """
         if not self._release.alive:
             raise ClosedError("used after `close()`; create a new embedder or reranker")
         batch = encode(window, offset=offset)
@@ -361,6 +364,8 @@ class Session:
                 self.max_length,
                 offset + batch.truncated[0],
             )
+        if self._unknown:
+            self._unknown.check(window, offset)
         return batch
 
     def submit(self, batch: EncodedBatch, *, offset: int = 0) -> Future[Float32Array]:
