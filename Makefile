@@ -26,13 +26,27 @@ DOCS_VENV ?= .venv-docs
 DOCS_PIP := $(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
+# the lowest versions that the packages allow, except of torch
+LOWEST_VENV ?= .venv-lowest
+LOWEST_RUN := $(LOWEST_VENV)/bin/
+LOWEST_PIP := $(LOWEST_RUN)python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt
+LOWEST_CORE := tests/core/test_embedder.py tests/core/test_reranker.py tests/core/tables \
+	tests/core/cli tests/core/engines tests/core/encoding tests/core/checkpoints \
+	$(addprefix tests/core/serve/test_,admission.py command.py contract.py event_loop.py faults.py)
+LOWEST_OTHERS := $(addprefix tests/langchain/test_,embeddings.py reranker.py serialization.py) \
+	$(addprefix tests/llamaindex/test_,contract.py embedding.py rerank.py retriever.py) \
+	tests/qdrant/sources tests/qdrant/test_loader.py tests/qdrant/test_searcher.py
+OURS := quernstone quernstone-qdrant
+
 # llama.cpp, for the benchmarks: built from its sources for this machine, in a few minutes
 LLAMA_VENV ?= .venv-llama
 LLAMA_PIP := $(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 
 .PHONY: install install-dev install-vllm install-infinity install-llama install-docs demo docs test \
-	test-all test-vllm test-infinity soak check fix bench gpu-check capabilities models dist
+	test-all test-lowest test-vllm test-infinity soak check versions fix bench gpu-check capabilities \
+	models dist
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -103,6 +117,27 @@ soak: install-dev
 test-vllm: install-vllm
 	$(VLLM_RUN)python -m pytest tests/vllm
 
+# core first, alone: the others need newer versions of what it uses
+test-lowest:
+	$(PYTHON) -m venv --clear $(LOWEST_VENV)
+	$(LOWEST_PIP) --upgrade "pip>=25.1"
+	$(LOWEST_PIP) "uv>=0.9"
+	$(call install_lowest,packages/core,torch transformers serve parquet testing,lowest)
+	OMP_NUM_THREADS=1 $(LOWEST_RUN)pytest -m "not slow and not soak" $(LOWEST_CORE)
+	$(call install_lowest,packages/*,torch transformers serve parquet testing qdrant documents,lowest-langchain)
+	OMP_NUM_THREADS=1 $(LOWEST_RUN)pytest -m "not slow and not soak" $(LOWEST_OTHERS)
+
+# uv resolves and pip installs, so torch is the one in constraints.txt
+define install_lowest
+echo "torch; sys_platform == 'never'" > $(LOWEST_VENV)/without-torch.txt
+$(LOWEST_RUN)uv pip compile --quiet --resolution lowest-direct --only-binary :all: \
+	$(addprefix --no-binary ,$(OURS)) $(addprefix --no-emit-package ,$(OURS)) \
+	--override $(LOWEST_VENV)/without-torch.txt --python $(LOWEST_RUN)python \
+	--group $(3) $(addprefix --extra ,$(2)) $(wildcard $(1)/pyproject.toml) > $(LOWEST_VENV)/requirements.txt
+$(LOWEST_PIP) --requirement $(LOWEST_VENV)/requirements.txt torch
+$(LOWEST_PIP) --no-deps $(addprefix --editable ,$(wildcard $(1)))
+endef
+
 test-infinity: install-dev install-infinity
 	INFINITY_VENV=$(abspath $(INFINITY_VENV)) $(RUN)pytest tests/infinity
 
@@ -111,7 +146,23 @@ check: install-dev
 	$(RUN)ruff format --check
 	$(RUN)mypy
 	$(RUN)basedpyright --pythonpath $(RUN)python
-	$(RUN)pytest -q tests/repository/test_deploy.py
+	$(RUN)pytest -q tests/repository/test_deploy.py tests/repository/test_workflows.py
+
+# every extra except vllm resolves to wheels on each Python, and the types hold
+VERSIONS ?= 3.10 3.11 3.12 3.13 3.14
+EXTRAS := torch transformers sentence-transformers modelscope serve parquet testing eval qdrant \
+	documents ray
+versions: install-dev
+	set -e; for version in $(VERSIONS); do \
+		for resolution in highest lowest-direct; do \
+			echo "Python $$version, $$resolution versions"; \
+			$(RUN)uv pip compile --quiet --python-version $$version --resolution $$resolution \
+				--python-platform linux --only-binary :all: $(addprefix --no-binary ,$(OURS)) \
+				--constraint constraints.txt $(addprefix --extra ,$(EXTRAS)) \
+				packages/*/pyproject.toml > /dev/null; \
+		done; \
+		$(RUN)mypy --python-version $$version; \
+	done
 
 # the files of a release, equal in every build of one commit
 DIST ?= dist

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,17 @@ pytest.register_assert_rewrite("quernstone.testing")
 pytest_plugins = ["pytester", "quernstone.testing.capabilities"]
 
 Checkpoints = Callable[..., Path]
+
+_NEEDS = {
+    "core/evaluation": ["mteb", "gensim"],  # from Python 3.11, and before 3.14
+    "core/serve/test_schema.py": ["schemathesis"],  # from Python 3.11
+}
+collect_ignore = [path for path, names in _NEEDS.items() if not all(map(find_spec, names))]
+
+
+def pytest_report_header() -> list[str]:
+    """Say what cannot be collected on this Python."""
+    return [f"not collected: {path} needs {' and '.join(_NEEDS[path])}" for path in collect_ignore]
 
 
 @pytest.fixture(scope="session")

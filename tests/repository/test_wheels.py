@@ -122,7 +122,7 @@ def wheelhouse(dist, wheels, tmp_path_factory):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("package", "extra"), EXTRAS, ids="-".join)
+@pytest.mark.parametrize(("package", "extra"), EXTRAS)
 def test_a_readme_runs_with_each_extra(package, extra, wheelhouse, tmp_path):
     environment = Environment(tmp_path)
     wanted = f"{package}[{','.join(dict.fromkeys(['torch', extra]))}]"
