@@ -45,3 +45,41 @@ def test_errors_and_settings_are_those_of_the_load(quern, docs):
     quern("load", docs, "-c", "docs")
     refused = quern("load", docs, "-c", "docs", "--dry-run", "--layout", "plain")
     assert "--layout universal, but --layout plain is requested" in refused.stderr
+
+
+def test_rejected_records_are_those_of_the_load(quern, docs):
+    rows = docs / "rows.jsonl"
+    rows.write_text(
+        '{"id": 1, "text": "mill", "year": 1200}\n'
+        '{"id": 2, "text": "quern", "year": "old"}\n'
+        "not JSON\n"
+        '{"id": 1, "text": "another mill", "year": 1300}\n'
+    )
+    options = ("-c", "docs", "--id-field", "id", "--index", "year=integer", "--json")
+    options += ("--dead-letter", "rejected.jsonl", "--report", "r.json")
+    tried = quern("load", rows, *options, "--dry-run")
+    assert tried.exit_code == 0
+    assert tried.stderr.count("left out: ") == 3
+    assert not os.path.exists("qdrant-data")
+    found = orjson.loads(tried.stdout)
+    with open("rejected.jsonl", "rb") as file:
+        rejected = file.read()
+    assert len(rejected.splitlines()) == 3
+    with open("r.json", "rb") as file:
+        report = orjson.loads(file.read())
+    assert (report["dry_run"], report["state"]) == (True, "finished")
+    assert (report["seen"], report["chunks"], report["embedded"]) == (3, 1, 0)
+
+    loaded = orjson.loads(quern("load", rows, *options).stdout)
+    for name, of_load in {"documents": "seen", "chunks": "chunks", "failed": "failed"}.items():
+        assert found[name] == loaded[of_load] == report[of_load], name
+    with open("rejected.jsonl", "rb") as file:
+        assert file.read() == rejected
+
+
+def test_another_model_is_refused(quern, docs, checkpoints):
+    assert quern("load", docs, "-c", "docs").exit_code == 0
+    other = checkpoints("embedding-0.6b", layers=2, width=16)
+    refused = quern("load", docs, "-c", "docs", "--model", other, "--dry-run")
+    assert refused.exit_code == 1
+    assert "was created with model " in refused.stderr

@@ -1,4 +1,4 @@
-"""A load of many short rows that is killed in the middle: flat memory, and a report at any time."""
+"""Loads of many short rows: flat memory, and a report that can be read at any time."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ import pytest
 
 MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
 ROWS = 200_000
+DRY_ROWS = 2_000_000
 WARM = 0.25
 """Share of the rows after which memory must not grow any more."""
 GROWTH = 1.25
@@ -64,6 +65,25 @@ def resident(pid):
 def peaks(looks):
     early = max(size for done, size in looks if done <= WARM)
     return early, max(size for done, size in looks)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_dry_run_of_very_many_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows("rows.parquet", DRY_ROWS)
+    command = [*MAIN, "load", "rows.parquet", "-c", "docs", "--model", "tiny", "--dry-run"]
+    command += ["--id-field", "id", "--report", "r.json", "--progress-every", "5"]
+    code, looks, _ = watch(command)
+    assert code == 0, Path("stderr.txt").read_text()[-2000:]
+    report = orjson.loads(Path("r.json").read_bytes())
+    assert (report["state"], report["dry_run"]) == ("finished", True)
+    assert (report["seen"], report["chunks"], report["failed"]) == (DRY_ROWS, DRY_ROWS, 0)
+    early, late = peaks(looks)
+    assert late < GROWTH * early, (early, late)
+    assert " of 2,000,000, " in Path("stderr.txt").read_text()
+    assert not os.path.exists("qdrant-data")
 
 
 @pytest.mark.soak

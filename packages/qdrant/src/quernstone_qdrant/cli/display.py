@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from quernstone.cli.options import on_terminal
-from quernstone_qdrant.cli.progress import Progression
+from quernstone_qdrant.cli.progress import Progression, Watched
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
     from rich.text import Text
 
     from quernstone_qdrant.cli.load_report import ReportFiles
-    from quernstone_qdrant.loader import QdrantLoader
 
 _REPORT_SECONDS = 5.0
 """Seconds between two versions of a report file."""
@@ -44,11 +43,11 @@ class LoadDisplay:
         self._every = every
         self._progression = Progression(total)
         self._total = total
-        self._loader: QdrantLoader | None = None
+        self._loader: Watched | None = None
         self._bar: Progress | None = self._make_bar() if on_terminal() else None
 
     @contextmanager
-    def show(self, loader: QdrantLoader, files: ReportFiles) -> Iterator[None]:
+    def show(self, loader: Watched, files: ReportFiles) -> Iterator[None]:
         """Show the progress of a loader inside the block, and write its report at the end."""
         self._loader = loader
         ended = threading.Event()
@@ -65,7 +64,7 @@ class LoadDisplay:
             thread.join()
             files.finish(self._progression.snapshot(loader.report), error)
 
-    def _watch(self, loader: QdrantLoader, files: ReportFiles, ended: threading.Event) -> None:
+    def _watch(self, loader: Watched, files: ReportFiles, ended: threading.Event) -> None:
         """Print lines and write the report files until the load ends."""
         printed = time.monotonic()
         reported = -math.inf
@@ -129,7 +128,7 @@ class LoadDisplay:
             self._bar.stop()
 
 
-def _indexing(loader: QdrantLoader) -> str:
+def _indexing(loader: Watched) -> str:
     """Return an addition to the line of progress while the index is built."""
     depths = loader.depths
     return f", indexing{f': {depths.index}' if depths.index else ''}" if depths.indexing else ""

@@ -1,35 +1,37 @@
-"""`quern load --dry-run`: read and split everything, and store nothing."""
+"""`quern load --dry-run`: read, split and check everything, and store nothing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from quernstone.cli.options import on_terminal
 from quernstone.cli.printing import print_json
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.collections import StorageOptions
 from quernstone_qdrant.cli.failures import LeftOut
 from quernstone_qdrant.cli.files import describe_files
-from quernstone_qdrant.cli.load_options import BatchOptions
+from quernstone_qdrant.cli.load_options import BatchOptions, UpdateOptions
 from quernstone_qdrant.cli.options import CollectionOptions
 
 if TYPE_CHECKING:
     from quernstone import Embedder
+    from quernstone_qdrant.documents.deadletter import DeadLetters
     from quernstone_qdrant.documents.records import Record
+    from quernstone_qdrant.loading.batches import BatchReader
     from quernstone_qdrant.loading.given import Vectors
+    from quernstone_qdrant.loading.pipeline import Batch
     from quernstone_qdrant.provenance import Provenance
-    from quernstone_qdrant.sources import FileCounts, ReadOptions
+    from quernstone_qdrant.sources import FileCounts, FileRecords
 
 _SHOWN = 3
 _MEASURED = 64
 """Chunks that are embedded to measure the rate."""
+_BATCH_CHARS = 1 << 20
 
 
 @dataclass(slots=True)
@@ -45,80 +47,111 @@ class Preview:
     """Payloads of the first chunk of the first documents."""
     seconds: float | None = None
     """Estimated time to embed all chunks; None if there are none."""
+    notes: tuple[str, ...] = ()
     files: FileCounts | None = None
 
 
-def preview(
-    paths: Sequence[Path],
-    reading: ReadOptions,
-    batches: BatchOptions,
-    embedder: Embedder,
-    provenance: Provenance,
-    left_out: LeftOut | None,
-    *,
-    vectors: Vectors | None = None,
-) -> Preview:
-    """Read and split everything, in bounded memory, and embed a few chunks to measure the rate.
+class DryRun:
+    """A load that reads, splits and checks everything in bounded memory, and stores nothing.
 
     Args:
-        paths: The files and folders.
-        reading: How to read them.
-        batches: How texts are split.
-        embedder: The model.
+        collection: Name of the collection.
         provenance: That of the collection, or of the one that the load would create.
+        batches: How texts are split.
         left_out: Receives errors; None raises the first one.
+        letters: Receives the records that a load would leave out; None for none.
         vectors: See `QdrantLoader.load_vectors`; None: texts are split and embedded.
-
-    Raises:
-        SourceError, RecordError: An item cannot be loaded, and `left_out` is None.
     """
-    from quernstone.progress import progress_bar
-    from quernstone_qdrant.documents.chunking import Chunker
-    from quernstone_qdrant.documents.points import make_point
-    from quernstone_qdrant.documents.records import to_record
-    from quernstone_qdrant.loading.given import GivenVectors
-    from quernstone_qdrant.sources import count_records, read_paths
 
-    found, sample = Preview(), list[str]()
-    settings = provenance.settings
-    rule, layout = settings.record_rule, settings.payloads
-    arguments = batches.arguments()
-    chunker = Chunker(arguments["chunk_size"], arguments["chunk_overlap"])
-    records = read_paths(paths, options=reading)
-    convert: Callable[[object, int], Record] = partial(to_record, record_rule=rule)
-    if vectors is not None:
-        chunker = Chunker(None)
-        convert = GivenVectors(convert, vectors, provenance.dimensions)
-    with progress_bar("reading", count_records(paths, reading), show=on_terminal()) as advance:
-        for position, item in enumerate(records):
-            try:
-                if isinstance(item, QuernstoneError):
-                    raise item
-                record = convert(item, position)
-            except QuernstoneError as error:
-                if left_out is None:
-                    raise
-                left_out.add(error)
-                found.failed += 1
-                continue
-            found.documents += 1
-            for chunk in chunker.split(record):
-                if chunk.number == 0 and len(found.first) < _SHOWN:
-                    point = make_point(provenance.namespace, provenance.fingerprint, chunk, layout)
-                    found.first.append(point.payload())
-                if vectors is None and len(sample) < _MEASURED:
-                    sample.append(chunk.text)
-                found.chunks += 1
-                found.characters += len(chunk.text)
-            advance(1)
-    found.files = records.files
-    if sample:
-        embedder.embed_documents(sample[:1])  # the first call also prepares the engine
-        started = time.perf_counter()
-        embedder.embed_documents(sample)
-        rate = sum(map(len, sample)) / (time.perf_counter() - started)
-        found.seconds = found.characters / rate
-    return found
+    def __init__(
+        self,
+        collection: str,
+        provenance: Provenance,
+        batches: BatchOptions,
+        *,
+        left_out: LeftOut | None,
+        letters: DeadLetters | None,
+        vectors: Vectors | None = None,
+    ) -> None:
+        from quernstone_qdrant.report import Depths, LoadReport
+
+        self.collection, self.provenance = collection, provenance
+        self.report, self.depths = LoadReport(), Depths()
+        self._batches, self._vectors = batches, vectors
+        self._left_out, self._letters = left_out, letters
+
+    def run(self, records: FileRecords, embedder: Embedder) -> Preview:
+        """Read everything, and embed a few chunks to measure the rate.
+
+        Raises:
+            SourceError, RecordError: An item cannot be loaded, and errors are not left out.
+        """
+        found, sample = Preview(), list[str]()
+        reader, started = self._reader(), time.monotonic()
+        try:
+            for batch in reader.batches(records):
+                self._count(batch, time.monotonic() - started)
+                found.characters += batch.chars
+                firsts = [point for point in batch.points if point.chunk.number == 0]
+                found.first += [p.payload() for p in firsts[: _SHOWN - len(found.first)]]
+                if self._vectors is None:
+                    sample += [p.text for p in batch.points[: _MEASURED - len(sample)]]
+        except QuernstoneError:
+            self.report = replace(self.report, failed=self.report.failed + 1)
+            raise
+        finally:
+            notes = tuple(reader.notes)
+            self.report = replace(self.report, notes=notes, files=records.files)
+        report = self.report
+        found.documents, found.chunks, found.failed = report.seen, report.chunks, report.failed
+        found.notes, found.files = report.notes, report.files
+        if sample:
+            embedder.embed_documents(sample[:1])  # the first call also prepares the engine
+            measured = time.perf_counter()
+            embedder.embed_documents(sample)
+            rate = sum(map(len, sample)) / (time.perf_counter() - measured)
+            found.seconds = found.characters / rate
+        return found
+
+    def _reader(self) -> BatchReader:
+        from quernstone_qdrant.documents.chunking import Chunker
+        from quernstone_qdrant.documents.points import make_point
+        from quernstone_qdrant.documents.records import to_record
+        from quernstone_qdrant.loading.batches import BatchReader
+        from quernstone_qdrant.loading.given import GivenVectors
+
+        provenance, arguments = self.provenance, self._batches.arguments()
+        settings = provenance.settings
+        convert: Callable[[object, int], Record]
+        convert = partial(to_record, record_rule=settings.record_rule)
+        if self._vectors is not None:
+            convert = GivenVectors(convert, self._vectors, provenance.dimensions)
+        return BatchReader(
+            Chunker(arguments["chunk_size"], arguments["chunk_overlap"]),
+            partial(
+                make_point, provenance.namespace, provenance.fingerprint, layout=settings.payloads
+            ),
+            size=arguments["batch_size"],
+            batch_chars=lambda: _BATCH_CHARS,
+            skip_errors=self._left_out is not None,
+            indexes=settings.indexes,
+            convert=convert,
+        )
+
+    def _count(self, batch: Batch, seconds: float) -> None:
+        for failure in batch.failures:
+            if self._letters is not None:
+                self._letters.add(failure)
+            if self._left_out is not None:
+                self._left_out.add(failure.error)
+        self.report = replace(
+            self.report,
+            seen=self.report.seen + batch.seen,
+            unread=batch.unread,
+            chunks=self.report.chunks + batch.chunks,
+            failed=self.report.failed + len(batch.failures),
+            seconds=seconds,
+        )
 
 
 def wished_provenance(
@@ -126,11 +159,13 @@ def wished_provenance(
     collection: CollectionOptions,
     storage: StorageOptions,
     existing: Provenance | None,
+    updates: UpdateOptions,
 ) -> Provenance:
     """Return the provenance that the collection would have after a load.
 
     Raises:
         CollectionError: An existing collection cannot have these settings.
+        ProvenanceError: Another model made it.
         ConfigError: A setting is not valid.
     """
     from quernstone_qdrant.provenance import Provenance
@@ -147,6 +182,8 @@ def wished_provenance(
     )
     size, name = embedder.dimensions, collection.name
     if existing is not None:
+        wanted = Provenance.of(embedder, name)
+        existing.check(wanted, name, allow_mismatch=updates.allow_mismatch)
         settings = updated_settings(existing.settings, wish, size, name)
         return replace(existing, settings=settings)
     settings = wish.apply_to(CollectionSettings()).resolved(size)

@@ -20,7 +20,7 @@ from quernstone.cli.options import (
 )
 from quernstone_qdrant.cli.collections import StorageOptions
 from quernstone_qdrant.cli.display import LoadDisplay
-from quernstone_qdrant.cli.dry_run import preview, print_preview, wished_provenance
+from quernstone_qdrant.cli.dry_run import DryRun, print_preview, wished_provenance
 from quernstone_qdrant.cli.failures import LeftOut, with_remedy
 from quernstone_qdrant.cli.files import FileOptions
 from quernstone_qdrant.cli.load_options import (
@@ -29,6 +29,7 @@ from quernstone_qdrant.cli.load_options import (
     UpdateOptions,
     VectorOptions,
     check_inputs,
+    dead_letters,
     tolerated,
     warn_of_embedded,
 )
@@ -103,11 +104,26 @@ def load(
             warn_of_embedded(target, total)
         with options.embedder(chosen, dimensions=dimensions) as embedder:
             if target is None or updates.dry_run:
-                made = wished_provenance(embedder, collection, storage, remembered.provenance)
-                with tolerated(errors) as left_out, with_remedy():
-                    found = preview(
-                        paths, reading, batches, embedder, made, left_out, vectors=vectors
+                made = wished_provenance(
+                    embedder, collection, storage, remembered.provenance, updates
+                )
+                with (
+                    tolerated(errors) as left_out,
+                    dead_letters(errors) as letters,
+                    LoadDisplay(total, every=errors.progress_every) as display,
+                ):
+                    trial = DryRun(
+                        collection.name,
+                        made,
+                        batches,
+                        left_out=left_out,
+                        letters=letters,
+                        vectors=vectors,
                     )
+                    reports = ReportFiles(trial, collection, errors.report_file, is_dry_run=True)
+                    with display.show(trial, reports), with_remedy():
+                        found = trial.run(read_paths(paths, options=reading), embedder)
+                print_notes(trial.report, pruning=False)
                 print_preview(found, collection, as_json=as_json)
                 return
             with (

@@ -17,6 +17,7 @@ from quernstone_qdrant.cli.options import AllowMismatch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quernstone_qdrant.documents.deadletter import DeadLetters
     from quernstone_qdrant.loading.given import Vectors
     from quernstone_qdrant.loading.run import Prune
     from quernstone_qdrant.sources import ReadOptions
@@ -134,8 +135,9 @@ class UpdateOptions:
         bool,
         typer.Option(
             "--dry-run",
-            help="Store nothing: read everything, and print counts, the first three records as "
-            "they would be stored, and an estimated time.",
+            help="Store nothing: read and check everything, and print counts, the first three "
+            "records as they would be stored, and an estimated time. --report and --dead-letter "
+            "are written.",
         ),
     ] = False
     allow_mismatch: AllowMismatch = False
@@ -193,8 +195,15 @@ class ErrorOptions:
 def tolerated(errors: ErrorOptions) -> AbstractContextManager[LeftOut | None]:
     """Return a printer of errors; None if the first error ends the command."""
     if errors.skip_errors or errors.dead_letter is not None:
-        return LeftOut(None)
+        return LeftOut(errors.dead_letter)
     return nullcontext()
+
+
+def dead_letters(errors: ErrorOptions) -> AbstractContextManager[DeadLetters | None]:
+    """Return a writer of the dead-letter file; None if there is none."""
+    from quernstone_qdrant.documents.deadletter import DeadLetters
+
+    return nullcontext() if errors.dead_letter is None else DeadLetters(errors.dead_letter)
 
 
 def check_inputs(

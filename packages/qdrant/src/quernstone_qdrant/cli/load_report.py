@@ -14,10 +14,9 @@ import typer
 from quernstone.cli.printing import print_json
 from quernstone_qdrant.cli.files import describe_files, describe_skipped, describe_unfollowed
 from quernstone_qdrant.cli.options import CollectionOptions
-from quernstone_qdrant.cli.progress import Snapshot, figures
+from quernstone_qdrant.cli.progress import Snapshot, Watched, figures
 
 if TYPE_CHECKING:
-    from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.report import LoadReport
 
 _STALE_SECONDS = 60.0
@@ -31,14 +30,21 @@ class ReportFiles:
         collection: Its collection. Beside one in a folder there is a report until the load ends,
             for `quern collection info`, which cannot open the folder meanwhile.
         path: The report that the user asked for; None for none.
+        is_dry_run: Nothing is stored, so that there is no report beside the collection.
     """
 
     def __init__(
-        self, loader: QdrantLoader, collection: CollectionOptions, path: Path | None
+        self,
+        loader: Watched,
+        collection: CollectionOptions,
+        path: Path | None,
+        *,
+        is_dry_run: bool = False,
     ) -> None:
         self._loader, self._collection, self._path = loader, collection, path
         self._started = _now()
-        self._running = running_report(collection)
+        self._is_dry_run = is_dry_run
+        self._running = None if is_dry_run else running_report(collection)
         self._complained = False
 
     def update(self, snapshot: Snapshot) -> None:
@@ -82,6 +88,7 @@ class ReportFiles:
         value = {
             "collection": self._loader.collection,
             "target": self._collection.where,
+            "dry_run": self._is_dry_run,
             "state": state,
             "started": self._started,
             "updated": now,

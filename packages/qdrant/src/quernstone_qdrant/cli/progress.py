@@ -6,14 +6,35 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from quernstone_qdrant.report import LoadReport
+    from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.report import Depths, LoadReport
 
 _WINDOW = 60.0
 """Seconds over which the rates are measured: a resumed load first skips much faster than it
 embeds."""
+
+
+class Watched(Protocol):
+    """A load whose progress is shown: that of a `QdrantLoader`, or a dry run."""
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """That of the collection."""
+
+    @property
+    def report(self) -> LoadReport:
+        """The figures so far."""
+
+    @property
+    def depths(self) -> Depths:
+        """The number of batches at each stage."""
 
 
 @dataclass(frozen=True)
