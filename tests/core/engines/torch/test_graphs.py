@@ -298,7 +298,37 @@ def test_what_cannot_be_recorded_is_computed_and_told_once(monkeypatch, caplog):
     [message] = caplog.messages
     assert "no CUDA graph could be recorded for 32 tokens" in message
     assert "17 MiB" in message
-    assert "2 of 8 recorded, 2 MiB; stopped at 32 tokens: 17 MiB" in engine.info.graphs
+    assert "2 of 8 recorded, 2 MiB; failed at 32 tokens: 17 MiB" in engine.info.graphs
+
+
+def test_small_graphs_are_recorded_though_the_largest_fails(monkeypatch, caplog):
+    class Recorder(gpu_stand_ins.Recorder):
+        attempts = 0
+
+        def __call__(self, compute):
+            self.attempts += 1
+            if self.attempts in (1, 4):
+                raise torch.OutOfMemoryError(f"{self.attempts} MiB are free")
+            return super().__call__(compute)
+
+    record = Recorder()
+    gpu_stand_ins.use(monkeypatch, record=record)
+    engine = load(max_batch_tokens=128)
+    with caplog.at_level(logging.WARNING, "quernstone"):
+        assert engine.prepare()
+        assert engine.info.graphs == (
+            "0 of 8 recorded, 0 MiB; failed at 128 tokens: 1 MiB are free; recording"
+        )
+        prepared(engine)
+    assert (record.attempts, record.recorded) == (4, 2)
+    for length in (9, 30, 120):
+        engine.run([sequence(length)])
+    assert record.replays == 2
+    failed = "failed at 128 tokens: 1 MiB are free; failed at 48 tokens: 4 MiB are free"
+    assert engine.info.graphs == f"2 of 8 recorded, 2 MiB; {failed}"
+    assert [message.split(",")[0] for message in caplog.messages] == [
+        f"no CUDA graph could be recorded for {tokens} tokens or more" for tokens in (128, 48)
+    ]
 
 
 def test_callers_get_the_same_vectors_and_scores(monkeypatch):

@@ -69,7 +69,7 @@ class Graphs:
         # The largest comes first: the others then share the memory of its activations.
         self._missing = [*self._shapes[-2::-1], *self._shapes[-1:]]
         self._replays: dict[Shape, Callable[[], None]] = {}
-        self._stopped = ""
+        self._failures: list[str] = []
         self._bytes, self._most_bytes = 0, most_bytes
         # Shared, because only one graph runs at once; and not a part of the graphs' own memory,
         # where the rows of one graph would keep the next from using it.
@@ -101,16 +101,21 @@ class Graphs:
         try:
             self._replays[shape], size = self._record(self._computes(shape))
         except RuntimeError as error:
-            self._stop(shape, str(error))
+            # Most likely for lack of memory, so others of this size would fail as well.
+            self._missing = [each for each in self._missing if each.tokens < shape.tokens]
+            self._failures.append(f"failed at {shape.tokens} tokens: {error}")
             logger.warning(
-                "no CUDA graph could be recorded for %d tokens, so batches like it take longer: %s",
+                "no CUDA graph could be recorded for %d tokens or more, so batches like it take "
+                "longer: %s",
                 shape.tokens,
                 error,
             )
-            return False
+            return bool(self._missing)
         self._bytes += size
         if self._bytes > self._most_bytes:
-            self._stop(shape, f"they may take {_mebibytes(self._most_bytes)}")
+            self._missing.clear()
+            limit = _mebibytes(self._most_bytes)
+            self._failures.append(f"stopped at {shape.tokens} tokens: they may take {limit}")
         return bool(self._missing)
 
     @property
@@ -118,13 +123,7 @@ class Graphs:
         """A description for people: how many there are, and their memory."""
         recorded = len(self._replays)
         found = f"{recorded} of {len(self._shapes)} recorded, {_mebibytes(self._bytes)}"
-        if self._stopped:
-            return f"{found}; {self._stopped}"
-        return f"{found}; recording" if self._missing else found
-
-    def _stop(self, shape: Shape, reason: str) -> None:
-        self._missing.clear()
-        self._stopped = f"stopped at {shape.tokens} tokens: {reason}"
+        return "; ".join([found, *self._failures, *(["recording"] if self._missing else [])])
 
     def _computes(self, shape: Shape) -> Compute:
         """Return the function to record, and put a batch of this shape into its inputs."""
