@@ -361,8 +361,9 @@ def test_a_forgotten_embedder_gives_its_model_back(folder):
     forgotten = Embedder(folder, dtype="float32", max_batch_tokens=79)
     held = forgotten._session.backend
     del forgotten
-    held._thread.join(10)
-    assert not held._thread.is_alive()
+    [runner] = held._runners
+    runner.thread.join(10)
+    assert not runner.thread.is_alive()
 
 
 def test_fingerprint_tells_apart_what_differs(folder, embedder):

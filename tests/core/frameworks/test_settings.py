@@ -199,6 +199,8 @@ def test_values_with_one_obvious_meaning(adapter):
     )
     assert (given.device, given.dtype, given.max_length) == ("cuda:1", "bfloat16", 8192)
     assert (given.truncate, given.cache_folder) == (True, "cache")
+    for several in ("cuda:all", "cuda:0,cuda:1"):
+        assert adapter("tiny", device=several).device == several
     given = adapter("tiny", device=None, dtype=None, truncate="NONE", show_progress=True)
     assert (given.device, given.dtype, given.truncate) == ("auto", "auto", False)
     assert given.show_progress
@@ -209,6 +211,7 @@ def test_values_with_one_obvious_meaning(adapter):
     [
         ({"device": "gpu"}, "unknown device 'gpu'; use auto, cpu, cuda"),
         ({"device": "cuda:x"}, "unknown device"),
+        ({"device": "cuda:0,cpu"}, "several GPUs as cuda:0,cuda:1 or cuda:all"),
         ({"device": 0}, "unknown device 0; use auto, cpu, cuda"),
         ({"dtype": "float64"}, "dtype"),
         ({"device": torch.float32}, "unknown device torch.float32; use auto, cpu, cuda"),

@@ -121,7 +121,7 @@ import numpy as np
 from tests.support.forks import in_child
 
 from quernstone.errors import EngineError
-from quernstone.runtime import sharing, worker
+from quernstone.runtime import queue, sharing, worker
 from quernstone.types import EngineConfig, EngineInfo, TextInput
 
 
@@ -191,16 +191,19 @@ sharing.release(config)
 def test_an_engine_that_a_child_cannot_use_is_an_error_that_names_the_fix():
     program = """
 config = EngineConfig(task="embed", model="a", engine="torch")
-for device, survives, why in [
-    ("cuda:0", True, "runs on 'cuda:0'"),
-    ("cpu", False, "runs on 'cpu'"),
-    ("cpu", True, "was busy"),
+for devices, survives, why in [
+    (["cuda:0"], True, "runs on 'cuda:0'"),
+    (["cuda:0", "cuda:1"], True, "runs on 'cuda:0,cuda:1'"),
+    (["cpu"], False, "runs on 'cpu'"),
+    (["cpu"], True, "was busy"),
 ]:
-    engine = Engine(device, survives)
-    old = sharing.acquire(config, lambda: worker.Worker(lambda: engine))
+    engines = [Engine(device, survives) for device in devices]
+    engine = engines[0]
+    loads = [lambda one=one: one for one in engines]
+    old = sharing.acquire(config, lambda: worker.Worker(*loads))
     assert rows(old) == [[3.0]]
     if why == "was busy":
-        worker._FORK_PATIENCE = 0.01
+        queue._FORK_PATIENCE = 0.01
         engine.seconds = 0.5
         engine.started.clear()
         running = old.submit([TextInput("abcd")])
@@ -216,12 +219,12 @@ for device, survives, why in [
         found = rows(new)
         sharing.release(config)
         sharing.release(config)
-        assert engine.process, "the child closed the engine of its parent"
+        assert all(one.process for one in engines), "the child closed an engine of its parent"
         return found
 
     assert in_child(child) == [[3.0]]
     sharing.release(config)
-    assert not engine.process
+    assert not any(one.process for one in engines)
 """
     run(program, setup=STAND_INS)
 

@@ -1,7 +1,6 @@
 """The worker with an engine whose rows say which sequence they belong to."""
 
 import threading
-import time
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -32,9 +31,11 @@ class NumberEngine:
         self.precise = []
         self.gate = threading.Event()
         self.gate.set()
+        self.entered = threading.Event()
         self.closed = False
 
     def run(self, batch, *, precise=False):
+        self.entered.set()
         self.gate.wait(10)
         numbers = [int(sequence.ids[0]) for sequence in batch]
         tokens = sum(map(len, batch))
@@ -109,8 +110,7 @@ def test_waiting_callers_share_a_batch(started):
     work, engine = started(budget=1000)
     engine.gate.clear()
     first = work.submit(sequences((0, 1)))
-    while not engine.batches and work._arrived:
-        time.sleep(0.001)
+    assert engine.entered.wait(10)
     others = [work.submit(sequences((n, 1))) for n in range(1, 64)]
     engine.gate.set()
     assert [f.result(5)[0, 0] for f in [first, *others]] == list(range(64))
@@ -121,8 +121,7 @@ def test_large_jobs_take_turns(started):
     work, engine = started(budget=20)
     engine.gate.clear()
     first = work.submit(sequences((0, 1)))
-    while work._arrived:
-        time.sleep(0.001)
+    assert engine.entered.wait(10)
     large = [work.submit(sequences(*[(n * 10 + i, 10) for i in range(6)])) for n in (1, 2)]
     engine.gate.set()
     for future in [first, *large]:

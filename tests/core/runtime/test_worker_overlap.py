@@ -274,7 +274,7 @@ def test_closing_finishes_what_is_in_flight(started):
     until(lambda: ("launch", [1]) in engine.events)
     closing = threading.Thread(target=work.close)
     closing.start()
-    until(lambda: work._closing)
+    until(lambda: work._queue.closing)
     engine.gate.set()
     closing.join(5)
     assert future.result(0).tolist() == rows_of(*range(6))

@@ -192,7 +192,7 @@ def test_a_client_that_reads_slowly_delays_nobody(url):
 
 def test_a_model_that_runs_out_of_memory(monkeypatch):
     embedder = Embedder("tiny", dtype="float32")
-    engine = session_of(embedder).backend._engine
+    engine = session_of(embedder).backend._runners[0].engine
     compute = engine.run
 
     def run(batch, **kwargs):

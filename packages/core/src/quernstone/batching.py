@@ -101,6 +101,10 @@ class Queue:
         """Remove the next `count` sequences and return their positions."""
         return [self._places.popleft() for _ in range(count)]
 
+    def put_back(self, places: Sequence[int]) -> None:
+        """Insert sequences that were taken before the others."""
+        self._places.extendleft(reversed(places))
+
     def fitting(self, room: int, known: Set[Prefix | None]) -> tuple[int, int, set[Prefix | None]]:
         """Count the next sequences that fit into `room` tokens, where a known prefix is free.
 

@@ -58,7 +58,8 @@ class Embedder(Model):
             engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
                 `auto`: `torch` for Qwen3, Qwen2, Llama and Mistral, else one that can run
                 the model.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `cuda:0,cuda:1` or `cuda:all` for
+                several GPUs, each with a copy of the model.
             dtype: `auto` is bfloat16 where the hardware supports it, else float32. `int8` (CPUs
                 with VNNI) and `fp8` (GPUs of compute capability 8.9 or later) round the weights,
                 with the engine `torch` only: faster, less exact.

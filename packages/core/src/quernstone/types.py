@@ -15,6 +15,9 @@ EngineName = Literal["auto", "torch", "transformers", "sentence-transformers", "
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 RerankTemplate = Literal["card", "eval"]
 
+DEVICES = "auto, cpu, cuda, cuda:1, mps, or several GPUs as cuda:0,cuda:1 or cuda:all"
+"""The values of `device`, for messages."""
+
 TEXT_FIELDS = (
     "text",
     "content",

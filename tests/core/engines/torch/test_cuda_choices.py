@@ -1,19 +1,25 @@
 """What is chosen, and called, on CUDA: decided by numbers that a device would give."""
 
+import re
 import weakref
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from tests.support import gpu_stand_ins
 
-from quernstone import EngineMemoryError
+from quernstone import ConfigError, Embedder, EngineMemoryError
 from quernstone.bench.matrices import layer_shapes
 from quernstone.checkpoints.checkpoint import resolve
-from quernstone.engines.placement import memory_errors
+from quernstone.engines import each_device
+from quernstone.engines.placement import choose_devices, memory_errors
+from quernstone.engines.torch import engine
 from quernstone.engines.torch.graphs import CudaRecorder
 from quernstone.engines.torch.transfer import PinnedTransfer, Transfer, choose_transfer
+from quernstone.model import session_of
 from quernstone.qwen3.fp8 import can_compute_fp8
+from quernstone.types import EngineConfig
 
 CUDA = torch.device("cuda", 1)
 CONFIG = resolve("tiny", "embed", None).decoder_config()
@@ -181,3 +187,83 @@ def test_a_batch_travels_in_one_copy(monkeypatch):
     )
     assert [each.tolist() for each in sent] == [[0, 1, 2, 3, 4], [0, 1], [7]]
     assert copies == [(8,)]
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("cuda:all", ["cuda:0", "cuda:1"]),
+        ("cuda:1,cuda:0", ["cuda:1", "cuda:0"]),
+        ("cuda, cuda:1", ["cuda:0", "cuda:1"]),
+        ("cuda:1", ["cuda:1"]),
+        ("auto", ["auto"]),
+    ],
+)
+def test_lists_of_devices(two_gpus, name, devices):
+    assert choose_devices(name) == devices
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cuda:0,cpu", "'cpu' is not an NVIDIA GPU: a list names GPUs only, such as cuda:0,cuda:1"),
+        ("mps,cuda:0", "'mps' is not an NVIDIA GPU"),
+        ("cuda:0,", "'' is not an NVIDIA GPU"),
+        ("cuda:0,cuda:0", "names cuda:0 twice: name it once"),
+        ("cuda,cuda:0", "names cuda:0 twice"),
+        ("cuda:0,cuda:2", "device 'cuda:2' is not there: this machine has 2 of type 'cuda'"),
+        ("cuda:0,cuda:x", "unknown device 'cuda:x'; use auto, cpu, cuda, cuda:1"),
+    ],
+)
+def test_wrong_lists_of_devices(two_gpus, name, reason):
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        choose_devices(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:all", "cuda:0,cuda:1"])
+def test_lists_of_devices_without_a_gpu(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="is not there: this machine has 0 of type 'cuda'"):
+        Embedder("tiny", device=name)
+
+
+def test_vllm_takes_no_list():
+    config = EngineConfig(task="embed", model="a", engine="vllm", device="cuda:0,cuda:1")
+    with pytest.raises(ConfigError, match="tensor_parallel_size"):
+        each_device(config)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_vectors_do_not_depend_on_the_device_that_computes_them(two_gpus, deterministic):
+    """Two copies of the real engine, on stand-ins."""
+    texts = [f"grain {number} " * (1 + number % 9) for number in range(40)]
+    settings = {"dtype": "float32", "max_batch_tokens": None if deterministic else 64}
+    with pytest.MonkeyPatch.context() as patch:
+        gpu_stand_ins.use(patch)
+        patch.setattr(engine, "choose_device", lambda name: torch.device("cpu"))
+        with (
+            Embedder("tiny", device="cuda:0", deterministic=deterministic, **settings) as one,
+            Embedder("tiny", device="cuda:all", deterministic=deterministic, **settings) as both,
+        ):
+            assert session_of(both).backend.engines == 2
+            computed = []
+            for number, runner in enumerate(session_of(both).backend._runners):
+
+                def launched(batch, number=number, launch=runner.engine.launch):
+                    computed.append(number)
+                    return launch(batch)
+
+                patch.setattr(runner.engine, "launch", launched)
+            expected = one.embed_documents(texts)
+            for _ in range(20):
+                np.testing.assert_array_equal(both.embed_documents(texts), expected)
+                if len(set(computed)) == 2:
+                    break
+            assert len(set(computed)) == 2

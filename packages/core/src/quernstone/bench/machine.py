@@ -33,20 +33,22 @@ def reset_peak_memory(info: EngineInfo) -> None:
     if info.device.startswith("cuda"):
         import torch  # noqa: PLC0415 - loaded already, by the engine
 
-        torch.cuda.reset_peak_memory_stats(info.device)
+        for device in info.device.split(","):
+            torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(info: EngineInfo) -> int | None:
     """Return the peak in bytes: allocated on a CUDA device, else resident in this process.
 
-    `None` where it is unknown: vLLM computes in other processes, and Windows lacks `getrusage`.
+    With several devices, it is that of the fullest one. `None` where it is unknown: vLLM computes
+    in other processes, and Windows lacks `getrusage`.
     """
     if info.engine == "vllm":
         return None
     if info.device.startswith("cuda"):
         import torch  # noqa: PLC0415 - loaded already, by the engine
 
-        return int(torch.cuda.max_memory_allocated(info.device))
+        return max(map(torch.cuda.max_memory_allocated, info.device.split(",")))
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - Windows has no such module

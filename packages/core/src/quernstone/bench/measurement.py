@@ -341,6 +341,8 @@ def _floor(
         return None, f"the matrix products of the {info.engine} engine are not known"
     if info.dtype not in _DTYPES:
         return None, f"the rate of {info.dtype} matrix products is not measured"
+    if "," in info.device:
+        return None, "the rate of several devices together is not measured"
     from quernstone.bench.matrices import matrix_seconds  # noqa: PLC0415 - imports torch
 
     seconds = matrix_seconds(

@@ -16,7 +16,7 @@ import typer
 
 from quernstone.cli.templates import read_template
 from quernstone.errors import ConfigError
-from quernstone.types import TEXT_FIELDS
+from quernstone.types import DEVICES, TEXT_FIELDS
 
 if TYPE_CHECKING:
     from quernstone import Embedder, Reranker
@@ -45,7 +45,7 @@ Instruction = Annotated[
     str | None,
     model_option(help="The search task, in one English sentence. (default: the model's own)"),
 ]
-Device = Annotated[str, model_option(help="Device to run on: auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, model_option(help=f"Device to run on: {DEVICES}.")]
 DtypeName = Annotated[
     str,
     model_option(

@@ -35,12 +35,13 @@ def versions() -> dict[str, str]:
 
 
 def describe_device(info: EngineInfo) -> str:
-    """Return the device, including the name of a GPU."""
+    """Return the device, including the name of a GPU, or those of several."""
     if not info.device.startswith("cuda"):
         return info.device
     import torch  # noqa: PLC0415 - there is a CUDA device, so torch is loaded
 
-    return f"{info.device} ({torch.cuda.get_device_name(info.device)})"
+    named = (f"{each} ({torch.cuda.get_device_name(each)})" for each in info.device.split(","))
+    return ", ".join(named)
 
 
 def describe_attention(info: EngineInfo) -> str:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from quernstone.checkpoints.checkpoint import Checkpoint
@@ -139,6 +140,24 @@ def load_engine(
         msg = f"the {config.engine} engine cannot load `{checkpoint.folder}`: {error}"
         raise ModelLoadError(msg) from error
     return engine
+
+
+def each_device(config: EngineConfig) -> list[EngineConfig]:
+    """Return a configuration for each of the GPUs that `config.device` names.
+
+    Raises:
+        ConfigError: The list is wrong, or the engine distributes a model over GPUs itself.
+    """
+    if "," not in config.device and not config.device.endswith(":all"):
+        return [config]
+    if config.engine == "vllm":
+        raise ConfigError(
+            f'`device` is {config.device!r}, but with `engine="vllm"` one engine uses all GPUs: '
+            'pass `engine_options={"tensor_parallel_size": 2}`, or start a process for each GPU'
+        )
+    from quernstone.engines.placement import choose_devices
+
+    return [replace(config, device=device) for device in choose_devices(config.device)]
 
 
 def connect(config: EngineConfig) -> Backend:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from quernstone.errors import ConfigError, EngineError, EngineMemoryError
-from quernstone.types import Dtype
+from quernstone.types import DEVICES, Dtype
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        msg = f"unknown device {name!r}; use auto, cpu, cuda, cuda:0, ... or mps"
+        msg = f"unknown device {name!r}; use {DEVICES}"
         raise ConfigError(msg) from error
     mps = int(torch.backends.mps.is_available())
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": mps}
@@ -47,6 +47,32 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def choose_devices(name: str) -> list[str]:
+    """Return the GPUs of a list such as `cuda:0,cuda:1`, or of `cuda:all`; else only `name`.
+
+    Raises:
+        ConfigError: A device is unknown or not a GPU, or this machine lacks it, or it occurs twice.
+        EngineError: This process was forked from one that used CUDA.
+    """
+    if name == "cuda:all":
+        choose_device("cuda")
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    names = [each.strip() for each in name.split(",")]
+    if len(names) == 1:
+        return [name]
+    for each in names:
+        if each.split(":")[0] != "cuda":
+            raise ConfigError(
+                f"`device` is {name!r}, and {each!r} is not an NVIDIA GPU: a list names GPUs only, "
+                "such as cuda:0,cuda:1"
+            )
+    found = [str(choose_device(each)) for each in names]
+    for device in found:
+        if found.count(device) > 1:
+            raise ConfigError(f"`device` is {name!r}, which names {device} twice: name it once")
+    return found
 
 
 def _cuda_is_lost() -> bool:

@@ -23,7 +23,7 @@ _ENCODE = (
     "not needed: vectors have unit length, batches are planned by tokens (`max_batch_tokens`), "
     "queries get `instruction`, and `dimensions` cuts vectors"
 )
-_DEVICES = "`device`, one per object; each object loads its own model"
+_DEVICES = "`device`, such as `cuda:0,cuda:1` or `cuda:all`: the GPUs share one queue"
 _TOKENIZER = "not needed: the tokenizer is that of the model"
 _TEXTS = "not needed: a server gets texts, never token ids"
 _FILES = "not needed: it is read from the model's files"

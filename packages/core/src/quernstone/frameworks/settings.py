@@ -18,7 +18,7 @@ from quernstone.embedder import check_dimensions
 from quernstone.encoding.templates import AnyTemplate
 from quernstone.engines.options import EngineOptions
 from quernstone.errors import ConfigError
-from quernstone.types import Dtype, EngineName
+from quernstone.types import DEVICES, Dtype, EngineName
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ _SIZES = {
     "Qwen/Qwen3-Embedding-4B": 2560,
     "Qwen/Qwen3-Embedding-8B": 4096,
 }
-_DEVICE = re.compile(r"auto|cpu(:0)?|mps(:0)?|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu(:0)?|mps(:0)?|cuda:all|cuda(:\d+)?( *, *cuda(:\d+)?)*")
 _TRUNCATE = {"END": True, "NONE": False}  # as in the APIs of NVIDIA and Cohere
 _MAX_LENGTH = 8192
 _COUNTS = {
@@ -55,7 +55,7 @@ def _device(value: object) -> object:
     if hasattr(value, "type") and hasattr(value, "index"):  # a torch.device
         value = str(value)
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
-        raise ValueError(f"unknown device {value!r}; use auto, cpu, cuda, cuda:0, ... or mps")
+        raise ValueError(f"unknown device {value!r}; use {DEVICES}")
     return value
 
 
@@ -120,7 +120,7 @@ ModelName = Annotated[str, BeforeValidator(_path)]
 Folder = Annotated[str | None, BeforeValidator(_path)]
 """A folder, also as a `Path`."""
 Device = Annotated[str, BeforeValidator(_device)]
-"""A device, also as a `torch.device`; None is `auto`."""
+"""A device or a list of GPUs, also as a `torch.device`; None is `auto`."""
 DtypeName = Annotated[Dtype, BeforeValidator(_dtype)]
 """A dtype, also as a `torch.dtype`; None is `auto`."""
 MaxLength = Annotated[int, BeforeValidator(_max_length)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     begun: bool = False
     """True as soon as a batch has a sequence of it."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: bool = False
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.sequences)
@@ -39,14 +42,23 @@ class Job:
     def deliver(self, places: list[int], rows: Float32Array) -> None:
         """Store rows, and complete the future when they were the last ones missing."""
         self.rows[places] = rows
-        self.left -= len(places)
-        if not self.left and self.future.set_running_or_notify_cancel():
+        with self._lock:
+            self.left -= len(places)
+        if not self.left and self._end():
             self.future.set_result(self.queue.repeat(self.rows))
 
     def fail(self, error: Exception) -> None:
         """Set an error, unless the job is done: cancelled, or failed by another batch."""
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
+        if self._end():
             self.future.set_exception(error)
+
+    def _end(self) -> bool:
+        """Return True for the one caller that sets the result."""
+        with self._lock:
+            if self._ended or self.future.done():
+                return False
+            self._ended = True
+        return self.future.set_running_or_notify_cancel()
 
 
 Items = list[tuple[Job, int]]

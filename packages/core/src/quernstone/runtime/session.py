@@ -32,6 +32,7 @@ from quernstone.engines import (
     check_engine,
     choose_engine,
     connect,
+    each_device,
     explain_choice,
     load_engine,
     takes_text,
@@ -66,7 +67,7 @@ T = TypeVar("T")
 # Shared by all sessions of a checkpoint: reading the official 11 MB file takes half a second.
 _tokenizer = lru_cache(maxsize=8)(Tokenizer)
 
-# One window is computed while the next is encoded.
+# Per device: one window is computed while the next is encoded.
 _WINDOWS_AHEAD = 2
 # An async call encodes up to this many inputs on the event loop (well under a millisecond), and
 # more of them in a thread.
@@ -154,12 +155,15 @@ class Session:
         def start() -> Backend:
             if checkpoint is None:
                 return connect(config)
-            return Worker(partial(load_engine, config, checkpoint, tokenizer))
+            configs = each_device(config)
+            return Worker(*(partial(load_engine, one, checkpoint, tokenizer) for one in configs))
 
         self.backend = sharing.acquire(config, start)
         """The model or the connection, shared by all sessions of an equal configuration."""
         self.width = self.backend.width
         """Numbers per row that the engine returns."""
+        engines = self.backend.engines if isinstance(self.backend, Worker) else 1
+        self._windows_ahead = _WINDOWS_AHEAD * engines
         self._release = weakref.finalize(self, sharing.release, config)
         info = self.backend.info
         self.model, self.adapter = model, adapter or ""
@@ -240,7 +244,7 @@ class Session:
         """Compute inputs window by window, in order.
 
         Args:
-            inputs: Any number; read at most two windows ahead.
+            inputs: Any number; read at most two windows per device ahead.
             encode: Encodes a window; one of `encoder`'s methods.
             progress: Title of a progress bar; empty for none.
 
@@ -263,7 +267,7 @@ class Session:
             try:
                 for offset, window in windows(inputs):
                     pending.append(self._submit(window, offset, encode))
-                    if len(pending) >= _WINDOWS_AHEAD:
+                    if len(pending) >= self._windows_ahead:
                         yield next_rows()
                 while pending:
                     yield next_rows()
@@ -286,7 +290,7 @@ class Session:
         try:
             async for offset, window in awindows(inputs):
                 pending.append(await asyncio.to_thread(self._submit, window, offset, encode))
-                if len(pending) >= _WINDOWS_AHEAD:
+                if len(pending) >= self._windows_ahead:
                     yield await asyncio.wrap_future(pending.popleft())
             while pending:
                 yield await asyncio.wrap_future(pending.popleft())

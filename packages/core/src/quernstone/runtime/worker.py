@@ -1,82 +1,56 @@
-"""The thread that owns an engine, and the batches that concurrent callers share.
+"""A loaded model with its jobs: one queue, and one engine on each device.
 
-Callers submit jobs and get futures. Between two batches the worker takes the next one from all
-waiting jobs (`batching.take_batch`). If the device computes on its own, the worker launches the
-next batch before it waits for the rows of the last one.
+Callers submit jobs and get futures. Each engine takes the next batch from all waiting jobs when it
+is free (`runner.Runner`), so that faster devices compute a larger share.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-from quernstone.batching import take_batch
-from quernstone.errors import (
-    ClosedError,
-    EngineError,
-    EngineMemoryError,
-    InputError,
-    NonFiniteError,
-    QuernstoneError,
-)
-from quernstone.runtime.jobs import (
-    BatchStart,
-    Items,
-    Job,
-    by_job,
-    sequences_of,
-    start_of,
-    without_done,
-)
-from quernstone.runtime.preparation import Preparation
-from quernstone.types import (
-    Engine,
-    EngineInfo,
-    Float32Array,
-    Input,
-    LaunchingEngine,
-    Pending,
-    Usage,
-)
-
-# Seconds that a fork waits for the end of a batch, or of loading.
-_FORK_PATIENCE = 60.0
+from quernstone.errors import ConfigError, EngineError
+from quernstone.runtime.jobs import BatchStart, Items, Job, start_of
+from quernstone.runtime.queue import JobQueue
+from quernstone.runtime.runner import Runner
+from quernstone.types import Engine, EngineInfo, Float32Array, Input, Usage
 
 _workers: WeakSet[Worker] = WeakSet()
 
 
-Launched = tuple[Items, Pending]
-"""A batch that the device is computing."""
-
-
 class Worker:
-    """Runs the jobs of any number of threads and event loops on one engine, also after a fork."""
+    """Runs the jobs of any number of threads and event loops, also after a fork."""
 
-    def __init__(self, load: Callable[[], Engine[Any]]) -> None:
-        """Load the engine on the worker's own thread, and wait for it or raise its error."""
-        self._changed = threading.Condition()
-        self._arrived: list[Job] = []
-        self._closing = self._busy = False
-        self._forks = 0  # threads that are about to fork
-        self._thread: threading.Thread | None = None
-        _workers.add(self)
-        engine = self._start(load).result()
-        self.width: int = engine.width
-        self.recomputed = 0
-        """Rows that overflowed the engine's dtype and were computed again in float32."""
-        self.halved = 0
-        """Batches that did not fit into memory."""
+    def __init__(self, *loads: Callable[[], Engine[Any]]) -> None:
+        """Load the engines, each on a thread of its own, or raise the error of one that fails.
+
+        They are loaded one after another: loading compiles kernels and registers operators, which
+        libraries do not expect from several threads at once.
+
+        Raises:
+            ConfigError: The devices chose different dtypes.
+        """
         self.on_batch: Callable[[BatchStart], None] | None = None
-        """Called on the worker's thread for each batch."""
+        """Called for each batch when it begins, on the thread of its engine."""
+        self._queue = JobQueue()
+        self._runners: list[Runner] = []
+        _workers.add(self)
+        try:
+            for load in loads:
+                self._add(load)
+            _check_alike([runner.engine.info for runner in self._runners])
+        except BaseException:
+            self.close()
+            raise
+        self.width: int = self._runners[0].engine.width
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
         """Queue inputs. See `Backend.submit`."""
@@ -84,26 +58,41 @@ class Worker:
         if not inputs:
             job.future.set_result(job.rows)
             return job.future
-        with self._changed:
-            if self._closing:
-                raise ClosedError("the model was closed; create a new embedder or reranker")
-            if self._thread is None:  # in a forked child
+        with self._queue.changed:
+            if self._is_stopped and not self._queue.closing:  # in a forked child
                 if self.is_lost:
-                    why = "was busy" if self._busy else f"runs on {self.info.device!r}"
+                    info = self.info
+                    why = "was busy" if self._queue.busy else f"runs on {info.device!r}"
                     raise EngineError(
                         f"the model was loaded before this process was forked, and its engine, "
-                        f"{self.info.engine}, {why}: load the model after the fork, or start "
+                        f"{info.engine}, {why}: load the model after the fork, or start "
                         "processes with the method `spawn`"
                     )
-                self._start(lambda: self._engine)
-            self._arrived.append(job)
-            self._changed.notify_all()
+                for runner in self._runners:
+                    runner.start(partial(_loaded, runner.engine))
+            self._queue.add(job)
         return job.future
 
     @property
     def info(self) -> EngineInfo:
-        """See `Engine`."""
-        return self._engine.info
+        """See `Engine`. With several devices, those that are in use."""
+        infos = [runner.engine.info for runner in self._runners if not runner.broken]
+        return _joined(infos) if len(infos) > 1 else infos[0]
+
+    @property
+    def engines(self) -> int:
+        """Number of engines."""
+        return len(self._runners)
+
+    @property
+    def recomputed(self) -> int:
+        """Rows that overflowed the engine's dtype and were computed again in float32."""
+        return sum(runner.recomputed for runner in self._runners)
+
+    @property
+    def halved(self) -> int:
+        """Batches that did not fit into memory."""
+        return sum(runner.halved for runner in self._runners)
 
     @property
     def counts(self) -> Usage:
@@ -112,229 +101,93 @@ class Worker:
 
     def set_budget(self, max_batch_tokens: int) -> None:
         """Change the budget of later batches, to try several with one loaded model."""
-        self._engine.info = replace(self.info, max_batch_tokens=max_batch_tokens)
+        for runner in self._runners:
+            engine = runner.engine
+            engine.info = replace(engine.info, max_batch_tokens=max_batch_tokens)
 
     def close(self) -> None:
-        """Finish what was submitted, free the engine, end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is None:
-            if not self.is_lost:
-                self._engine.close()
-        elif threading.current_thread() is not self._thread:
-            self._thread.join()
+        """Finish what was submitted, free the engines, end their threads."""
+        self._queue.close()
+        for runner in self._runners:
+            if runner.thread is None:
+                if not self.is_lost:
+                    runner.engine.close()
+            elif threading.current_thread() is not runner.thread:
+                runner.thread.join()
 
     @property
     def is_lost(self) -> bool:
-        """True in a forked child that cannot use the engine of its parent."""
-        usable = getattr(self._engine, "survives_fork", False) and self.info.device == "cpu"
-        return self._thread is None and (self._busy or not usable)
+        """True in a forked child that cannot use the engines of its parent."""
+        usable = all(runner.survives_fork for runner in self._runners)
+        return self._is_stopped and bool(self._queue.busy or not usable)
+
+    @property
+    def _is_stopped(self) -> bool:
+        return all(runner.thread is None for runner in self._runners)
 
     def before_fork(self) -> None:
-        """Wait until the engine is at rest, when its libraries hold no locks."""
-        with self._changed:
-            self._forks += 1
-            if self._thread not in (None, threading.current_thread()):
-                self._changed.wait_for(lambda: not self._busy, _FORK_PATIENCE)
+        """Wait until the engines are at rest, when their libraries hold no locks."""
+        current = threading.current_thread()
+        own = any(runner.thread is current for runner in self._runners)
+        self._queue.before_fork(wait=not (own or self._is_stopped))
 
     def after_fork(self) -> None:
         """Continue in the parent."""
-        with self._changed:
-            self._forks -= 1
-            self._changed.notify_all()
+        self._queue.after_fork()
 
     def in_child(self) -> None:
-        """Forget the jobs, which the parent computes, and the thread."""
-        self._changed = threading.Condition()
-        self._arrived, self._thread, self._forks = [], None, 0
+        """Forget the jobs, which the parent computes, and the threads."""
+        self._queue.in_child()
+        for runner in self._runners:
+            runner.thread = None
 
-    def _start(self, load: Callable[[], Engine[Any]]) -> Future[Engine[Any]]:
-        loaded: Future[Engine[Any]] = Future()
-        self._thread = threading.Thread(
-            target=self._main, args=(load, loaded), name="quernstone-worker", daemon=True
+    def _add(self, load: Callable[[], Engine[Any]]) -> None:
+        runner = Runner(self._queue, self._begin)
+        self._runners.append(runner)  # a fork waits until it is loaded
+        try:
+            runner.start(load).result()
+        except BaseException:
+            self._runners.remove(runner)
+            raise
+
+    def _begin(self, items: Items) -> None:
+        if self.on_batch is not None:
+            with self._queue.changed:
+                start = start_of(items)
+            self.on_batch(start)
+
+
+def _loaded(engine: Engine[Any]) -> Engine[Any]:
+    return engine
+
+
+def _check_alike(infos: Sequence[EngineInfo]) -> None:
+    """Raise a `ConfigError` if results would depend on the device that computes them."""
+    if len({info.dtype for info in infos}) > 1:
+        found = ", ".join(f"{info.device} in {info.dtype}" for info in infos)
+        raise ConfigError(
+            f'`dtype="auto"` differs between the devices ({found}): pass a dtype that all of them '
+            'compute in, such as `dtype="float32"`'
         )
-        self._thread.start()
-        return loaded
-
-    def _main(self, load: Callable[[], Engine[Any]], loaded: Future[Engine[Any]]) -> None:
-        try:
-            with self._working():
-                self._engine = engine = load()
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that called Worker()
-            loaded.set_exception(error)
-            return
-        loaded.set_result(engine)
-        waiting: list[Job] = []
-        launched: Launched | None = None
-        preparation = Preparation(engine)
-        try:
-            while self._collect(waiting, launched, preparation):
-                if preparation.is_due(idle=not (waiting or launched)):
-                    with self._working():
-                        preparation.do_step()
-                    continue
-                with self._working():
-                    launched = self._run_next(engine, waiting, launched)
-                waiting[:] = [job for job in waiting if job.left and not job.future.done()]
-        except BaseException as error:  # noqa: BLE001 - passed to the callers, who wait for it
-            self._abort(waiting, _engine_error(error, engine.info.engine))
-        finally:
-            engine.close()
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Wait for forks that are about to happen, and make others wait for the block."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._forks)
-            self._busy = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-
-    def _abort(self, waiting: list[Job], error: QuernstoneError) -> None:
-        """Fail all jobs because the thread ends, and accept no more."""
-        with self._changed:
-            self._closing = True
-            jobs = [*waiting, *self._arrived]
-            self._arrived.clear()
-        for job in jobs:
-            job.fail(error)
-
-    def _collect(
-        self, waiting: list[Job], launched: Launched | None, preparation: Preparation
-    ) -> bool:
-        """Add the jobs that arrived, waiting for one if there is nothing to do."""
-        with self._changed:
-            busy = waiting or launched or preparation.pending
-            while not (self._arrived or busy or self._closing):
-                self._changed.wait()
-            waiting += self._arrived
-            self._arrived.clear()
-            return bool(waiting or launched) or not self._closing
-
-    def _run_next(
-        self, engine: Engine[Any], waiting: list[Job], launched: Launched | None
-    ) -> Launched | None:
-        """Run the next batch, or launch it, finish the one launched before, and return it."""
-        queues = [job.queue for job in waiting]
-        taken = take_batch(queues, max_batch_tokens=engine.info.max_batch_tokens)
-        items = without_done([(waiting[job], place) for job, place in taken])
-        served = {job for job, _ in items}
-        if self.on_batch is not None and items:
-            self.on_batch(start_of(items))
-        # Round-robin: a job in this batch waits until the others have had their turn.
-        waiting.sort(key=lambda job: job in served)
-        if not getattr(engine, "overlaps", False):
-            self._run(engine, items)
-            return None
-        launch = cast("LaunchingEngine[Any]", engine).launch
-        following: Launched | None = None
-        failure: Exception | None = None
-        if items:
-            try:
-                following = (items, launch(sequences_of(items)))
-            except Exception as error:  # noqa: BLE001 - handled after the batch launched before
-                failure = error
-        if launched is not None:
-            self._finish(engine, *launched)
-        if failure is not None:
-            self._handle(engine, items, failure)
-        return following
-
-    def _run(self, engine: Engine[Any], items: Items) -> None:
-        """Run items as one batch, and wait for it."""
-        items = without_done(items)
-        if items:
-            self._finish(engine, items, partial(engine.run, sequences_of(items)))
-
-    def _finish(self, engine: Engine[Any], items: Items, wait: Pending) -> None:
-        """Wait for the rows of a batch and deliver them."""
-        try:
-            rows = wait()
-            if rows.shape != (len(items), engine.width):
-                raise EngineError(
-                    f"the {engine.info.engine} engine gave an array of shape {rows.shape} for "
-                    f"{len(items)} inputs, expected ({len(items)}, {engine.width})"
-                )
-            bad = self._recompute_non_finite(engine, items, rows)
-        except Exception as error:  # noqa: BLE001 - passed to the callers; the worker must survive
-            self._handle(engine, items, error)
-            return
-        for job, numbers in by_job(items).items():
-            if job.future.done():
-                continue
-            wrong = [items[number][1] for number in numbers if number in bad]
-            if wrong:
-                job.fail(NonFiniteError(job.offset + wrong[0]))
-            else:
-                of_job = rows if len(numbers) == len(rows) else rows[numbers]
-                job.deliver([items[number][1] for number in numbers], of_job)
-
-    def _handle(self, engine: Engine[Any], items: Items, error: Exception) -> None:
-        """Run the items of a failed batch again where that can help; otherwise fail their jobs."""
-        match error:
-            case EngineMemoryError():
-                self.halved += 1
-                if len(items) > 1:
-                    middle = len(items) // 2
-                    self._run(engine, items[:middle])
-                    self._run(engine, items[middle:])
-                    return
-                job, place = items[0]
-                tokens = len(job.sequences[place])
-                too_large = EngineMemoryError(job.offset + place, tokens, error.detail)
-                too_large.__cause__ = error
-                job.fail(too_large)
-            case InputError():
-                job, place = items[error.index]
-                fault = error.at(job.offset + place)
-                fault.__cause__ = error
-                job.fail(fault)
-                self._run(engine, items)  # without those of the failed job
-            case _:
-                for job in by_job(items):
-                    job.fail(_engine_error(error, engine.info.engine))
-
-    def _recompute_non_finite(
-        self, engine: Engine[Any], items: Items, rows: Float32Array
-    ) -> set[int]:
-        """Replace rows that overflowed the engine's dtype by rows computed in float32.
-
-        Returns the numbers of the rows that still are not finite.
-        """
-        bad = _non_finite(rows)
-        for number in bad:  # one by one: they are rare, and float32 needs twice the memory
-            job, place = items[number]
-            if job.future.done():
-                continue
-            try:
-                rows[number] = engine.run([job.sequences[place]], precise=True)[0]
-            except NonFiniteError as error:  # the engine says why it cannot
-                job.fail(NonFiniteError(job.offset + place, error.detail))
-        self.recomputed += len(bad)
-        return set(_non_finite(rows)) if bad else set()
 
 
-def _non_finite(rows: Float32Array) -> list[int]:
-    """Return the numbers of the rows that hold NaN or infinity."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(rows.sum()):  # no other sum of such numbers is finite, and it needs no copy
-            return []
-    numbers: list[int] = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
-    return numbers
+def _joined(infos: Sequence[EngineInfo]) -> EngineInfo:
+    """Describe engines of several devices as one."""
 
+    def each(name: str) -> str:
+        values = [getattr(info, name) for info in infos]
+        if len(set(values)) == 1:
+            return str(values[0])
+        return "; ".join(f"{info.device}: {getattr(info, name)}" for info in infos)
 
-def _engine_error(error: BaseException, engine: str) -> QuernstoneError:
-    """Wrap an error of a library, so that callers get one type with the origin as its cause."""
-    if isinstance(error, QuernstoneError):
-        return error
-    wrapped = EngineError(f"the {engine} engine failed: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+    return replace(
+        infos[0],
+        device=",".join(info.device for info in infos),
+        max_batch_tokens=min(info.max_batch_tokens for info in infos),
+        attention=each("attention"),
+        attention_reason=each("attention_reason"),
+        graphs=each("graphs"),
+    )
 
 
 def _for_all(hook: Callable[[Worker], None]) -> None:
