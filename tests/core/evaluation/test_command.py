@@ -1,5 +1,6 @@
 """`quern eval` from the command line, the scripts with the official names, wrong usage."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import quernstone.evaluation
 from quernstone.cli import app
+from quernstone.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -199,3 +202,9 @@ def test_scripts_with_the_official_names_and_arguments(tmp_path):
         *("eval", "summary", "results/name", "--benchmark", "MTEB(Code, v1)"),
     ]
     assert words(*python, "results/name")[-1] == "MTEB(Multilingual, v2)"
+
+
+def test_an_older_python_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(ConfigError, match=r"needs Python 3\.11 or later.*this is Python 3\.10"):
+        importlib.reload(quernstone.evaluation)

@@ -5,8 +5,14 @@ mteb takes seconds to import.
 """
 
 import importlib.util
+import sys
 
-from quernstone.errors import MissingExtraError
+from quernstone.errors import ConfigError, MissingExtraError
 
+if sys.version_info < (3, 11):  # the extra installs nothing there
+    found = ".".join(map(str, sys.version_info[:2]))
+    raise ConfigError(
+        f"evaluation needs Python 3.11 or later, as mteb does; this is Python {found}"
+    )
 if importlib.util.find_spec("mteb") is None:
     raise MissingExtraError("mteb", "eval")
