@@ -168,7 +168,7 @@ versions: install-dev
 DIST ?= dist
 dist: install-dev
 	rm -rf $(DIST)
-	set -e; export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); \
+	set -e; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); export SOURCE_DATE_EPOCH; \
 	for package in core langchain llamaindex qdrant; do \
 		$(RUN)python -m build --no-isolation --outdir $(DIST) packages/$$package; \
 	done

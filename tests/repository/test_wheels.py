@@ -70,6 +70,19 @@ def build(folder, mask):
     )
 
 
+def test_every_extra_is_installed_and_resolved():
+    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
+    extras = set()
+    for package, folder in READMES.items():
+        settings = tomllib.loads((ROOT / "packages" / folder / "pyproject.toml").read_text())
+        for extra, requirements in settings["project"]["optional-dependencies"].items():
+            if requirements != [f"quernstone[{extra}]"]:  # one of core's, by another name
+                extras.add((package, extra))
+    assert extras - EXTRAS.keys() == {("quernstone", "vllm")}
+    [resolved] = re.findall(r"^EXTRAS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert {*resolved.replace("\\", "").split()} == {extra for _, extra in EXTRAS}
+
+
 def hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
