@@ -266,6 +266,7 @@ def test_the_name_of_a_collection_cannot_be_switched(loaded, migrate, embedder, 
     with pytest.raises(ConfigError, match=r"--alias.*--replace"):
         migrate(target, other).run()
     assert migrate(target, other, alias="live").run(switch=False).switched is False
+    assert as_target(target.client, "live").pinned().collection == "docs"  # created at once
     report = migrate(target, other, alias="live").run()
     assert (report.collection, report.switched) == ("live", True)
     assert QdrantSearcher(target.client, "live", other).search("mill 7", limit=1)[0].key == "d7"

@@ -142,7 +142,7 @@ class QdrantMigration:
         pair = self._open(embedder.model)
         if pair.gone:
             return self._finished(pair)
-        if switch and not pair.switched:
+        if not pair.switched and (switch or self._alias is not None):
             pair.check_switchable()
         source = Source.read(pair, self._retry, self._text_field, self._vector_name)
         wanted = source.wanted(embedder, self._wish, pair.name)
