@@ -16,7 +16,7 @@ from langchain_quernstone import (
     QuernstoneRetriever,
 )
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
-from quernstone_qdrant import QdrantLoader, QdrantSearcher
+from quernstone_qdrant import QdrantLoader, QdrantMigration, QdrantSearcher
 
 QUERY = "how was grain ground?"
 RECORDS = [
@@ -199,3 +199,24 @@ def test_without_the_extra_the_import_works_and_the_error_names_it(monkeypatch):
     ):
         with pytest.raises(MissingExtraError, match=r'"langchain-quernstone\[qdrant\]"'):
             construct()
+
+
+async def test_a_retriever_follows_a_migration_to_another_model(tmp_path):
+    client, shorter = collection(layout="langchain"), Embedder("tiny", dimensions=32)
+    migration = QdrantMigration(
+        client, "notes", shorter, alias="live", layout="plain", state_folder=tmp_path, sample=1
+    )
+    assert not migration.run(switch=False).switched
+    retriever = QuernstoneRetriever.from_collection(
+        client,
+        "live",
+        QuernstoneEmbeddings(model="tiny"),
+        embedder_for=lambda recorded: Embedder("tiny", dimensions=recorded.dimensions),
+        query_filter={"year": 1200},
+    )
+    for change, dimensions in ((migration.run, 32), (migration.rollback, 256)):
+        change()
+        for found in (retriever.invoke(QUERY), await retriever.ainvoke(QUERY)):
+            assert [document.metadata["_key"] for document in found] == ["mill", "oven"]
+        assert retriever.searcher.embedder.dimensions == dimensions
+    client.close()

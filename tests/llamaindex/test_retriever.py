@@ -17,7 +17,7 @@ from llama_index.embeddings.quernstone import QuernstoneEmbedding
 from llama_index.postprocessor.quernstone import QuernstoneRerank
 from llama_index.retrievers.quernstone import QuernstoneRetriever
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
-from quernstone_qdrant import QdrantLoader, QdrantSearcher
+from quernstone_qdrant import QdrantLoader, QdrantMigration, QdrantSearcher
 
 QUERY = "how was grain ground?"
 RECORDS = [
@@ -211,3 +211,29 @@ def test_without_the_extra_the_import_works_and_the_error_names_it(monkeypatch):
     ):
         with pytest.raises(MissingExtraError, match=r'"llama-index-quernstone\[qdrant\]"'):
             construct()
+
+
+async def test_a_retriever_follows_a_migration_to_another_model(tmp_path):
+    """With metadata filters, whose paths differ in the new layout."""
+    client, shorter = collection(layout="langchain"), Embedder("tiny", dimensions=32)
+    parts = [MetadataFilter(key="year", value=1200)]
+    embed_model = QuernstoneEmbedding(model_name="tiny")
+    migration = QdrantMigration(
+        client, "notes", shorter, alias="live", layout="plain", state_folder=tmp_path, sample=1
+    )
+    assert not migration.run(switch=False).switched
+    retriever = QuernstoneRetriever.from_collection(
+        client,
+        "live",
+        embed_model,
+        embedder_for=lambda recorded: Embedder("tiny", dimensions=recorded.dimensions),
+        filters=MetadataFilters(filters=parts),
+        similarity_top_k=9,
+    )
+    bundle = QueryBundle(QUERY, custom_embedding_strs=["a hand mill"])
+    for change, dimensions in ((migration.run, 32), (migration.rollback, 256)):
+        change()
+        assert set(keys(retriever.retrieve(bundle))) == {"mill", "oven"}
+        assert keys(await retriever.aretrieve(bundle))[0] == "mill"
+        assert retriever.searcher.embedder.dimensions == dimensions
+    client.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import (
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from quernstone_qdrant import QdrantSearcher, SearchHit
     from quernstone_qdrant.filters import FieldValue
+    from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.targets import Target
 else:
     # The extra `qdrant` may be missing, and pydantic resolves the annotations of fields.
@@ -90,6 +91,7 @@ class QuernstoneRetriever(BaseRetriever):
         embeddings: Embeddings | Embedder,
         reranker: Reranker | None = None,
         *,
+        embedder_for: Callable[[Provenance], Embeddings | Embedder] | None = None,
         allow_mismatch: bool = False,
         **settings: Any,
     ) -> Self:
@@ -101,6 +103,8 @@ class QuernstoneRetriever(BaseRetriever):
             embeddings: Usually `QuernstoneEmbeddings`.
             reranker: Usually a `quernstone.Reranker`, or the property `reranker` of a
                 `QuernstoneReranker`; None keeps the order of the retrieval.
+            embedder_for: Returns the embedder after a migration to another model; see
+                `QdrantSearcher`.
             allow_mismatch: Search even if the collection was created with another model.
             **settings: Fields of this class.
 
@@ -110,7 +114,12 @@ class QuernstoneRetriever(BaseRetriever):
             ProvenanceError: It was created with another model.
         """
         searcher = _searcher_class()(
-            client, collection, embeddings, reranker, allow_mismatch=allow_mismatch
+            client,
+            collection,
+            embeddings,
+            reranker,
+            embedder_for=embedder_for,
+            allow_mismatch=allow_mismatch,
         )
         return cls(searcher=searcher, **settings)
 

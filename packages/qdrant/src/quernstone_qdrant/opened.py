@@ -11,8 +11,10 @@ from qdrant_client.models import FieldCondition, Filter, HasIdCondition, MatchAn
 
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.layouts import KEY_FIELD, NODE_FIELD, OWN_KEY, Layout
+from quernstone_qdrant.embedder_choice import EmbedderChoice
+from quernstone_qdrant.embedders import QueryEmbedder
 from quernstone_qdrant.errors import CollectionNotFoundError, LimitError, TooLargeError
-from quernstone_qdrant.provenance import Provenance, check_provenance
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.searching.hits import SearchHit
 from quernstone_qdrant.searching.options import Question, Reading
 from quernstone_qdrant.searching.plan import Search, oversamples, plan
@@ -31,17 +33,21 @@ class OpenedCollection:
     target: Target
     """The collection itself, even if it was opened by an alias."""
     provenance: Provenance
+    embedder: QueryEmbedder
+    """The embedder of its model."""
     limits: Limits
     checked: float
     """Time at which reading it began, by `time.monotonic`."""
 
     @classmethod
-    def read(cls, named: Target, expected: Provenance, *, allow_mismatch: bool) -> OpenedCollection:
+    def read(
+        cls, named: Target, embedders: EmbedderChoice, *, allow_mismatch: bool
+    ) -> OpenedCollection:
         """Read the collection that a name stands for now.
 
         Args:
             named: The collection by the name that the user gave, which may be an alias.
-            expected: Provenance of the embedder.
+            embedders: The embedders to choose from.
             allow_mismatch: Accept a collection of another model.
 
         Raises:
@@ -58,10 +64,16 @@ class OpenedCollection:
                 if named.pinned().collection == target.collection:
                     raise
                 continue  # the alias was switched meanwhile, and the old collection deleted
-            provenance = check_provenance(
-                state, named.collection, expected, allow_mismatch=allow_mismatch
+            provenance, embedder = embedders.of(
+                state, named.collection, allow_mismatch=allow_mismatch
             )
-            return cls(target=target, provenance=provenance, limits=state.limits, checked=now)
+            return cls(
+                target=target,
+                provenance=provenance,
+                embedder=embedder,
+                limits=state.limits,
+                checked=now,
+            )
 
     @property
     def identity(self) -> tuple[str, str]:

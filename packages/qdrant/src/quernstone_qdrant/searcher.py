@@ -10,19 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError
-from quernstone.types import Float32Array, unit_prefix
+from quernstone.types import Float32Array
 from quernstone_qdrant.checks.fields import missing_fields
 from quernstone_qdrant.documents.layouts import Layout
+from quernstone_qdrant.embedder_choice import EmbedderChoice, EmbedderFor
 from quernstone_qdrant.embedders import (
     LangChainEmbeddings,
     LlamaIndexEmbedding,
     QueryEmbedder,
     TextReranker,
-    as_embedder,
     check_reranker,
 )
 from quernstone_qdrant.errors import TargetError, TransientError
@@ -35,10 +34,13 @@ from quernstone_qdrant.searching.options import (
     Question,
     Reading,
     SearchOptions,
+    embedded_texts,
+    listed,
     make_question,
 )
 from quernstone_qdrant.searching.plan import Search
 from quernstone_qdrant.searching.ranking import arerank_all, rerank_all
+from quernstone_qdrant.searching.vectors import aembed, embed, unit_vector
 from quernstone_qdrant.targets import Target, as_target
 from quernstone_qdrant.targets.requests import Consistency
 
@@ -60,9 +62,10 @@ class QdrantSearcher:
 
     Hits are returned only if the collection that they came from still has the name and the model
     that it had when it was opened: each search reads its metadata once more, after the hits. A
-    search follows an alias that was switched to a collection of the same model, and refuses one of
-    another model, or a collection that was created again by another model. Each search uses one
-    collection and its settings throughout. The limits of strict mode are read again once a second.
+    search follows an alias that was switched to a collection of the same model. It follows to
+    another model with `embedder_for`, and otherwise refuses a collection of another model. Each
+    search uses one collection and its settings throughout. The limits of strict mode are read again
+    once a second.
 
     Requests that fail temporarily are retried: after a lost connection, a status 429, or an error
     of the server (5xx). The default patience bridges a restart of a gateway or a short rate limit
@@ -74,6 +77,10 @@ class QdrantSearcher:
         embedder: Usually a `quernstone.Embedder`; or an embedding object of LangChain or
             LlamaIndex (see `FrameworkEmbedder`).
         reranker: Usually a `quernstone.Reranker`; None keeps the order of the retrieval.
+        embedder_for: Returns the embedder of the model that a collection records, if it is not that
+            of `embedder`. With it, a searcher follows a migration to another model, and its
+            rollback: it is called by the first search after the switch, which waits for it. None:
+            such a collection is refused.
         allow_mismatch: Search even if the collection was created with another model.
         patience: Seconds in which to retry a request that fails temporarily; 0 never retries. A
             request itself takes at most the client's timeout.
@@ -98,6 +105,7 @@ class QdrantSearcher:
         embedder: QueryEmbedder | LangChainEmbeddings | LlamaIndexEmbedding,
         reranker: TextReranker | None = None,
         *,
+        embedder_for: EmbedderFor | None = None,
         allow_mismatch: bool = False,
         patience: float = 5.0,
         consistency: Consistency | None = None,
@@ -107,7 +115,7 @@ class QdrantSearcher:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
         check_reranker(reranker)
         self._named = as_target(client, collection)
-        self._embedder: QueryEmbedder = as_embedder(embedder)
+        self._embedders = EmbedderChoice(embedder, embedder_for)
         self._reranker = reranker
         self._allow_mismatch = allow_mismatch
         self._retry = Retry(patience)
@@ -120,10 +128,9 @@ class QdrantSearcher:
 
     def _read(self) -> OpenedCollection:
         """Read the collection that the name stands for now, which may be an alias."""
-        named, allow_mismatch = self._named, self._allow_mismatch
-        expected = Provenance.of(self._embedder, named.collection)
+        named, embedders, allow_mismatch = self._named, self._embedders, self._allow_mismatch
         return self._retry.call(
-            lambda: OpenedCollection.read(named, expected, allow_mismatch=allow_mismatch)
+            lambda: OpenedCollection.read(named, embedders, allow_mismatch=allow_mismatch)
         )
 
     def _reopened(self) -> OpenedCollection:
@@ -162,8 +169,8 @@ class QdrantSearcher:
 
     @property
     def embedder(self) -> QueryEmbedder:
-        """The embedder of the queries."""
-        return self._embedder
+        """The embedder of the queries, for the collection that was searched last."""
+        return self._opened.embedder
 
     def point_ids(self, ids: Iterable[str]) -> list[str]:
         """Return the ids of the points of documents or nodes, for other programs.
@@ -193,7 +200,7 @@ class QdrantSearcher:
             limit: Maximum number of hits.
             hybrid: Also search by words (BM25); None: if the collection has BM25.
             query_filter: Required metadata values, such as `{"year": 1200}`, or a Qdrant filter on
-                payload fields.
+                payload fields, or a function that returns one for the layout of the payloads.
             candidates: Number of hits to rerank; None: four times `limit`, at least 20. Has no
                 effect without a reranker.
             prefetch: Number of points that each earlier stage passes on: the short vectors of a
@@ -203,22 +210,25 @@ class QdrantSearcher:
                 exact search, and are slower.
             instruction: The search task, for the model; None: the default instructions of the
                 embedder and the reranker.
-            vector: A vector to search for instead of the query's, such as that of a hypothetical
-                answer. BM25 and the reranker still read the query. Shape: (dimensions,)
+            vector: A vector to search for instead of the query's, computed by `embedder`. BM25 and
+                the reranker still read the query. Shape: (dimensions,)
+            hypothetical: Texts to embed instead of the query, such as hypothetical answers. The
+                mean of their vectors is searched for; BM25 and the reranker read the query.
 
         Returns:
             Hits, best first: by `rerank_score` with a reranker, else by `fused_score` or `score`.
 
         Raises:
             ConfigError: `limit` is below 1, `candidates` is below `limit`, `prefetch` is below the
-                number of hits to fetch, `hybrid` is set and the collection has no BM25, or `vector`
-                has another size.
+                number of hits to fetch, `hybrid` is set and the collection has no BM25, `vector`
+                has another size, or both `vector` and `hypothetical` are set.
             TransientError: Qdrant failed temporarily, until `patience` ended.
             TargetError: Qdrant failed.
-            ProvenanceError: Since the last search, another model's collection took its place.
+            ProvenanceError: Another model's collection took its place, and there is no embedder for
+                it, or `vector` was given.
         """
-        vector = options.pop("vector", None)
-        return self._search_all([query], limit, options, vector)[0]
+        vector, texts = options.pop("vector", None), options.pop("hypothetical", None)
+        return self._search_all([query], limit, options, vector, texts)[0]
 
     async def asearch(
         self, query: str, limit: int = 10, **options: Unpack[OneSearchOptions]
@@ -228,8 +238,8 @@ class QdrantSearcher:
         A server is queried on another thread. An embedded client can only be used from the thread
         that created it, so it is queried on the calling thread, and does block the loop.
         """
-        vector = options.pop("vector", None)
-        return (await self._asearch_all([query], limit, options, vector))[0]
+        vector, texts = options.pop("vector", None), options.pop("hypothetical", None)
+        return (await self._asearch_all([query], limit, options, vector, texts))[0]
 
     def search_many(
         self, queries: Iterable[str], limit: int = 10, **options: Unpack[SearchOptions]
@@ -242,18 +252,18 @@ class QdrantSearcher:
         Args:
             queries: The texts to search for.
             limit: Maximum number of hits of each query.
-            options: Those of `search` except `vector`, for all queries.
+            options: Those of `search` except `vector` and `hypothetical`, for all queries.
 
         Returns:
             The hits of each query, in the order of `queries`. See `search`, also for the errors.
         """
-        return self._search_all(_listed(queries), limit, options)
+        return self._search_all(listed(queries), limit, options)
 
     async def asearch_many(
         self, queries: Iterable[str], limit: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[SearchHit]]:
         """Like `search_many`, without blocking the event loop. See `asearch`."""
-        return await self._asearch_all(_listed(queries), limit, options)
+        return await self._asearch_all(listed(queries), limit, options)
 
     def _search_all(
         self,
@@ -261,14 +271,14 @@ class QdrantSearcher:
         limit: int,
         options: SearchOptions,
         vector: Sequence[float] | Float32Array | None = None,
+        hypothetical: Sequence[str] | None = None,
     ) -> list[list[SearchHit]]:
-        questions = self._questions(queries, limit, options)
+        questions = self._questions(queries, limit, options, vector, hypothetical)
         if not questions:
             return []
         opened = self._current()
         self._plan(opened, questions)  # check the arguments first
-        given = self._embed(queries, options) if vector is None else [vector]
-        vectors = [_unit_vector(each, opened.provenance.dimensions) for each in given]
+        vectors = self._vectors(opened, vector) or embed(opened.embedder, questions)
         found = self._find(opened, questions, vectors)
         if self._reranker is None:
             return found
@@ -280,19 +290,15 @@ class QdrantSearcher:
         limit: int,
         options: SearchOptions,
         vector: Sequence[float] | Float32Array | None = None,
+        hypothetical: Sequence[str] | None = None,
     ) -> list[list[SearchHit]]:
-        questions = self._questions(queries, limit, options)
+        questions = self._questions(queries, limit, options, vector, hypothetical)
         if not questions:
             return []
         threaded = self._named.writers > 1
         opened = await asyncio.to_thread(self._current) if threaded else self._current()
         self._plan(opened, questions)
-        given: Sequence[Sequence[float] | Float32Array] = [] if vector is None else [vector]
-        if vector is None:
-            task = options.get("instruction")
-            embed = self._embedder.aembed_query
-            given = await asyncio.gather(*(embed(query, task) for query in queries))
-        vectors = [_unit_vector(each, opened.provenance.dimensions) for each in given]
+        vectors = self._vectors(opened, vector) or await aembed(opened.embedder, questions)
         if threaded:
             found = await asyncio.to_thread(self._find, opened, questions, vectors)
         else:
@@ -301,17 +307,29 @@ class QdrantSearcher:
             return found
         return await arerank_all(self._reranker, questions, found)
 
-    def _embed(self, queries: list[str], options: SearchOptions) -> Sequence[Float32Array]:
-        """Embed queries; an embedder that takes several shares batches."""
-        task = options.get("instruction")
-        embed_queries = getattr(self._embedder, "embed_queries", None)
-        if len(queries) > 1 and embed_queries is not None:
-            return list(embed_queries(queries, task))
-        return [self._embedder.embed_query(query, task) for query in queries]
+    @staticmethod
+    def _vectors(
+        opened: OpenedCollection, given: Sequence[float] | Float32Array | None
+    ) -> list[Float32Array]:
+        """Return a given vector with unit length; nothing if there is none."""
+        return [] if given is None else [unit_vector(given, opened.provenance.dimensions)]
 
-    def _questions(self, queries: list[str], limit: int, options: SearchOptions) -> list[Question]:
+    def _questions(
+        self,
+        queries: list[str],
+        limit: int,
+        options: SearchOptions,
+        vector: Sequence[float] | Float32Array | None,
+        hypothetical: Sequence[str] | None,
+    ) -> list[Question]:
+        texts: tuple[str, ...] | None = None if vector is None else ()
+        if hypothetical is not None:
+            texts = embedded_texts(hypothetical, vector)
         reranked = self._reranker is not None
-        return [make_question(each, limit, reranked=reranked, options=options) for each in queries]
+        return [
+            make_question(query, limit, embedded=texts, reranked=reranked, options=options)
+            for query in queries
+        ]
 
     def _plan(self, opened: OpenedCollection, questions: Sequence[Question]) -> list[Search]:
         """Check the arguments; return one search for each question."""
@@ -349,6 +367,11 @@ class QdrantSearcher:
                     raise failure
                 if failure is None and now.provenance == opened.provenance:
                     return found
+            if now.embedder is not opened.embedder:
+                if not questions[0].embedded:
+                    given = Provenance.of(opened.embedder, self.collection)
+                    now.provenance.check(given, self.collection)
+                vectors = embed(now.embedder, questions)
             opened = now
         raise TransientError(
             f"collection {self.collection!r} was replaced during each of {_MOST_SEARCHES} searches"
@@ -372,19 +395,3 @@ class QdrantSearcher:
                 "filter: check its spelling",
                 stacklevel=5,
             )
-
-
-def _unit_vector(given: Sequence[float] | Float32Array, size: int) -> Float32Array:
-    """Return a query's vector with unit length."""
-    vector = np.asarray(given, dtype=np.float32)
-    if vector.shape != (size,) or not np.isfinite(vector).all():
-        raise ConfigError(
-            f"`vector` has shape {vector.shape}; it must be ({size},), all of it finite"
-        )
-    return unit_prefix(vector, size)
-
-
-def _listed(queries: Iterable[str]) -> list[str]:
-    if isinstance(queries, str):
-        raise ConfigError("`queries` is one text; pass a list of texts, or use `search`")
-    return list(queries)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 from qdrant_client.models import Filter
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array
+from quernstone_qdrant.documents.layouts import Layout
 from quernstone_qdrant.filters import FieldValue
 from quernstone_qdrant.targets.requests import Consistency, Feature
 
 _WORDS = ("majority", "quorum", "all")
+
+SearchFilter: TypeAlias = "Filter | Mapping[str, FieldValue] | Callable[[Layout], Filter] | None"
+"""A filter of a search; a function gets the layout of the collection that is searched."""
 
 
 class SearchOptions(TypedDict, total=False):
     """Keyword arguments of `QdrantSearcher.search_many`, which documents them."""
 
     hybrid: bool | None
-    query_filter: Filter | Mapping[str, FieldValue] | None
+    query_filter: SearchFilter
     candidates: int | None
     prefetch: int | None
     instruction: str | None
@@ -31,6 +35,7 @@ class OneSearchOptions(SearchOptions, total=False):
     """Keyword arguments of `QdrantSearcher.search`, which documents them."""
 
     vector: Sequence[float] | Float32Array | None
+    hypothetical: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +46,10 @@ class Question:
     limit: int
     reranked: bool
     """True if a reranker orders the hits."""
+    embedded: tuple[str, ...]
+    """Texts to embed; the mean of their vectors is searched for. Empty: a vector was given."""
     hybrid: bool | None = None
-    query_filter: Filter | Mapping[str, FieldValue] | None = None
+    query_filter: SearchFilter = None
     candidates: int | None = None
     prefetch: int | None = None
     instruction: str | None = None
@@ -78,8 +85,22 @@ class Reading:
         return [name for name, value in asked.items() if value is not None]
 
 
-def make_question(query: str, limit: int, *, reranked: bool, options: SearchOptions) -> Question:
+def make_question(
+    query: str,
+    limit: int,
+    *,
+    embedded: Sequence[str] | None,
+    reranked: bool,
+    options: SearchOptions,
+) -> Question:
     """Return the question that these arguments ask.
+
+    Args:
+        query: The text to search for.
+        limit: Maximum number of hits.
+        embedded: Texts to embed; None: the query.
+        reranked: True if a reranker orders the hits.
+        options: The other arguments.
 
     Raises:
         TypeError: An option is unknown.
@@ -90,7 +111,30 @@ def make_question(query: str, limit: int, *, reranked: bool, options: SearchOpti
             raise TypeError(
                 f"`{name}` is not an option of a search; the options are {', '.join(known)}"
             )
-    return Question(query=query, limit=limit, reranked=reranked, **options)
+    texts = (query,) if embedded is None else tuple(embedded)
+    return Question(query=query, limit=limit, reranked=reranked, embedded=texts, **options)
+
+
+def embedded_texts(hypothetical: Sequence[str], vector: object) -> tuple[str, ...]:
+    """Return the texts to embed instead of a query.
+
+    Raises:
+        ConfigError: There is none, it is a single text, or there is a vector beside it.
+    """
+    if vector is not None or isinstance(hypothetical, str) or not hypothetical:
+        raise ConfigError("`hypothetical` must be a list of texts, without `vector` beside it")
+    return tuple(hypothetical)
+
+
+def listed(queries: Iterable[str]) -> list[str]:
+    """Return queries as a list.
+
+    Raises:
+        ConfigError: They are one text.
+    """
+    if isinstance(queries, str):
+        raise ConfigError("`queries` is one text; pass a list of texts, or use `search`")
+    return list(queries)
 
 
 def is_whole(value: object) -> bool:

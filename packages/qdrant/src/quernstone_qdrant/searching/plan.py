@@ -77,6 +77,8 @@ def plan(
     where = question.query_filter
     if isinstance(where, Mapping):
         where = metadata_filter(where, settings.payloads)
+    elif callable(where):
+        where = where(settings.payloads)
     return Search(
         query=question.query,
         fetched=fetched,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from quernstone_qdrant import QdrantSearcher, SearchHit
     from quernstone_qdrant.filters import FieldValue
+    from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.searching.options import SearchFilter
     from quernstone_qdrant.targets import Target
 
 
@@ -119,6 +121,7 @@ class QuernstoneRetriever(BaseRetriever):
         embed_model: BaseEmbedding | Embedder,
         reranker: Reranker | None = None,
         *,
+        embedder_for: Callable[[Provenance], BaseEmbedding | Embedder] | None = None,
         allow_mismatch: bool = False,
         **settings: Any,
     ) -> Self:
@@ -130,6 +133,8 @@ class QuernstoneRetriever(BaseRetriever):
             embed_model: Usually `QuernstoneEmbedding`.
             reranker: Usually a `quernstone.Reranker`, or the property `reranker` of a
                 `QuernstoneRerank`; None keeps the order of the retrieval.
+            embedder_for: Returns the embedder after a migration to another model; see
+                `QdrantSearcher`.
             allow_mismatch: Search even if the collection was created with another model.
             **settings: Arguments of this class.
 
@@ -139,7 +144,12 @@ class QuernstoneRetriever(BaseRetriever):
             ProvenanceError: It was created with another model.
         """
         searcher = _searcher_class()(
-            client, collection, embed_model, reranker, allow_mismatch=allow_mismatch
+            client,
+            collection,
+            embed_model,
+            reranker,
+            embedder_for=embedder_for,
+            allow_mismatch=allow_mismatch,
         )
         return cls(searcher, **settings)
 
@@ -150,26 +160,15 @@ class QuernstoneRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         _refuse_images(query_bundle)
-        vector: Sequence[float] | None = query_bundle.embedding
-        if vector is None and query_bundle.custom_embedding_strs:
-            embed, task = self._searcher.embedder.embed_query, self._arguments["instruction"]
-            vector = _mean([embed(text, task) for text in query_bundle.custom_embedding_strs])
-        hits = self._searcher.search(query_bundle.query_str, vector=vector, **self._arguments)
+        hits = self._searcher.search(
+            query_bundle.query_str, **_embedded(query_bundle), **self._arguments
+        )
         return [_scored(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         _refuse_images(query_bundle)
-        vector: Sequence[float] | None = query_bundle.embedding
-        if vector is None and query_bundle.custom_embedding_strs:
-            embed, instruction = (
-                self._searcher.embedder.aembed_query,
-                self._arguments["instruction"],
-            )
-            vector = _mean(
-                [await embed(t, instruction) for t in query_bundle.custom_embedding_strs]
-            )
         hits = await self._searcher.asearch(
-            query_bundle.query_str, vector=vector, **self._arguments
+            query_bundle.query_str, **_embedded(query_bundle), **self._arguments
         )
         return [_scored(hit) for hit in hits]
 
@@ -184,12 +183,14 @@ def _searcher_class() -> type[QdrantSearcher]:
 
 def _qdrant_filter(
     filters: MetadataFilters | Filter | Mapping[str, FieldValue] | None, searcher: QdrantSearcher
-) -> Filter | Mapping[str, FieldValue] | None:
+) -> SearchFilter:
+    """Return the filter of all searches; the layout may change when a collection is migrated."""
     if not isinstance(filters, MetadataFilters):
         return filters
     from llama_index.retrievers.quernstone.filters import to_qdrant  # noqa: PLC0415 - an extra
 
-    return to_qdrant(filters, searcher.layout)
+    to_qdrant(filters, searcher.layout)  # refuse what no search can take
+    return partial(to_qdrant, filters)
 
 
 def _refuse_images(query: QueryBundle) -> None:
@@ -197,9 +198,11 @@ def _refuse_images(query: QueryBundle) -> None:
         raise ConfigError(f"the query has an image, {query.image_path!r}; only texts are searched")
 
 
-def _mean(vectors: list[Any]) -> list[float]:
-    mean: list[float] = np.mean(vectors, axis=0).tolist()
-    return mean
+def _embedded(query: QueryBundle) -> dict[str, Any]:
+    """Return what is searched for instead of the query's own vector."""
+    if query.embedding is not None:
+        return {"vector": query.embedding}
+    return {"hypothetical": query.custom_embedding_strs or None}
 
 
 def _scored(hit: SearchHit) -> NodeWithScore:

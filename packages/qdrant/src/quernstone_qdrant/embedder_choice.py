@@ -1,0 +1,60 @@
+"""Choose the embedder of queries by the model that a collection records."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from quernstone_qdrant.embedders import AnyEmbedder, QueryEmbedder, as_embedder
+from quernstone_qdrant.provenance import Provenance, check_provenance
+from quernstone_qdrant.targets import CollectionState
+
+EmbedderFor: TypeAlias = "Callable[[Provenance], AnyEmbedder]"
+"""A function that returns the embedder of the model that a collection records."""
+
+
+class EmbedderChoice:
+    """The embedders that a searcher has so far, and a function that gives it others.
+
+    Args:
+        embedder: The first embedder.
+        embedder_for: Returns the embedder for a collection that none of the known ones fits. It is
+            called once per model, on the thread that searches first. None: there are no others.
+    """
+
+    def __init__(self, embedder: AnyEmbedder, embedder_for: EmbedderFor | None) -> None:
+        self._known: list[QueryEmbedder] = [as_embedder(embedder)]
+        self._embedder_for, self._loading = embedder_for, threading.Lock()
+
+    def of(
+        self, state: CollectionState, collection: str, *, allow_mismatch: bool
+    ) -> tuple[Provenance, QueryEmbedder]:
+        """Return the provenance of a collection, and its embedder.
+
+        Args:
+            state: State of the collection.
+            collection: Its name, for messages.
+            allow_mismatch: Accept an embedder of another model with the same vector size.
+
+        Raises:
+            CollectionError: The collection does not record its model.
+            ProvenanceError: The embedder is of another model, revision or vector size.
+        """
+        recorded = Provenance.read(state)
+        with self._loading:  # other threads wait instead of loading the model again
+            embedder = self._known[0] if recorded is None else self._chosen(recorded, collection)
+            wanted = Provenance.of(embedder, collection)
+            checked = check_provenance(state, collection, wanted, allow_mismatch=allow_mismatch)
+            if embedder not in self._known:
+                self._known.append(embedder)
+            return checked, embedder
+
+    def _chosen(self, recorded: Provenance, collection: str) -> QueryEmbedder:
+        for known in self._known:
+            if Provenance.of(known, collection).fingerprint == recorded.fingerprint:
+                return known
+        if self._embedder_for is None:
+            return self._known[0]
+        chosen: QueryEmbedder = as_embedder(self._embedder_for(recorded))
+        return chosen
