@@ -3,6 +3,7 @@
 import heapq
 import itertools
 from collections import Counter
+from random import Random
 
 import pytest
 
@@ -82,7 +83,7 @@ class Crowd:
         self.retries = Counter()
         self.answered, self.longest = 0, 0.0
         self._running, self._events = [], []
-        self._numbers = itertools.count()
+        self._numbers, self._random = itertools.count(), Random(0)
         for _ in range(clients):
             self._ask()
 
@@ -107,7 +108,8 @@ class Crowd:
                 admitted.__enter__()
             except BusyError as error:
                 if self.returns(number):
-                    self._ask((number, True), self.clock.time + error.retry_after)
+                    late = self._random.expovariate(2)
+                    self._ask((number, True), self.clock.time + error.retry_after + late)
                 else:
                     self._ask(at=self.clock.time + 0.5)
                 self.retries[False] += again
@@ -134,13 +136,13 @@ def test_promises_hold_for_a_crowd(clock, max_wait, clients):
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
-def test_clients_who_never_come_back_hold_no_places(clock, share):
+def test_clients_who_never_come_back_waste_little(clock, share):
     def returns(number):
         return number % 10 < 10 * share
 
-    crowd = Crowd(clock, 2, clients=100, returns=returns)
-    crowd.run(200)
-    assert crowd.answered > 0.95 * 2000
+    crowd = Crowd(clock, 10, clients=60, returns=returns)
+    crowd.run(100)
+    assert crowd.answered > 0.9 * 1000
 
 
 def test_a_request_that_comes_too_early_keeps_its_place(clock):

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 
 # Older work counts less: by 1/e after this many busy seconds.
 _MEMORY_SECONDS = 15.0
-# The share of the longest wait for which a place is kept after `Retry-After` has passed.
-_GRACE = 0.25
+# A request that comes back so much later than its `Retry-After` says is still admitted before new
+# ones, but no place waits for it longer than a slot: many requests never come back.
+_LATE_SECONDS = 5.0
 # The share of the longest wait up to which new requests may delay those that come back.
 _NEW = 0.75
 # Seconds ahead for which places are kept, and seconds of a slot: both bound the work per request.
 _HORIZON_SECONDS = 60
 _SLOT_SECONDS = 0.25
-# What one more promise changes in the share of those that were used.
-_LEARNING = 0.05
 
 
 class BusyError(Exception):
@@ -62,8 +61,6 @@ class Admission:
         # Promises by the number of their slot, and the times at which those of a key are due.
         self._slots: dict[int, _Slot] = defaultdict(_Slot)
         self._due: dict[Hashable, list[float]] = defaultdict(list)
-        # Some clients never come back, so a promise counts for this share of its tokens.
-        self._used = 1.0
 
     @property
     def waiting(self) -> int:
@@ -121,7 +118,6 @@ class Admission:
         due = self._take(tokens, key)
         if due is not None and due <= now:
             due = None
-            self._learn(1.0)
         else:
             wait = max(wait, self._foresee(now, tokens)[0] / _NEW)
         if wait <= self._max_wait:
@@ -131,7 +127,7 @@ class Admission:
             seconds = self._foresee(now)[1] - self._max_wait / 2
             due = now + max(1, math.ceil(seconds))
         if due - now < _HORIZON_SECONDS:
-            slot = self._slots[math.floor(due / _SLOT_SECONDS)]
+            slot = self._slots[_slot(due)]
             slot.tokens += tokens
             slot.keys.append(key)
             self._due[key].append(due)
@@ -143,17 +139,16 @@ class Admission:
         if key not in self._due:
             return None
         due = self._forget(key)
-        slot = self._slots[math.floor(due / _SLOT_SECONDS)]
+        slot = self._slots[_slot(due)]
         slot.tokens -= tokens
         slot.keys.remove(key)
         return due
 
     def _expire(self, now: float) -> None:
         """Forget the promises that were not used."""
-        last = math.floor((now - _GRACE * self._max_wait) / _SLOT_SECONDS)
+        last = _slot(now - _LATE_SECONDS)
         for number in [number for number in self._slots if number < last]:
             for key in self._slots.pop(number).keys:
-                self._learn(0.0)
                 self._forget(key)
 
     def _forget(self, key: Hashable) -> float:
@@ -163,11 +158,8 @@ class Admission:
             del self._due[key]
         return due
 
-    def _learn(self, used: float) -> None:
-        self._used += _LEARNING * (used - self._used)
-
     def _foresee(self, now: float, more: int = 0) -> tuple[float, float]:
-        """Imagine that all promises are used.
+        """Imagine that all requests with a place come back in time.
 
         Args:
             now: The time.
@@ -180,9 +172,15 @@ class Admission:
             return 0.0, 0.0
         wait, time, longest = (self._admitted + more) / self.rate, now, 0.0
         for number in sorted(self._slots):
+            if number < _slot(now) - 1 or not self._slots[number].tokens:
+                continue
             passed = max(0.0, number * _SLOT_SECONDS - time)
             wait, time = max(0.0, wait - passed), time + passed
-            if self._slots[number].keys:
-                wait += self._used * self._slots[number].tokens / self.rate
-                longest = max(longest, wait)
+            wait += self._slots[number].tokens / self.rate
+            longest = max(longest, wait)
         return longest, time - now + wait
+
+
+def _slot(time: float) -> int:
+    """Return the number of the slot of a time."""
+    return math.floor(time / _SLOT_SECONDS)
