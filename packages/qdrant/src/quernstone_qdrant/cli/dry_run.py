@@ -165,7 +165,7 @@ def wished_provenance(
 
     Raises:
         CollectionError: An existing collection cannot have these settings.
-        ProvenanceError: Another model made it.
+        ProvenanceError: It was created with another model.
         ConfigError: A setting is not valid.
     """
     from quernstone_qdrant.provenance import Provenance
