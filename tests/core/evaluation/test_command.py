@@ -202,6 +202,20 @@ def test_scripts_with_the_official_names_and_arguments(tmp_path):
         *("eval", "summary", "results/name", "--benchmark", "MTEB(Code, v1)"),
     ]
     assert words(*python, "results/name")[-1] == "MTEB(Multilingual, v2)"
+    assert words(*python, "results/name", "MTEB(Code, v1)", "--splits", "all")[-2:] == [
+        *("--splits", "all"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["run_mteb.sh", "run_mteb_reranking.sh", "summary.py"])
+def test_scripts_without_arguments_print_their_usage(name):
+    command = [sys.executable] if name.endswith(".py") else ["bash"]
+    command.append(str(ROOT / "evaluation" / name))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{name} " in done.stderr
+    assert "[options of `quern eval" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_older_python_is_named(monkeypatch):

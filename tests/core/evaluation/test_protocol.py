@@ -145,6 +145,10 @@ def test_a_file_goes_before_our_table(read, all_tasks):
         ({"ArguAna": 7}, "'ArguAna' is 7; expected an instruction"),
         (["x"], "contains a list, expected an object"),
         ('{"ArguAna": "x"', "is not JSON"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 23243\n",
+            "is a Git LFS pointer of 67 bytes and not the file itself; run `git lfs install",
+        ),
     ],
 )
 def test_bad_files(content, message, read):

@@ -92,14 +92,56 @@ def test_the_layout_of_the_official_scripts(tmp_path):
     assert summarise(tmp_path, benchmark=ENGLISH).mean_task == pytest.approx(50.0)
 
 
+@pytest.mark.parametrize(
+    ("place", "meta", "name"),
+    [
+        ("NAME/no_revision_available", None, "NAME"),
+        ("NAME/no_model_name_available/no_revision_available", None, "NAME"),
+        ("NAME/no_revision_available", {"name": "no_model_name_available"}, "NAME"),
+        ("Qwen__Qwen3-Embedding-0.6B/b22da495", {"name": "Qwen/Q3"}, "Qwen/Q3"),
+        ("NAME/rev", {"name": None}, "NAME"),
+        ("NAME/rev", ["damaged"], "NAME"),
+        ("mine", None, "mine"),
+    ],
+    ids=["embedding", "reranker", "unnamed", "revision", "null", "a list", "a folder"],
+)
+def test_the_model_of_a_folder_of_mteb(tmp_path, place, meta, name):
+    write(tmp_path, "STS12", {"test": {"default": 0.5}}, place)
+    if meta is not None:
+        (tmp_path / place / "model_meta.json").write_text(json.dumps(meta))
+    assert summarise(tmp_path / place, benchmark=ENGLISH).name == name
+
+
+def test_a_mean_over_a_part_of_the_benchmark_is_marked(tmp_path):
+    names = [task.metadata.name for task in benchmark_tasks("MTEB(cmn, v1)")]
+    assert len(names) == 31
+    tasks = {task.metadata.name: task for task in benchmark_tasks("MTEB(cmn, v1)")}
+    for folder, count in (("full", 31), ("part", 3)):
+        for name in names[:count]:
+            task = tasks[name]
+            row = dict.fromkeys(task.hf_subsets, 0.5)
+            write(tmp_path / folder, name, dict.fromkeys(task.eval_splits, row))
+    found = [summarise(tmp_path / name, benchmark="MTEB(cmn, v1)") for name in ("full", "part")]
+    assert [one.label for one in found] == ["full", "part (3 of 31 tasks)"]
+    assert "\n| part (3 of 31 tasks) | 50.00 |" in markdown(found)
+    assert [one["label"] for one in as_json(found, [])["models"]] == [one.label for one in found]
+
+
+def test_a_mean_over_a_part_of_a_tasks_subsets_is_marked(tmp_path):
+    write(tmp_path / "x", "STS17", {"test": {"en-en": 0.6}})
+    [multilingual] = [b for b in BENCHMARKS if "Multilingual" in b]
+    label = summarise(tmp_path / "x", benchmark=multilingual).label
+    assert label == "x (1 of 131 tasks, 1 of them in part)"
+
+
 def test_models_side_by_side_beside_the_published_rows(english, tmp_path):
     other = tmp_path / "other"
     write(other, "STS12", {"test": {"default": 0.5}})
     found = [summarise(path, benchmark=ENGLISH) for path in (english, other)]
     rows = published_rows(ENGLISH)
     text = markdown(found, rows)
-    assert "| model | 62.50 | 60.00 | 90.00 | 20.00 | 70.00 |" in text
-    assert "| other | 50.00 | 50.00 |  |  | 50.00 |" in text
+    assert "| model (4 of 41 tasks) | 62.50 | 60.00 | 90.00 | 20.00 | 70.00 |" in text
+    assert "| other (1 of 41 tasks) | 50.00 | 50.00 |  |  | 50.00 |" in text
     assert "| Qwen3-Embedding-0.6B (published) | 70.70 | 64.88 | 85.76 | 61.83 | 86.57 |" in text
     assert "| STS | STS12 | 80.00 | 50.00 |" in text
     assert "- other: 40 tasks are missing: " in text

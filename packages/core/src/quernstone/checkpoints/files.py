@@ -60,15 +60,22 @@ def check_files(source: Source) -> None:
             f"{source.if_missing}"
         )
     for path in _files(folder, "*.json", "*.safetensors"):
-        with path.open("rb") as file:
-            start = file.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            raise ModelLoadError(
-                f"`{path}` is a Git LFS pointer of {path.stat().st_size} bytes and not the file "
-                f"itself; run `git lfs install && git lfs pull` in `{path.parent}`"
-            )
+        if fault := pointer_fault(path):
+            raise ModelLoadError(fault)
     for path in _all_weights(source):
         _check_length(path, source.if_damaged)
+
+
+def pointer_fault(path: Path) -> str:
+    """Return an error's text if Git LFS left a pointer in place of the file, and else ""."""
+    with path.open("rb") as file:
+        start = file.read(len(_LFS_POINTER))
+    if start != _LFS_POINTER:
+        return ""
+    return (
+        f"`{path}` is a Git LFS pointer of {path.stat().st_size} bytes and not the file "
+        f"itself; run `git lfs install && git lfs pull` in `{path.parent}`"
+    )
 
 
 def weight_names(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ import orjson
 from mteb import ResultCache
 from mteb.abstasks import AbsTask
 
+from quernstone.checkpoints.files import pointer_fault
 from quernstone.errors import ConfigError
 from quernstone.evaluation.errors import ResultsError
 
@@ -90,9 +91,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ResultsError(path, "the file does not exist") from error
     except ValueError as error:
-        raise ResultsError(
-            path, f"not complete JSON ({error}); run the evaluation again to finish it"
-        ) from error
+        fault = f"not complete JSON ({error}); run the evaluation again to finish it"
+        raise ResultsError(path, pointer_fault(path) or fault) from error
 
 
 def write_json(path: Path, content: Any) -> None:

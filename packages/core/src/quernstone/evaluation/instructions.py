@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from quernstone.checkpoints.files import pointer_fault
 from quernstone.errors import ConfigError
 from quernstone.evaluation.benchmarks import nearest
 
@@ -77,14 +78,16 @@ def read_instructions(path: Path, known: frozenset[str]) -> Instructions:
         known: Valid keys: the tasks of mteb and those of the run.
 
     Raises:
-        ConfigError: The file does not exist or is not JSON, or a key or value is invalid.
+        ConfigError: The file does not exist or is not JSON, for example because it is a Git LFS
+            pointer, or a key or value is invalid.
     """
     try:
         content = orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"the instruction file `{path}` does not exist") from error
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"`{path}` is not JSON: {error}") from error
+        fault = pointer_fault(path) or f"`{path}` is not JSON: {error}"
+        raise ConfigError(fault) from error
     if not isinstance(content, dict):
         raise ConfigError(f"`{path}` contains a {type(content).__name__}, expected an object")
     unknown = [name for name in content if name not in known and name not in IGNORED_KEYS]

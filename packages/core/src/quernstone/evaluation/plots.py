@@ -24,7 +24,7 @@ def bar_chart(
     types = list(dict.fromkeys(name for one in summaries for name in one.by_type))
     labels = ["mean (task)", "mean (type)", *types]
     rows: list[tuple[str, list[float | None]]] = [
-        (one.name, [one.mean_task, one.mean_type, *(one.by_type.get(t) for t in types)])
+        (one.label, [one.mean_task, one.mean_type, *(one.by_type.get(t) for t in types)])
         for one in summaries
     ]
     rows += [

@@ -19,6 +19,9 @@ SplitRule = Literal["first", "all"]
 """`first` uses only the first split of each task, as the official `summary.py` does; `all` uses
 every split, as mteb's own tables do."""
 
+_NO_NAMES = frozenset({"no_model_name_available", "no_revision_available", "no_version_available"})
+"""Folders of mteb for a model without a name or a revision."""
+
 Scores = Mapping[str, Mapping[str, float]]
 """Main scores, 0 to 1: split -> subset -> score."""
 
@@ -47,6 +50,16 @@ class Summary:
     """True for results of stage two."""
 
     @property
+    def label(self) -> str:
+        """The name, and how much of the benchmark the means cover unless it is all."""
+        total = len(self.tasks) + len(self.missing)
+        partial = sum(1 for task in self.tasks if task.missing)
+        covered = f"{len(self.tasks)} of {total} tasks" if self.missing else f"{total} tasks"
+        if partial:
+            return f"{self.name} ({covered}, {partial} of them in part)"
+        return f"{self.name} ({covered})" if self.missing else self.name
+
+    @property
     def by_type(self) -> dict[str, float]:
         """Mean over the tasks of each type, in the order of the tasks."""
         types = dict.fromkeys(task.type for task in self.tasks)
@@ -66,6 +79,7 @@ class Summary:
         """Return the summary as JSON types."""
         return {
             "name": self.name,
+            "label": self.label,
             "mean_task": round(self.mean_task, 2),
             "mean_type": round(self.mean_type, 2),
             "by_type": {name: round(score, 2) for name, score in self.by_type.items()},
@@ -105,8 +119,8 @@ def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "fi
         missing = [name for task in wanted if (name := task.metadata.name) not in found_names]
     if not tasks:
         raise ConfigError(f"`{path}` contains no results of {benchmark or 'any task'}")
-    name = str(run["settings"].get("model", path.resolve().name))
-    return Summary(name=name, tasks=tasks, missing=missing, reranked=reranked)
+    name = run["settings"].get("model") or _model_name(path.resolve())
+    return Summary(name=str(name), tasks=tasks, missing=missing, reranked=reranked)
 
 
 def read_results(path: Path) -> dict[str, Scores]:
@@ -136,6 +150,15 @@ def read_results(path: Path) -> dict[str, Scores]:
         files[name] = file
         found[name] = _main_scores(content["scores"], file)
     return found
+
+
+def _model_name(folder: Path) -> str:
+    """Return the model whose results a folder holds: in mteb's layout, MODEL/REVISION."""
+    names = [one.name for one in (folder, *folder.parents)]
+    if (folder / "model_meta.json").is_file():
+        content = read_json(folder / "model_meta.json")
+        names[:1] = [str(content.get("name"))] if isinstance(content, dict) else []
+    return next((name for name in names if name not in {*_NO_NAMES, "None"}), names[0])
 
 
 def _main_scores(scores: Any, file: Path) -> Scores:

@@ -9,7 +9,7 @@ from quernstone.evaluation.published import PublishedRow
 from quernstone.evaluation.summary import Summary
 
 Row = tuple[str, float | None, float | None, Mapping[str, float]]
-"""Name, mean over tasks, mean over types, means of types."""
+"""Label, mean over tasks, mean over types, means of types."""
 
 
 def markdown(summaries: Sequence[Summary], published: Sequence[PublishedRow] = ()) -> str:
@@ -36,7 +36,7 @@ def as_json(
 
 def _means(summaries: Sequence[Summary], published: Sequence[PublishedRow]) -> str:
     types = dict.fromkeys(name for one in summaries for name in one.by_type)
-    rows: list[Row] = [(one.name, one.mean_task, one.mean_type, one.by_type) for one in summaries]
+    rows: list[Row] = [(one.label, one.mean_task, one.mean_type, one.by_type) for one in summaries]
     rows += [
         (f"{row.model} (published)", row.mean_task, row.mean_type, row.by_type) for row in published
     ]
