@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from quernstone.serve.admission import Admission, BusyError
+from quernstone.serve.speed import Speed
 
 
 class Clock:
@@ -22,26 +23,23 @@ def clock():
     return Clock()
 
 
-def work(admission, clock, tokens, seconds):
-    with admission.admit(tokens, None):
-        clock.time += seconds
+def admission_of(max_wait, clock, batch_tokens=1000):
+    speed = Speed(batch_tokens, clock)
+    return Admission(max_wait, speed, clock), speed
 
 
-def test_the_rate_is_that_of_busy_time(clock):
-    admission = Admission(10, clock)
-    assert admission.rate == 0
-    for _ in range(5):
-        work(admission, clock, 1000, 2)
-        clock.time += 100  # idle
-    assert admission.rate == pytest.approx(500, rel=0.15)
-    for _ in range(20):
-        work(admission, clock, 1000, 4)
-    assert admission.rate == pytest.approx(250, rel=0.15)
+def measured(max_wait, clock):
+    """An `Admission` that has seen 1,000 tokens a second."""
+    admission, speed = admission_of(max_wait, clock)
+    with admission.admit(1000, None):
+        speed.begin(1000)
+        clock.time += 1
+    assert admission.rate == 1000
+    return admission
 
 
 def test_what_would_wait_too_long_is_refused(clock):
-    admission = Admission(10, clock)
-    work(admission, clock, 1000, 1)
+    admission = measured(10, clock)
     admitted = [admission.admit(3000, None) for _ in range(4)]
     for each in admitted:
         each.__enter__()  # 12 s of work
@@ -65,21 +63,34 @@ def test_what_would_wait_too_long_is_refused(clock):
         assert admission.waiting == 10
 
 
-def test_abandoned_work_does_not_count_as_done(clock):
-    admission = Admission(10, clock)
-    work(admission, clock, 1000, 1)
-    rate = admission.rate
+def test_abandoned_work_waits_no_longer(clock):
+    admission = measured(10, clock)
     with pytest.raises(RuntimeError), admission.admit(50_000, None):
         raise RuntimeError
-    assert admission.rate == pytest.approx(rate)
-    assert admission.waiting == 0
+    assert (admission.waiting, admission.wait) == (0, 0)
+
+
+def test_small_requests_do_not_refuse_others_beside_a_large_one(clock):
+    """Their rate, 300 tokens a second, would say that it takes 20 s."""
+    admission, speed = admission_of(10, clock, batch_tokens=4000)
+    for _ in range(20):
+        with admission.admit(3, None):
+            speed.begin(3)
+            clock.time += 0.01
+    with admission.admit(6000, None), admission.admit(3, None):
+        for tokens in (4000, 2003):
+            speed.begin(tokens)
+            clock.time += 0.01 + tokens * 1e-4
+        speed.end()
+    assert admission.rate == pytest.approx(1 / (1e-4 + 0.01 / 4000), rel=0.05)
 
 
 class Crowd:
     """Clients who ask again as soon as they are answered, of a model that needs 100 ms each."""
 
     def __init__(self, clock, max_wait, clients, returns=lambda number: True):
-        self.admission, self.clock, self.returns = Admission(max_wait, clock), clock, returns
+        self.admission, self.speed = admission_of(max_wait, clock, batch_tokens=100)
+        self.clock, self.returns = clock, returns
         self.retries = Counter()
         self.answered, self.longest = 0, 0.0
         self._running, self._events = [], []
@@ -100,6 +111,8 @@ class Crowd:
                 self.answered += 1
                 self._ask()
                 free = self.clock.time + 0.1
+                if self._running:
+                    self.speed.begin(100)
                 continue
             time, number, again = heapq.heappop(self._events)
             self.clock.time = max(self.clock.time, time)
@@ -116,7 +129,9 @@ class Crowd:
                 continue
             self.retries[True] += again
             self.longest = max(self.longest, self.admission.wait)
-            free = free if self._running else self.clock.time + 0.1
+            if not self._running:
+                free = self.clock.time + 0.1
+                self.speed.begin(100)
             self._running.append(admitted)
 
 
@@ -146,8 +161,7 @@ def test_clients_who_never_come_back_waste_little(clock, share):
 
 
 def test_a_request_that_comes_too_early_keeps_its_place(clock):
-    admission = Admission(10, clock)
-    work(admission, clock, 1000, 1)
+    admission = measured(10, clock)
     running = admission.admit(12_000, None)
     running.__enter__()
     waits = []

@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-# Older work counts less: by 1/e after this many busy seconds.
-_MEMORY_SECONDS = 15.0
+from quernstone.serve.speed import Speed
+
 # A request that comes back so much later than its `Retry-After` says is still admitted before new
 # ones, but no place waits for it longer than a slot: many requests never come back.
 _LATE_SECONDS = 5.0
@@ -52,12 +52,11 @@ class Admission:
     more than can be computed.
     """
 
-    def __init__(self, max_wait: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._max_wait, self._now = max_wait, now
+    def __init__(
+        self, max_wait: float, speed: Speed, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_wait, self._speed, self._now = max_wait, speed, now
         self._admitted = 0
-        self._changed = now()
-        # Tokens and busy seconds, both fading, whose quotient is the rate.
-        self._tokens = self._seconds = 0.0
         # Promises by the number of their slot, and the times at which those of a key are due.
         self._slots: dict[int, _Slot] = defaultdict(_Slot)
         self._due: dict[Hashable, list[float]] = defaultdict(list)
@@ -69,13 +68,14 @@ class Admission:
 
     @property
     def rate(self) -> float:
-        """Tokens per second while the server is busy; 0 as long as nothing was finished."""
-        return self._tokens / self._seconds if self._seconds else 0.0
+        """Tokens per second while the server is busy; 0 as long as nothing was computed."""
+        return self._speed.rate
 
     @property
     def wait(self) -> float:
         """Seconds until the admitted work is done, by the rate; 0 as long as there is none."""
-        return self._admitted / self.rate if self.rate else 0.0
+        rate = self.rate
+        return self._admitted / rate if rate else 0.0
 
     @contextmanager
     def admit(self, tokens: int, key: Hashable) -> Iterator[None]:
@@ -89,27 +89,14 @@ class Admission:
             BusyError: They would wait longer than the limit, or take the place of a request that
                 was refused before.
         """
-        self._advance()
         self._reserve(tokens, key)
         self._admitted += tokens
-        finished = False
         try:
             yield
-            finished = True
         finally:
-            self._advance()
             self._admitted -= tokens
-            if finished:
-                self._tokens += tokens
-
-    def _advance(self) -> None:
-        """Let the time since the last change pass."""
-        now = self._now()
-        passed, self._changed = now - self._changed, now
-        if self._admitted:
-            fading = math.exp(-passed / _MEMORY_SECONDS)
-            self._tokens *= fading
-            self._seconds = self._seconds * fading + passed
+            if not self._admitted:
+                self._speed.end()
 
     def _reserve(self, tokens: int, key: Hashable) -> None:
         """Refuse a request that finds no place."""
@@ -168,15 +155,15 @@ class Admission:
         Returns:
             The longest wait that one of them finds, and the seconds until all work is done.
         """
-        if not self.rate:
+        if not (rate := self.rate):
             return 0.0, 0.0
-        wait, time, longest = (self._admitted + more) / self.rate, now, 0.0
+        wait, time, longest = (self._admitted + more) / rate, now, 0.0
         for number in sorted(self._slots):
             if number < _slot(now) - 1 or not self._slots[number].tokens:
                 continue
             passed = max(0.0, number * _SLOT_SECONDS - time)
             wait, time = max(0.0, wait - passed), time + passed
-            wait += self._slots[number].tokens / self.rate
+            wait += self._slots[number].tokens / rate
             longest = max(longest, wait)
         return longest, time - now + wait
 

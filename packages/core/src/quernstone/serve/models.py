@@ -17,9 +17,11 @@ from quernstone.model import Model, session_of, variant_of
 from quernstone.pairs import InstructedPair
 from quernstone.reranker import Reranker, instructed_pairs, scores_of
 from quernstone.runtime.session import Session, is_small
+from quernstone.runtime.worker import Worker
 from quernstone.serve.admission import Admission
 from quernstone.serve.failures import TooMuchError
 from quernstone.serve.options import ServeOptions
+from quernstone.serve.speed import Speed
 from quernstone.types import Float32Array
 
 M = TypeVar("M", bound=Model)
@@ -129,7 +131,9 @@ class Models:
         self._embedder = Served(embedder) if embedder else None
         self._reranker = Served(reranker) if reranker else None
         self._options = options
-        self.admission = Admission(options.max_wait)
+        sessions = [session_of(model) for model in self]
+        self.speed = Speed(min(session.info.max_batch_tokens for session in sessions))
+        self.admission = Admission(options.max_wait, self.speed)
 
     def __iter__(self) -> Iterator[Embedder | Reranker]:
         for served in (self._embedder, self._reranker):
@@ -178,6 +182,8 @@ class Models:
         if batch.tokens > limit:
             raise TooMuchError(f"{batch.tokens} tokens in a request, the limit is {limit}")
         with self.admission.admit(size, key):
+            if not isinstance(session.backend, Worker):  # it does not say when batches begin
+                self.speed.begin(size)
             submitting = asyncio.ensure_future(run(session.submit, batch))
             try:
                 rows = await asyncio.wrap_future(await asyncio.shield(submitting))
@@ -196,9 +202,9 @@ class Models:
 def _encode(
     session: Session, inputs: Sequence[Any], encode: Encode[Any]
 ) -> tuple[EncodedBatch, int, int]:
-    """Encode inputs, count or estimate their tokens, and hash the inputs."""
+    """Encode inputs, count their tokens as batches do, and hash the inputs."""
     batch = session.encode(inputs, encode)
-    return batch, batch.tokens or sum(map(len, batch.sequences)), hash(tuple(inputs))
+    return batch, sum(map(len, batch.sequences)), hash(tuple(inputs))
 
 
 async def _inline(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

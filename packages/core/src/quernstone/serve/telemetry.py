@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from quernstone.runtime.jobs import BatchStart
 from quernstone.runtime.worker import Worker
 from quernstone.serve.models import Models
 from quernstone.serve.requests import HUNG_UP
+from quernstone.serve.speed import Speed
 
 logger = logging.getLogger("quernstone.serve")
 
@@ -76,9 +78,10 @@ class Telemetry:
         for model in models:
             backend = session_of(model).backend
             if isinstance(backend, Worker):  # another server would not say
-                backend.on_batch = self._observe_batch
+                backend.on_batch = partial(self._observe_batch, models.speed)
 
-    def _observe_batch(self, batch: BatchStart) -> None:
+    def _observe_batch(self, speed: Speed, batch: BatchStart) -> None:
+        speed.begin(batch.tokens)
         self._batch_inputs.observe(batch.inputs)
         self._batch_tokens.observe(batch.tokens)
         for seconds in batch.waits:
