@@ -218,7 +218,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for all sides.")] = "float32",
     max_wait: Annotated[
         float, typer.Option(help="`--max-wait` of the server; 500 clients should exceed it.")
-    ] = 2.0,
+    ] = 5.0,
     infinity_venv: Annotated[Path, typer.Option(help="See the Makefile.")] = Path(".venv-infinity"),
     vllm_venv: Annotated[Path, typer.Option(help="See the Makefile.")] = Path(".venv-vllm"),
     folder: Annotated[Path, typer.Option(help="For the checkpoint and the results.")] = Path(
