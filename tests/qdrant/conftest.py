@@ -1,6 +1,5 @@
 """A small embedder with distinguishable vectors, so that these tests need no model."""
 
-import gc
 import hashlib
 import os
 from contextlib import ExitStack
@@ -59,18 +58,6 @@ class LengthReranker:
 
     async def arerank(self, query, documents, top_n=None, instruction=None):
         return self.rerank(query, documents, top_n, instruction)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_collections():
-    """Keep the objects of earlier tests out of garbage collection.
-
-    Each load freezes and releases all objects, so the next collection walks every one of them:
-    a second for each load, late in a run of all tests.
-    """
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

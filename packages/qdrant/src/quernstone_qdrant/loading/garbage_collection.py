@@ -6,6 +6,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MANY_RECORDS = 10_000
+"""Records after which a load freezes objects. The first full collection after that walks them."""
+
 
 @contextmanager
 def freeze_existing_objects() -> Iterator[None]:

@@ -19,7 +19,7 @@ from quernstone_qdrant.documents.records import to_record
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
 from quernstone_qdrant.loading.batches import BatchReader
-from quernstone_qdrant.loading.garbage_collection import freeze_existing_objects
+from quernstone_qdrant.loading.garbage_collection import MANY_RECORDS, freeze_existing_objects
 from quernstone_qdrant.loading.given import GivenVectors, Vectors
 from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pace import Pace
@@ -90,7 +90,7 @@ class Load:
         self._plan = plan
         self._files = records if isinstance(records, FileRecords) else None
         self._prune_scope = prune
-        self._stopping = self._indexing = False
+        self._stopping = self._indexing = self._many = False
         self._newest = -1
         """Number of the newest batch that was counted."""
         self._index = ""
@@ -165,7 +165,7 @@ class Load:
         """Load, prune, and wait for the index; see `QdrantLoader.load`."""
         plan = self._plan
         with ExitStack() as stack:
-            stack.enter_context(freeze_existing_objects())
+            self._stack = stack
             if plan.dead_letter is not None:
                 self._letters = stack.enter_context(DeadLetters(plan.dead_letter))
             if self._seen is not None and self._before is not None:
@@ -227,6 +227,9 @@ class Load:
             replaced=batch.replaced,
             removed=0 if batch.lost else len(batch.stale),
         )
+        if not self._many and self.report.seen >= MANY_RECORDS:
+            self._many = True
+            self._stack.enter_context(freeze_existing_objects())
         for failure in batch.failures:
             if not self._plan.skip_errors:
                 raise failure.error
