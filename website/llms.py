@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-_PARAGRAPH = re.compile(r"^(?!#|---|```|<!--|\||- |title:|hide:)\S.*(?:\n\S.*)*", re.MULTILINE)
+_PARAGRAPH = re.compile(
+    r"^(?!#|---|```|<!--|\||- |title:|hide:|English \||\[English\])\S.*(?:\n\S.*)*", re.MULTILINE
+)
 _CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -43,7 +45,7 @@ def first_sentence(text: str) -> str:
     if not paragraph:
         return ""
     words = " ".join(re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", paragraph[0]).split())
-    return re.split(r"(?<=[.:!?。])(?:\s|$)|(?<=。)", words, maxsplit=1)[0].rstrip(":")
+    return re.split(r"(?<=[.:!?。])(?:\s|$)|(?<=。)", words, maxsplit=1)[0].rstrip(":：")
 
 
 def render() -> str:

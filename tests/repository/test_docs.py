@@ -3,7 +3,8 @@
 The blocks of a page run in order in one empty folder. `python` blocks share their names, except in
 the README, where every block must run when it is pasted alone. In `console` blocks, the lines that
 start with `$` go to a shell. A block after a comment `<!-- not run: reason -->` is skipped. The
-default models are the bundled ones.
+default models are the bundled ones. Translated pages have the blocks of their originals, see
+`test_translations.py`, and are not run again.
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.environments import ROOT, Environment
+from tests.support.pages import TRANSLATED, anchor
 
 PAGES = sorted(
     page
@@ -57,7 +59,7 @@ def commands(code):
 def anchors(page):
     """Return the anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", _ANY_BLOCK.sub("", page.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+    return {anchor(heading) for heading in headings}
 
 
 def listed_modules(page):
@@ -84,7 +86,7 @@ def run_console(code, where):
     [
         pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW_PAGES else [])
         for page in PAGES
-        if any(blocks(page))
+        if any(blocks(page)) and page not in TRANSLATED
     ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )

@@ -31,9 +31,11 @@ def test_the_navigation_lists_every_page_once():
             "A page of two lines",
         ),
         ("# T\n\n第一句。第二句。", "第一句。"),
+        ("# T\n\n[English](../a.md) | 简体中文\n\n第一句。第二句。", "第一句。"),
+        ("# T\n\nEnglish | [简体中文](zh/a.md)\n\nFirst. Second.", "First."),
         ("# Title\n", ""),
     ],
-    ids=["link", "front matter and code", "Chinese", "empty"],
+    ids=["link", "front matter and code", "Chinese", "translated", "original", "empty"],
 )
 def test_the_first_sentence_of_a_page(text, expected):
     assert llms.first_sentence(text) == expected

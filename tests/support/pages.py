@@ -3,7 +3,20 @@
 import re
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.support.environments import ROOT
+
+DOCS = ROOT / "docs"
+
+TRANSLATED = {
+    ROOT / "README.zh-CN.md": ROOT / "README.md",
+    **{page: DOCS / page.name for page in sorted((DOCS / "zh").glob("*.md"))},
+}
+"""Chinese pages and their originals; `test_translations.py` compares them."""
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
 
 
 def write_program(page: str, folder: Path, name: str) -> None:
