@@ -95,8 +95,8 @@ class Recorder:
         return replay, self.size
 
 
-def use(monkeypatch, *, record=None, memory=80 << 30, graph_tokens=256):
-    """Have `TorchEngine` take the way of CUDA, in any dtype.
+def use(monkeypatch, *, record=None, memory=80 << 30, graph_tokens=256, fixed=None):
+    """Have `TorchEngine` take the way of CUDA, in any dtype; `fixed` is that of `deterministic`.
 
     Graphs are recorded for up to `graph_tokens`: the stand-in for attention compares all tokens.
     """
@@ -122,4 +122,5 @@ def use(monkeypatch, *, record=None, memory=80 << 30, graph_tokens=256):
         engine, "choose_attention", lambda device, dtype, causal, shape: next(makers)
     )
     monkeypatch.setattr(engine, "choose_recorder", lambda device: record)
+    monkeypatch.setattr(engine, "choose_fixed", lambda *inputs, rounding: fixed)
     return transfers

@@ -102,19 +102,43 @@ def test_what_is_missing_or_wrong_is_not_chosen(device, op, reason):
     assert describe_attention(info) == f"sdpa ({maker.reason})"
 
 
-@pytest.mark.parametrize(
-    ("capability", "dtype", "reason"),
-    [
-        ((9, 0), torch.float32, "flash kernels do not take float32"),
-        ((7, 5), torch.float16, "need compute capability 8.0, and this GPU has 7.5"),
-    ],
-)
-def test_nothing_is_tried_where_no_kernel_can_run(monkeypatch, capability, dtype, reason):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+def test_nothing_is_tried_where_no_kernel_can_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(attention, "first_right", lambda *inputs: pytest.fail("tried"))
-    maker = choose_attention(CUDA, dtype)
+    maker = choose_attention(CUDA, torch.float16)
     assert maker.name == "sdpa"
-    assert reason in maker.reason
+    assert "in float16 need compute capability 8.0, and this GPU has 7.5" in maker.reason
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+@pytest.mark.parametrize("capability", [(9, 0), (7, 5)], ids=str)
+def test_our_own_kernel_is_for_float32(monkeypatch, device, capability, is_right):
+    device(lambda *inputs: pytest.fail("tried"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    own = FlashKernel("triton", "triton", lambda: kernel if is_right else from_the_start)
+    monkeypatch.setattr(attention, "TRITON", own)
+    maker = choose_attention(CUDA, torch.float32, shape=SHAPE)
+    chosen = ("triton", False) if is_right else ("sdpa", True)
+    assert (maker.name, maker.replay is None) == chosen
+    assert maker.reason.startswith("flash kernels do not take float32; ")
+    assert maker.reason.partition("; ")[2].startswith("triton passed" if is_right else "triton fai")
+
+
+def test_our_own_kernel_is_the_last_of_those_for_half_precision(monkeypatch, device):
+    device(None)
+    monkeypatch.setattr(attention, "TRITON", FlashKernel("triton", "triton", lambda: kernel))
+    maker = choose_attention(CUDA, HALF, shape=SHAPE)
+    assert (maker.name, maker.replay is None) == ("triton", False)
+    assert "torch-flash is not installed" in maker.reason
+
+
+def from_the_start(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
+    """Align a mask with the start of the keys, which differs only where they outnumber queries."""
+    if causal and len(k) > len(q):
+        starts = zip(cu_k[:-1], cu_q.diff(), strict=True)
+        rows = torch.cat([torch.arange(start, start + count) for start, count in starts])
+        return kernel(q, k[rows], v[rows], cu_q, cu_q, max_q, max_k, causal=True)
+    return kernel(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal)
 
 
 def module(monkeypatch, name, **contents):
@@ -193,15 +217,7 @@ def test_a_wrong_kernel_gives_way_to_the_next():
 
 
 def test_the_probe_sees_a_mask_that_is_aligned_with_the_start():
-    """As of FlashAttention before 2.1, which differs only where keys outnumber queries."""
-
-    def from_the_start(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
-        if causal and len(k) > len(q):
-            starts = zip(cu_k[:-1], cu_q.diff(), strict=True)
-            rows = torch.cat([torch.arange(start, start + count) for start, count in starts])
-            return kernel(q, k[rows], v[rows], cu_q, cu_q, max_q, max_k, causal=True)
-        return kernel(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal)
-
+    """As of FlashAttention before 2.1."""
     assert probe(kernel, CPU, HALF, SHAPE) is None
     assert "results are off" in probe(from_the_start, CPU, HALF, SHAPE)
 

@@ -11,11 +11,13 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
+from quernstone.attention.base import HeadShape
+from quernstone.attention.flash import depends_on_batch, largest_error
 from quernstone.kernels import launch
 from quernstone.kernels.ops import DEFINITIONS
 from quernstone.kernels.sources import NO_ROW, REPEATED
 
-EPS = 1e-6
+CPU, EPS = torch.device("cpu"), 1e-6
 random = torch.Generator().manual_seed(0)
 
 
@@ -95,6 +97,42 @@ def products(dtype):
         scale = torch.rand(outputs, generator=random)
         x = torch.randn(rows, inputs + 8, generator=random).to(dtype)[:, :inputs]
         yield f"{rows}x{inputs}x{outputs}", "int8_linear", (x, weight, scale)
+        other = torch.randn(outputs, inputs, generator=random)
+        yield f"{rows}x{inputs}x{outputs}", "fixed_linear", (x, other)
+
+
+def attention():
+    """Yield what was computed by attention in float32, its error, and what changes with a batch."""
+    for heads, kv_heads, dim in ((2, 1, 64), (1, 1, 128)):
+        shape = HeadShape(heads, kv_heads, dim)
+        error = largest_error(launch.varlen_attention, CPU, torch.float32, shape)
+        changes = depends_on_batch(launch.varlen_attention, CPU, torch.float32, shape)
+        yield f"{heads}+{kv_heads} heads of {dim}", {"error": error, "changes": changes}
+
+
+def independent_rows():
+    """Return by kernel whether its rows have the same bits when they are computed alone."""
+    x, weight, norm = numbers(300, 96), numbers(200, 96), numbers(8, 32)
+    few = x[:9]
+    for name, inputs, others in (
+        ("fixed_linear", [x], [weight]),
+        ("rms_norm", [few], [weight[0], EPS]),
+        ("silu_mul", [few], []),
+        ("rotate_", [numbers(9, 8, 32), norm, rope(9, 32)], [EPS]),
+        ("merge_", [numbers(9, *n) for n in ((2, 32), (2,), (2, 32), (2,))], []),
+    ):
+        rows = len(inputs[0])
+        parts = [slice(0, 1), slice(5, 6), slice(rows - 3, rows), slice(rows // 3, rows // 2)]
+        found = []
+        for part in [slice(None), *parts]:
+            taken = [each if each is norm else each[part].clone() for each in inputs]
+            returned = getattr(launch, name)(*taken, *others)
+            found.append(taken[0] if returned is None else returned)
+        whole, *of_parts = found
+        yield (
+            name,
+            [torch.equal(rows, whole[part]) for rows, part in zip(of_parts, parts, strict=True)],
+        )
 
 
 def copies(inputs):
@@ -155,4 +193,6 @@ if __name__ == "__main__":
         for make in (cases, products)
         for what, name, inputs in make(getattr(torch, dtype))
     }
+    results |= {f"float32 varlen_attention {what}": found for what, found in attention()}
+    results["float32 independent_rows"] = dict(independent_rows())
     print(json.dumps(results))

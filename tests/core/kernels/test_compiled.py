@@ -12,7 +12,14 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from quernstone.kernels import NO_ROW, REPEATED, fused, launch, products  # noqa: E402
+from quernstone.kernels import (  # noqa: E402
+    NO_ROW,
+    REPEATED,
+    fused,
+    launch,
+    products,
+    varlen,
+)
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 NUMBER, FLOAT, FP8, INT = "*bf16", "*fp32", "*fp8e4nv", "*i32"
@@ -186,24 +193,19 @@ def test_positions_and_lengths_of_a_batch_are_not_compiled_in():
                     assert param.do_not_specialize, f"{param.name} of {name}"
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("tile", [launch.FEW_ROWS, launch.MANY_ROWS], ids=["few", "many"])
-def test_products_with_int8_weights(tile, capability, tmp_path):
-    types = {"x": NUMBER, "weight": "*i8", "scale": FLOAT, "out": NUMBER}
-    types |= {"rows": "i32", "stride": "i32"}
-    constants = {"OUTPUTS": 12288, "INPUTS": 4096, **tile}
-    kernel = products.int8_product_kernel
+def assembled(kernel, types, constants, options, capability, folder, *, unaligned=()):
+    """Compile a kernel with loops over tiles, check its resources, and return its instructions."""
     places = {name: (place,) for place, name in enumerate(kernel.arg_names)}
     source = ASTSource(
         fn=kernel,
         signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
         constexprs={places[name]: value for name, value in constants.items()},
-        attrs={places[name]: [["tt.divisibility", 16]] for name in types if name != "rows"},
+        attrs={places[name]: [["tt.divisibility", 16]] for name in types if name not in unaligned},
     )
     target = GPUTarget("cuda", capability, 32)
-    made = triton.compile(source, target=target, options=dict(launch.PRODUCT_OPTIONS))
+    made = triton.compile(source, target=target, options=options)
     assert made.metadata.shared <= SHARED_BYTES[capability]
-    file = tmp_path / "kernel.cubin"
+    file = folder / "kernel.cubin"
     file.write_bytes(made.asm["cubin"])
     usage, listing = (
         subprocess.run(
@@ -211,11 +213,63 @@ def test_products_with_int8_weights(tile, capability, tmp_path):
         ).stdout
         for option in ("-res-usage", "-sass")
     )
-    assert re.search(r"STACK:(\d+)", usage)[1] == "0"
-    assert not re.search(r"\b(LDL|STL)", listing)
+    assert re.search(r"STACK:(\d+)", usage)[1] == "0", "it keeps numbers on the stack"
+    assert not re.search(r"\b(LDL|STL)", listing), "it spills"
+    return listing
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("weight", "tile"),
+    [("*i8", launch.FEW_ROWS), ("*i8", launch.MANY_ROWS), (NUMBER, launch.FIXED_ROWS)],
+    ids=["few rows with int8", "many rows with int8", "fixed tiles"],
+)
+def test_products(weight, tile, capability, tmp_path):
+    types = {"x": NUMBER, "weight": weight, "scale": FLOAT, "out": NUMBER}
+    types |= {"rows": "i32", "stride": "i32"}
+    constants = {"OUTPUTS": 12288, "INPUTS": 4096, "GROUP": 8, "HAS_SCALE": weight == "*i8", **tile}
+    kernel, options = products.product_kernel, dict(launch.PRODUCT_OPTIONS)
+    listing = assembled(
+        kernel, types, constants, options, capability, tmp_path, unaligned=("rows",)
+    )
     assert re.search(r"\b(HMMA|HGMMA)", listing), "it does not use the matrix units"
     assert re.search(r"LDGSTS.*\.128", listing), "it does not copy 128 bits at once"
 
 
+def attention_cases():
+    for dim in (128, 64):
+        for number in (NUMBER, FLOAT):
+            for capability in CAPABILITIES if number == NUMBER else (75, *CAPABILITIES):
+                slow = dim == 64 or (number, capability) == (FLOAT, 80)
+                for causal in (True, False):
+                    marks = [pytest.mark.slow] if slow or not causal else []
+                    yield pytest.param(number, causal, dim, capability, marks=marks)
+
+
+@pytest.mark.parametrize(("number", "causal", "dim", "capability"), attention_cases())
+def test_attention(number, causal, dim, capability, tmp_path):
+    types = {
+        **dict.fromkeys(("query", "key", "value", "out"), number),
+        **dict.fromkeys(("cu_query", "cu_key"), INT), "lse": FLOAT, "scale": "fp32",
+        **dict.fromkeys(("query_stride", "key_stride", "value_stride", "blocks"), "i32"),
+    }  # fmt: skip
+    rows, keys, part, warps, stages = launch.ATTENTION_BLOCKS[2 if number == NUMBER else 4]
+    constants = {
+        "HEADS": 16, "REPEAT": 2, "DIM": dim, "ROWS": rows, "KEYS": keys, "CAUSAL": causal,
+        "PART": min(part, dim), "LN2": varlen.LN_2,
+    }  # fmt: skip
+    varying = {"cu_query", "cu_key", "blocks"}
+    for param in varlen.varlen_kernel.params:
+        if param.name in varying:
+            assert param.do_not_specialize or param.do_not_specialize_on_alignment
+    listing = assembled(
+        varlen.varlen_kernel, types, constants, {"num_warps": warps, "num_stages": stages},
+        capability, tmp_path, unaligned=(*varying, "scale"),
+    )  # fmt: skip
+    if number == NUMBER:
+        assert re.search(r"\b(HMMA|HGMMA)", listing), "it does not use the matrix units"
+    assert re.search(r"LD(G|GSTS)\b.*\.128", listing), "it does not copy 128 bits at once"
+
+
 # Shared memory of one block.
-SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 120: 99 << 10}
+SHARED_BYTES = {75: 64 << 10, 80: 163 << 10, 90: 227 << 10, 120: 99 << 10}

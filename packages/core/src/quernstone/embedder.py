@@ -70,9 +70,10 @@ class Embedder(Model):
             max_length: Tokens per text, prompt included; at most the model's own limit.
             truncate: Cut longer texts and count them in `usage`; False makes them an error.
             max_batch_tokens: Tokens per forward pass. None: chosen by the free memory.
-            deterministic: Compute each text in a batch of its own: its vector is then the same to
-                the last bit regardless of other texts, on one machine with one number of threads.
-                Slower; not for `vllm` and `remote`, which plan their own batches.
+            deterministic: Make a text's vector the same to the last bit regardless of other texts,
+                on one machine with one number of threads: each has a batch of its own, or on a GPU
+                products and attention whose rows do not depend on each other. Slower; not for
+                `vllm` and `remote`, which plan their own batches.
             revision: Branch, tag or commit of a hub id.
             adapter: A LoRA adapter in PEFT's format, merged into the weights: its name in the
                 model's folder (also in the subfolder `adapters`), a local folder, or a hub id.

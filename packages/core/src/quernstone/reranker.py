@@ -59,8 +59,8 @@ class Reranker(Model):
     ) -> None:
         """Load a model, or share one that this process has already loaded.
 
-        The other arguments are those of `Embedder`. `deterministic` computes each pair in a batch
-        of its own.
+        The other arguments are those of `Embedder`. `deterministic` makes a pair's score
+        independent of other pairs.
 
         Args:
             instruction: What a relevant document has to meet. None: the template's default.

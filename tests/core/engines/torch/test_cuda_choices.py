@@ -10,8 +10,10 @@ import torch
 from tests.support import gpu_stand_ins
 
 from quernstone import ConfigError, Embedder, EngineMemoryError
+from quernstone.bench.machine import peak_memory
 from quernstone.bench.matrices import layer_shapes
 from quernstone.checkpoints.checkpoint import resolve
+from quernstone.doctor.environment import describe_device
 from quernstone.engines import each_device
 from quernstone.engines.placement import choose_devices, memory_errors
 from quernstone.engines.torch import engine
@@ -19,7 +21,7 @@ from quernstone.engines.torch.graphs import CudaRecorder
 from quernstone.engines.torch.transfer import PinnedTransfer, Transfer, choose_transfer
 from quernstone.model import session_of
 from quernstone.qwen3.fp8 import can_compute_fp8
-from quernstone.types import EngineConfig
+from quernstone.types import EngineConfig, EngineInfo
 
 CUDA = torch.device("cuda", 1)
 CONFIG = resolve("tiny", "embed", None).decoder_config()
@@ -267,3 +269,18 @@ def test_vectors_do_not_depend_on_the_device_that_computes_them(two_gpus, determ
                 if len(set(computed)) == 2:
                     break
             assert len(set(computed)) == 2
+
+
+def test_several_devices_in_reports(monkeypatch):
+    peaks = {"cuda:0": 3, "cuda:1": 5}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device[-1]}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
+    info = EngineInfo(
+        engine="torch",
+        device="cuda:0,cuda:1",
+        dtype="bfloat16",
+        attention="triton",
+        max_batch_tokens=9,
+    )
+    assert describe_device(info) == "cuda:0 (card 0), cuda:1 (card 1)"
+    assert peak_memory(info) == 5

@@ -1,6 +1,6 @@
 """Attention over packed sequences, causal or bidirectional, with an optional shared prefix.
 
-There are two implementations. `VarlenAttention` calls a varlen flash kernel on CUDA. Short prefixes
+There are two implementations. `VarlenAttention` calls a varlen kernel on CUDA. Short prefixes
 are copied before the keys of each sequence; longer ones get a call of their own, and the results
 are merged exactly by their log-sum-exp. `SdpaAttention` runs on any device and copies no prefix: it
 places both kinds of scores side by side and needs one softmax.
@@ -20,7 +20,7 @@ from quernstone.attention.base import (
     joined_lengths,
     no_prefixes,
 )
-from quernstone.attention.flash import KERNELS, first_right
+from quernstone.attention.flash import KERNELS, TRITON, FlashKernel, depends_on_batch, first_right
 from quernstone.attention.sdpa import sdpa_maker
 from quernstone.attention.varlen import replay_integers, varlen_maker
 
@@ -31,6 +31,7 @@ __all__ = [
     "PrefixKeys",
     "ReplayBounds",
     "choose_attention",
+    "choose_fixed_attention",
     "join_source",
     "joined_lengths",
     "no_prefixes",
@@ -50,20 +51,40 @@ def choose_attention(
     """Choose the implementation for a device and a dtype.
 
     Bidirectional attention (`causal=False`) has no shared prefixes.
-    Flash kernels support half precision only and need compute capability 8.0 (Ampere) or newer.
-    Each one is tried once on a few tokens with heads of `shape`, and used only if it is right.
+    Flash kernels support half precision only and need compute capability 8.0 (Ampere) or newer;
+    our own kernel in Triton is for float32 on any GPU. Each one is tried once on a few tokens with
+    heads of `shape`, and used only if it is right.
     """
     if device.type != "cuda":
         return sdpa_maker(device, causal=causal)
-    if dtype not in (torch.bfloat16, torch.float16):
-        reason = f"flash kernels do not take {str(dtype).removeprefix('torch.')}"
-        return sdpa_maker(device, causal=causal, reason=reason)
     capability, minor = torch.cuda.get_device_capability(device)
-    if capability < 8:
-        reason = f"flash kernels need compute capability 8.0, and this GPU has {capability}.{minor}"
+    kernels: tuple[FlashKernel, ...] = (*KERNELS, TRITON)
+    none, name_of_dtype = "", str(dtype).removeprefix("torch.")
+    if dtype not in (torch.bfloat16, torch.float16):
+        kernels, none = (TRITON,), f"flash kernels do not take {name_of_dtype}; "
+    elif capability < 8:
+        # Triton compiles no products for their matrix units, so torch is faster.
+        needed = f"kernels in {name_of_dtype} need compute capability 8.0"
+        reason = f"{needed}, and this GPU has {capability}.{minor}"
         return sdpa_maker(device, causal=causal, reason=reason)
     with torch.inference_mode():
-        name, kernel, reason = first_right(KERNELS, device, dtype, shape, capability)
+        name, kernel, reason = first_right(kernels, device, dtype, shape, capability)
+    reason = none + reason
     if kernel is None:
         return sdpa_maker(device, causal=causal, reason=reason)
     return varlen_maker(name, kernel, causal=causal, reason=reason)
+
+
+def choose_fixed_attention(
+    device: torch.device, dtype: torch.dtype, shape: HeadShape
+) -> AttentionMaker | None:
+    """Return causal attention in which a text's results do not depend on its batch.
+
+    None if our own kernel does not run on this GPU. A shared prefix always has a call of its own,
+    because joining it changes the last bits.
+    """
+    with torch.inference_mode():
+        _, kernel, reason = first_right((TRITON,), device, dtype, shape, 0)
+        if kernel is None or depends_on_batch(kernel, device, dtype, shape):
+            return None
+    return varlen_maker("triton", kernel, reason=reason, joins=lambda _batch: False)

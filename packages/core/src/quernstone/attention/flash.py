@@ -1,8 +1,8 @@
-"""Varlen flash kernels of torch and other packages, and the choice of one that computes right."""
+"""Varlen kernels of torch, other packages and our own, and the choice of one that is right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ Tokens and heads of q, k and v may have any strides, so views of a merged projec
 is contiguous. `cu_q` and `cu_k` are int32. `max_q` and `max_k` may exceed the longest sequence. A
 causal mask is aligned with the end of a sequence: its last query attends to its last key."""
 
-# A kernel in half precision is off by 0.002; one that masks, groups or aligns wrongly, by 0.1.
-_TOLERANCE = 0.01
+# A kernel in half precision is off by 0.002, one in float32 by 1e-6, or by 0.001 if it rounds to
+# TF32; one that masks, groups or aligns wrongly, by 0.1.
+_TOLERANCE, _FLOAT32_TOLERANCE = 0.01, 1e-4
 # Query tokens and further keys before them of each sequence of the probe, over a block of a kernel
 _PROBE_TOKENS = (70, 1, 200, 5)
 _PROBE_KEYS_BEFORE = (3, 150, 0, 20)
@@ -91,13 +92,26 @@ def flash_attn_4() -> VarlenKernel:
     return kernel
 
 
+def triton() -> VarlenKernel:
+    """Return our own kernel, which also takes float32."""
+    from quernstone.kernels.launch import varlen_attention  # noqa: PLC0415 - imports Triton
+
+    return varlen_attention
+
+
+class _LayoutError(Exception):
+    """Results have a wrong shape or layout."""
+
+
 KERNELS = (
     FlashKernel("flash-attn-3", "fa3-fwd", flash_attn_3, (9,)),
     FlashKernel("flash-attn-4", "flash-attn-4", flash_attn_4, (9, 10, 11)),
     FlashKernel("torch-flash", "torch", torch_flash),
     FlashKernel("flash-attn", "flash-attn", flash_attn_2),
 )
-"""Fastest first."""
+"""Flash kernels for half precision, fastest first."""
+TRITON = FlashKernel("triton", "triton", triton)
+"""For float32, and where none of the others is right."""
 
 
 def first_right(
@@ -132,6 +146,32 @@ def probe(
     kernel: VarlenKernel, device: torch.device, dtype: torch.dtype, shape: HeadShape
 ) -> str | None:
     """Call a kernel as the model does, and return what is wrong with the result, if anything."""
+    tolerance = _FLOAT32_TOLERANCE if dtype == torch.float32 else _TOLERANCE
+    try:
+        for name, error in _errors(kernel, device, dtype, shape):
+            if not error < tolerance:  # also if it is not a number
+                return f"its {name} are off by {error:.2g} (at most {tolerance})"
+    except _LayoutError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - kernels of other packages raise anything
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    return None
+
+
+def largest_error(
+    kernel: VarlenKernel, device: torch.device, dtype: torch.dtype, shape: HeadShape
+) -> float:
+    """Return the largest error of a kernel, relative to the norm, in calls as the model's."""
+    return max(error for _, error in _errors(kernel, device, dtype, shape))
+
+
+def _errors(
+    kernel: VarlenKernel, device: torch.device, dtype: torch.dtype, shape: HeadShape
+) -> Iterator[tuple[str, float]]:
+    """Call a kernel as the model does, and yield what it returns and its error.
+
+    Raises a `_LayoutError` if results have a wrong shape or layout.
+    """
     heads, kv_heads, dim = shape
     tokens = sum(_PROBE_TOKENS)
     both = [q + k for q, k in zip(_PROBE_TOKENS, _PROBE_KEYS_BEFORE, strict=True)]
@@ -153,24 +193,43 @@ def probe(
         cu_q = _bounds([*query_lengths, *[of_empty] * _PROBE_EMPTY], device)
         cu_k = _bounds([*key_lengths, *[0] * _PROBE_EMPTY], device)
         longest = (max(query_lengths) + 9, max(key_lengths) + 9)
-        try:
-            out, lse = kernel(q, k, v, cu_q, cu_k, *longest, causal=causal)
-        except Exception as error:  # noqa: BLE001 - kernels of other packages raise anything
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        out, lse = kernel(q, k, v, cu_q, cu_k, *longest, causal=causal)
         if not out.is_contiguous():
-            return "its results are not contiguous, as merging prefixes needs"
+            raise _LayoutError("its results are not contiguous, as merging prefixes needs")
         if lse.shape != q.shape[:2]:
             shapes = tuple(lse.shape), tuple(q.shape[:2])
-            return "its log-sum-exp has the shape {} instead of {}".format(*shapes)
+            msg = "its log-sum-exp has the shape {} instead of {}".format(*shapes)
+            raise _LayoutError(msg)
         q, k, v = (x[: sum(n)] for x, n in ((q, query_lengths), (k, key_lengths), (v, key_lengths)))
         expected = _exact(q, k, v, query_lengths, key_lengths, causal=causal)
         for name, found, right in zip(
             ("results", "log-sum-exp"), (out, lse), expected, strict=True
         ):
-            error_of = (found[: len(q)].double().cpu() - right).norm() / right.norm()
-            if not error_of < _TOLERANCE:  # also if it is not a number
-                return f"its {name} are off by {float(error_of):.2g} (at most {_TOLERANCE})"
-    return None
+            yield name, float((found[: len(q)].double().cpu() - right).norm() / right.norm())
+
+
+def depends_on_batch(
+    kernel: VarlenKernel, device: torch.device, dtype: torch.dtype, shape: HeadShape
+) -> bool:
+    """Return True if the results of a sequence are other bits when it is computed alone."""
+    heads, kv_heads, dim = shape
+    random = torch.Generator().manual_seed(0)
+    tokens = sum(_PROBE_TOKENS)
+    qkv = torch.randn(tokens, heads + 2 * kv_heads, dim, generator=random).to(device, dtype)
+    query, key, value = qkv.split([heads, kv_heads, kv_heads], 1)
+    together = _bounds(_PROBE_TOKENS, device)
+    for causal in (True, False):
+        longest = max(_PROBE_TOKENS)
+        of_all = kernel(query, key, value, together, together, longest, longest, causal=causal)
+        end = 0
+        for length in _PROBE_TOKENS:
+            part, end = slice(end, end + length), end + length
+            inputs = (query[part], key[part], value[part])
+            bounds = _bounds([length], device)
+            alone = kernel(*inputs, bounds, bounds, length, length, causal=causal)
+            if not all(torch.equal(x[part], y) for x, y in zip(of_all, alone, strict=True)):
+                return True
+    return False
 
 
 def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,20 +28,43 @@ _LONGEST_JOINED = 256
 _FEW_TOKENS = 2048
 
 
+def _joins(batch: PackedBatch) -> bool:
+    """Return whether to copy each prefix before the keys of its sequences.
+
+    Then one call attends to both. Copying moves four numbers of a key per row of a prefix; merging
+    two results moves six per token, with twice as many heads or more, and needs a second call.
+    """
+    shared = sum(len(prefix) * (end - first) for prefix, first, end in batch.groups)
+    longest = max(len(prefix) for prefix, _, _ in batch.groups)
+    own = batch.cu_seqlens[-1] - batch.cu_seqlens[batch.groups[0][1]]
+    return longest <= _LONGEST_JOINED and 2 * shared <= 3 * max(own, _FEW_TOKENS)
+
+
 def varlen_maker(
-    name: str, kernel: VarlenKernel, *, causal: bool = True, reason: str = ""
+    name: str,
+    kernel: VarlenKernel,
+    *,
+    causal: bool = True,
+    reason: str = "",
+    joins: Callable[[PackedBatch], bool] = _joins,
 ) -> AttentionMaker:
-    """Return the maker of `VarlenAttention` with a kernel."""
+    """Return the maker of `VarlenAttention` with a kernel.
+
+    `joins` decides by a batch whether to copy each prefix before the keys of its sequences.
+    """
+
+    def integers_of(batch: PackedBatch) -> list[TokenArray]:
+        return _integers(batch, joins)
 
     def make(batch: PackedBatch, integers: Sequence[Tensor]) -> VarlenAttention:
-        return VarlenAttention(_layout(batch, integers), kernel, causal=causal)
+        return VarlenAttention(_layout(batch, integers, joins), kernel, causal=causal)
 
     def replay(bounds: ReplayBounds, integers: Sequence[Tensor]) -> VarlenAttention:
         cu, cu_last, cu_keys, source = integers
         layout = _Layout(cu, cu_last, cu_keys, bounds.longest, bounds.longest_joined, source)
         return VarlenAttention(layout, kernel, causal=causal)
 
-    return AttentionMaker(name, _integers, make, replay, reason)
+    return AttentionMaker(name, integers_of, make, replay, reason)
 
 
 def replay_integers(
@@ -75,28 +98,16 @@ def replay_integers(
     return [bounds[0], np.arange(sequences + 1, dtype=np.int32), bounds[1], source]
 
 
-def _integers(batch: PackedBatch) -> list[TokenArray]:
+def _integers(batch: PackedBatch, joins: Callable[[PackedBatch], bool]) -> list[TokenArray]:
     """Return the bounds of sequences, of one query per sequence, and of what groups share."""
     bounds = np.asarray(batch.cu_seqlens, dtype=np.int32)
     found = [bounds, np.arange(len(bounds), dtype=np.int32)]
     if not batch.groups:
         return found
-    if _joins(batch):
+    if joins(batch):
         joined = np.cumsum([0, *joined_lengths(batch)], dtype=np.int32)
         return [*found, joined, join_source(batch)]
     return [*found, *_group_bounds(batch)]
-
-
-def _joins(batch: PackedBatch) -> bool:
-    """Return whether to copy each prefix before the keys of its sequences.
-
-    Then one call attends to both. Copying moves four numbers of a key per row of a prefix; merging
-    two results moves six per token, with twice as many heads or more, and needs a second call.
-    """
-    shared = sum(len(prefix) * (end - first) for prefix, first, end in batch.groups)
-    longest = max(len(prefix) for prefix, _, _ in batch.groups)
-    own = batch.cu_seqlens[-1] - batch.cu_seqlens[batch.groups[0][1]]
-    return longest <= _LONGEST_JOINED and 2 * shared <= 3 * max(own, _FEW_TOKENS)
 
 
 class _Bounds(NamedTuple):
@@ -125,12 +136,14 @@ class _Layout:
     """Bounds of the groups among rows, tokens and keys, if prefixes get a call of their own."""
 
 
-def _layout(batch: PackedBatch, integers: Sequence[Tensor]) -> _Layout:
+def _layout(
+    batch: PackedBatch, integers: Sequence[Tensor], joins: Callable[[PackedBatch], bool]
+) -> _Layout:
     cu, cu_last, *groups = integers
     longest = batch.max_seqlen
     if not batch.groups:
         return _Layout(cu, cu_last, cu, longest, longest)
-    if _joins(batch):
+    if joins(batch):
         cu_keys, source = groups
         return _Layout(cu, cu_last, cu_keys, longest, int(joined_lengths(batch).max()), source)
     row = batch.groups[0][1]  # the sequences of the groups are the last of the batch

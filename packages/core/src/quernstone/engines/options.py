@@ -100,3 +100,22 @@ def _mapping(given: object) -> Mapping[str, object]:
             'or `RemoteOptions` with `engine="remote"`'
         )
     return given
+
+
+def check_remote(**settings: object) -> None:
+    """Raise a `ConfigError` for a setting that only a server decides."""
+    for name, value in settings.items():
+        if value not in ("auto", None):
+            msg = f'`{name}` is {value!r}, but with `engine="remote"` the server decides it'
+            raise ConfigError(msg)
+
+
+def single_input_budget(engine: str, max_batch_tokens: int | None) -> int:
+    """Return the budget of `deterministic`: every input exceeds it, so it gets its own batch."""
+    if engine in ("vllm", "remote"):
+        msg = f'`deterministic` is not for `engine="{engine}"`, which plans its batches itself'
+        raise ConfigError(msg)
+    if max_batch_tokens is not None:
+        msg = "`deterministic` plans batches by itself: leave `max_batch_tokens` out"
+        raise ConfigError(msg)
+    return 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from quernstone.kernels.ops import (
     Operators,
     Rounded,
+    fixed_linear,
     int8_linear,
     merge_,
     rms_norm,
@@ -28,6 +29,7 @@ __all__ = [
     "REPEATED",
     "Operators",
     "Rounded",
+    "fixed_linear",
     "int8_linear",
     "merge_",
     "rms_norm",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from quernstone.kernels import fused, products
+from quernstone.kernels import fused, products, varlen
 from quernstone.kernels.sources import NO_ROW, REPEATED
 
 # Numbers per thread in one block: 16 bytes in bfloat16, the widest load.
@@ -19,6 +20,12 @@ _ROW_BLOCK = 1024
 FEW_ROWS = {"ROWS": 16, "BLOCK": 64, "STEP": 128}
 MANY_ROWS = {"ROWS": 128, "BLOCK": 128, "STEP": 64}
 PRODUCT_OPTIONS = {"num_warps": 8, "num_stages": 3}
+_GROUP = 8
+# Tiles of a product whose rows are independent. In steps of 64 it would spill on Ampere.
+FIXED_ROWS = {"ROWS": 128, "BLOCK": 128, "STEP": 32}
+# Queries and keys per block of attention, the largest part of a head, warps and stages, by bytes of
+# a number.
+ATTENTION_BLOCKS = {2: (64, 64, 128, 4, 2), 4: (64, 16, 16, 8, 1)}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -129,18 +136,60 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
 
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """See `ops`."""
+    return _product(x, weight, scale, FEW_ROWS if len(x) <= FEW_ROWS["ROWS"] else MANY_ROWS)
+
+
+def fixed_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """See `ops`."""
+    return _product(x, weight, None, FIXED_ROWS)
+
+
+def _product(x: Tensor, weight: Tensor, scale: Tensor | None, tile: dict[str, int]) -> Tensor:
     (rows, inputs), outputs = x.shape, len(weight)
     out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
-    tile = FEW_ROWS if rows <= FEW_ROWS["ROWS"] else MANY_ROWS
-    if x.dtype == torch.float32 and rows > FEW_ROWS["ROWS"]:
+    if x.dtype == torch.float32 and tile is not FEW_ROWS:
         tile = {**tile, "STEP": tile["STEP"] // 2}  # as many bytes
     if rows:
         tiles = triton.cdiv(rows, tile["ROWS"]) * triton.cdiv(outputs, tile["BLOCK"])
-        products.int8_product_kernel[(tiles,)](
-            x, weight, scale, out, rows, x.stride(0),
-            OUTPUTS=outputs, INPUTS=inputs, **tile, **PRODUCT_OPTIONS,
+        products.product_kernel[(tiles,)](
+            x, weight, weight if scale is None else scale, out, rows, x.stride(0),
+            OUTPUTS=outputs, INPUTS=inputs, GROUP=_GROUP, HAS_SCALE=scale is not None,
+            **tile, **PRODUCT_OPTIONS,
         )  # fmt: skip
     return out
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_query: Tensor,
+    cu_key: Tensor,
+    most_queries: int,
+    _most_keys: int,
+    *,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Attend within sequences, in any dtype. See `attention.flash.VarlenKernel`.
+
+    The results of a query depend on nothing but the query and the keys of its sequence.
+    """
+    tokens, heads, dim = query.shape
+    query, key, value = (x if x.stride(1) == dim else x.contiguous() for x in (query, key, value))
+    out = torch.empty((tokens, heads, dim), dtype=query.dtype, device=query.device)
+    lse = torch.empty((tokens, heads), dtype=torch.float32, device=query.device)
+    rows, keys, part, num_warps, stages = ATTENTION_BLOCKS[query.element_size()]
+    blocks = triton.cdiv(most_queries, rows)
+    if tokens:
+        varlen.varlen_kernel[(blocks * (len(cu_query) - 1), heads)](
+            query, key, value, cu_query, cu_key, out, lse,
+            query.stride(0), key.stride(0), value.stride(0), blocks,
+            1 / (math.sqrt(dim) * varlen.LN_2),
+            HEADS=heads, REPEAT=heads // key.shape[1], DIM=dim, ROWS=rows, KEYS=keys,
+            CAUSAL=causal, PART=min(part, dim), LN2=varlen.LN_2,
+            num_warps=num_warps, num_stages=stages,
+        )  # fmt: skip
+    return out, lse
 
 
 def _rms_norm(

@@ -44,6 +44,7 @@ class Operators(Protocol):
     rotate_and_join_: Callable[..., Any]
     merge_: Callable[..., Any]
     int8_linear: Callable[..., Any]
+    fixed_linear: Callable[..., Any]
 
 
 _SCHEMAS = {
@@ -59,6 +60,7 @@ _SCHEMAS = {
     ),
     "merge_": "(Tensor(a!) out, Tensor lse, Tensor other, Tensor other_lse) -> ()",
     "int8_linear": "(Tensor x, Tensor weight, Tensor scale) -> Tensor",
+    "fixed_linear": "(Tensor x, Tensor weight) -> Tensor",
 }
 
 
@@ -128,6 +130,10 @@ def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return F.linear(x.float(), weight.float()).mul_(scale).to(x.dtype)
 
 
+def _fixed_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x.float(), weight.float()).to(x.dtype)
+
+
 def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
 
@@ -142,6 +148,7 @@ DEFINITIONS: dict[str, Callable[..., Any]] = {
     "rotate_and_join_": _rotate_and_join_,
     "merge_": _merge_,
     "int8_linear": _int8_linear,
+    "fixed_linear": _fixed_linear,
 }
 
 _LIBRARY = torch.library.Library("quernstone", "DEF")
@@ -249,3 +256,11 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     (outputs, inputs), (outputs,) -> (rows, outputs)
     """
     return cast("Tensor", _OPS.int8_linear.default(x, weight, scale))
+
+
+def fixed_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows with a matrix. On CUDA, a row's result does not depend on the other rows.
+
+    The weight may have another dtype. Shapes: (rows, inputs), (outputs, inputs) -> (rows, outputs)
+    """
+    return cast("Tensor", _OPS.fixed_linear.default(x, weight))

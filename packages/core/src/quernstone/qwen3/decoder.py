@@ -28,6 +28,7 @@ from quernstone.attention import (
 from quernstone.batching import PackedBatch
 from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.qwen3.elementwise import Elementwise
+from quernstone.qwen3.fixed import FixedLinear
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import BiasedLinear, Linear
@@ -36,7 +37,7 @@ from quernstone.qwen3.rope import frequencies
 from quernstone.qwen3.weight_only import WeightOnlyLinear
 
 CpuLinear = Linear | Int8Linear | BiasedLinear
-AnyLinear = CpuLinear | Fp8Linear | WeightOnlyLinear
+AnyLinear = CpuLinear | Fp8Linear | WeightOnlyLinear | FixedLinear
 
 AllKeys = Tensor
 """Keys and values of one or several prefixes, end to end, in every layer.

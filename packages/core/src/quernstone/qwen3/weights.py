@@ -28,6 +28,7 @@ from quernstone.qwen3.decoder import (
     Rotation,
 )
 from quernstone.qwen3.elementwise import Elementwise
+from quernstone.qwen3.fixed import FixedLinear
 from quernstone.qwen3.fp8 import Fp8Linear
 from quernstone.qwen3.int8 import Int8Linear
 from quernstone.qwen3.linear import BiasedLinear, Linear
@@ -46,6 +47,7 @@ def load_qwen3(
     head_rows: Sequence[int] = (),
     rounding: Literal["int8", "fp8"] | None = None,
     elementwise: Elementwise | None = None,
+    fixed: bool = False,
     adapter: Adapter | None = None,
 ) -> tuple[Qwen3, Tensor]:
     """Read a checkpoint in any layout of the six official ones.
@@ -62,6 +64,7 @@ def load_qwen3(
             Shape: (rows, hidden)
         rounding: Round the matrices of the layers: to int8, or on a GPU to fp8.
         elementwise: Kernels of a GPU; None on a CPU.
+        fixed: Let rows of products not depend on each other, on a GPU and without `rounding`.
         adapter: Merged into the weights in float32, before they are converted.
     """
     with ExitStack() as stack:
@@ -71,7 +74,7 @@ def load_qwen3(
         expected = _expected_shapes(config, with_head=head_stored)
         _check(folder, tensors.shapes(), expected)
         tensors.check_adapter(expected)
-        build = _Builder(tensors, config, rounding, elementwise)
+        build = _Builder(tensors, config, rounding, elementwise, fixed=fixed)
         embed_tokens = tensors.read("embed_tokens.weight")
         last = config.num_hidden_layers - 1
         model = Qwen3(
@@ -151,9 +154,11 @@ class _Builder:
         config: ModelConfig,
         rounding: Literal["int8", "fp8"] | None,
         elementwise: Elementwise | None,
+        *,
+        fixed: bool,
     ) -> None:
         self._read, self._config = tensors.read, config
-        self._rounding, self._elementwise = rounding, elementwise
+        self._rounding, self._elementwise, self._fixed = rounding, elementwise, fixed
 
     def layer(self, at: str) -> DecoderLayer[Attention]:
         config = self._config
@@ -210,11 +215,13 @@ class _Builder:
         return _interleave(tensor, self._config.head_dim) if name in ("q", "k") else tensor
 
     def _linear(self, weight: Tensor, bias: Tensor | None = None) -> AnyLinear:
-        linear: Linear | Int8Linear | Fp8Linear | WeightOnlyLinear
+        linear: Linear | Int8Linear | Fp8Linear | WeightOnlyLinear | FixedLinear
         if self._elementwise is not None and self._rounding is not None:
             linear = Fp8Linear(weight) if self._rounding == "fp8" else WeightOnlyLinear(weight)
         else:
             linear = Int8Linear(weight) if self._rounding == "int8" else Linear(weight)
+        if self._fixed:
+            linear = FixedLinear(weight)
         return linear if bias is None else BiasedLinear(linear, bias)
 
     def _heads_norm(self, at: str, heads: Sequence[tuple[str, int]]) -> RMSNorm | Rotation:

@@ -37,8 +37,15 @@ from quernstone.engines import (
     load_engine,
     takes_text,
 )
-from quernstone.engines.options import EngineOptions, Options, at_address, read_options
-from quernstone.errors import ClosedError, ConfigError, EngineError
+from quernstone.engines.options import (
+    EngineOptions,
+    Options,
+    at_address,
+    check_remote,
+    read_options,
+    single_input_budget,
+)
+from quernstone.errors import ClosedError, EngineError
 from quernstone.progress import progress_bar
 from quernstone.runtime import sharing
 from quernstone.runtime.coalescing import others_are_ready
@@ -107,7 +114,7 @@ class Session:
             model, engine, engine_options = at_address(model, engine, engine_options)
         checkpoint, name, tokenizer = None, "remote", None
         if engine == "remote":
-            _check_remote(
+            check_remote(
                 device=device,
                 dtype=dtype,
                 max_batch_tokens=max_batch_tokens,
@@ -133,7 +140,7 @@ class Session:
         self.template, self.head_rows = self._rendering(template)
         """The rendering of a reranker's pairs, and the rows of its head: see `EngineConfig`."""
         if deterministic:
-            max_batch_tokens = _single_input_budget(name, max_batch_tokens)
+            max_batch_tokens = single_input_budget(name, max_batch_tokens)
         config = EngineConfig(
             task=task,
             model=str(checkpoint.folder) if checkpoint else model,
@@ -379,24 +386,6 @@ class Session:
             self._usage.tokens += batch.tokens
             self._usage.truncated += len(batch.truncated)
         return self.backend.submit(batch.sequences, offset)
-
-
-def _check_remote(**settings: object) -> None:
-    for name, value in settings.items():
-        if value not in ("auto", None):
-            msg = f'`{name}` is {value!r}, but with `engine="remote"` the server decides it'
-            raise ConfigError(msg)
-
-
-def _single_input_budget(engine: str, max_batch_tokens: int | None) -> int:
-    """Return the budget of `deterministic`: every input exceeds it, so it gets its own batch."""
-    if engine in ("vllm", "remote"):
-        msg = f'`deterministic` is not for `engine="{engine}"`, which plans its batches itself'
-        raise ConfigError(msg)
-    if max_batch_tokens is not None:
-        msg = "`deterministic` computes one input at a time: leave `max_batch_tokens` out"
-        raise ConfigError(msg)
-    return 1
 
 
 def is_small(inputs: Sequence[object]) -> bool:

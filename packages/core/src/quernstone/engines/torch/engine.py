@@ -18,6 +18,7 @@ from quernstone.checkpoints.checkpoint import Checkpoint, ModelConfig
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.padding import whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
+from quernstone.engines.torch.deterministic import choose_fixed
 from quernstone.engines.torch.graphs import Graphs, choose_recorder
 from quernstone.engines.torch.grid import Shape
 from quernstone.engines.torch.heap import Heap
@@ -30,6 +31,7 @@ from quernstone.engines.torch.memory import (
 )
 from quernstone.engines.torch.transfer import choose_transfer
 from quernstone.errors import ConfigError
+from quernstone.kernels import fixed_linear
 from quernstone.qwen3 import AllKeys, Inputs, load_qwen3
 from quernstone.qwen3.elementwise import choose_elementwise
 from quernstone.qwen3.fp8 import can_compute_fp8
@@ -68,6 +70,11 @@ class TorchEngine:
         self._dtype = _computing_dtype(config.dtype, device)
         qwen3 = checkpoint.decoder_config()
         reranks = config.task == "rerank"
+        elementwise = choose_elementwise(qwen3, device, self._dtype, rounding=rounding)
+        deterministic, fixed = config.max_batch_tokens == 1, None
+        if deterministic:
+            fixed = choose_fixed(checkpoint, device, self._dtype, rounding=rounding)
+        self._fixed = fixed is not None
         head_rows = (config.head_rows or tokenization.no_and_yes()) if reranks else ()
         self._model, head = load_qwen3(
             checkpoint.folder,
@@ -76,10 +83,13 @@ class TorchEngine:
             dtype=self._dtype,
             head_rows=head_rows,
             rounding=rounding,
-            elementwise=choose_elementwise(qwen3, device, self._dtype, rounding=rounding),
+            elementwise=elementwise,
+            fixed=self._fixed,
             adapter=checkpoint.adapter,
         )
         self._head = head.float() if reranks else None
+        if self._fixed and self._head is not None:
+            fixed_linear(self._head, self._head)  # compile it now, and not in a request
         dense = checkpoint.dense_layers
         self._dense = DenseLayers(checkpoint.module_folder, dense, device)
         embedded = dense[-1].out_features if dense else qwen3.hidden_size
@@ -87,12 +97,13 @@ class TorchEngine:
         self._transfer = choose_transfer(device)
         self.overlaps = self._transfer.overlaps
         choose = partial(choose_attention, device, causal=qwen3.causal, shape=_head_shape(qwen3))
-        self._attention, self._precise_attention = (
+        self._attention, self._precise_attention = fixed or (
             windowed(choose(each), device, qwen3.window) for each in (self._dtype, torch.float32)
         )
-        tokens = config.max_batch_tokens or batch_tokens(device, qwen3, self._dtype)
+        given = None if self._fixed else config.max_batch_tokens
+        tokens = given or batch_tokens(device, qwen3, self._dtype)
         self._graphs: Graphs | None = None
-        graphs = self._choose_graphs(device, tokens)
+        graphs = self._choose_graphs(device, tokens, deterministic=deterministic)
         self._info = EngineInfo(
             engine="torch",
             device=str(device),
@@ -166,7 +177,9 @@ class TorchEngine:
         rows = self._rows(self._inputs(packed, sent, prefixes, dtype))
         return packed.order, rows[: len(packed.order)]
 
-    def _choose_graphs(self, device: torch.device, max_batch_tokens: int) -> str:
+    def _choose_graphs(
+        self, device: torch.device, max_batch_tokens: int, *, deterministic: bool
+    ) -> str:
         """Use CUDA graphs where attention can be replayed. Return a reason where there are none.
 
         With `deterministic` there are none, because whether one is recorded depends on the free
@@ -175,7 +188,7 @@ class TorchEngine:
         record, config, replay = choose_recorder(device), self._model.config, self._attention.replay
         if record is None:
             return ""
-        if max_batch_tokens == 1:
+        if deterministic:
             return "none, because results are to be deterministic"
         if config.pooling != "lasttoken":  # needs the exact number of tokens
             return f"none, because of {config.pooling} pooling"
@@ -235,11 +248,16 @@ class TorchEngine:
     def _rows(self, inputs: Inputs) -> Tensor:
         """Compute the rows of a batch. Shape: (rows, width)."""
         rows = self._model.pooled(inputs).float()
-        return self._dense(rows) if self._head is None else rows @ self._head.T
+        if self._head is None:
+            return self._dense(rows)
+        return fixed_linear(rows, self._head) if self._fixed else rows @ self._head.T
 
     def _write_out(self, batch: Sequence[Encoded], dtype: torch.dtype) -> Sequence[Encoded]:
-        """Write prefixes out where a pass that computes them would take longer than it saves."""
-        if self._maker(dtype).replay is None:
+        """Write prefixes out where a pass that computes them would take longer than it saves.
+
+        With `deterministic` a prefix is always shared, because sharing changes the last bits.
+        """
+        if self._fixed or self._maker(dtype).replay is None:
             return batch
         uses = Counter(each.prefix for each in batch if (each.prefix, dtype) not in self._prefixes)
         saved = sum(len(prefix) * (count - 1) for prefix, count in uses.items() if prefix)
