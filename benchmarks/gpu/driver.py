@@ -54,6 +54,7 @@ STEPS = (
     Step("latency", 45),
     Step("peer", 60),
     Step("modes", 60),
+    Step("devices", 90),
     Step("gpu_tests", 180, loads_model=False),
 )
 

@@ -53,8 +53,8 @@ def device_seconds(run: Run, call: Callable[[], object], repeats: int = 20) -> f
 
 def report_rate(
     run: Run, name: str, call: Callable[[], object], *, tokens: int, repeats: int = 3
-) -> None:
-    """Measure tokens per second of a call that runs the 0.6B model, and report it.
+) -> float:
+    """Measure tokens per second of a call that runs the 0.6B model, report and return it.
 
     The share of the rate of matrix products is reported too if the step `rates` has measured it.
     """
@@ -65,3 +65,4 @@ def report_rate(
         operations = flops_per_token(run.checkpoint("embedding")) * tokens
         figures["share_of_matrix_rate"] = operations / took / matrix_rate
     run.figure(name, **figures)
+    return figures["tokens_per_s"]

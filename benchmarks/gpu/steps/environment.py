@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.gpu.run import Run
 from quernstone.attention import choose_attention
+from quernstone.attention.flash import TRITON
 
 _PACKAGES = """torch transformers sentence_transformers tokenizers safetensors huggingface_hub numpy
 httpx pydantic typer rich dashscope pytest pytest_asyncio pytest_timeout""".split()
@@ -40,6 +41,8 @@ def run(run: Run) -> None:
             reason=chosen.reason,
             replayable=chosen.replay is not None,
         )
+        own = choose_attention(torch.device(run.device), torch.float32)
+        run.check("float32 uses our kernel", own.name == TRITON.name, reason=own.reason)
     else:
         run.figure("attention in bfloat16", attention=chosen.name)
         run.needs_gpu("bfloat16 uses a flash kernel")

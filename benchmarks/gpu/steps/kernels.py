@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu import reference
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import device_seconds, synchronize
+from quernstone.attention.flash import KERNELS, TRITON
 
 Kernel = Callable[..., tuple[Tensor, Tensor]]
 """(q, k, v, cu_q, cu_k, max_q, max_k, *, causal) -> result, log-sum-exp (tokens, heads)."""
@@ -37,6 +37,7 @@ _PADDED = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION)
 @torch.inference_mode()
 def run(run: Run) -> None:
     """Compare the kernels that are installed with float64, and time them."""
+    times: dict[str, float] = {}
     for name, kernel in _candidates(run).items():
         if kernel is None:
             run.figure(name, installed=False)
@@ -48,10 +49,14 @@ def run(run: Run) -> None:
                 run.check(f"{name}, {case}", passed, relative_error=error, lse_error=lse_error)
         if run.cuda:
             with run.part(f"{name}, timing"):
-                _time(run, name, kernel)
+                times[name] = _time(run, name, kernel)
     if not run.cuda:
         run.needs_gpu("flash kernels")
         return
+    own = times.pop(TRITON.name, math.nan)
+    if times:
+        fastest = min(times, key=times.__getitem__)
+        run.figure("triton, rate", of=fastest, share=times[fastest] / own)
     for backend in _PADDED:
         with run.part(f"padded attention, {backend.name}"):
             _time_padded(run, backend)
@@ -60,30 +65,15 @@ def run(run: Run) -> None:
 def _candidates(run: Run) -> dict[str, Kernel | None]:
     if not run.cuda:
         return {"reference": _reference}  # so that a dry run on a CPU runs the comparison
-    return {
-        "torch": _torch_kernel,
-        "flash-attn": _kernel_of("flash_attn"),
-        "FlashAttention 3": _kernel_of("fa3_fwd_interface"),
-    }
-
-
-def _torch_kernel(*packed: Any, causal: bool) -> tuple[Tensor, Tensor]:
-    """The operation below `torch.nn.attention.varlen.varlen_attn`, the same in all versions."""
-    out, lse, *_ = torch.ops.aten._flash_attention_forward(*packed, 0.0, causal, False)
-    return out, lse.transpose(0, 1)
-
-
-def _kernel_of(module: str) -> Kernel | None:
-    """The kernel of a package with the interface of flash-attn; None if it is not installed."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    flash = importlib.import_module(module).flash_attn_varlen_func
-
-    def kernel(*packed: Any, causal: bool) -> tuple[Tensor, Tensor]:
-        out, lse, *_ = flash(*packed, causal=causal, return_attn_probs=True)
-        return out, lse.transpose(0, 1)
-
-    return kernel
+    capability, _ = torch.cuda.get_device_capability()
+    found: dict[str, Kernel | None] = {}
+    for each in (*KERNELS, TRITON):
+        if not each.capabilities or capability in each.capabilities:
+            try:
+                found[each.name] = each.load()
+            except (ImportError, AttributeError):
+                found[each.name] = None
+    return found
 
 
 def _reference(*packed: Any, causal: bool) -> tuple[Tensor, Tensor]:
@@ -139,14 +129,15 @@ _CASES: dict[str, Arrange] = {
 }
 
 
-def _time(run: Run, name: str, kernel: Kernel) -> None:
+def _time(run: Run, name: str, kernel: Kernel) -> float:
+    """Time a kernel, and return the seconds of a large causal call."""
     q, k, v = reference.random_qkv(_SEQUENCES * _TOKENS, run.device, torch.bfloat16)
     cu = _integers(run, list(range(0, len(q) + 1, _TOKENS)))
-    took = device_seconds(run, partial(kernel, q, k, v, cu, cu, _TOKENS, _TOKENS, causal=True))
+    whole = device_seconds(run, partial(kernel, q, k, v, cu, cu, _TOKENS, _TOKENS, causal=True))
     scores = _SEQUENCES * _TOKENS * (_TOKENS + 1) / 2
     operations = 4 * reference.HEAD_DIM * reference.HEADS * scores
     run.figure(
-        f"{name}, {_SEQUENCES} x {_TOKENS} tokens", ms=took * 1e3, tflops=operations / took / 1e12
+        f"{name}, {_SEQUENCES} x {_TOKENS} tokens", ms=whole * 1e3, tflops=operations / whole / 1e12
     )
     # graphs are recorded for a longest sequence that few batches have
     short, count = 16, 64
@@ -161,6 +152,7 @@ def _time(run: Run, name: str, kernel: Kernel) -> None:
         kernel(*part, cu, cu, short, short, causal=True)
     run.figure(f"{name}, host time of a call", us=(time.perf_counter() - start) * 1e4)
     synchronize(run)
+    return whole
 
 
 def _time_padded(run: Run, backend: SDPBackend) -> None:

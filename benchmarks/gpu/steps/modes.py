@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ _MODES: dict[str, dict[str, Any]] = {
     "deterministic": {"dtype": "bfloat16", "deterministic": True},
     "float32": {"dtype": "float32"},
 }
-_SLOW = ("deterministic", "float32")
+_LEAST_SHARE = 0.5
+"""Rate of `deterministic`, of that of bfloat16."""
 _LEAST_COSINE = 0.999
 """Between a mode and bfloat16. Not for fp8, whose error depends on the weights."""
 
@@ -27,17 +29,19 @@ def run(run: Run) -> None:
     """Measure each mode, and compare its vectors with those of bfloat16."""
     documents = texts(run.size(512, 4), run.size(400, 40))
     expected: np.ndarray | None = None
+    rates: dict[str, float] = {}
     for name, settings in _MODES.items():
         if name == "fp8" and not run.cuda:
             run.needs_gpu("fp8")
             continue
-        some = documents[: run.size(24, 4)] if name in _SLOW else documents
         start = time.perf_counter()
         with (
             run.part(name),
             Embedder(run.checkpoint("embedding"), device=run.device, **settings) as embedder,
         ):
             loaded = time.perf_counter() - start
+            alone = embedder.info.max_batch_tokens == 1
+            some = documents[: run.size(24, 4)] if alone or name == "float32" else documents
             before = embedder.usage.tokens
             vectors = embedder.embed_documents(some)
             tokens = embedder.usage.tokens - before
@@ -50,8 +54,25 @@ def run(run: Run) -> None:
             if name not in ("bfloat16", "fp8"):
                 run.check(f"{name}: close to bfloat16", cosine >= _LEAST_COSINE, cosine=cosine)
             if name == "deterministic":
+                if run.cuda:
+                    run.check("deterministic: computed in batches", not alone)
                 run.check("deterministic: equal in any order", equal)
+                few = bool((embedder.embed_documents(some[1:3]) == vectors[1:3]).all())
+                run.check("deterministic: equal in small batches", few)
             else:
                 run.figure(f"{name}: in another order", equal=equal)
             rate = f"{name}: 512 tokens"
-            report_rate(run, rate, lambda: embedder.embed_documents(some), tokens=tokens, repeats=2)  # noqa: B023
+            rates[name] = report_rate(
+                run,
+                rate,
+                partial(embedder.embed_documents, some),
+                tokens=tokens,
+                repeats=2,
+            )
+    if {"bfloat16", "deterministic"} <= rates.keys():
+        share = rates["deterministic"] / rates["bfloat16"]
+        name = "deterministic: at least half of the rate of bfloat16"
+        if run.cuda:
+            run.check(name, share >= _LEAST_SHARE, share=share)
+        else:
+            run.needs_gpu(name)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from benchmarks.gpu.reference import relative_error
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import device_seconds
 
 _PRODUCTS = ((4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072))
 """(outputs, inputs) of the products of one layer of the 0.6B model."""
+_TOLERANCE = 1e-2
 
 
 @torch.inference_mode()
@@ -32,8 +34,15 @@ def run(run: Run) -> None:
         took = device_seconds(run, lambda: F.linear(x, weight))  # noqa: B023 - called at once
         run.figure(f"{name}, bfloat16", tflops=operations / took / 1e12)
         if not run.cuda:
-            run.needs_gpu(f"{name}, fp8")
+            run.needs_gpu(f"{name}, fixed tiles and fp8")
             continue
+        with run.part(f"{name}, fixed tiles"):
+            from quernstone.kernels import launch
+
+            error = relative_error(launch.fixed_linear(x, weight), F.linear(x, weight))
+            took = device_seconds(run, lambda: launch.fixed_linear(x, weight))  # noqa: B023
+            rate = operations / took / 1e12
+            run.check(f"{name}, fixed tiles", error < _TOLERANCE, relative_error=error, tflops=rate)
         with run.part(f"{name}, fp8"):
             for fast in (False, True):
                 took = _fp8_seconds(run, x, weight, fast=fast)
