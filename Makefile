@@ -41,6 +41,7 @@ LOWEST_OTHERS := $(addprefix tests/langchain/test_,embeddings.py reranker.py ser
 	$(addprefix tests/llamaindex/test_,contract.py embedding.py rerank.py retriever.py) \
 	tests/qdrant/sources --ignore tests/qdrant/sources/test_documents.py \
 	tests/qdrant/test_loader.py tests/qdrant/test_searcher.py
+LOWEST_EXTRAS := torch transformers sentence-transformers serve parquet testing qdrant documents
 OURS := quernstone quernstone-qdrant
 
 # llama.cpp, for the benchmarks: built from its sources for this machine, in a few minutes
@@ -128,7 +129,7 @@ test-lowest:
 	$(LOWEST_PIP) "uv>=0.9"
 	$(call install_lowest,packages/core,torch transformers serve parquet testing,lowest)
 	OMP_NUM_THREADS=1 $(LOWEST_RUN)pytest -m "not slow and not soak" $(LOWEST_CORE)
-	$(call install_lowest,packages/*,torch transformers serve parquet testing qdrant documents,lowest-langchain)
+	$(call install_lowest,packages/*,$(LOWEST_EXTRAS),lowest-langchain)
 	OMP_NUM_THREADS=1 $(LOWEST_RUN)pytest -m "not slow and not soak" $(LOWEST_OTHERS)
 
 # uv resolves and pip installs, so torch is the one in constraints.txt
