@@ -17,7 +17,7 @@ from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.settings import PREFIX, PRESETS, CollectionSettings
 from quernstone_qdrant.targets import SearchRequest, as_target
 from quernstone_qdrant.targets.edge import EdgeTarget
-from quernstone_qdrant.targets.edge_files import edge_collections
+from quernstone_qdrant.targets.edge_files import EDGE_RESERVE, edge_collections, size_on_disk
 from quernstone_qdrant.targets.requests import Bm25Stage, PrefixStage
 
 F = models.FieldCondition
@@ -352,4 +352,26 @@ def test_a_full_disk_is_an_error_before_it_is_a_signal(tmp_path, embedder, monke
     assert target.count() == 1
     monkeypatch.setattr(os, "statvfs", real)
     assert loader.load([{"id": "b", "text": "Snow falls."}]).embedded == 1
+    target.close()
+
+
+def test_the_index_needs_room_for_the_segments_once_more(tmp_path, embedder, monkeypatch):
+    target = EdgeTarget(str(tmp_path), "docs")
+    loader = QdrantLoader(target, "docs", embedder)
+    records = [{"id": str(number), "text": f"Mill {number} grinds."} for number in range(9)]
+    assert loader.load(records[:8]).embedded == 8
+    real, free = os.statvfs, EDGE_RESERVE + size_on_disk(tmp_path) // 4
+
+    def small(path):
+        values = list(real(path))
+        values[4] = free // values[1]  # f_bavail, in blocks of f_frsize
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    with pytest.raises(TargetError, match=r"nearly full: .* to build the index; free some space"):
+        loader.load(records)
+    assert (loader.report.embedded, target.count()) == (1, 9)
+    free *= 2
+    again = loader.load(records)
+    assert (again.embedded, again.skipped, again.points) == (0, 9, 9)
     target.close()

@@ -48,6 +48,7 @@ from quernstone_qdrant.targets.edge_files import (
     folder_name,
     refuse_folder_of,
     replace_file,
+    size_on_disk,
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_optimise import optimise_in_process
@@ -269,7 +270,7 @@ class EdgeTarget:
 
     def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:
         """See `Target.deferred_index`. Edge indexes only in `wait_for_index`."""
-        ignored = "`defer_index` is ignored: Edge indexes only after a load"
+        ignored = "`defer_index` (`--defer-index`) is ignored: Edge indexes only after a load"
         return nullcontext([] if how == "none" else [ignored])
 
     def wait_for_index(
@@ -278,6 +279,7 @@ class EdgeTarget:
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
+        self._check_room_for_index()
         # Close first: only one process can open the shard. `edge_optimise.py` explains why
         # indexing runs in a process of its own.
         self.close()
@@ -290,6 +292,12 @@ class EdgeTarget:
             ) from late
         if failure is not None:
             raise CollectionError(self.collection, f"indexing failed: {failure}")
+
+    def _check_room_for_index(self) -> None:
+        """Raise an error unless the segments that must be indexed fit on the disk once more."""
+        state, shard = self.state(), self._home / _SHARD
+        is_indexed = (state.indexed or 0) >= state.points * len(state.vectors)
+        check_room(shard, 0 if is_indexed else size_on_disk(shard), "build the index")
 
     def check_features(self, features: Collection[Feature]) -> None:
         """See `Target.check_features`."""

@@ -61,7 +61,7 @@ def size_on_disk(path: str | Path) -> int:
     return total
 
 
-def check_room(path: Path, needed: int) -> None:
+def check_room(path: Path, needed: int, work: str = "write") -> None:
     """Raise an error if the disk is nearly full.
 
     Edge maps its files into memory. Writing to a mapped page for which the disk has no room ends
@@ -70,6 +70,7 @@ def check_room(path: Path, needed: int) -> None:
     Args:
         path: Folder of the collection.
         needed: Size of the content to write, in bytes.
+        work: The verb of the message.
 
     Raises:
         TargetError: Too little is free.
@@ -78,7 +79,7 @@ def check_room(path: Path, needed: int) -> None:
     if free < wanted:
         raise TargetError(
             f"the disk of {str(path)!r} is nearly full: {free / 1e6:,.0f} MB are free, and Edge "
-            f"needs {wanted / 1e6:,.0f} MB to write; free some space and load again, which "
+            f"needs {wanted / 1e6:,.0f} MB to {work}; free some space and load again, which "
             "continues from here"
         )
 
