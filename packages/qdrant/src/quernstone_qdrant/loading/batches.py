@@ -12,13 +12,17 @@ from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.documents.records import Record, is_random_id, to_record
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.loading.duplicates import KnownKeys
+from quernstone_qdrant.loading.duplicates import Distant, KnownKeys
 from quernstone_qdrant.loading.indexed import index_error
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.settings import FieldType
 
 _WHOLE = Chunker(None)
+_REPLACED = "replaced an earlier record of this load that has the same key and other content"
+_UNIQUE = (
+    "give each record a unique id, or load the files separately, each with a --namespace of its own"
+)
 
 
 class BatchReader:
@@ -57,7 +61,7 @@ class BatchReader:
         self.sources: set[str] = set()
         """Sources of the records read so far."""
         self._keys = KnownKeys()
-        self._distant = 0
+        self._distant = Distant(0, [])
         self._convert = convert
         self._nodes: dict[str, int] = {}
         """Number of nodes read so far of each document that came as nodes."""
@@ -74,12 +78,8 @@ class BatchReader:
                 "LlamaIndex: if the next run gives them others, it adds them again; set them, as "
                 "with `Document(id_=...)` or `SimpleDirectoryReader(filename_as_id=True)`"
             )
-        if self._distant:
-            notes.append(
-                f"{self._distant:,} records replaced a record of this load that has the same key "
-                "and other content: give each record a unique id, or load the files separately, "
-                "each with a --namespace of its own"
-            )
+        if self._distant.count and self._skip_errors:
+            notes.append(f"{self._distant.count:,} records {_REPLACED}: {self._distant}; {_UNIQUE}")
         return notes
 
     def batches(self, records: Iterable[object]) -> Iterator[Batch]:
@@ -107,6 +107,12 @@ class BatchReader:
         batch = self._batch
         if batch.seen or batch.failures or batch.points or batch.ends:
             yield self._close()
+        if self._distant.count and not self._skip_errors:
+            raise RecordError(
+                next(iter(self._distant.keys), ""),
+                f"{self._distant.count:,} records {_REPLACED}, and every run would write both of "
+                f"them again: {self._distant}; {_UNIQUE}",
+            )
 
     def _record(self, value: object, position: int) -> Record | None:
         """Convert a value to a record; return None for an error or a repeated record."""

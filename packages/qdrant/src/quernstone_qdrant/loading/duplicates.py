@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import orjson
 
@@ -12,6 +13,27 @@ from quernstone_qdrant.errors import RecordError
 from quernstone_qdrant.loading.seen import SeenHashes
 
 _REMEMBERED = 65_536
+_SHOWN = 3
+_NAMED = 100_000
+"""Maximum number of keys that are kept in memory until the end, because they may be repeats."""
+_FILTER_BITS = 1 << 27
+
+
+@dataclass(frozen=True, slots=True)
+class Distant:
+    """Records that replaced another one of the same key and other content, long before them."""
+
+    count: int
+    keys: list[str]
+    """Keys of the first of them."""
+
+    def __str__(self) -> str:
+        """List the keys."""
+        if not self.keys:
+            return f"{self.count:,} keys"
+        shown = ", ".join(map(repr, self.keys[:_SHOWN]))
+        more = self.count - min(len(self.keys), _SHOWN)
+        return f"{shown} and {more:,} more" if more else shown
 
 
 class KnownKeys:
@@ -24,15 +46,21 @@ class KnownKeys:
     def __init__(self) -> None:
         self._digests: OrderedDict[str, bytes] = OrderedDict()
         self._all = SeenHashes()
+        self._filter = _Filter()
+        self._suspects: dict[bytes, str] = {}
+        """Keys that may be repeats, by their digests."""
         self._forgotten = False
 
-    def distant(self) -> int:
-        """Return how many records replaced another one of the same key that was long forgotten.
+    def distant(self) -> Distant:
+        """Return the records that replaced another one of the same key that was long forgotten.
 
         Call this once, after the last record.
         """
         with self._all as hashes:
-            return hashes.clashes() if self._forgotten else 0
+            if not self._forgotten:
+                return Distant(0, [])
+            count, digests = hashes.clashes(_NAMED)
+        return Distant(count, [self._suspects[one] for one in digests if one in self._suspects])
 
     def is_repeat(self, record: Record) -> bool:
         """Return True if an identical record was seen before.
@@ -55,9 +83,29 @@ class KnownKeys:
                 "own",
             )
         if known is None:
-            self._all.add(hashlib.blake2b(identity.encode(), digest_size=8).digest() + digest[:8])
+            place = hashlib.blake2b(identity.encode(), digest_size=16).digest()
+            self._all.add(place[:8] + digest[:8])
+            if self._filter.add(place) and len(self._suspects) < _NAMED:
+                self._suspects[place[:8]] = record.key
         self._digests[identity] = digest
         if len(self._digests) > _REMEMBERED:
             self._forgotten = True
             self._digests.popitem(last=False)
         return known is not None
+
+
+class _Filter:
+    """A Bloom filter in 16 MiB: what it has not seen is never taken for a repeat."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray(_FILTER_BITS // 8)
+
+    def add(self, digest: bytes) -> bool:
+        """Add 16 bytes; return True if they may have been added before."""
+        is_known = True
+        for start in range(0, 16, 4):
+            bit = int.from_bytes(digest[start : start + 4], "little") % _FILTER_BITS
+            place, mask = bit >> 3, 1 << (bit & 7)
+            is_known = is_known and bool(self._bits[place] & mask)
+            self._bits[place] |= mask
+        return is_known

@@ -53,14 +53,20 @@ class SeenHashes:
             for number in range(_BUCKETS)
         )
 
-    def clashes(self) -> int:
-        """Count the hashes of which the first half is that of another one, but not the second."""
-        count = 0
+    def clashes(self, most: int) -> tuple[int, list[bytes]]:
+        """Find the hashes of which the first half is that of another one, but not the second.
+
+        Returns:
+            Their number, and the first halves of at most `most` of them.
+        """
+        count, found = 0, list[bytes]()
         for number in range(_BUCKETS):
             bucket = np.unique(self._bucket(number))
-            firsts = bucket.view(np.dtype("S8"))[::2] if len(bucket) else bucket
-            count += len(bucket) - len(np.unique(firsts))
-        return count
+            firsts = bucket.view(np.uint64)[::2]
+            repeated = firsts[1:][firsts[1:] == firsts[:-1]]
+            count += len(repeated)
+            found += [one.tobytes() for one in repeated[: most - len(found)]]
+        return count, found
 
     def _bucket(self, number: int) -> npt.NDArray[np.bytes_]:
         bucket = self._sorted.get(number)
