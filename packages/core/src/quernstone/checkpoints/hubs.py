@@ -57,7 +57,7 @@ def is_bundled(folder: Path) -> bool:
 
 def _from_hub(name: str, revision: str | None, cache_folder: str | None) -> Source:
     # Imported here because it takes half a second and only hub ids need it.
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
         HfHubHTTPError,
         HFValidationError,
@@ -79,7 +79,8 @@ def _from_hub(name: str, revision: str | None, cache_folder: str | None) -> Sour
         with suppress(LocalEntryNotFoundError):
             return _snapshot(fetch(local_files_only=True), command, "--force-download")
         raise ModelLoadError(
-            f"`{name}` is not a local folder and could not be fetched from the hub: {error}. "
+            f"`{name}` is not a local folder and could not be fetched from the hub at "
+            f"{constants.ENDPOINT}: {error}. "
             f"Online, `{command}` fills the cache. Offline, pass the path of a downloaded folder, "
             "or `tiny` to try things out. Where the hub is out of reach, set `HF_ENDPOINT` to a "
             f"mirror, or use `{MODELSCOPE}{name}`"
