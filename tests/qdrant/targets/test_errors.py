@@ -161,9 +161,7 @@ def test_a_delay_longer_than_the_patience_is_cut_to_it():
     assert Retry(0.2).call(late) == "done"
     assert late.calls == 2
     never = Flaky(*[TransientError("come back later", 60)] * 9)
-    expected = (
-        r"gave up after 2 attempts in 0 s: `patience` is 0.2 s, and .* asks to wait 60 s more"
-    )
+    expected = r"gave up after 2 attempts in 0 s: the limit is 0.2 s, and .* asks to wait 60 s more"
     with pytest.raises(TransientError, match=expected):
         Retry(0.2).call(never)
     assert never.calls == 2

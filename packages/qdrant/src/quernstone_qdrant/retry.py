@@ -80,7 +80,7 @@ class Retry:
         if self._stopped.is_set():
             reason = "the load was aborted"
         else:
-            reason = f"`patience` is {self.patience:g} s"
+            reason = f"the limit is {self.patience:g} s"
             if error.delay is not None:
                 reason += f", and the server asks to wait {error.delay:g} s more"
         seconds = state.seconds_since_start or 0.0

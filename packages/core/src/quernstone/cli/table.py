@@ -79,7 +79,8 @@ class CommandTable(TyperGroup):
             raise typer.Exit(_PIPE_CLOSED) from None
         except QuernstoneError as error:
             usage = isinstance(error, ConfigError)
-            print_error(in_options(str(error), _options(self, ctx), bare=usage))
+            is_about_data = isinstance(error, ValueError) and not usage
+            print_error(in_options(str(error), _options(self, ctx), bare=not is_about_data))
             code = _WRONG_USAGE if usage else _FAILED
             raise typer.Exit(code) from error
         except OSError as error:

@@ -18,7 +18,8 @@ def in_options(message: str, options: Mapping[str, str], *, bare: bool = True) -
     Args:
         message: The message of an error, which names arguments as `name` or `name=value`.
         options: The options of a command, by the names of their arguments.
-        bare: Also replace names without a value. In an error about data, they may be columns.
+        bare: Also replace names without a value, and spell out settings that are not options. In
+            a message about data, they may be columns and values.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -31,6 +32,8 @@ def in_options(message: str, options: Mapping[str, str], *, bare: bool = True) -
         return f"{option} {value.strip(chr(39) + chr(34))}"
 
     def spell_out(match: re.Match[str]) -> str:
+        if not bare and match[1] not in options:
+            return match[0]
         return f"{options.get(match[1], match[1])} {match[2].strip(chr(39)).lower()}"
 
     message = _SETTING.sub(spell_out, message)

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import typer
 
+from quernstone.cli.wording import in_options
 from quernstone.errors import ConfigError, QuernstoneError
 
 _SHOWN = 10
@@ -30,7 +31,8 @@ class LeftOut:
         """Print an error, or only count it."""
         self._count += 1
         if self._count <= _SHOWN:
-            typer.echo(f"quern: left out: {' '.join(str(error).split())}", err=True)
+            reason = in_options(" ".join(str(error).split()), {}, bare=False)
+            typer.echo(f"quern: left out: {reason}", err=True)
 
     def __enter__(self) -> LeftOut:
         return self

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from quernstone.cli.printing import print_json
+from quernstone.cli.wording import in_options
 from quernstone_qdrant.cli.files import describe_files, describe_skipped, describe_unfollowed
 from quernstone_qdrant.cli.options import CollectionOptions
 from quernstone_qdrant.cli.progress import Snapshot, Watched, figures
@@ -97,8 +98,8 @@ class ReportFiles:
             "percent": None if snapshot.percent is None else round(snapshot.percent, 2),
             "chunks_per_second": round(snapshot.chunk_rate, 1),
             "seconds_left": None if snapshot.seconds_left is None else round(snapshot.seconds_left),
-            **dataclasses.asdict(self._loader.report),
-            "error": None if error is None else f"{type(error).__name__}: {error}",
+            **_fields(self._loader.report),
+            "error": None if error is None else _described(error),
             "provenance": self._loader.provenance.metadata()[METADATA_KEY],
         }
         return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -167,7 +168,17 @@ def print_notes(report: LoadReport, *, pruning: bool) -> None:
     elif pruning and report.files is not None and report.files.unfollowed:
         notes.append(f"nothing was pruned: {describe_unfollowed(report.files)}")
     for note in notes:
-        typer.echo(f"quern: {note}", err=True)
+        typer.echo(f"quern: {in_options(note, {}, bare=False)}", err=True)
+
+
+def _fields(report: LoadReport) -> dict[str, Any]:
+    """Return the fields of a report, with options instead of arguments in its notes."""
+    notes = tuple(in_options(note, {}, bare=False) for note in report.notes)
+    return dataclasses.asdict(dataclasses.replace(report, notes=notes))
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {in_options(str(error), {}, bare=False)}"
 
 
 def print_summary(report: LoadReport, collection: CollectionOptions, *, as_json: bool) -> None:
@@ -176,7 +187,7 @@ def print_summary(report: LoadReport, collection: CollectionOptions, *, as_json:
 
     name, where = collection.name, collection.where
     if as_json:
-        print_json({"collection": name, "target": where, **dataclasses.asdict(report)})
+        print_json({"collection": name, "target": where, **_fields(report)})
         return
     typer.echo(f"{name} in {where}: {figures(report)}, {report.seconds:.1f} s")
     if collection.url is not None and report.points is not None:

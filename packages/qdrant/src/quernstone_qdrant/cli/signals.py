@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from quernstone.cli.table import print_error
+from quernstone.cli.wording import in_options
 from quernstone.errors import QuernstoneError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class StopSignals:
             typer.echo("quern: aborted", err=True)
             _end_process(_SIGNALLED + self.received[0])
         if isinstance(error, QuernstoneError):
-            print_error(str(error))
+            print_error(in_options(str(error), {}, bare=False))
             _end_process(1)
 
 

@@ -295,7 +295,7 @@ class ClientTarget(CollectionAccess):
         """See `Target.deferred_index`."""
         if self.kind == "server":
             return deferred_index(self, how)
-        ignored = "`defer_index` is ignored: the embedded client has no index"
+        ignored = "`defer_index` (`--defer-index`) is ignored: the embedded client has no index"
         return nullcontext([] if how == "none" else [ignored])
 
     def wait_for_index(
