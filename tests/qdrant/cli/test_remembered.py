@@ -1,5 +1,7 @@
 """A collection remembers how it is loaded, and what contradicts it is refused."""
 
+import os
+
 import orjson
 import pytest
 
@@ -63,3 +65,23 @@ def test_the_environment_sets_the_collection_and_its_place(quern, docs, monkeypa
     monkeypatch.setenv("QUERN_URL", "http://127.0.0.1:9")
     assert "--path and --url name different places" in quern("collection", "info").stderr
     assert quern("collection", "info", "--path", "here").exit_code == 0
+
+
+def test_the_model_of_the_collection_wins_over_the_environment(quern, docs, monkeypatch):
+    report(quern("load", docs, "-c", "docs", "--model", "tiny", "--dimensions", 64, "--json"))
+    small = os.environ["QUERN_MODEL"]  # its vectors have fewer than 64 numbers
+    assert report(quern("load", docs, "-c", "docs", "--json"))["skipped"] == 4
+    assert report(quern("search", "mill", "-c", "docs", "--no-rerank", "--json"))
+    assert report(quern("collection", "verify", "-c", "docs", "--json"))["passed"]
+    plan = quern("migrate", "-c", "docs", "--layout", "plain", "--dry-run", "--json")
+    assert (report(plan)["new_model"], report(plan)["embedded"]) == ("tiny", 0)
+
+    for command in (("load", docs), ("search", "mill", "--no-rerank"), ("collection", "verify")):
+        refused = quern(*command, "-c", "docs", "--model", small)
+        assert (refused.exit_code, refused.stdout) == (1, ""), command
+        assert "created with model 'tiny', but the embedder has" in refused.stderr
+        assert repr(small) in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert report(quern("load", docs, "-c", "new", "--json"))["embedded"] == 4
+    monkeypatch.setenv("QUERN_MODEL", "tiny")
+    assert report(quern("search", "mill", "-c", "new", "--no-rerank", "--json"))

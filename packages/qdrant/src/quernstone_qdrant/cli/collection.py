@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quernstone.cli.expand import expand_options
-from quernstone.cli.options import Json, ModelOptions, model_option, on_terminal
+from quernstone.cli.options import Json, ModelOptions, on_terminal
 from quernstone.cli.printing import print_json
 from quernstone.cli.table import new_app
-from quernstone_qdrant.cli.files import FileOptions
+from quernstone_qdrant.cli.files import FileOptions, existing
 from quernstone_qdrant.cli.index import index
 from quernstone_qdrant.cli.info import info
 from quernstone_qdrant.cli.manage import delete, list_collections, sources
-from quernstone_qdrant.cli.options import CollectionOptions
+from quernstone_qdrant.cli.options import CollectionModel, CollectionOptions, open_embedder
 from quernstone_qdrant.cli.remembered import Remembered
 
 if TYPE_CHECKING:
@@ -45,14 +45,7 @@ def verify(
         typer.Option(min=0, help="How many texts of the sample to embed again; 0 needs no model."),
     ] = 16,
     as_json: Json = False,
-    model: Annotated[
-        str | None,
-        model_option(
-            "--model",
-            "-m",
-            help="Embedding model. (default: the one the collection was created with)",
-        ),
-    ] = None,
+    model: CollectionModel = None,
     options: ModelOptions,
 ) -> None:
     """Check that a collection matches its own records; exit with code 1 if not.
@@ -73,7 +66,7 @@ def verify(
         embedder = None
         if anew and provenance is not None:
             embedder = stack.enter_context(
-                options.embedder(model or provenance.model, dimensions=provenance.dimensions)
+                open_embedder(options, model, None, collection.name, provenance)
             )
         report = check(
             target,
@@ -125,7 +118,9 @@ def repair(
 def prune(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH", exists=True, help="The folders and files that were loaded."),
+        typer.Argument(
+            metavar="PATH", callback=existing, help="The folders and files that were loaded."
+        ),
     ],
     *,
     collection: CollectionOptions,

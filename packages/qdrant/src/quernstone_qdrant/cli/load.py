@@ -11,18 +11,12 @@ from typing import Annotated
 import typer
 
 from quernstone.cli.expand import expand_options
-from quernstone.cli.options import (
-    EMBEDDING_MODEL,
-    Dimensions,
-    Json,
-    ModelOptions,
-    model_option,
-)
+from quernstone.cli.options import Dimensions, Json, ModelOptions
 from quernstone_qdrant.cli.collections import StorageOptions
 from quernstone_qdrant.cli.display import LoadDisplay
 from quernstone_qdrant.cli.dry_run import DryRun, print_preview, wished_provenance
 from quernstone_qdrant.cli.failures import LeftOut, with_remedy
-from quernstone_qdrant.cli.files import FileOptions
+from quernstone_qdrant.cli.files import FileOptions, existing
 from quernstone_qdrant.cli.load_options import (
     BatchOptions,
     ErrorOptions,
@@ -39,7 +33,7 @@ from quernstone_qdrant.cli.load_report import (
     print_notes,
     print_summary,
 )
-from quernstone_qdrant.cli.options import CollectionOptions
+from quernstone_qdrant.cli.options import CollectionModel, CollectionOptions, open_embedder
 from quernstone_qdrant.cli.remembered import Remembered
 from quernstone_qdrant.cli.signals import StopSignals
 
@@ -50,10 +44,10 @@ def load(
         list[Path],
         typer.Argument(
             metavar="PATH",
-            exists=True,
+            callback=existing,
             help="Files and folders: .txt, .md, .markdown, .rst, .jsonl, .ndjson, .csv, .tsv, "
             ".parquet, also .gz and .zst; with the extra `documents` .pdf, .html, .docx, .pptx, "
-            ".xlsx and .epub.",
+            ".xlsx and .epub. - is standard input: JSON Lines, or see --input-format.",
         ),
     ],
     *,
@@ -65,15 +59,7 @@ def load(
     errors: ErrorOptions,
     as_json: Json = False,
     storage: StorageOptions,
-    model: Annotated[
-        str | None,
-        model_option(
-            "--model",
-            "-m",
-            envvar="QUERN_MODEL",
-            help=f"Embedding model. (default: as in the collection, or {EMBEDDING_MODEL})",
-        ),
-    ] = None,
+    model: CollectionModel = None,
     dimensions: Dimensions = None,
     options: ModelOptions,
 ) -> None:
@@ -98,11 +84,17 @@ def load(
         if id_field != reading.id_field:
             reading = replace(reading, id_field=id_field)
             check_inputs(paths, reading, updates, errors)
-        chosen = remembered.model(model, EMBEDDING_MODEL)
         total = count_records(paths, reading)
         if target is not None:
             warn_of_embedded(target, total)
-        with options.embedder(chosen, dimensions=dimensions) as embedder:
+        with open_embedder(
+            options,
+            model,
+            dimensions,
+            collection.name,
+            remembered.provenance,
+            allow_mismatch=updates.allow_mismatch,
+        ) as embedder:
             if target is None or updates.dry_run:
                 made = wished_provenance(
                     embedder, collection, storage, remembered.provenance, updates

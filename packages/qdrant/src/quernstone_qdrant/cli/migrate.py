@@ -20,8 +20,10 @@ from quernstone_qdrant.cli.collections import StorageOptions
 from quernstone_qdrant.cli.options import CollectionOptions
 
 if TYPE_CHECKING:
+    from quernstone import Embedder
     from quernstone_qdrant.migration.migrate import QdrantMigration
     from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport
+    from quernstone_qdrant.targets import Target
 
 _option = partial(typer.Option, rich_help_panel="Migration")
 
@@ -99,7 +101,7 @@ def migrate(
     storage: StorageOptions,
     model: Annotated[
         str | None,
-        model_option("--model", "-m", envvar="QUERN_MODEL", help="The new embedding model."),
+        model_option("--model", "-m", help="The new embedding model. (default: the present one)"),
     ] = None,
     dimensions: Dimensions = None,
     options: ModelOptions,
@@ -117,13 +119,9 @@ def migrate(
             "--dry-run, --rollback and --finish exclude each other, and --delete needs --rollback"
         )
     embeds = not (rollback or finish)
-    if embeds and model is None:
-        raise ConfigError("name the new embedding model by --model")
     with (
         collection.open() as target,
-        options.embedder(str(model), dimensions=dimensions)
-        if embeds
-        else nullcontext() as embedder,
+        _embedder(options, model, dimensions, target) if embeds else nullcontext() as embedder,
     ):
         run = partial(
             QdrantMigration,
@@ -149,6 +147,25 @@ def migrate(
         print_json({"target": collection.where, **_fields(report)})
         return
     _print(report, rollback=rollback, deleted=delete, finish=finish)
+
+
+def _embedder(
+    options: ModelOptions, model: str | None, dimensions: int | None, target: Target
+) -> Embedder:
+    """Load the new model, or the present one.
+
+    Raises:
+        ConfigError: No model is named, and the collection does not record its own.
+    """
+    from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
+
+    if model is not None:
+        return options.embedder(model, dimensions=dimensions)
+    recorded = Provenance.read(Retry(OPENING_PATIENCE).call(target.state))
+    if recorded is None:
+        raise ConfigError("name the new embedding model by --model")
+    return options.embedder(recorded.model, dimensions=dimensions or recorded.dimensions)
 
 
 def _settings(storage: StorageOptions) -> dict[str, Any]:

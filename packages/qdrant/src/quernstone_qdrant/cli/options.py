@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quernstone.cli.options import EMBEDDING_MODEL, ModelOptions, default_model, model_option
 from quernstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
+    from quernstone import Embedder
+    from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.targets import Target
 
 DEFAULT_FOLDER = "qdrant-data"
@@ -27,6 +30,61 @@ _option = partial(typer.Option, rich_help_panel="Qdrant")
 AllowMismatch = Annotated[
     bool, typer.Option("--allow-mismatch", help="Use a collection created with another model.")
 ]
+
+
+def _unless_from_environment(
+    context: typer.Context, parameter: typer.CallbackParam, value: str | None
+) -> str | None:
+    """Ignore the model of the environment: `open_embedder` uses it for new collections only."""
+    source = context.get_parameter_source(parameter.name or "")
+    return None if source and source.name == "ENVIRONMENT" else value
+
+
+CollectionModel = Annotated[
+    str | None,
+    model_option(
+        "--model",
+        "-m",
+        envvar="QUERN_MODEL",
+        callback=_unless_from_environment,
+        help="Embedding model. (default: that of the collection; of a new one QUERN_MODEL, or "
+        f"{EMBEDDING_MODEL})",
+    ),
+]
+
+
+def open_embedder(
+    options: ModelOptions,
+    model: str | None,
+    dimensions: int | None,
+    collection: str,
+    provenance: Provenance | None,
+    *,
+    allow_mismatch: bool = False,
+) -> Embedder:
+    """Load the model of a collection, or the one that the command line names.
+
+    Args:
+        options: How the model runs.
+        model: The model that the command line names.
+        dimensions: Length of the vectors; None: as in the collection, else the model's own.
+        collection: Name of the collection.
+        provenance: That of the collection; None if it is new, or does not record its model.
+        allow_mismatch: Accept another model than the collection's.
+
+    Raises:
+        ProvenanceError: The command line names another model than the collection's.
+    """
+    if provenance is None:
+        return options.embedder(model or default_model(None), dimensions=dimensions)
+    dimensions = dimensions or provenance.dimensions
+    if allow_mismatch or model in (None, provenance.model):
+        return options.embedder(model or provenance.model, dimensions=dimensions)
+    # Compared at its full length, because it may not have that of the collection.
+    with options.embedder(model) as full:
+        wanted = replace(type(provenance).of(full, collection), dimensions=provenance.dimensions)
+        provenance.check(wanted, collection)
+        return options.embedder(model, dimensions=dimensions)
 
 
 def _unless_overridden(

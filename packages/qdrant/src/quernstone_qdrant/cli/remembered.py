@@ -44,10 +44,6 @@ class Remembered:
         options = state.metadata.get(KEY)
         return cls(target.collection, Provenance.read(state), options or {})
 
-    def model(self, given: str | None, default: str) -> str:
-        """Return the model to load with. Its files are compared once they are open."""
-        return given or (self.provenance.model if self.provenance else default)
-
     def dimensions(self, given: int | None, *, allow_mismatch: bool) -> int | None:
         """Return the length of the vectors; None: the model's own.
 

@@ -11,7 +11,6 @@ import typer
 
 from quernstone.cli.expand import expand_options
 from quernstone.cli.options import (
-    EMBEDDING_MODEL,
     RERANKING_MODEL,
     Instruction,
     Json,
@@ -21,7 +20,12 @@ from quernstone.cli.options import (
 )
 from quernstone.cli.printing import print_json
 from quernstone.errors import ConfigError
-from quernstone_qdrant.cli.options import AllowMismatch, CollectionOptions
+from quernstone_qdrant.cli.options import (
+    AllowMismatch,
+    CollectionModel,
+    CollectionOptions,
+    open_embedder,
+)
 
 if TYPE_CHECKING:
     from quernstone_qdrant.searching.hits import SearchHit
@@ -79,15 +83,7 @@ def search(
     ] = 5.0,
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
-    model: Annotated[
-        str | None,
-        model_option(
-            "--model",
-            "-m",
-            envvar="QUERN_MODEL",
-            help="Embedding model. (default: the one the collection was created with)",
-        ),
-    ] = None,
+    model: CollectionModel = None,
     rerank_model: Annotated[
         str | None,
         model_option(
@@ -134,12 +130,19 @@ def search(
     with ExitStack() as stack:
         target = stack.enter_context(collection.open())
         provenance = Provenance.read(Retry(patience).call(target.state))
-        chosen = model or (provenance.model if provenance else EMBEDDING_MODEL)
-        dimensions = provenance.dimensions if provenance else None
-        embedder = stack.enter_context(embedding.embedder(chosen, dimensions=dimensions))
+        embedder = stack.enter_context(
+            open_embedder(
+                embedding,
+                model,
+                None,
+                collection.name,
+                provenance,
+                allow_mismatch=allow_mismatch,
+            )
+        )
         reranker = None
         if rerank:
-            default = _TINY if chosen == _TINY else RERANKING_MODEL
+            default = _TINY if embedder.model == _TINY else RERANKING_MODEL
             reranker = stack.enter_context(reranking.reranker(rerank_model or default))
         searcher = QdrantSearcher(
             target,
