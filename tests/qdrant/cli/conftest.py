@@ -16,8 +16,9 @@ def quern(monkeypatch, tmp_path, checkpoints):
     monkeypatch.chdir(work)
     monkeypatch.setenv("COLUMNS", "120")
 
-    def run(*arguments):
-        return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="quern")
+    def run(*arguments, stdin=None):
+        arguments = [str(argument) for argument in arguments]
+        return CliRunner().invoke(app, arguments, input=stdin, prog_name="quern")
 
     return run
 

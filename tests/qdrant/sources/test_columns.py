@@ -54,7 +54,7 @@ def test_columns_that_are_not_there(shop):
         if shop.suffix == ".jsonl":  # a later row may have it
             assert files.values == {"rows without `prize`, which --metadata or --drop names": 1}
         else:
-            assert f"no column `prize` for `{option}`; the columns are" in str(found[0])
+            assert f"no column `prize` for `{option}` (`--{option}`); the columns" in str(found[0])
     with pytest.raises(ConfigError, match="both name price"):
         ReadOptions(metadata=["price"], drop=["price"])
 
@@ -83,7 +83,7 @@ def test_a_limit_ends_the_walk_and_never_prunes(client, embedder, tmp_path):
     assert (files.found, files.loaded) == (2, 2)
     loader = QdrantLoader(client, "docs", embedder)
     loader.load(read_paths(tmp_path))
-    with pytest.raises(ConfigError, match="pruning would delete them"):
+    with pytest.raises(ConfigError, match="pruning would delete what was not read"):
         loader.load(read_paths(tmp_path, options=ReadOptions(limit=1)), prune=True)
     with pytest.raises(ConfigError, match="`limit` is 0"):
         ReadOptions(limit=0)

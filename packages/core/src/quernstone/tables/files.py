@@ -103,16 +103,20 @@ def count_lines(path: Path) -> int:
 
 
 class _Unclosed(io.RawIOBase):
-    """A stream that stays open when its reader is closed."""
+    """Standard input, which stays open when its reader is closed.
+
+    The file below its buffer is read: a thread that waits in the buffer holds its lock, for which
+    Python aborts when the process exits.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file = getattr(file, "raw", file)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        return cast("io.BufferedReader", self._file).readinto1(buffer)
+        return cast("io.FileIO", self._file).readinto(buffer)
 
 
 def is_pipe(path: Path) -> bool:

@@ -51,6 +51,8 @@ class TableReader:
     layout: Format | None = None
     """Format of the table; None: by the suffix of the file, or by the first bytes of standard
     input. What is neither JSON Lines nor Parquet counts as plain lines."""
+    guesses_lines: bool = True
+    """False refuses standard input that is neither JSON Lines nor Parquet, if `layout` is None."""
     check: Callable[[list[str]], Collection[str]] = _any_columns
     """Called with the columns of a file with a header or schema before its first row. It may raise
     a `SourceError`, and returns the columns that must stay strings."""
@@ -79,6 +81,12 @@ class TableReader:
                         yield from self._parquet(file)
                         return
                     layout = "jsonl" if start.startswith(b"{") else "lines"
+                    if layout == "lines" and start and not self.guesses_lines:
+                        raise SourceError(
+                            self.name,
+                            "is neither JSON Lines nor Parquet: name its format by `input_format` "
+                            "(`--input-format`), such as csv or lines",
+                        )
                 yield from _READERS[layout](self, file)
         except (EOFError, zlib.error) as error:
             raise SourceError(self.name, f"is damaged: {error}") from error

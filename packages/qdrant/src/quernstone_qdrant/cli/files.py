@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
 
 from quernstone.cli.options import TextOptions, fields_of
 from quernstone.cli.options import table_option as _option
 from quernstone.errors import ConfigError
+from quernstone.tables.files import is_standard_input
 
 if TYPE_CHECKING:
     from quernstone_qdrant.sources import FileCounts, ReadOptions
 
+InputFormat: TypeAlias = Literal["auto", "jsonl", "csv", "parquet", "lines"]
 _SHOWN = 3
+
+
+def existing(paths: list[Path]) -> list[Path]:
+    """Return paths that exist, or are `-`, standard input.
+
+    Raises:
+        typer.BadParameter: One does not exist.
+    """
+    for path in paths:
+        if not (path.exists() or is_standard_input(path)):
+            raise typer.BadParameter(f"path {str(path)!r} does not exist")
+    return paths
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,10 @@ class FileOptions(TextOptions):
             "row number)"
         ),
     ] = None
+    input_format: Annotated[
+        InputFormat,
+        _option(help="Format of standard input; auto: JSON Lines or Parquet, by its first bytes."),
+    ] = "auto"
     metadata: Annotated[
         str | None,
         _option(
@@ -82,6 +103,7 @@ class FileOptions(TextOptions):
         return ReadOptions(
             **self.arguments(),
             id_field=self.id_field,
+            input_format=None if self.input_format == "auto" else self.input_format,
             metadata=fields_of(self.metadata),
             drop=fields_of(self.drop) or (),
             limit=self.limit,

@@ -216,9 +216,12 @@ def check_inputs(
         SourceError: A file, or the first row of one, cannot be read.
     """
     from quernstone_qdrant.documents.deadletter import refuse_to_prune_by
-    from quernstone_qdrant.sources import check_first_rows
+    from quernstone_qdrant.loading.prune import refuse_limited
+    from quernstone_qdrant.sources import check_first_rows, read_paths
 
+    records = read_paths(paths, options=reading)  # nothing is opened before the first record
     if updates.scope:
+        refuse_limited(records)
         refuse_to_prune_by(paths)
     check_writable("--report", errors.report_file)
     check_writable("--dead-letter", errors.dead_letter)

@@ -172,9 +172,14 @@ def metadata_fields(
 def _make(key: object, text: Any, metadata: Mapping[Any, Any], position: int) -> Record:
     clean = _clean(metadata, position if key is None else key)
     if key is None and isinstance(text, str):
-        content = orjson.dumps([storable(text), clean], option=orjson.OPT_SORT_KEYS)
-        key = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        key = content_key(text, clean)
     return Record(str(key), text, clean)
+
+
+def content_key(text: str, metadata: Mapping[str, JsonValue]) -> str:
+    """Return the key of a document without an id: a hash of its content."""
+    content = orjson.dumps([storable(text), metadata], option=orjson.OPT_SORT_KEYS)
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _clean(metadata: Mapping[Any, Any], key: object) -> dict[str, JsonValue]:

@@ -78,7 +78,7 @@ class SourceGuard:
                     f"the row with the id {record.key!r} is stored as {record.alias!r}, by a load "
                     "without --id-field (`id_field`), and loading the rows by their ids would "
                     "store each of them twice: pass --prune (`prune=True`), which deletes the "
-                    "rows stored by number, or load without an id field as before",
+                    "rows stored without ids, or load without an id field as before",
                 )
 
     def _begins_as(self, point: Point, payload: dict[str, Any], source: str) -> bool:

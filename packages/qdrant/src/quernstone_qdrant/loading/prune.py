@@ -227,9 +227,9 @@ def prune_missing(
 
 
 def refuse_limited(records: object) -> None:
-    """Raise a `ConfigError` for records that `limit` cuts short: the rest must not be deleted."""
-    if isinstance(records, FileRecords) and records.is_limited:
+    """Raise a `ConfigError` for records that may be cut short: the rest must not be deleted."""
+    if isinstance(records, FileRecords) and records.incomplete:
         raise ConfigError(
-            "`limit` (`--limit`) leaves documents out, and pruning would delete them: use one of "
-            "the two"
+            f"{records.incomplete}, and pruning would delete what was not read: load without "
+            "pruning, or read complete files"
         )

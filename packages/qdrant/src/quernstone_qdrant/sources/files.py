@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from quernstone.errors import MissingExtraError
+from quernstone.errors import ConfigError, MissingExtraError
 from quernstone.tables import FORMATS, open_file, suffix_of
-from quernstone.tables.files import COMPRESSED, count_lines, is_pipe
+from quernstone.tables.files import COMPRESSED, count_lines, is_pipe, is_standard_input
 from quernstone.tables.parquet import count_parquet
 from quernstone_qdrant.documents.records import Record, TextFormat
 from quernstone_qdrant.errors import SourceError
@@ -20,7 +20,7 @@ from quernstone_qdrant.sources.documents import (
     read_document,
 )
 from quernstone_qdrant.sources.options import ReadOptions
-from quernstone_qdrant.sources.rows import RowReader
+from quernstone_qdrant.sources.rows import STANDARD_INPUT, RowReader
 from quernstone_qdrant.sources.walk import FileCounts, Found, Inventory, Walker
 
 _TEXTS: dict[str, TextFormat] = {
@@ -45,11 +45,11 @@ class FileRecords(Iterator[Record | SourceError]):
         items: Iterator[Record | SourceError],
         inventory: Inventory,
         *,
-        is_limited: bool = False,
+        incomplete: str = "",
     ) -> None:
         self._items, self._inventory = items, inventory
-        self.is_limited = is_limited
-        """True if there may be more records, so that nothing may be pruned by these."""
+        self.incomplete = incomplete
+        """The reason why there may be more records, so that nothing may be pruned by these."""
 
     @property
     def files(self) -> FileCounts:
@@ -77,6 +77,9 @@ def read_paths(
     empty files, pipes, names that begin with a dot, and what `options.exclude` matches. Links to
     folders are followed, except those that lead to a folder they are in.
 
+    The path `-` is standard input, a table in the format of `options.input_format`. The source of
+    its rows is `standard input`; without `id_field`, their keys are hashes of their content.
+
     Args:
         paths: One path or several.
         text_field: `text_field` of the options.
@@ -86,17 +89,38 @@ def read_paths(
     Returns:
         An iterator of records, with a `SourceError` in place of each row or file that cannot be
         read. Its attribute `files` accounts for every file.
+
+    Raises:
+        ConfigError: `-` is given twice, or `options.input_format` without it.
     """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
+    roots = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     options = options or ReadOptions()
     if text_field is not None:
         options = replace(options, text_field=text_field)
     if id_field is not None:
         options = replace(options, id_field=id_field)
+    _check_standard_input(roots, options)
     inventory = Inventory()
-    items = _read_all([Path(path) for path in paths], options, inventory)
-    return FileRecords(items, inventory, is_limited=options.limit is not None)
+    items = _read_all(roots, options, inventory)
+    return FileRecords(items, inventory, incomplete=_incomplete(roots, options))
+
+
+def _check_standard_input(paths: Iterable[Path], options: ReadOptions) -> None:
+    piped = sum(map(is_standard_input, paths))
+    if piped > 1:
+        raise ConfigError("standard input can be read only once: pass - once")
+    if options.input_format is not None and not piped:
+        raise ConfigError(
+            "`input_format` (`--input-format`) belongs to standard input: pass - as the path"
+        )
+
+
+def _incomplete(paths: Iterable[Path], options: ReadOptions) -> str:
+    if options.limit is not None:
+        return "`limit` (`--limit`) leaves documents out"
+    if any(is_pipe(path) for path in paths if is_standard_input(path) or not path.is_dir()):
+        return "a pipe ends early, without an error, if the program that writes to it fails"
+    return ""
 
 
 def count_records(
@@ -175,7 +199,9 @@ def _read_all(
                     "load their common parent folder, or load them into separate collections",
                 )
                 continue
-            label = root.resolve().name if root.is_dir() else source
+            label = source
+            if root.is_dir() and not is_standard_input(root):
+                label = root.resolve().name
             items = _read(path, source, label, options, inventory)
             left = None if options.limit is None else options.limit - inventory.records
             empty = "without text" if path.suffix.lower() in DOCUMENT_SUFFIXES else "empty"
@@ -185,7 +211,10 @@ def _read_all(
 
 
 def _walk(root: Path, options: ReadOptions, inventory: Inventory) -> Iterator[Found | SourceError]:
-    if root.is_dir():
+    if is_standard_input(root):
+        inventory.found += 1
+        yield Found(STANDARD_INPUT, root)
+    elif root.is_dir():
         missing = () if can_read_documents() else DOCUMENT_SUFFIXES
         yield from Walker(SUFFIXES, options.exclude, missing).walk(root, inventory)
     else:
@@ -232,7 +261,7 @@ def _read(
             record = read_document(path, source, label, options)
             if record is not None:
                 yield record
-        elif suffix in FORMATS:
+        elif suffix in FORMATS or is_standard_input(path):
             yield from RowReader(source, path, options, label, inventory.values).records()
         else:
             known = ", ".join(SUFFIXES)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from quernstone.errors import ConfigError
-from quernstone.tables import TableOptions
+from quernstone.tables import Format, TableOptions
 from quernstone_qdrant.sources.walk import EXCLUDED
 
 
@@ -15,8 +15,10 @@ class ReadOptions(TableOptions):
     """How files and folders become records."""
 
     id_field: str | None = None
-    """Column of the ids, which must be unique across all files; None: file and row number. It also
-    stays in the metadata."""
+    """Column of the ids, which must be unique across all files; None: file and row number, or for
+    standard input a hash of the row. It also stays in the metadata."""
+    input_format: Format | None = None
+    """Format of standard input; None: JSON Lines or Parquet, by its first bytes."""
     metadata: Collection[str] | None = None
     """Columns that are metadata, besides the id and the partitions of a row; None: all except
     those of the text."""

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from quernstone.tables import Row, TableReader, TextColumns, listed
+from quernstone.tables.files import is_standard_input
 from quernstone_qdrant.documents.deadletter import MARK, read_dead_letter
 from quernstone_qdrant.documents.json_values import UnstorableError, to_metadata
-from quernstone_qdrant.documents.records import Record, metadata_fields
+from quernstone_qdrant.documents.records import Record, content_key, metadata_fields
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.sources.options import ReadOptions
 from quernstone_qdrant.sources.partitions import partitions_of
 
 _COMPARED_ROWS = 64
-"""Number of rows of a file for which a load by ids looks for rows that are stored by number."""
+"""Number of rows of a file for which a load by ids looks for rows that are stored without ids."""
+STANDARD_INPUT = "standard input"
+"""Name and source of standard input."""
 
 
 @dataclass(slots=True)
@@ -39,6 +42,14 @@ class RowReader:
         self._texts = TextColumns(self.options)
         self._partitions = {}
 
+    @property
+    def _is_piped(self) -> bool:
+        return is_standard_input(self.path)
+
+    @property
+    def _name(self) -> str:
+        return STANDARD_INPUT if self._is_piped else str(self.path)
+
     def records(self) -> Iterator[Record | SourceError]:
         """Yield the records, and a `SourceError` in place of each invalid row.
 
@@ -48,11 +59,13 @@ class RowReader:
             SourceError: The file is damaged, or a column is missing.
             OSError: The file cannot be opened.
         """
-        self._partitions = partitions_of(self.source, self.options.types, str(self.path))
+        self._partitions = partitions_of(self.source, self.options.types, self._name)
         reader = TableReader(
             path=self.path,
-            name=str(self.path),
+            name=self._name,
             options=self.options,
+            layout=self.options.input_format if self._is_piped else None,
+            guesses_lines=False,
             check=self._check_columns,
             values=self.values,
         )
@@ -60,7 +73,7 @@ class RowReader:
             if isinstance(item, SourceError):
                 yield item
             elif MARK in item.fields:
-                yield read_dead_letter(item.fields, str(self.path), item.number)
+                yield read_dead_letter(item.fields, self._name, item.number)
             else:
                 yield self._record(item)
 
@@ -73,7 +86,7 @@ class RowReader:
         Raises:
             SourceError: A column is missing.
         """
-        path, options = str(self.path), self.options
+        path, options = self._name, self.options
         repeated = [name for name, count in Counter(columns).items() if count > 1]
         if repeated:
             raise SourceError(
@@ -82,9 +95,10 @@ class RowReader:
                 "stored: rename the others",
             )
         known = {*columns, *self._partitions}
-        wanted: dict[str, Collection[str]] = {"`types`": options.types}
+        wanted: dict[str, Collection[str]] = {"`types` (`--types`)": options.types}
         if "metadata" not in columns:  # else its fields are columns as well
-            wanted |= {"`metadata`": options.metadata or (), "`drop`": options.drop}
+            wanted["`metadata` (`--metadata`)"] = options.metadata or ()
+            wanted["`drop` (`--drop`)"] = options.drop
         for option, names in wanted.items():
             unknown = [name for name in names if name not in known]
             if unknown:
@@ -108,16 +122,20 @@ class RowReader:
         number, fields, options = row.number, row.fields, self.options
         try:
             text = self._texts.text(fields)
-            key, alias = f"{self.source}#{number}", ""
-            if options.id_field is not None:
-                if number <= _COMPARED_ROWS:
-                    alias = options.named(key)
-                key = _id(fields, options.id_field)
+            own_id = None if options.id_field is None else _id(fields, options.id_field)
             metadata = to_metadata(self._metadata(fields))
+            metadata.setdefault("source", self.source)
+            if self._is_piped:  # its rows have no place that they keep
+                key = content_key(text, metadata)
+            else:
+                metadata.setdefault("row", number)
+                key = f"{self.source}#{number}"
+            alias = ""
+            if own_id is not None:
+                alias = options.named(key) if number <= _COMPARED_ROWS else ""
+                key = own_id
         except (UnstorableError, ValueError) as error:
-            return SourceError(str(self.path), str(error), number)
-        metadata.setdefault("source", self.source)
-        metadata.setdefault("row", number)
+            return SourceError(self._name, str(error), number)
         return Record(
             options.named(key),
             text,
