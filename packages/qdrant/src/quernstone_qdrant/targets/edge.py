@@ -44,11 +44,11 @@ from quernstone_qdrant.targets.base import (
 from quernstone_qdrant.targets.edge_files import (
     DESCRIPTION,
     check_room,
+    check_room_for_index,
     edge_collections,
     folder_name,
     refuse_folder_of,
     replace_file,
-    size_on_disk,
 )
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_optimise import optimise_in_process
@@ -279,7 +279,7 @@ class EdgeTarget:
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
-        self._check_room_for_index()
+        check_room_for_index(self._home / _SHARD, self.state())
         # Close first: only one process can open the shard. `edge_optimise.py` explains why
         # indexing runs in a process of its own.
         self.close()
@@ -292,12 +292,6 @@ class EdgeTarget:
             ) from late
         if failure is not None:
             raise CollectionError(self.collection, f"indexing failed: {failure}")
-
-    def _check_room_for_index(self) -> None:
-        """Raise an error unless the segments that must be indexed fit on the disk once more."""
-        state, shard = self.state(), self._home / _SHARD
-        is_indexed = (state.indexed or 0) >= state.points * len(state.vectors)
-        check_room(shard, 0 if is_indexed else size_on_disk(shard), "build the index")
 
     def check_features(self, features: Collection[Feature]) -> None:
         """See `Target.check_features`."""

@@ -8,11 +8,14 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant.errors import TargetError
+
+if TYPE_CHECKING:
+    from quernstone_qdrant.targets.base import CollectionState
 
 EDGE_RESERVE = 128 << 20
 """Bytes that must stay free: Edge extends its log, vectors and payloads by 32 MiB each."""
@@ -82,6 +85,20 @@ def check_room(path: Path, needed: int, work: str = "write") -> None:
             f"needs {wanted / 1e6:,.0f} MB to {work}; free some space and load again, which "
             "continues from here"
         )
+
+
+def check_room_for_index(shard: Path, state: CollectionState) -> None:
+    """Raise an error unless the segments fit on the disk once more, if points are not indexed.
+
+    Args:
+        shard: Folder of the shard.
+        state: State of the collection.
+
+    Raises:
+        TargetError: Too little is free.
+    """
+    is_indexed = (state.indexed or 0) >= state.points * len(state.vectors)
+    check_room(shard, 0 if is_indexed else size_on_disk(shard), "build the index")
 
 
 def folder_name(collection: str) -> str:
