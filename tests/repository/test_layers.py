@@ -32,7 +32,16 @@ LAYERS = {
         ["errors"],
         ["documents"],
         ["settings", "wish", "filters", "embedders"],
-        ["sources", "targets", "store", "writes", "retry", "provenance", "reconcile"],
+        [
+            "sources",
+            "targets",
+            "store",
+            "writes",
+            "retry",
+            "provenance",
+            "reconcile",
+            "chunk_sizes",
+        ],
         [
             "checks",
             "loading",

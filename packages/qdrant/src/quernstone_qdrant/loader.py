@@ -8,6 +8,7 @@ from os import PathLike
 from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError, QuernstoneError
+from quernstone_qdrant.chunk_sizes import ChunkSize, record_sizes
 from quernstone_qdrant.documents.chunking import Chunker
 from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.embedders import (
@@ -49,9 +50,11 @@ class QdrantLoader:
         settings: Single fields of `CollectionSettings` to change, by name, such as `{"m": 32}`.
         layout: Shape of the payload; None: that of an existing collection, or `universal`.
         hybrid: Add BM25 for hybrid search; None: as in an existing collection, or False.
-        chunk_size: Maximum number of characters per chunk; None keeps each text whole.
+        chunk_size: Maximum number of characters per chunk; None keeps each text whole; `auto`: as
+            in earlier loads of the collection, or 1,200. What is given is recorded, and another
+            value is refused later.
         chunk_overlap: Maximum number of characters that a chunk repeats from the previous one;
-            None: a tenth of `chunk_size`.
+            None: as in earlier loads, or a tenth of `chunk_size`.
         batch_size: Maximum number of chunks per lookup, embedding call and write. Batches are
             smaller if the model would need more than a few seconds for one: a crash loses, and
             `progress` waits for, up to one batch.
@@ -74,7 +77,7 @@ class QdrantLoader:
         progress: Called after each batch with the report so far.
 
     Raises:
-        ConfigError: An argument is out of range.
+        ConfigError: An argument is out of range, or earlier loads had other chunks.
         CollectionError: The collection cannot store these vectors, or has other settings.
         ProvenanceError: The collection was created with another model.
         TargetError: Qdrant cannot be reached.
@@ -97,7 +100,7 @@ class QdrantLoader:
         settings: Mapping[str, object] | None = None,
         layout: LayoutName | None = None,
         hybrid: bool | None = None,
-        chunk_size: int | None = 1200,
+        chunk_size: ChunkSize = "auto",
         chunk_overlap: int | None = None,
         batch_size: int = 2048,
         request_bytes: int = REQUEST_BYTES,
@@ -118,7 +121,8 @@ class QdrantLoader:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
         named = as_target(client, collection)
         target = Retry(min(patience, OPENING_PATIENCE)).call(named.pinned)
-        chunker = Chunker(chunk_size, chunk_overlap)
+        if chunk_size != "auto":
+            Chunker(chunk_size, chunk_overlap)  # refuses invalid sizes before anything is created
         notes: list[str] = []
         model: TextEmbedder = as_embedder(embedder)
         if isinstance(model, FrameworkEmbedder):
@@ -136,12 +140,13 @@ class QdrantLoader:
             note=notes.append,
             patience=patience,
         )
+        sizes = record_sizes(target, chunk_size, chunk_overlap, Retry(patience), notes.append)
         self._plan = LoadPlan(
             target=target,
             named=named,
             provenance=provenance,
             embedder=model,
-            chunker=chunker,
+            chunker=Chunker(*sizes),
             batch_size=batch_size,
             request_bytes=request_bytes,
             patience=patience,

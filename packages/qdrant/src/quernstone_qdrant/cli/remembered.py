@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from quernstone.errors import ConfigError
+from quernstone_qdrant.chunk_sizes import KEY, ChunkSize, chosen_sizes
 from quernstone_qdrant.cli.load_options import BatchOptions
 from quernstone_qdrant.errors import CollectionNotFoundError, ProvenanceError
 
 if TYPE_CHECKING:
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.targets import Target
-
-KEY = "quernstone_load_options"
-"""Key of the collection's metadata under which the options of its loads are recorded."""
-_CHUNK_SIZE = 1200
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,9 @@ class Remembered:
         Raises:
             ConfigError: The collection has other chunks.
         """
-        size = self._value("chunk_size", given.chunk_size)
-        size = _CHUNK_SIZE if size is None else size
-        tenth = size // 10
-        overlap = self._value("chunk_overlap", given.chunk_overlap, tenth)
-        return replace(given, chunk_size=size, chunk_overlap=None if overlap == tenth else overlap)
+        size: ChunkSize = "auto" if given.chunk_size is None else given.chunk_size or None
+        size, overlap = chosen_sizes(self.collection, self.options, size, given.chunk_overlap)
+        return replace(given, chunk_size=size or 0, chunk_overlap=overlap)
 
     def id_field(self, given: str | None, namespace: str) -> str | None:
         """Return the field of the ids of rows in a namespace.
@@ -104,17 +99,3 @@ class Remembered:
             from quernstone_qdrant.retry import Retry
 
             Retry(batches.patience).call(lambda: target.pinned().describe({KEY: options}))
-
-    def _value(self, name: str, given: int | None, default: int | None = None) -> int | None:
-        """Return a value that is given, or else recorded; both may not differ."""
-        if name not in self.options:
-            return default if given is None else given
-        recorded = self.options[name]
-        recorded = default if recorded is None else recorded
-        if given not in (None, recorded):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"collection {self.collection!r} was loaded with {option} {recorded}, but "
-                f"{option} {given} is requested: leave it out, or load into another collection"
-            )
-        return recorded
