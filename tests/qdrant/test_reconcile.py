@@ -340,7 +340,8 @@ def test_the_embedded_client_records_and_names_what_it_ignores(embedder):
     loader = QdrantLoader(embedded, "docs", embedder, settings=wanted, defer_index="m0")
     assert loader.provenance.settings == CollectionSettings(**{**RULES, **wanted})
     report = loader.load(RECORDS)
-    assert report.notes == ("`defer_index` is ignored: the embedded client has no index",)
+    (note,) = report.notes
+    assert note == "`defer_index` (`--defer-index`) is ignored: the embedded client has no index"
     assert report.ignored == (
         "quantisation", "vectors on disk", "an HNSW graph", "payload indexes",
         "payloads on disk", "replicas",
