@@ -16,7 +16,13 @@ from langchain_quernstone import (
     QuernstoneRetriever,
 )
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
-from quernstone_qdrant import QdrantLoader, QdrantMigration, QdrantSearcher
+from quernstone_qdrant import (
+    Feedback,
+    Popularity,
+    QdrantLoader,
+    QdrantMigration,
+    QdrantSearcher,
+)
 
 QUERY = "how was grain ground?"
 RECORDS = [
@@ -220,3 +226,40 @@ async def test_a_retriever_follows_a_migration_to_another_model(tmp_path):
             assert [document.metadata["_key"] for document in found] == ["mill", "oven"]
         assert retriever.searcher.embedder.dimensions == dimensions
     client.close()
+
+
+def test_options_of_searches(client):
+    searcher = opened(client).searcher
+    settings = {"k": 3, "search_type": "mmr", "lambda_mult": 0.25, "fetch_k": 3}
+    chosen = searcher.search(QUERY, 3, diversity=models.Mmr(diversity=0.75, candidates_limit=3))
+    assert [found.id for found in opened(client, **settings).invoke(QUERY)] == [
+        hit.id for hit in chosen
+    ]
+    assert [found.id for found in opened(client).invoke(QUERY, **settings)] == [
+        hit.id for hit in chosen
+    ]
+    years = [found.metadata["year"] for found in opened(client, group_by="year").invoke(QUERY)]
+    assert sorted(years) == [1200, 1987, 2026]
+    assert len(opened(client, per_document=1, k=9).invoke(QUERY)) == len(RECORDS)
+    boost = Popularity("year", half=1, weight=9)
+    boosted = opened(client, boost=boost).invoke(QUERY)
+    assert boosted[0].metadata["boosted_score"] > 9
+    feedback = Feedback(a=1.0, b=1.0, c=1.0, seeds=2)
+    judged = opened(client, reranker=Reranker("tiny"), feedback=feedback, k=4)
+    assert len(judged.invoke(QUERY)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lambda_mult": 0.5}, "`lambda_mult` needs `search_type='mmr'`"),
+        ({"fetch_k": 5}, "`fetch_k` needs `search_type='mmr'`"),
+        ({"search_type": "best"}, "`search_type` is 'best'; it must be"),
+        ({"search_type": "mmr", "lambda_mult": 2}, "`lambda_mult` is 2; it must be a number"),
+        ({"search_type": "mmr", "per_document": 1}, "`diversity` and `per_document` exclude"),
+    ],
+    ids=["lambda", "fetch", "type", "range", "groups"],
+)
+def test_options_that_would_be_ignored_are_refused(client, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        opened(client).invoke(QUERY, **changes)

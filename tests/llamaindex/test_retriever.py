@@ -9,6 +9,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 from qdrant_client import QdrantClient, models
@@ -17,7 +18,13 @@ from llama_index.embeddings.quernstone import QuernstoneEmbedding
 from llama_index.postprocessor.quernstone import QuernstoneRerank
 from llama_index.retrievers.quernstone import QuernstoneRetriever
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
-from quernstone_qdrant import QdrantLoader, QdrantMigration, QdrantSearcher
+from quernstone_qdrant import (
+    Feedback,
+    Popularity,
+    QdrantLoader,
+    QdrantMigration,
+    QdrantSearcher,
+)
 
 QUERY = "how was grain ground?"
 RECORDS = [
@@ -237,3 +244,39 @@ async def test_a_retriever_follows_a_migration_to_another_model(tmp_path):
         assert keys(await retriever.aretrieve(bundle))[0] == "mill"
         assert retriever.searcher.embedder.dimensions == dimensions
     client.close()
+
+
+def test_options_of_searches(client):
+    searcher = opened(client).searcher
+    chosen = searcher.search(QUERY, 3, diversity=0.75)
+    for mode in ("mmr", VectorStoreQueryMode.MMR):
+        settings = {"vector_store_query_mode": mode, "mmr_threshold": 0.25}
+        nodes = opened(client, similarity_top_k=3, **settings).retrieve(QUERY)
+        assert [node.node_id for node in nodes] == [hit.id for hit in chosen]
+    hybrid = opened(client, vector_store_query_mode="hybrid").retrieve(QUERY)
+    assert [node.score for node in hybrid] == [
+        hit.fused_score for hit in searcher.search(QUERY, 2, hybrid=True)
+    ]
+    years = opened(client, similarity_top_k=9, group_by="year").retrieve(QUERY)
+    assert sorted(node.metadata["year"] for node in years) == [1200, 1987, 2026]
+    assert len(opened(client, similarity_top_k=9, per_document=1).retrieve(QUERY)) == len(RECORDS)
+    boost = Popularity("year", half=1, weight=9)
+    assert opened(client, boost=boost).retrieve(QUERY)[0].score > 9
+    feedback = Feedback(a=1.0, b=1.0, c=1.0, seeds=2)
+    judged = opened(client, reranker=Reranker("tiny"), feedback=feedback, similarity_top_k=4)
+    assert len(judged.retrieve(QUERY)) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mmr_threshold": 0.5}, "`mmr_threshold` needs `vector_store_query_mode='mmr'`"),
+        ({"vector_store_query_mode": "sparse"}, "is 'sparse'; it must be one of default, hybrid"),
+        ({"vector_store_query_mode": "hybrid", "hybrid": False}, "exclude each other"),
+        ({"vector_store_query_mode": "mmr", "mmr_threshold": 2}, "`mmr_threshold` is 2; it must"),
+    ],
+    ids=["threshold", "mode", "hybrid", "range"],
+)
+def test_modes_that_cannot_work_are_refused(client, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        opened(client, **settings)

@@ -12,9 +12,9 @@ from tests.support.qdrant_server import running_server
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import EdgeTarget, ProvenanceError, QdrantLoader, QdrantMigration
-from quernstone_qdrant import searcher as searcher_module
 from quernstone_qdrant.embedder_choice import EmbedderChoice
 from quernstone_qdrant.searcher import QdrantSearcher
+from quernstone_qdrant.searching import finding as searcher_module
 from quernstone_qdrant.targets import as_target
 
 RECORDS = [{"id": f"d{n}", "text": f"Mill {n} grinds rye."} for n in range(9)]

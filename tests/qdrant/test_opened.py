@@ -10,7 +10,6 @@ from qdrant_client import models
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
-from quernstone_qdrant import searcher as searcher_module
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
@@ -19,6 +18,7 @@ from quernstone_qdrant.errors import (
     TransientError,
 )
 from quernstone_qdrant.provenance import Provenance
+from quernstone_qdrant.searching import finding as searcher_module
 from quernstone_qdrant.targets import ClientTarget
 from quernstone_qdrant.targets.edge import EdgeTarget
 

@@ -12,7 +12,7 @@ from quernstone_qdrant import (
     QdrantLoader,
     QdrantSearcher,
 )
-from quernstone_qdrant import searcher as searcher_module
+from quernstone_qdrant.searching import finding as searcher_module
 
 RECORDS = [
     {"id": "mill", "text": "A quern is a stone hand mill for grinding grain.", "topic": "tools"},

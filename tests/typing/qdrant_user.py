@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from quernstone_qdrant import (
     CollectionError,
     CollectionNotFoundError,
     CollectionSettings,
+    Feedback,
     LoadReport,
+    Popularity,
     ProvenanceError,
     QdrantLoader,
     QdrantSearcher,
+    Recency,
     Record,
     RecordError,
     SearchHit,
@@ -107,7 +111,12 @@ def search(client: QdrantClient) -> list[SearchHit]:
         candidates=20,
         prefetch=500,
         instruction="Find",
+        boost=[Recency("day", timedelta(days=30)), Popularity("views", half=100, weight=0.2)],
+        per_document=1,
     )
+    again = searcher.search("what?", diversity=models.Mmr(diversity=0.5), group_by=None)
+    again = searcher.search("what?", feedback=Feedback(a=1, b=0.5, c=0.2, seeds=4))
+    assert again[0].group, again[0].boosted_score
     scores: list[tuple[float, float | None, float | None, int]] = [
         (hit.score, hit.fused_score, hit.rerank_score, hit.retrieval_rank) for hit in hits
     ]

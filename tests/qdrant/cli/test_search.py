@@ -109,3 +109,55 @@ def test_hybrid_hits_have_a_column_of_fused_scores_and_can_be_sorted(quern, docs
     )
     wrong = quern("search", "snow", "-c", "docs", "--no-rerank", "--sort", "rerank")
     assert "--sort rerank needs --rerank" in wrong.stderr
+
+
+def test_options_that_choose_and_rank_hits(quern, docs):
+    text = " ".join(f"Grain is ground in mill number {n}." for n in range(9))
+    rows = [
+        {"id": 1, "text": text, "day": "2001-01-01", "views": 5},
+        {"id": 2, "text": "Grain and bread.", "day": "2999-01-01", "views": 900},
+    ]
+    (docs / "long.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    quern("load", docs, "-c", "docs", "--chunk-size", 30)
+
+    def search(*options):
+        done = quern("search", "grain mill", "-c", "docs", "--json", "-n", 9, *options)
+        assert done.exit_code == 0, done.stderr
+        return orjson.loads(done.stdout)
+
+    keys = [hit["key"] for hit in search("--no-rerank", "--per-document", 1)]
+    assert len(keys) == len(set(keys)) == 6
+    grouped = search("--no-rerank", "--group-by", "views", "--group-size", 2)
+    assert sorted(hit["group"] for hit in grouped) == [5, 5, 900]
+    assert len(search("--no-rerank", "--diversity", 0.9)) == 9
+    popular = search("--no-rerank", "--popularity", "views=10:4")
+    assert popular[0]["metadata"]["views"] == 900
+    assert popular[0]["boosted_score"] > 3.9
+    recent = search("--no-rerank", "--recency", "day=99999y:4")
+    assert recent[0]["boosted_score"] > recent[0]["score"] + 3
+    formula = '{"sum": ["$score", {"mult": [2, 3]}]}'
+    assert search("--no-rerank", "--formula", formula)[0]["boosted_score"] > 6
+    assert len(search("--feedback", "1,0.5,0.2,3")) == 9
+    table = quern("search", "grain", "-c", "docs", "--plain", "--per-document", 1, "--popularity",
+                  "views=10")  # fmt: skip
+    assert table.stdout.splitlines()[0].split("\t")[:5] == [
+        "rank", "was", "P(yes)", "boosted", "group"
+    ]  # fmt: skip
+
+
+def test_options_that_cannot_be_read(quern, docs):
+    quern("load", docs, "-c", "docs")
+    for options, message in (
+        (("--recency", "day=30"), "has the age '30'; write 12h, 30d or 1y"),
+        (("--recency", "day"), "--recency 'day' is not of the form FIELD=SIZE"),
+        (("--popularity", "views=many"), "has 'many' where a number belongs"),
+        (("--formula", "$score +"), "is not an expression of Qdrant in JSON"),
+        (("--formula", "1", "--popularity", "views=1"), "--formula excludes --recency and --popu"),
+        (("--feedback", "1,2"), "is not of the form A,B,C or A,B,C,SEEDS"),
+        (("--consistency", "most"), "it must be a number of replicas"),
+        (("--timeout", 3), "needs a server"),
+        (("--feedback", "1,1,1", "--no-rerank"), "needs a reranker"),
+    ):
+        done = quern("search", "grain", "-c", "docs", *options)
+        assert done.exit_code != 0
+        assert message in " ".join(done.stderr.split())

@@ -3,13 +3,12 @@
 import asyncio
 
 import pytest
-from qdrant_client import QdrantClient
 from tests.support.qdrant_server import running_server
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
-from quernstone_qdrant import searcher as searcher_module
 from quernstone_qdrant.errors import LimitError, TransientError
+from quernstone_qdrant.searching import finding as searcher_module
 from quernstone_qdrant.targets.edge import EdgeTarget
 
 RECORDS = [
@@ -20,24 +19,6 @@ RECORDS = [
 QUERIES = ["grinding grain", "rain on a roof", "bread", "stone", "grinding grain"]
 
 
-@pytest.fixture(params=["embedded", "edge", "rest", "grpc"])
-def target(request, shared_server, tmp_path):
-    """A client or a target that tests load `docs` into."""
-    if request.param == "edge":
-        yield EdgeTarget(tmp_path, "docs")
-        return
-    embedded = request.param == "embedded"
-    client = (
-        QdrantClient(":memory:")
-        if embedded
-        else shared_server.client(prefer_grpc=request.param == "grpc")
-    )
-    yield client
-    shared_server.strict = {}
-    if not embedded and client.collection_exists("docs"):
-        client.delete_collection("docs")
-
-
 def search_many(searcher, queries, *, blocking, **options):
     if blocking:
         return searcher.search_many(queries, **options)
@@ -45,7 +26,9 @@ def search_many(searcher, queries, *, blocking, **options):
 
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["sync", "async"])
-def test_several_queries_find_what_each_finds(target, embedder, reranker, shared_server, blocking):
+def test_several_queries_find_what_each_finds(
+    target, place, embedder, reranker, shared_server, blocking
+):
     QdrantLoader(target, "docs", embedder, hybrid=True, preset="mrl").load(RECORDS)
     searcher = QdrantSearcher(target, "docs", embedder, reranker)
     options = {"limit": 2, "query_filter": {"topic": ["tools", "food", "weather"]}}
@@ -54,8 +37,8 @@ def test_several_queries_find_what_each_finds(target, embedder, reranker, shared
     assert search_many(searcher, QUERIES, blocking=blocking, **options) == each
     assert len({hits[0].retrieval_rank for hits in each}) > 1
     searches = [one.path for one in shared_server.requests if "/query" in one.path]
-    is_server = isinstance(target, QdrantClient) and shared_server.collections
-    assert searches == (["/collections/docs/points/query/batch"] if is_server else [])
+    batch = ["/collections/docs/points/query/batch"]
+    assert searches == (batch if place in ("rest", "grpc") else [])
     assert search_many(searcher, [], blocking=blocking) == []
     with pytest.raises(ConfigError, match="`queries` is one text"):
         search_many(searcher, "grain", blocking=blocking)
@@ -107,7 +90,7 @@ def test_several_queries_are_answered_by_one_collection(
     monkeypatch.setattr(searcher_module, "_SECONDS_BETWEEN_CHECKS", 3600.0)
     QdrantLoader(either_client, "docs", embedder).load(RECORDS)
     searcher = QdrantSearcher(either_client, "docs", embedder)
-    target = searcher._opened.target
+    target = searcher._finder.opened.target
     query_many = target.query_many
 
     def replace():
@@ -140,6 +123,7 @@ def test_consistency_asks_as_many_replicas(embedder, grpc):
         ]
         for searcher in everywhere:
             assert searcher.search("grain", limit=1)[0].key == "bread"
+            assert searcher.search("grain", limit=1, per_document=1)[0].key == "bread"
         anywhere = QdrantSearcher(client, "docs", embedder, **options)
         nodes = [replica.node for replica in server.collections["docs"].replicas]
         server.nodes[next(node for node in nodes if node)].kill()
@@ -149,6 +133,8 @@ def test_consistency_asks_as_many_replicas(embedder, grpc):
                 searcher.search("grain")
             with pytest.raises(TransientError, match="read operations failed"):
                 searcher.search_many(["grain", "rain"])
+            with pytest.raises(TransientError, match="read operations failed"):
+                searcher.search("grain", per_document=1)
 
 
 def test_timeout_is_the_servers(either_client, shared_server, embedder):

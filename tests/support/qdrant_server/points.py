@@ -169,17 +169,20 @@ class Points:
 
     def query_groups(self, collection: Collection, call: Call) -> Any:
         body: models.QueryGroupsRequest = encoded(call.body, query=True)
-        replica = self._replication.reader(collection, call)
-        found = replica.client.query_points_groups(
-            collection.name,
-            **_search(body),
-            group_by=body.group_by,
-            group_size=_default(body.group_size, 3),
-            with_lookup=body.with_lookup,
-        )
-        for group in found.groups:
+
+        def search(replica: Replica) -> list[models.PointGroup]:
+            return replica.client.query_points_groups(
+                collection.name,
+                **_search(body),
+                group_by=body.group_by,
+                group_size=_default(body.group_size, 3),
+                with_lookup=body.with_lookup,
+            ).groups
+
+        groups = self._replication.read(collection, call, search)
+        for group in groups:
             self._replication.present(group.hits, call)
-        return found
+        return models.GroupsResult(groups=groups)
 
     def matrix_pairs(self, collection: Collection, call: Call) -> Any:
         return self._matrix(collection, call).search_matrix_pairs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -22,15 +22,29 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
     from qdrant_client.models import Filter
 
-    from quernstone_qdrant import QdrantSearcher, SearchHit
+    from quernstone_qdrant import Feedback, QdrantSearcher, SearchHit
     from quernstone_qdrant.filters import FieldValue
     from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.searching.boosts import Boosts
     from quernstone_qdrant.targets import Target
 else:
     # The extra `qdrant` may be missing, and pydantic resolves the annotations of fields.
-    Filter = FieldValue = QdrantSearcher = Any
+    Boosts = Feedback = Filter = FieldValue = QdrantSearcher = Any
 
-_ARGUMENTS = ("k", "hybrid", "query_filter", "candidates", "prefetch", "instruction")
+_SEARCHED = (
+    "hybrid",
+    "query_filter",
+    "candidates",
+    "prefetch",
+    "instruction",
+    "per_document",
+    "group_by",
+    "group_size",
+    "boost",
+    "feedback",
+)
+"""Settings that are options of `QdrantSearcher.search`."""
+_ARGUMENTS = ("k", *_SEARCHED, "search_type", "lambda_mult", "fetch_k")
 
 
 class QuernstoneRetriever(BaseRetriever):
@@ -42,6 +56,7 @@ class QuernstoneRetriever(BaseRetriever):
 
     The metadata of a document gets these fields, which replace fields of the same name:
     `retrieval_score`, the cosine of query and document; `fused_score` in hybrid searches;
+    `boosted_score` with `boost`;
     `relevance_score`, the probability from 0 to 1, with a reranker; `_key`, the key of the document
     in the collection; and, as in langchain-qdrant, `_id` and `_collection_name`.
 
@@ -74,6 +89,23 @@ class QuernstoneRetriever(BaseRetriever):
     """Number of points that each earlier stage of a search passes on; see `QdrantSearcher`."""
     instruction: str | None = None
     """The search task, for the models; None: their own."""
+    search_type: Literal["similarity", "mmr"] = "similarity"
+    """`mmr` chooses documents that differ (maximal marginal relevance)."""
+    lambda_mult: float | None = Field(default=None, ge=0, le=1)
+    """With `mmr`: 1 chooses by similarity alone, 0 by difference alone; None: 0.5."""
+    fetch_k: Count = Field(default=None, ge=1)
+    """With `mmr`: number of points to choose from; None: four times as many as are chosen, at least
+    20."""
+    per_document: Count = Field(default=None, ge=1)
+    """Largest number of chunks of one source document; None: no limit."""
+    group_by: str | None = None
+    """Metadata field of which each value has at most `group_size` documents."""
+    group_size: Count = Field(default=None, ge=1)
+    """Largest number of documents of a value of `group_by`; None: 1."""
+    boost: Boosts | None = None
+    """`Recency`, `Popularity`, a list of them, or a formula of Qdrant; see `QdrantSearcher`."""
+    feedback: Feedback | None = None
+    """Settings of relevance feedback by the reranker; see `QdrantSearcher`."""
 
     @field_validator("searcher", mode="before")
     @classmethod
@@ -142,7 +174,8 @@ class QuernstoneRetriever(BaseRetriever):
                 known = ", ".join(_ARGUMENTS)
                 raise ConfigError(f"`{name}` is unknown; a query can change {known}")
         chosen = {name: changes.get(name, getattr(self, name)) for name in _ARGUMENTS}
-        return {"limit": chosen.pop("k"), **chosen}
+        options = {name: chosen[name] for name in _SEARCHED}
+        return {"limit": chosen["k"], "diversity": _diversity(chosen), **options}
 
     def _documents(self, hits: list[SearchHit]) -> list[Document]:
         return [
@@ -154,6 +187,7 @@ class QuernstoneRetriever(BaseRetriever):
         scores = {
             "retrieval_score": hit.score,
             "fused_score": hit.fused_score,
+            "boosted_score": hit.boosted_score,
             "relevance_score": hit.rerank_score,
         }
         return {
@@ -162,6 +196,23 @@ class QuernstoneRetriever(BaseRetriever):
             "_id": hit.id,
             "_collection_name": self.searcher.collection,
         }
+
+
+def _diversity(chosen: Mapping[str, Any]) -> Any:
+    """Return the option `diversity` of a search for LangChain's three words for it."""
+    kind, weight, fetched = chosen["search_type"], chosen["lambda_mult"], chosen["fetch_k"]
+    if kind == "similarity":
+        for name in ("lambda_mult", "fetch_k"):
+            if chosen[name] is not None:
+                raise ConfigError(f"`{name}` needs `search_type='mmr'`")
+        return None
+    if kind != "mmr":
+        raise ConfigError(f"`search_type` is {kind!r}; it must be 'similarity' or 'mmr'")
+    if weight is not None and not 0 <= weight <= 1:
+        raise ConfigError(f"`lambda_mult` is {weight!r}; it must be a number from 0 to 1")
+    from qdrant_client.models import Mmr  # noqa: PLC0415 - an extra
+
+    return Mmr(diversity=None if weight is None else 1 - weight, candidates_limit=fetched)
 
 
 def _searcher_class() -> type[QdrantSearcher]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport
     from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher
+    from quernstone_qdrant.searching.boosts import Popularity, Recency
+    from quernstone_qdrant.searching.feedback import Feedback
     from quernstone_qdrant.searching.hits import SearchHit
     from quernstone_qdrant.settings import CollectionSettings
     from quernstone_qdrant.sources import read_paths
@@ -37,14 +39,17 @@ __all__ = [
     "CopyReport",
     "Depths",
     "EdgeTarget",
+    "Feedback",
     "FrameworkEmbedder",
     "LoadReport",
     "MigrationPlan",
     "MigrationReport",
+    "Popularity",
     "ProvenanceError",
     "QdrantLoader",
     "QdrantMigration",
     "QdrantSearcher",
+    "Recency",
     "Record",
     "RecordError",
     "SearchHit",
@@ -65,6 +70,8 @@ _EXPORTS = {
     "migration.report": ("MigrationPlan", "MigrationReport"),
     "report": ("Depths", "LoadReport"),
     "searcher": ("QdrantSearcher",),
+    "searching.boosts": ("Popularity", "Recency"),
+    "searching.feedback": ("Feedback",),
     "searching.hits": ("SearchHit",),
     "settings": ("CollectionSettings",),
     "sources": ("read_paths",),

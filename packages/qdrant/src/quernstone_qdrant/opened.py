@@ -133,9 +133,22 @@ class OpenedCollection:
         ]
         found = self._query(requests)
         return [
-            [self._hit(point, rank, vector, search) for rank, point in enumerate(points, start=1)]
+            [
+                self._hit(point, rank, vector, search)
+                for rank, point in enumerate(self._best(points, search), start=1)
+            ]
             for points, vector, search in zip(found, vectors, searches, strict=True)
         ]
+
+    def _best(self, points: list[FoundPoint], search: Search) -> list[FoundPoint]:
+        """Return the best points of all groups together."""
+        if search.groups is None:
+            return points
+        is_distance = not (
+            search.hybrid or search.formula or search.feedback or self._settings.scores_are_cosines
+        )
+        ordered = sorted(points, key=lambda point: point.score, reverse=not is_distance)
+        return ordered[: search.fetched]
 
     def _query(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
         if len(requests) == 1:
@@ -181,7 +194,9 @@ class OpenedCollection:
             short = unit_prefix(vector, settings.prefix)
             prefix = PrefixStage(using=PREFIX, vector=short, limit=search.prefetch)
         elif oversamples(settings):
-            found = search.prefetch if search.hybrid else search.fetched
+            found = search.fetched if search.mmr is None else search.mmr.candidates
+            if search.hybrid or search.formula:
+                found = search.prefetch
             oversampling = search.prefetch / found
         if search.hybrid:
             sparse = settings.bm25 == "sparse"
@@ -199,14 +214,23 @@ class OpenedCollection:
             prefix=prefix,
             bm25=bm25,
             depth=search.prefetch,
-            with_vector=search.hybrid or not settings.scores_are_cosines,
+            with_vector=bool(
+                search.hybrid
+                or search.formula
+                or search.feedback
+                or not settings.scores_are_cosines
+            ),
+            mmr=search.mmr,
+            formula=search.formula,
+            feedback=search.feedback,
+            groups=search.groups,
             consistency=reading.consistency,
             timeout=reading.timeout,
         )
 
     def _hit(self, point: FoundPoint, rank: int, vector: Float32Array, search: Search) -> SearchHit:
         content = self.layout.read(point.payload)
-        score = point.score
+        score, replaced = point.score, search.mmr or search.formula
         if point.vector is not None:
             score = self._settings.cosine(vector, point.vector)
         return SearchHit(
@@ -215,7 +239,9 @@ class OpenedCollection:
             text=content.text,
             metadata=content.metadata,
             score=score,
-            fused_score=point.score if search.hybrid else None,
+            fused_score=point.score if search.hybrid and not replaced else None,
+            boosted_score=point.score if search.formula else None,
+            group=point.group,
             retrieval_rank=rank,
             payload=dict(point.payload),
         )

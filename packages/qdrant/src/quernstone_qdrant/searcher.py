@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array
-from quernstone_qdrant.checks.fields import missing_fields
 from quernstone_qdrant.documents.layouts import Layout
 from quernstone_qdrant.embedder_choice import EmbedderChoice, EmbedderFor
 from quernstone_qdrant.embedders import (
@@ -24,22 +20,26 @@ from quernstone_qdrant.embedders import (
     TextReranker,
     check_reranker,
 )
-from quernstone_qdrant.errors import TargetError, TransientError
-from quernstone_qdrant.opened import OpenedCollection
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.searching.finding import MOST_SEARCHES, Finder
 from quernstone_qdrant.searching.hits import SearchHit
 from quernstone_qdrant.searching.options import (
     OneSearchOptions,
     Question,
     Reading,
     SearchOptions,
+    check_many,
     embedded_texts,
     listed,
     make_question,
 )
-from quernstone_qdrant.searching.plan import Search
-from quernstone_qdrant.searching.ranking import arerank_all, rerank_all
+from quernstone_qdrant.searching.ranking import (
+    arerank_all,
+    merged_all,
+    rerank_all,
+    with_examples,
+)
 from quernstone_qdrant.searching.vectors import aembed, embed, unit_vector
 from quernstone_qdrant.targets import Target, as_target
 from quernstone_qdrant.targets.requests import Consistency
@@ -47,9 +47,10 @@ from quernstone_qdrant.targets.requests import Consistency
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_SECONDS_BETWEEN_CHECKS = 1.0
-_MOST_SEARCHES = 5
-"""Searches for one question, each in a collection that was replaced during the last one."""
+    from quernstone_qdrant.opened import OpenedCollection
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class QdrantSearcher:
@@ -115,47 +116,20 @@ class QdrantSearcher:
             raise ConfigError(f"`patience` is {patience}; it must be at least 0")
         check_reranker(reranker)
         self._named = as_target(client, collection)
-        self._embedders = EmbedderChoice(embedder, embedder_for)
         self._reranker = reranker
-        self._allow_mismatch = allow_mismatch
         self._retry = Retry(patience)
-        self._reading = Reading(consistency=consistency, timeout=timeout)
-        self._named.check_features(self._reading.features)
-        self._replacing = threading.Lock()
-        self._warned: set[str] = set()
-        """Fields of filters that were looked for."""
-        self._opened = self._read()
-
-    def _read(self) -> OpenedCollection:
-        """Read the collection that the name stands for now, which may be an alias."""
-        named, embedders, allow_mismatch = self._named, self._embedders, self._allow_mismatch
-        return self._retry.call(
-            lambda: OpenedCollection.read(named, embedders, allow_mismatch=allow_mismatch)
+        self._finder = Finder(
+            self._named,
+            EmbedderChoice(embedder, embedder_for),
+            allow_mismatch=allow_mismatch,
+            retry=self._retry,
+            reading=Reading(consistency=consistency, timeout=timeout),
         )
-
-    def _reopened(self) -> OpenedCollection:
-        """Read the collection again, and keep it for the next searches."""
-        opened = self._read()
-        with self._replacing:
-            if opened.checked > self._opened.checked:  # unless another thread read it later
-                self._opened = opened
-        return opened
-
-    def _current(self) -> OpenedCollection:
-        """Return the collection; read it again if the last time was too long ago.
-
-        An error leaves `_opened` as it is, so a refused collection is refused again.
-        """
-        opened = self._opened
-        is_server = self._named.kind == "server"  # the only one with aliases and limits
-        if is_server and time.monotonic() - opened.checked > _SECONDS_BETWEEN_CHECKS:
-            return self._reopened()
-        return opened
 
     @property
     def provenance(self) -> Provenance:
         """The record of the model that the collection was created with."""
-        return self._opened.provenance
+        return self._finder.opened.provenance
 
     @property
     def collection(self) -> str:
@@ -165,12 +139,12 @@ class QdrantSearcher:
     @property
     def layout(self) -> Layout:
         """Shape of the payloads: `layout.field(name)` is the path of a metadata field."""
-        return self._opened.layout
+        return self._finder.opened.layout
 
     @property
     def embedder(self) -> QueryEmbedder:
         """The embedder of the queries, for the collection that was searched last."""
-        return self._opened.embedder
+        return self._finder.opened.embedder
 
     def point_ids(self, ids: Iterable[str]) -> list[str]:
         """Return the ids of the points of documents or nodes, for other programs.
@@ -188,7 +162,7 @@ class QdrantSearcher:
         Raises:
             TargetError: Qdrant failed.
         """
-        return self._retry.call(partial(self._current().point_ids, list(ids)))
+        return self._retry.call(partial(self._finder.current().point_ids, list(ids)))
 
     def search(
         self, query: str, limit: int = 10, **options: Unpack[OneSearchOptions]
@@ -210,18 +184,36 @@ class QdrantSearcher:
                 exact search, and are slower.
             instruction: The search task, for the model; None: the default instructions of the
                 embedder and the reranker.
+            diversity: Choose hits by maximal marginal relevance (MMR): 0 by similarity alone, 1 by
+                difference from the hits before; or a `qdrant_client.models.Mmr`, whose
+                `candidates_limit` is the number of points to choose from (None: four times the
+                number of hits to fetch, at least 20). In hybrid search, these are the best by
+                `fused_score`. With a reranker, MMR chooses the hits that it reads.
+            boost: `Recency`, `Popularity` or a list of them, which are added to the score; or a
+                `qdrant_client.models.FormulaQuery`, whose fields are payload paths and whose
+                `$score` is the cosine, or `fused_score`. The best `prefetch` points are ranked.
+                With a reranker, the boosted score decides which hits it reads.
+            feedback: Settings of relevance feedback: the reranker scores a few hits, and a second
+                search, which follows these scores, finds the other candidates.
+            group_by: Metadata field of strings or whole numbers, of which each value has at most
+                `group_size` hits. Documents without the field are not found.
+            group_size: Largest number of hits of a value of `group_by`; None: 1.
+            per_document: Largest number of hits of a document, so that a long one does not fill
+                the list; None: no limit.
             vector: A vector to search for instead of the query's, computed by `embedder`. BM25 and
                 the reranker still read the query. Shape: (dimensions,)
             hypothetical: Texts to embed instead of the query, such as hypothetical answers. The
                 mean of their vectors is searched for; BM25 and the reranker read the query.
 
         Returns:
-            Hits, best first: by `rerank_score` with a reranker, else by `fused_score` or `score`.
+            Hits, best first: by `rerank_score` with a reranker, else by `boosted_score`,
+            `fused_score` or `score`; with `diversity`, in the order in which MMR chose them.
 
         Raises:
             ConfigError: `limit` is below 1, `candidates` is below `limit`, `prefetch` is below the
                 number of hits to fetch, `hybrid` is set and the collection has no BM25, `vector`
-                has another size, or both `vector` and `hypothetical` are set.
+                has another size, an option is out of range, two options exclude each other, or the
+                target or the version of the server lacks one.
             TransientError: Qdrant failed temporarily, until `patience` ended.
             TargetError: Qdrant failed.
             ProvenanceError: Another model's collection took its place, and there is no embedder for
@@ -252,60 +244,86 @@ class QdrantSearcher:
         Args:
             queries: The texts to search for.
             limit: Maximum number of hits of each query.
-            options: Those of `search` except `vector` and `hypothetical`, for all queries.
+            options: Those of `search`, for all queries, except `vector`, `hypothetical` and the
+                three of groups, which Qdrant does not search for in batches.
 
         Returns:
             The hits of each query, in the order of `queries`. See `search`, also for the errors.
         """
+        check_many(options)
         return self._search_all(listed(queries), limit, options)
 
     async def asearch_many(
         self, queries: Iterable[str], limit: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[SearchHit]]:
         """Like `search_many`, without blocking the event loop. See `asearch`."""
+        check_many(options)
         return await self._asearch_all(listed(queries), limit, options)
 
     def _search_all(
         self,
         queries: list[str],
         limit: int,
-        options: SearchOptions,
+        options: Mapping[str, Any],
         vector: Sequence[float] | Float32Array | None = None,
         hypothetical: Sequence[str] | None = None,
     ) -> list[list[SearchHit]]:
         questions = self._questions(queries, limit, options, vector, hypothetical)
         if not questions:
             return []
-        opened = self._current()
-        self._plan(opened, questions)  # check the arguments first
-        vectors = self._vectors(opened, vector) or embed(opened.embedder, questions)
-        found = self._find(opened, questions, vectors)
-        if self._reranker is None:
-            return found
-        return rerank_all(self._reranker, questions, found)
+        finder, reranker = self._finder, self._reranker
+        opened = finder.current()
+        finder.plan(opened, questions)  # check the arguments first
+        vectors: Sequence[Float32Array] = self._vectors(opened, vector)
+        vectors = vectors or embed(opened.embedder, questions)
+        for _ in range(MOST_SEARCHES):
+            opened, vectors, found = finder.find(opened, questions, vectors)
+            if reranker is None:
+                return found
+            if questions[0].feedback is None:
+                return rerank_all(reranker, questions, found, limit)
+            seeds = rerank_all(reranker, questions, found, None)
+            again = with_examples(questions, seeds)
+            opened, vectors, more = finder.find_once(opened, again, vectors)
+            if more is not None:
+                return merged_all(questions, seeds, rerank_all(reranker, questions, more, None))
+        raise finder.restless()
 
     async def _asearch_all(
         self,
         queries: list[str],
         limit: int,
-        options: SearchOptions,
+        options: Mapping[str, Any],
         vector: Sequence[float] | Float32Array | None = None,
         hypothetical: Sequence[str] | None = None,
     ) -> list[list[SearchHit]]:
         questions = self._questions(queries, limit, options, vector, hypothetical)
         if not questions:
             return []
-        threaded = self._named.writers > 1
-        opened = await asyncio.to_thread(self._current) if threaded else self._current()
-        self._plan(opened, questions)
-        vectors = self._vectors(opened, vector) or await aembed(opened.embedder, questions)
-        if threaded:
-            found = await asyncio.to_thread(self._find, opened, questions, vectors)
-        else:
-            found = self._find(opened, questions, vectors)
-        if self._reranker is None:
-            return found
-        return await arerank_all(self._reranker, questions, found)
+        finder, reranker, call = self._finder, self._reranker, self._call
+        opened = await call(finder.current)
+        await call(finder.plan, opened, questions)
+        vectors: Sequence[Float32Array] = self._vectors(opened, vector)
+        vectors = vectors or await aembed(opened.embedder, questions)
+        for _ in range(MOST_SEARCHES):
+            opened, vectors, found = await call(finder.find, opened, questions, vectors)
+            if reranker is None:
+                return found
+            if questions[0].feedback is None:
+                return await arerank_all(reranker, questions, found, limit)
+            seeds = await arerank_all(reranker, questions, found, None)
+            again = with_examples(questions, seeds)
+            opened, vectors, more = await call(finder.find_once, opened, again, vectors)
+            if more is not None:
+                others = await arerank_all(reranker, questions, more, None)
+                return merged_all(questions, seeds, others)
+        raise finder.restless()
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call on another thread, unless only the creator's thread may use the target."""
+        if self._named.writers > 1:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
     @staticmethod
     def _vectors(
@@ -318,7 +336,7 @@ class QdrantSearcher:
         self,
         queries: list[str],
         limit: int,
-        options: SearchOptions,
+        options: Mapping[str, Any],
         vector: Sequence[float] | Float32Array | None,
         hypothetical: Sequence[str] | None,
     ) -> list[Question]:
@@ -330,68 +348,3 @@ class QdrantSearcher:
             make_question(query, limit, embedded=texts, reranked=reranked, options=options)
             for query in queries
         ]
-
-    def _plan(self, opened: OpenedCollection, questions: Sequence[Question]) -> list[Search]:
-        """Check the arguments; return one search for each question."""
-        opened.target.check_features(self._reading.features)
-        return [opened.plan(question) for question in questions]
-
-    def _find(
-        self,
-        opened: OpenedCollection,
-        questions: Sequence[Question],
-        vectors: Sequence[Float32Array],
-    ) -> list[list[SearchHit]]:
-        """Search, and again if the collection was replaced or its limits have changed.
-
-        A collection that has its identity after a search had it during the search, because the
-        identity is random.
-        """
-        for _ in range(_MOST_SEARCHES):
-            searches = self._plan(opened, questions)
-            found: list[list[SearchHit]] = []
-            failure: TargetError | None = None
-            try:
-                find = partial(opened.find, searches, vectors, self._reading)
-                found = self._retry.call(find)
-                if self._retry.call(partial(opened.is_current, self._named)):
-                    self._warn_of_missing(opened, questions, found)
-                    return found
-            except TransientError:
-                raise
-            except TargetError as error:
-                failure = error
-            now = self._reopened()
-            if now.identity == opened.identity:
-                if failure is not None and self._plan(now, questions) == searches:
-                    raise failure
-                if failure is None and now.provenance == opened.provenance:
-                    return found
-            if now.embedder is not opened.embedder:
-                if not questions[0].embedded:
-                    given = Provenance.of(opened.embedder, self.collection)
-                    now.provenance.check(given, self.collection)
-                vectors = embed(now.embedder, questions)
-            opened = now
-        raise TransientError(
-            f"collection {self.collection!r} was replaced during each of {_MOST_SEARCHES} searches"
-        )
-
-    def _warn_of_missing(
-        self,
-        opened: OpenedCollection,
-        questions: Sequence[Question],
-        found: Sequence[Sequence[SearchHit]],
-    ) -> None:
-        """Name fields of a filter that no document has, each once."""
-        where = questions[0].query_filter  # equal in all of them
-        if not isinstance(where, Mapping) or all(found):
-            return
-        names = [name for name in where if name not in self._warned]
-        self._warned.update(names)
-        for name in missing_fields(opened.target, names, opened.provenance.settings.payloads):
-            warnings.warn(
-                f"no document of collection {self.collection!r} has the field {name!r} of the "
-                "filter: check its spelling",
-                stacklevel=5,
-            )

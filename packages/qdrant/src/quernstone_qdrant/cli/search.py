@@ -26,6 +26,7 @@ from quernstone_qdrant.cli.options import (
     CollectionOptions,
     open_embedder,
 )
+from quernstone_qdrant.cli.search_options import RankingOptions
 
 if TYPE_CHECKING:
     from quernstone_qdrant.searching.hits import SearchHit
@@ -64,6 +65,7 @@ def search(
             ">=, >, <= and <. May be repeated.",
         ),
     ] = None,
+    ranking: RankingOptions,
     rerank: Annotated[
         bool, typer.Option("--rerank/--no-rerank", help="Order the hits with a reranker.")
     ] = True,
@@ -151,6 +153,7 @@ def search(
             reranker,
             allow_mismatch=allow_mismatch,
             patience=patience,
+            **ranking.reading(),
         )
         layout = searcher.layout
         hits = searcher.search(
@@ -160,6 +163,7 @@ def search(
             query_filter=text_filter(conditions, layout) if conditions else None,
             candidates=candidates,
             instruction=instruction,
+            **ranking.chosen(),
         )
         unknown = [] if hits else missing_fields(target, [one[0] for one in conditions], layout)
     for name in unknown:
@@ -211,6 +215,10 @@ def _columns(hits: list[SearchHit]) -> dict[str, list[str]]:
     if any(hit.rerank_score is not None for hit in hits):
         columns["was"] = [_moved(rank, hit.retrieval_rank) for rank, hit in enumerate(hits, 1)]
         columns["P(yes)"] = [f"{hit.rerank_score:.3f}" for hit in hits]
+    if any(hit.boosted_score is not None for hit in hits):
+        columns["boosted"] = [f"{hit.boosted_score:.3f}" for hit in hits]
+    if any(hit.group is not None for hit in hits):
+        columns["group"] = [str(hit.group) for hit in hits]
     if any(hit.fused_score is not None for hit in hits):
         columns["fused"] = [f"{hit.fused_score:.4f}" for hit in hits]
     columns["cosine"] = [f"{hit.score:.3f}" for hit in hits]

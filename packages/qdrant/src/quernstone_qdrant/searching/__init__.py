@@ -1,1 +1,1 @@
-"""Arguments of a search, and how they are checked against a collection."""
+"""The steps of a search: options, their checks, finding and ranking."""

@@ -19,9 +19,14 @@ class SearchHit:
     score: float
     """Cosine similarity of the full vectors of query and chunk, from -1 to 1."""
     fused_score: float | None = None
-    """Sum of the reciprocal ranks in the dense and BM25 results; None without hybrid search."""
+    """Sum of the reciprocal ranks in the dense and BM25 results; None without hybrid search, and
+    with `boost` or `diversity`, which replace it."""
+    boosted_score: float | None = None
+    """Score with boosts, or of a formula; None without `boost`."""
+    group: str | int | None = None
+    """Value of the field `group_by`, or key of the document with `per_document`; else None."""
     retrieval_rank: int
-    """Rank before reranking, from 1, by `fused_score` in hybrid search, else by `score`."""
+    """Rank before reranking, from 1."""
     rerank_score: float | None = None
     """Probability that the reranker answers yes, from 0 to 1; None without a reranker."""
     payload: dict[str, Any] = field(default_factory=dict, repr=False)

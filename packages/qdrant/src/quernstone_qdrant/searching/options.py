@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from numbers import Integral
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
-from qdrant_client.models import Filter
+from qdrant_client.models import Filter, Mmr
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.layouts import Layout
 from quernstone_qdrant.filters import FieldValue
-from quernstone_qdrant.targets.requests import Consistency, Feature
+from quernstone_qdrant.searching.boosts import Boosts, listed_boosts, utc_now
+from quernstone_qdrant.searching.feedback import Feedback
+from quernstone_qdrant.targets.requests import Consistency, Feature, FeedbackExample
 
 _WORDS = ("majority", "quorum", "all")
 
@@ -29,6 +32,9 @@ class SearchOptions(TypedDict, total=False):
     candidates: int | None
     prefetch: int | None
     instruction: str | None
+    diversity: float | Mmr | None
+    boost: Boosts | None
+    feedback: Feedback | None
 
 
 class OneSearchOptions(SearchOptions, total=False):
@@ -36,6 +42,9 @@ class OneSearchOptions(SearchOptions, total=False):
 
     vector: Sequence[float] | Float32Array | None
     hypothetical: Sequence[str] | None
+    group_by: str | None
+    group_size: int | None
+    per_document: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,40 @@ class Question:
     candidates: int | None = None
     prefetch: int | None = None
     instruction: str | None = None
+    diversity: float | Mmr | None = None
+    boost: Boosts | None = None
+    feedback: Feedback | None = None
+    group_by: str | None = None
+    group_size: int | None = None
+    per_document: int | None = None
+    asked: datetime = field(default_factory=utc_now)
+    """Time of the question; repeated requests use the same."""
+    examples: tuple[FeedbackExample, ...] | None = None
+    """With `feedback`: the seeds, scored by the reranker; None before that."""
+
+    @property
+    def features(self) -> list[Feature]:
+        """The features that a target needs for this question."""
+        asked: dict[Feature, object] = {
+            "diversity": self.diversity,
+            "boost": self.boost,
+            "feedback": self.feedback,
+            "group_by": self.group_by if self.per_document is None else self.per_document,
+        }
+        return [name for name, value in asked.items() if value is not None]
+
+    @property
+    def boosted_fields(self) -> list[str]:
+        """Metadata fields that boosts read."""
+        return [] if self.boost is None else [one.field for one in listed_boosts(self.boost)]
+
+    @property
+    def fields(self) -> list[str]:
+        """All metadata fields that the options name."""
+        where = self.query_filter
+        named = [*where] if isinstance(where, Mapping) else []
+        grouped = [] if self.group_by is None else [self.group_by]
+        return [*named, *grouped, *self.boosted_fields]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +134,7 @@ def make_question(
     *,
     embedded: Sequence[str] | None,
     reranked: bool,
-    options: SearchOptions,
+    options: Mapping[str, Any],
 ) -> Question:
     """Return the question that these arguments ask.
 
@@ -104,15 +147,37 @@ def make_question(
 
     Raises:
         TypeError: An option is unknown.
+        ConfigError: An option would be ignored, or two exclude each other.
     """
-    known = SearchOptions.__annotations__
+    known = [*OneSearchOptions.__annotations__]
     for name in options:
         if name not in known:
             raise TypeError(
                 f"`{name}` is not an option of a search; the options are {', '.join(known)}"
             )
     texts = (query,) if embedded is None else tuple(embedded)
-    return Question(query=query, limit=limit, reranked=reranked, embedded=texts, **options)
+    question = Question(query=query, limit=limit, reranked=reranked, embedded=texts, **options)
+    given = [name for name in known if options.get(name) is not None]
+    for name, other, reason in _EXCLUDED:
+        if name in given and other in given:
+            raise ConfigError(f"`{name}` and `{other}` exclude each other: {reason}")
+    if "group_size" in given and "group_by" not in given:
+        raise ConfigError("`group_size` needs `group_by`, the field whose values form the groups")
+    if "feedback" in given and not reranked:
+        raise ConfigError("`feedback` needs a reranker, which scores the first hits: pass one")
+    return question
+
+
+_NO_ORDER = "Qdrant orders groups by score, so the order of MMR would be lost"
+_BY_SIMILARITY = "MMR chooses by similarity alone, so the boost would be lost"
+_EXCLUDED = (
+    ("group_by", "per_document", "a search has one kind of groups"),
+    ("diversity", "group_by", _NO_ORDER),
+    ("diversity", "per_document", _NO_ORDER),
+    ("diversity", "boost", _BY_SIMILARITY),
+    ("diversity", "feedback", "the reranker orders the hits of both searches"),
+    ("boost", "feedback", "scores of feedback are not cosines, so a boost has no scale"),
+)
 
 
 def embedded_texts(hypothetical: Sequence[str], vector: object) -> tuple[str, ...]:
@@ -135,6 +200,17 @@ def listed(queries: Iterable[str]) -> list[str]:
     if isinstance(queries, str):
         raise ConfigError("`queries` is one text; pass a list of texts, or use `search`")
     return list(queries)
+
+
+def check_many(options: Mapping[str, Any]) -> None:
+    """Check the options of a search for several queries.
+
+    Raises:
+        ConfigError: One of them is for single queries.
+    """
+    for name in OneSearchOptions.__annotations__:
+        if name not in SearchOptions.__annotations__ and options.get(name) is not None:
+            raise ConfigError(f"`{name}` is for single queries: use `search` for each of them")
 
 
 def is_whole(value: object) -> bool:

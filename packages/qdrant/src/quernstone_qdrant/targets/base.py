@@ -336,14 +336,17 @@ class Target(Protocol):
         ...
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
-        """Return the points found, best first, with their full payloads."""
+        """Return the points found, best first, with their full payloads.
+
+        With groups, the points of each group follow each other, and no point occurs twice.
+        """
         ...
 
     def query_many(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
         """Return the points found by each of several requests, which are sent as one.
 
         Args:
-            requests: Requests with equal `consistency` and `timeout`.
+            requests: Requests without groups, with equal `consistency` and `timeout`.
         """
         ...
 

@@ -39,11 +39,13 @@ from quernstone_qdrant.targets.configuration import (
 )
 from quernstone_qdrant.targets.deferral import deferred_index
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS
-from quernstone_qdrant.targets.features import check_local
+from quernstone_qdrant.targets.features import check_local, check_version
 from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
 from quernstone_qdrant.targets.queries import (
     batched,
     found_point,
+    group_arguments,
+    grouped_points,
     query_arguments,
     read_arguments,
 )
@@ -261,16 +263,22 @@ class ClientTarget(CollectionAccess):
         """See `Target.check_features`."""
         if self.kind == "embedded":
             check_local(features, "the embedded client")
+        elif features:
+            check_version(features, self.version)
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""
+        arguments = query_arguments(request, embedded=self.kind == "embedded")
+        arguments |= read_arguments(request)
+        groups = request.groups
         with self._failures("searching"):
-            found = self._points("read").query_points(
-                self.collection,
-                **query_arguments(request, embedded=self.kind == "embedded"),
-                **read_arguments(request),
-            )
-        return [found_point(point, request.using) for point in found.points]
+            client = self._points("read")
+            if groups is None:
+                found = client.query_points(self.collection, **arguments).points
+                return [found_point(point, request.using) for point in found]
+            arguments |= group_arguments(groups)
+            grouped = client.query_points_groups(self.collection, **arguments).groups
+        return grouped_points(grouped, request.using)
 
     def query_many(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
         """See `Target.query_many`."""

@@ -295,7 +295,7 @@ class EdgeTarget:
 
     def check_features(self, features: Collection[Feature]) -> None:
         """See `Target.check_features`."""
-        check_local(features, "Qdrant Edge")
+        check_local(features, "Qdrant Edge", groups=False)
 
     def query(self, request: SearchRequest) -> list[FoundPoint]:
         """See `Target.query`."""
@@ -304,8 +304,9 @@ class EdgeTarget:
     def query_many(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
         """See `Target.query_many`."""
         with self._failures("searching"):
-            batch = edge.QueryBatchRequest([query_request(each) for each in requests])
-            answers = self._shard().query_batch(batch)
+            shard = self._shard()
+            batch = edge.QueryBatchRequest([query_request(each, shard) for each in requests])
+            answers = shard.query_batch(batch)
         return [
             [found_point(point, request.using) for point in answer]
             for request, answer in zip(requests, answers, strict=True)

@@ -19,6 +19,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.vector_stores import MetadataFilters
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from typing_extensions import Self
 
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
     from qdrant_client.models import Filter
 
-    from quernstone_qdrant import QdrantSearcher, SearchHit
+    from quernstone_qdrant import Feedback, QdrantSearcher, SearchHit
     from quernstone_qdrant.filters import FieldValue
     from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.searching.boosts import Boosts
     from quernstone_qdrant.searching.options import SearchFilter
     from quernstone_qdrant.targets import Target
+
+_USUAL_DIVERSITY = 0.5
 
 
 class QuernstoneRetriever(BaseRetriever):
@@ -43,8 +47,8 @@ class QuernstoneRetriever(BaseRetriever):
     stages, a collection with BM25 by meaning and by words, and with a reranker the best candidates
     are reranked. Nodes come back as they were loaded.
 
-    The score of a node is the probability of relevance with a reranker, else the reciprocal rank
-    score of a hybrid search, else the cosine of query and text.
+    The score of a node is the probability of relevance with a reranker, else the score with boosts,
+    else the reciprocal rank score of a hybrid search, else the cosine of query and text.
 
     A `QueryBundle` with `embedding` or `custom_embedding_strs` (HyDE) is searched by those vectors.
     BM25 and the reranker read its `query_str`.
@@ -61,6 +65,15 @@ class QuernstoneRetriever(BaseRetriever):
         prefetch: Number of points that each earlier stage of a search passes on; see
             `QdrantSearcher`.
         instruction: The search task, for the models; None: their own.
+        vector_store_query_mode: `default`, or `mmr` to choose nodes that differ (maximal marginal
+            relevance); `hybrid` requires BM25, as `hybrid=True` does.
+        mmr_threshold: With `mmr`: 1 chooses by similarity alone, 0 by difference alone; None: 0.5.
+        per_document: Largest number of nodes of one source document; None: no limit.
+        group_by: Metadata field of which each value has at most `group_size` nodes.
+        group_size: Largest number of nodes of a value of `group_by`; None: 1.
+        boost: `Recency`, `Popularity`, a list of them, or a formula of Qdrant; see
+            `QdrantSearcher`.
+        feedback: Settings of relevance feedback by the reranker; see `QdrantSearcher`.
         callback_manager: Called with the event `RETRIEVE`.
         object_map: Objects of `IndexNode`s by id, as in LlamaIndex's own retrievers.
         objects: `IndexNode`s with objects.
@@ -92,6 +105,13 @@ class QuernstoneRetriever(BaseRetriever):
         candidates: int | None = None,
         prefetch: int | None = None,
         instruction: str | None = None,
+        vector_store_query_mode: VectorStoreQueryMode | str = VectorStoreQueryMode.DEFAULT,
+        mmr_threshold: float | None = None,
+        per_document: int | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
+        boost: Boosts | None = None,
+        feedback: Feedback | None = None,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
@@ -104,13 +124,26 @@ class QuernstoneRetriever(BaseRetriever):
             )
         super().__init__(callback_manager, object_map, objects, verbose)
         self._searcher = searcher
+        mode = _mode(vector_store_query_mode, mmr_threshold, hybrid)
+        counts = {
+            "candidates": candidates,
+            "prefetch": prefetch,
+            "per_document": per_document,
+            "group_size": group_size,
+        }
         self._arguments: dict[str, Any] = {
             "limit": check_count("similarity_top_k", similarity_top_k),
-            "hybrid": hybrid,
+            "hybrid": True if mode == VectorStoreQueryMode.HYBRID else hybrid,
             "query_filter": _qdrant_filter(filters, searcher),
-            "candidates": None if candidates is None else check_count("candidates", candidates),
-            "prefetch": None if prefetch is None else check_count("prefetch", prefetch),
             "instruction": instruction,
+            "diversity": _diversity(mmr_threshold) if mode == VectorStoreQueryMode.MMR else None,
+            "group_by": group_by,
+            "boost": boost,
+            "feedback": feedback,
+            **{
+                name: None if value is None else check_count(name, value)
+                for name, value in counts.items()
+            },
         }
 
     @classmethod
@@ -173,6 +206,30 @@ class QuernstoneRetriever(BaseRetriever):
         return [_scored(hit) for hit in hits]
 
 
+def _mode(
+    given: VectorStoreQueryMode | str, threshold: float | None, hybrid: bool | None
+) -> VectorStoreQueryMode:
+    """Check the mode of a query, and that nothing given with it would be ignored."""
+    known = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.MMR)
+    found = next((mode for mode in known if mode == given), None)
+    if found is None:
+        names = ", ".join(mode.value for mode in known)
+        raise ConfigError(f"`vector_store_query_mode` is {given!r}; it must be one of {names}")
+    if found == VectorStoreQueryMode.HYBRID and hybrid is False:
+        raise ConfigError(
+            "`vector_store_query_mode='hybrid'` and `hybrid=False` exclude each other"
+        )
+    if threshold is not None and found != VectorStoreQueryMode.MMR:
+        raise ConfigError("`mmr_threshold` needs `vector_store_query_mode='mmr'`")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"`mmr_threshold` is {threshold!r}; it must be a number from 0 to 1")
+    return found
+
+
+def _diversity(threshold: float | None) -> float:
+    return _USUAL_DIVERSITY if threshold is None else 1 - threshold
+
+
 def _searcher_class() -> type[QdrantSearcher]:
     try:
         from quernstone_qdrant import QdrantSearcher  # noqa: PLC0415 - an extra
@@ -206,7 +263,7 @@ def _embedded(query: QueryBundle) -> dict[str, Any]:
 
 
 def _scored(hit: SearchHit) -> NodeWithScore:
-    scores = (hit.rerank_score, hit.fused_score, hit.score)
+    scores = (hit.rerank_score, hit.boosted_score, hit.fused_score, hit.score)
     best = next(score for score in scores if score is not None)
     return NodeWithScore(node=_node(hit), score=float(best))
 

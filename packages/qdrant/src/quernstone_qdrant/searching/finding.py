@@ -1,0 +1,189 @@
+"""Find the hits of searches in one state of a collection that may be replaced meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from functools import partial
+
+from quernstone.types import Float32Array
+from quernstone_qdrant.checks.fields import missing_fields
+from quernstone_qdrant.embedder_choice import EmbedderChoice
+from quernstone_qdrant.errors import TargetError, TransientError
+from quernstone_qdrant.opened import OpenedCollection
+from quernstone_qdrant.provenance import Provenance
+from quernstone_qdrant.retry import Retry
+from quernstone_qdrant.searching.hits import SearchHit
+from quernstone_qdrant.searching.options import Question, Reading
+from quernstone_qdrant.searching.plan import Search
+from quernstone_qdrant.searching.vectors import embed
+from quernstone_qdrant.targets import Target
+from quernstone_qdrant.targets.requests import Feature
+
+_SECONDS_BETWEEN_CHECKS = 1.0
+MOST_SEARCHES = 5
+"""Searches for one question, each in a collection that was replaced during the last one."""
+
+
+class Finder:
+    """The collection that a name stands for, for searches by vectors.
+
+    Args:
+        named: The collection by the name that the user gave, which may be an alias.
+        embedders: The embedders to choose from.
+        allow_mismatch: Search a collection of another model.
+        retry: How long failed requests are retried.
+        reading: Which replicas answer, and until when.
+
+    Raises:
+        ConfigError: The target cannot read so.
+        CollectionNotFoundError: The collection does not exist.
+        ProvenanceError: It was created with another model.
+        CollectionError: It does not record its model.
+    """
+
+    def __init__(
+        self,
+        named: Target,
+        embedders: EmbedderChoice,
+        *,
+        allow_mismatch: bool,
+        retry: Retry,
+        reading: Reading,
+    ) -> None:
+        self.named = named
+        self._embedders = embedders
+        self._allow_mismatch = allow_mismatch
+        self._retry = retry
+        self._reading = reading
+        self._check(named, [])
+        self._replacing = threading.Lock()
+        self._warned: set[str] = set()
+        """Fields of searches that were looked for."""
+        self.opened = self._read()
+        """The collection as it was read last."""
+
+    def _read(self) -> OpenedCollection:
+        """Read the collection that the name stands for now, which may be an alias."""
+        named, embedders, allow_mismatch = self.named, self._embedders, self._allow_mismatch
+        return self._retry.call(
+            lambda: OpenedCollection.read(named, embedders, allow_mismatch=allow_mismatch)
+        )
+
+    def reopened(self) -> OpenedCollection:
+        """Read the collection again, and keep it for the next searches."""
+        opened = self._read()
+        with self._replacing:
+            if opened.checked > self.opened.checked:  # unless another thread read it later
+                self.opened = opened
+        return opened
+
+    def current(self) -> OpenedCollection:
+        """Return the collection; read it again if the last time was too long ago.
+
+        An error leaves `opened` as it is, so a refused collection is refused again.
+        """
+        opened = self.opened
+        is_server = self.named.kind == "server"  # the only one with aliases and limits
+        if is_server and time.monotonic() - opened.checked > _SECONDS_BETWEEN_CHECKS:
+            return self.reopened()
+        return opened
+
+    def plan(self, opened: OpenedCollection, questions: Sequence[Question]) -> list[Search]:
+        """Check the arguments; return one search for each question.
+
+        Raises:
+            ConfigError: An argument is out of range, or the target or the collection cannot do
+                what a question asks for.
+        """
+        self._check(opened.target, questions[0].features)  # equal in all of them
+        return [opened.plan(question) for question in questions]
+
+    def _check(self, target: Target, features: Sequence[Feature]) -> None:
+        wanted = [*self._reading.features, *features]
+        self._retry.call(partial(target.check_features, wanted))
+
+    def find(
+        self,
+        opened: OpenedCollection,
+        questions: Sequence[Question],
+        vectors: Sequence[Float32Array],
+    ) -> tuple[OpenedCollection, Sequence[Float32Array], list[list[SearchHit]]]:
+        """Search, and again if the collection was replaced or its limits have changed.
+
+        Returns:
+            The collection that was searched, by which vectors, and the hits of each question.
+
+        Raises:
+            TransientError: Qdrant failed temporarily, or the collection was replaced each time.
+            TargetError: Qdrant failed.
+            ProvenanceError: The new collection needs another embedder, and a vector was given.
+        """
+        for _ in range(MOST_SEARCHES):
+            opened, vectors, found = self.find_once(opened, questions, vectors)
+            if found is not None:
+                return opened, vectors, found
+        raise self.restless()
+
+    def find_once(
+        self,
+        opened: OpenedCollection,
+        questions: Sequence[Question],
+        vectors: Sequence[Float32Array],
+    ) -> tuple[OpenedCollection, Sequence[Float32Array], list[list[SearchHit]] | None]:
+        """Search like `find`, but once.
+
+        A collection that has its identity after a search had it during the search, because the
+        identity is random.
+
+        Returns:
+            As of `find`; if the collection was replaced, what is to be searched now, by which
+            vectors, and None.
+        """
+        searches = self.plan(opened, questions)
+        found: list[list[SearchHit]] = []
+        failure: TargetError | None = None
+        try:
+            found = self._retry.call(partial(opened.find, searches, vectors, self._reading))
+            if self._retry.call(partial(opened.is_current, self.named)):
+                self._warn_of_missing(opened, questions[0], found)
+                return opened, vectors, found
+        except TransientError:
+            raise
+        except TargetError as error:
+            failure = error
+        now = self.reopened()
+        if now.identity == opened.identity:
+            if failure is not None and self.plan(now, questions) == searches:
+                raise failure
+            if failure is None and now.provenance == opened.provenance:
+                return opened, vectors, found
+        if now.embedder is not opened.embedder:
+            if not questions[0].embedded:
+                name = self.named.collection
+                now.provenance.check(Provenance.of(opened.embedder, name), name)
+            vectors = embed(now.embedder, questions)
+        return now, vectors, None
+
+    def restless(self) -> TransientError:
+        """Return the error for a collection that was replaced during each search."""
+        return TransientError(
+            f"collection {self.named.collection!r} was replaced during each of {MOST_SEARCHES} "
+            "searches"
+        )
+
+    def _warn_of_missing(
+        self, opened: OpenedCollection, question: Question, found: Sequence[Sequence[SearchHit]]
+    ) -> None:
+        """Name fields of the options of a search that no document has, each once."""
+        wanted = question.boosted_fields if all(found) else question.fields
+        names = [name for name in wanted if name not in self._warned]
+        self._warned.update(names)
+        for name in missing_fields(opened.target, names, opened.provenance.settings.payloads):
+            warnings.warn(
+                f"no document of collection {self.named.collection!r} has the field {name!r} of "
+                "the search: check its spelling",
+                stacklevel=6,
+            )
