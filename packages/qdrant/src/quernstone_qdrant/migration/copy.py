@@ -16,6 +16,7 @@ import numpy as np
 
 from quernstone.errors import ConfigError
 from quernstone.types import Float32Array
+from quernstone_qdrant.checks.indexes import indexed_paths
 from quernstone_qdrant.documents import floats
 from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import CollectionError
@@ -176,9 +177,7 @@ class _Copy:
 
     def _left_out(self, state: CollectionState, settings: CollectionSettings) -> Iterator[str]:
         """Describe what the source has beyond its settings."""
-        known = {*settings.fields(), *settings.key_fields()}
-        if settings.bm25 == "text":
-            known.add(settings.text_field)
+        known = indexed_paths(settings)
         for path, kind in state.payload_indexes.items():
             if path not in known:
                 yield f"the payload index of `{path}` ({kind}) is not in the settings: not copied"
