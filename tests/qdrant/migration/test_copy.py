@@ -1,6 +1,6 @@
 """`copy_collection`: between all kinds of targets, again after a stop, and what it refuses."""
 
-from contextlib import ExitStack, closing
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from tests.support.qdrant_server import running_server
 from quernstone.errors import ConfigError
 from quernstone_qdrant import (
     CollectionError,
-    EdgeTarget,
     QdrantLoader,
     QdrantSearcher,
     TargetError,
@@ -26,29 +25,6 @@ RECORDS = [
 ]
 PLACES = ("embedded", "edge", "rest", "grpc")
 MRL = CollectionSettings(vector="dense", prefix=32, indexes={"n": "integer"})
-
-
-@pytest.fixture
-def place(tmp_path):
-    """Open a target for a collection in a new place of some kind."""
-    with ExitStack() as stack:
-        count = 0
-
-        def open_place(kind, collection="docs"):
-            nonlocal count
-            count += 1
-            if kind == "edge":
-                return stack.enter_context(closing(EdgeTarget(tmp_path / str(count), collection)))
-            if kind == "embedded":
-                client = QdrantClient(":memory:")
-            else:
-                server = stack.enter_context(running_server())
-                server.float_noise = server.shuffle_keys = True
-                client = server.client(prefer_grpc=kind == "grpc")
-            stack.enter_context(closing(client))
-            return as_target(client, collection)
-
-        yield open_place
 
 
 def found(target, embedder):
