@@ -1,17 +1,16 @@
 """`QdrantMigration` on all kinds of targets: what moves, what is refused, and the way back."""
 
 import asyncio
-from contextlib import ExitStack, closing
+import zlib
+from functools import partial
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient, models
-from tests.support.qdrant_server import running_server
+from qdrant_client import models
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import (
     CollectionError,
-    EdgeTarget,
     ProvenanceError,
     QdrantLoader,
     QdrantMigration,
@@ -19,6 +18,7 @@ from quernstone_qdrant import (
     migrate_collection,
 )
 from quernstone_qdrant.documents.layouts import OWN_KEY
+from quernstone_qdrant.migration.comparison import plot_overlap
 from quernstone_qdrant.targets import as_target
 from quernstone_qdrant.verify import verify
 
@@ -30,31 +30,11 @@ PLACES = ("embedded", "edge", "rest", "grpc")
 
 
 @pytest.fixture
-def place(tmp_path):
-    """Open a target for a collection in a new place of some kind; `docs` is an alias."""
-    with ExitStack() as stack:
-
-        def open_place(kind, *, alias=True):
-            if kind == "edge":
-                return stack.enter_context(closing(EdgeTarget(tmp_path / "edge", "docs")))
-            if kind == "embedded":
-                client = QdrantClient(":memory:")
-            else:
-                server = stack.enter_context(running_server())
-                server.float_noise = server.shuffle_keys = True
-                client = server.client(prefer_grpc=kind == "grpc")
-            stack.enter_context(closing(client))
-            return as_target(client, "docs-1" if alias else "docs")
-
-        yield open_place
-
-
-@pytest.fixture
 def loaded(place, embedder):
     """A loaded collection, by the name that programs use."""
 
     def load(kind, *, alias=True, **arguments):
-        target = place(kind, alias=alias)
+        target = place(kind, "docs-1" if alias and kind != "edge" else "docs")
         QdrantLoader(target, target.collection, embedder, **arguments).load(RECORDS)
         if kind == "edge" or not alias:
             return target
@@ -62,11 +42,6 @@ def loaded(place, embedder):
         return as_target(target.client, "docs")
 
     return load
-
-
-@pytest.fixture
-def other(make_embedder):
-    return make_embedder(model="org/other", dimensions=48, revision="2")
 
 
 @pytest.fixture
@@ -378,3 +353,46 @@ def test_folders_of_edge_are_exchanged_without_the_system_call(
     report = migrate(target, other).run()
     assert report.switched
     assert verify(target, other).points == 120
+
+
+def scattered(embedder, text):
+    seed = zlib.crc32(f"{embedder.model} {text}".encode())
+    vector = np.random.default_rng(seed).standard_normal(embedder.dimensions, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "rest"])
+def test_queries_are_compared_by_both_models(loaded, migrate, embedder, other, kind, tmp_path):
+    for model in (embedder, other):  # vectors without ties
+        model._vector = partial(scattered, model)
+    target = loaded(kind, preset="mrl")
+    queries = ["mill 7", "mill number 8", "rye"]
+    migration = migrate(target, other, queries=queries, old_embedder=embedder)
+    compared = migration.run().comparison
+
+    def nearest(embedder, target):
+        found = [QdrantSearcher(target, target.collection, embedder).search(q) for q in queries]
+        return [{hit.id for hit in hits} for hits in found]
+
+    report = migration.report
+    places = (as_target(target.client, name) for name in (report.old, report.new))
+    before, after = map(nearest, (embedder, other), places)
+    expected = [len(a & b) / 10 for a, b in zip(before, after, strict=True)]
+    assert compared.query_overlaps == pytest.approx(expected)
+    assert compared.query_overlap == pytest.approx(np.mean(expected))
+    plot_overlap(tmp_path / "overlap.png", compared, "words", "other")
+    assert "`queries` were not compared" in migration.run().notes[-1]
+
+
+def test_queries_need_the_model_of_the_old_collection(loaded, migrate, make_embedder, other):
+    target = loaded("embedded")
+    with pytest.raises(ConfigError, match="--old-model"):
+        migrate(target, other, queries=["mill"])
+    with pytest.raises(ConfigError, match="is one text"):
+        migrate(target, other, queries="mill")
+    wrong = make_embedder(revision="3")
+    with pytest.raises(ProvenanceError, match="revision"):
+        migrate(target, other, queries=["mill"], old_embedder=wrong).run()
+    place = foreign(target.client, lambda n: {"text": f"mill {n}"}, "docs-2")
+    with pytest.raises(ProvenanceError, match="dimensions 4"):
+        migrate(place, other, queries=["mill"], old_embedder=wrong).run()

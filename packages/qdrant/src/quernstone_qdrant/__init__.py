@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     )
     from quernstone_qdrant.loader import QdrantLoader
     from quernstone_qdrant.migration.copy import CopyReport, copy_collection
-    from quernstone_qdrant.migration.migrate import QdrantMigration, migrate_collection
+    from quernstone_qdrant.migration.migrate import QdrantMigration
     from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport
+    from quernstone_qdrant.migration.simple import migrate_collection
     from quernstone_qdrant.report import Depths, LoadReport
     from quernstone_qdrant.searcher import QdrantSearcher
     from quernstone_qdrant.searching.boosts import Popularity, Recency
@@ -66,7 +67,8 @@ _EXPORTS = {
     "documents.records": ("Record",),
     "embedders": ("FrameworkEmbedder",),
     "migration.copy": ("CopyReport", "copy_collection"),
-    "migration.migrate": ("QdrantMigration", "migrate_collection"),
+    "migration.migrate": ("QdrantMigration",),
+    "migration.simple": ("migrate_collection",),
     "migration.report": ("MigrationPlan", "MigrationReport"),
     "report": ("Depths", "LoadReport"),
     "searcher": ("QdrantSearcher",),

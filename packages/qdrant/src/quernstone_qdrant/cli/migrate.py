@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,19 @@ class MigrationOptions:
     sample: Annotated[
         int, _option(min=0, help="Points to embed again and compare before the switch.")
     ] = 100
+    queries: Annotated[
+        Path | None,
+        _option(
+            exists=True,
+            dir_okay=False,
+            help="File with a query per line; their ten nearest points by both models are compared "
+            "before the switch.",
+        ),
+    ] = None
+    old_model: Annotated[
+        str | None,
+        _option(help="For --queries: the collection's present model. (default: the recorded one)"),
+    ] = None
     state_folder: Annotated[
         Path, _option(exists=True, help="Folder for what the migration has to remember.")
     ] = Path()
@@ -76,8 +89,25 @@ class MigrationOptions:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `QdrantMigration`."""
         own = dataclasses.asdict(self)
-        del own["switch"], own["plot"]
+        del own["switch"], own["plot"], own["queries"], own["old_model"]
         return own
+
+    def query_texts(self) -> list[str]:
+        """Return the lines of the file of queries, without empty ones.
+
+        Raises:
+            ConfigError: There is none, or the file is not UTF-8.
+        """
+        if self.queries is None:
+            return []
+        try:
+            lines = self.queries.read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.queries} is not UTF-8: convert it ({error})") from error
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise ConfigError(f"{self.queries} has no query: write one per line")
+        return found
 
 
 @expand_options
@@ -119,15 +149,25 @@ def migrate(
             "--dry-run, --rollback and --finish exclude each other, and --delete needs --rollback"
         )
     embeds = not (rollback or finish)
-    with (
-        collection.open() as target,
-        _embedder(options, model, dimensions, target) if embeds else nullcontext() as embedder,
-    ):
+    if migration.queries is not None and (dry_run or not embeds):
+        raise ConfigError(
+            "--queries are compared before the switch: leave out --dry-run, --rollback or --finish"
+        )
+    queries = migration.query_texts()
+    with ExitStack() as stack:
+        target = stack.enter_context(collection.open())
+        embedder = old = None
+        if embeds:
+            embedder = stack.enter_context(_embedder(options, model, dimensions, target))
+        if queries:
+            old = stack.enter_context(_old_embedder(target, migration.old_model, options))
         run = partial(
             QdrantMigration,
             target,
             collection.name,
             embedder,
+            queries=queries,
+            old_embedder=old,
             **migration.arguments(),
             **_settings(storage),
         )
@@ -168,6 +208,29 @@ def _embedder(
     return options.embedder(recorded.model, dimensions=dimensions or recorded.dimensions)
 
 
+def _old_embedder(target: Target, model: str | None, options: ModelOptions) -> Embedder:
+    """Load the model of the collection as it is before the migration.
+
+    Raises:
+        ConfigError: The collection does not record it.
+    """
+    from quernstone_qdrant.provenance import Provenance
+    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
+
+    state = Retry(OPENING_PATIENCE).call(target.state)
+    recorded = Provenance.read(state)
+    if recorded is None:
+        if model is None:
+            raise ConfigError(
+                f"collection {target.collection!r} does not record its model: name it by "
+                "--old-model, or leave out --queries"
+            )
+        sizes = {vector.size for vector in state.vectors.values()}
+        return options.embedder(model, dimensions=sizes.pop() if len(sizes) == 1 else None)
+    own = dataclasses.replace(options, adapter=recorded.adapter or None)
+    return own.embedder(model or recorded.model, dimensions=recorded.dimensions)
+
+
 def _settings(storage: StorageOptions) -> dict[str, Any]:
     return {
         "preset": storage.preset,
@@ -202,8 +265,12 @@ def _shown(
 
 
 def _fields(report: MigrationReport) -> dict[str, Any]:
-    overlap = report.comparison.overlap if report.comparison is not None else None
-    return {**dataclasses.asdict(report), "overlap": overlap}
+    compared = report.comparison
+    return {
+        **dataclasses.asdict(report),
+        "overlap": None if compared is None else compared.overlap,
+        "query_overlap": None if compared is None else compared.query_overlap,
+    }
 
 
 def _print_plan(plan: MigrationPlan, *, as_json: bool) -> None:
@@ -242,6 +309,11 @@ def _print(report: MigrationReport, *, rollback: bool, deleted: bool, finish: bo
         typer.echo(
             f"  of the ten nearest points of {len(compared.overlaps):,} sampled texts, "
             f"{compared.overlap:.0%} are the same in both collections"
+        )
+    if compared is not None and compared.query_overlap is not None:
+        typer.echo(
+            f"  of the ten points nearest to {len(compared.query_overlaps):,} queries, "
+            f"{compared.query_overlap:.0%} are the same in both collections"
         )
     for name in ("deleted", "left_out", "changed", "conflicts"):
         count = getattr(report, name)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from quernstone.errors import MissingExtraError
-from quernstone.types import Float32Array
+from quernstone.errors import ConfigError, MissingExtraError
+from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.checks.vectors import VectorCheck
-from quernstone_qdrant.embedders import TextEmbedder
+from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
+from quernstone_qdrant.errors import ProvenanceError
 from quernstone_qdrant.migration.contents import Rebuilt
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
@@ -37,10 +38,89 @@ class Comparison:
     """For each sampled text, the share of its ten nearest points in the old collection that are
     among its ten nearest in the new one. None of them is wrong by itself: models differ."""
 
+    query_overlaps: tuple[float, ...] = ()
+    """For each given query, the share of the ten points nearest to it in the old collection that
+    are among the ten nearest in the new one."""
+
     @property
     def overlap(self) -> float | None:
         """The mean of `overlaps`; None without any."""
         return float(np.mean(self.overlaps)) if self.overlaps else None
+
+    @property
+    def query_overlap(self) -> float | None:
+        """The mean of `query_overlaps`; None without any."""
+        return float(np.mean(self.query_overlaps)) if self.query_overlaps else None
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Queries to compare, and the embedder of the old collection."""
+
+    texts: tuple[str, ...] = ()
+    embedder: TextEmbedder | None = None
+
+    @classmethod
+    def of(cls, texts: Sequence[str], embedder: AnyEmbedder | None) -> Queries:
+        """Check the arguments of a migration.
+
+        Raises:
+            ConfigError: There are queries, and no embedder.
+        """
+        if isinstance(texts, str):
+            raise ConfigError("`queries` is one text; pass a list of texts")
+        if texts and embedder is None:
+            raise ConfigError(
+                "`queries` are compared by both models: pass that of the old collection as "
+                "`old_embedder` (--old-model)"
+            )
+        return cls(tuple(texts), None if embedder is None else as_embedder(embedder))
+
+    def check(self, old: Provenance | None, dimensions: int, collection: str) -> None:
+        """Raise an error if the embedder is not that of the old collection.
+
+        Args:
+            old: Provenance of the old collection; None if another program created it.
+            dimensions: Size of its vectors.
+            collection: Its name.
+
+        Raises:
+            ProvenanceError: The model, revision or vector size differs.
+        """
+        if self.embedder is None:
+            return
+        given = Provenance.of(self.embedder, collection)
+        if old is not None:
+            old.check(given, collection)
+        elif given.dimensions != dimensions:
+            raise ProvenanceError(collection, "dimensions", dimensions, given.dimensions)
+
+    def overlaps(
+        self,
+        old: Target,
+        old_vector: str,
+        old_provenance: Provenance | None,
+        new: Target,
+        provenance: Provenance,
+        embedder: TextEmbedder,
+        retry: Retry,
+    ) -> Iterator[float]:
+        """Yield the share of common points among the nearest of each query.
+
+        See `check_filled` for the arguments.
+        """
+        if self.embedder is None:
+            return
+        for text in self.texts:
+            before = unit_prefix(self.embedder.embed_query(text), self.embedder.dimensions)
+            if old_provenance is not None:
+                before = old_provenance.settings.encode(before)
+            after = unit_prefix(embedder.embed_query(text), embedder.dimensions)
+            settings = provenance.settings
+            here = _nearest(old, old_vector, before, retry)
+            there = _nearest(new, settings.vector, settings.encode(after), retry)
+            if here:
+                yield len({*here} & {*there}) / len(here)
 
 
 def check_filled(
@@ -49,6 +129,7 @@ def check_filled(
     provenance: Provenance,
     old_vector: str,
     sample: Sequence[Rebuilt],
+    queries: Queries,
     embedder: TextEmbedder,
     retry: Retry,
     *,
@@ -63,6 +144,7 @@ def check_filled(
         provenance: Provenance of the new collection.
         old_vector: Name of the old collection's dense vector.
         sample: Points to embed again.
+        queries: Queries to compare.
         embedder: Embedder of the new collection.
         retry: Policy for failed requests.
         expected: Number of points that the new collection must have.
@@ -78,7 +160,9 @@ def check_filled(
     if has_own_points:
         problems += verify(new, patience=retry.patience).problems
     comparison, wrong = _compare(old, new, provenance, old_vector, sample, embedder, retry)
-    return comparison, problems + wrong
+    recorded = Provenance.read(retry.call(old.state))
+    overlaps = queries.overlaps(old, old_vector, recorded, new, provenance, embedder, retry)
+    return replace(comparison, query_overlaps=tuple(overlaps)), problems + wrong
 
 
 def _compare(
@@ -140,13 +224,21 @@ def _neighbors(
     target: Target, name: str, vector: Float32Array, point: str, retry: Retry
 ) -> set[str]:
     """Return the ids of the points nearest to a stored point, without itself."""
-    request = SearchRequest(vector=vector, limit=_NEIGHBORS + 1, using=name)
-    found = [one.id for one in retry.call(lambda: target.query(request))]
+    found = _nearest(target, name, vector, retry, _NEIGHBORS + 1)
     return set([one for one in found if one != point][:_NEIGHBORS])
 
 
+def _nearest(
+    target: Target, name: str, vector: Float32Array, retry: Retry, limit: int = _NEIGHBORS
+) -> list[str]:
+    request = SearchRequest(vector=vector, limit=limit, using=name)
+    return [one.id for one in retry.call(lambda: target.query(request))]
+
+
 def plot_overlap(path: str | Path, comparison: Comparison, old: str, new: str) -> None:
-    """Draw how many of the ten nearest points of each sampled text both collections share.
+    """Draw how many of the ten nearest points of each text both collections share.
+
+    The texts are the given queries, or the sampled ones if there are no queries.
 
     Args:
         path: PNG file to write.
@@ -166,15 +258,18 @@ def plot_overlap(path: str | Path, comparison: Comparison, old: str, new: str) -
     figure = Figure(figsize=(7.0, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shared = [round(_NEIGHBORS * overlap) for overlap in comparison.overlaps]
+    queries = comparison.query_overlaps
+    overlaps = queries or comparison.overlaps
+    mean = comparison.query_overlap if queries else comparison.overlap
+    shared = [round(_NEIGHBORS * overlap) for overlap in overlaps]
     counts = np.bincount(shared, minlength=_NEIGHBORS + 1)
     axes.bar(range(_NEIGHBORS + 1), counts)
-    if comparison.overlap is not None:
-        mean = _NEIGHBORS * comparison.overlap
-        axes.axvline(mean, color="C1", linestyle="--", label=f"mean {mean:.1f}")
+    if mean is not None:
+        place = _NEIGHBORS * mean
+        axes.axvline(place, color="C1", linestyle="--", label=f"mean {place:.1f}")
         axes.legend(fontsize=8)
     axes.set_xticks(range(_NEIGHBORS + 1))
     axes.set_xlabel("shared points among the ten nearest")
-    axes.set_ylabel("sampled texts")
+    axes.set_ylabel("queries" if queries else "sampled texts")
     axes.set_title(f"{old} and {new}", fontsize=10)
     figure.savefig(path, dpi=120, format="png")

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from quernstone.errors import ConfigError
+from quernstone_qdrant.checks.indexes import indexed_paths
 from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionError
@@ -69,7 +70,7 @@ class Source:
             vector = settings.vector
             origin: Origin = "plain" if text_field is not None else "quernstone"
             notes = list(lost_vectors(state, vector, provenance))
-            known = {*settings.fields(), *settings.key_fields(), settings.text_field}
+            known = indexed_paths(settings)
             notes += [
                 f"the payload index of `{path}` ({kind}) is not in the settings: not kept"
                 for path, kind in state.payload_indexes.items()
@@ -98,6 +99,11 @@ class Source:
             notes=tuple(notes),
             base=settings,
         )
+
+    @property
+    def dimensions(self) -> int:
+        """Size of the dense vector."""
+        return self.state.vectors[self.vector].size
 
     def contents(self, new: Provenance) -> Contents:
         """Return what rebuilds its points for the new collection."""

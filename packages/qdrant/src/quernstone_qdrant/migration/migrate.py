@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
 from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.migration.comparison import check_filled
+from quernstone_qdrant.migration.comparison import Queries, check_filled
 from quernstone_qdrant.migration.destination import Source, open_destination
 from quernstone_qdrant.migration.joining import MIGRATION_KEY
 from quernstone_qdrant.migration.passes import Passes, Sample
@@ -65,6 +65,8 @@ class QdrantMigration:
         state_folder: Folder for the record of the old collection, by which late writes are found:
             49 bytes per point. It must outlive a kill, and is deleted by `finish`.
         sample: Number of points to embed again and to compare the neighbors of before the switch.
+        queries: Queries whose ten nearest points in both collections are compared as well.
+        old_embedder: Embedder of the old collection, for `queries`.
         skip_errors: Leave points without text, or that cannot be embedded, in the old collection.
         most_passes: Passes before the switch, if each finds points that were written meanwhile.
         index_timeout: Seconds to wait until the new collection is indexed, before the switch.
@@ -94,6 +96,8 @@ class QdrantMigration:
         patience: float = 300.0,
         state_folder: str | Path = ".",
         sample: int = 100,
+        queries: Sequence[str] = (),
+        old_embedder: AnyEmbedder | None = None,
         skip_errors: bool = False,
         most_passes: int = 10,
         index_timeout: float = 3600.0,
@@ -104,6 +108,7 @@ class QdrantMigration:
                 raise ConfigError(f"`{name}` is {value}; it must be at least 1")
         if alias is not None and replace:
             raise ConfigError("`alias` and `replace` exclude each other: choose one")
+        self._queries = Queries.of(queries, old_embedder)
         self._target = as_target(client, collection)
         self._embedder: TextEmbedder | None = None if embedder is None else as_embedder(embedder)
         self._wish = SettingsWish(
@@ -145,6 +150,8 @@ class QdrantMigration:
         if not pair.switched and (switch or self._alias is not None):
             pair.check_switchable()
         source = Source.read(pair, self._retry, self._text_field, self._vector_name)
+        if not pair.switched:
+            self._queries.check(source.provenance, source.dimensions, pair.old.collection)
         wanted = source.wanted(embedder, self._wish, pair.name)
         found = open_destination(pair, source, wanted, self._retry)
         record = self._record(found)
@@ -159,6 +166,8 @@ class QdrantMigration:
                 self._late(self._passes(pair, source, found), record)
             pair.switch()
             self._name(pair)
+        elif self._queries.texts:
+            self._running.note("`queries` were not compared: the switch was before this run")
         if not pair.gone:
             self._late(self._passes(pair, source, found), record)
         return self._finished(pair)
@@ -279,6 +288,7 @@ class QdrantMigration:
             found,
             source.vector,
             sample.points,
+            self._queries,
             self._model(),
             self._retry,
             expected=report.points - report.left_out,
@@ -378,23 +388,3 @@ class QdrantMigration:
         self._name(pair)
         self._running.update(phase="done")
         return self.report
-
-
-def migrate_collection(
-    client: QdrantClient | Target,
-    collection: str,
-    embedder: AnyEmbedder,
-    *,
-    switch: bool = True,
-    **arguments: Any,
-) -> MigrationReport:
-    """Migrate a collection to another model or other settings; see `QdrantMigration`.
-
-    Args:
-        client: A Qdrant client (remote or embedded) or a target.
-        collection: The name that programs use.
-        embedder: Embedder of the new collection.
-        switch: False: stop before the switch.
-        arguments: The other arguments of `QdrantMigration`.
-    """
-    return QdrantMigration(client, collection, embedder, **arguments).run(switch=switch)
