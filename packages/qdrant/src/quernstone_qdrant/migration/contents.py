@@ -165,9 +165,8 @@ class Contents:
 
 def _foreign_text(layout: Layout, payload: Mapping[str, Any]) -> str:
     """Return the text that the framework embeds."""
-    content = layout.read(payload)
-    if not layout.node or layout.text_field or not content.node_metadata:
-        return content.text
+    if not layout.node or layout.text_field or "_node_content" not in payload:
+        return layout.read(payload).text
     marked = {**payload, OWN_KEY: {"node": ""}}  # read the fields of the node
     try:
         return layout.read(marked).embedded
