@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import textwrap
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -191,13 +192,14 @@ def in_process(model: str, dtype: str, seconds: float) -> float:
         return done / passed
 
 
-def plot(sweep: dict[int, Phase], machine: str, path: Path) -> None:
+def plot(sweep: dict[int, dict[str, Any]], machine: str, path: Path) -> None:
     """Plot the rate and the latencies against the number of clients."""
     figure, (above, below) = new_figure(2, 1, (7, 6), sharex=True)
-    above.plot(list(sweep), [phase.rate for phase in sweep.values()], "o-", color="tab:green")
+    rates = [phase["requests per second"] for phase in sweep.values()]
+    above.plot(list(sweep), rates, "o-", color="tab:green")
     above.set_ylabel("requests per second")
     for percent, style in ((50, "o-"), (99, "o:")):
-        values = [phase.milliseconds(percent) for phase in sweep.values()]
+        values = [phase[f"p{percent} ms"] for phase in sweep.values()]
         below.plot(list(sweep), values, style, color="tab:green", label=f"p{percent}")
     below.set_ylabel("milliseconds")
     below.set_xlabel("concurrent clients, one document of 100 tokens each")
@@ -206,7 +208,7 @@ def plot(sweep: dict[int, Phase], machine: str, path: Path) -> None:
     below.set_yscale("log")
     below.legend()
     above.set_ylim(bottom=0)
-    figure.suptitle(machine, fontsize=6)
+    figure.suptitle(textwrap.fill(machine, 110), fontsize=6)
     save(figure, path)
 
 
@@ -263,8 +265,9 @@ def main(
             clients: asyncio.run(closed_loop(address, clients, sweep_seconds))
             for clients in CLIENTS
         }
-        note("clients", {clients: phase.summary() for clients, phase in sweep.items()})
-        plot(sweep, machine, picture)
+        summaries = {clients: phase.summary() for clients, phase in sweep.items()}
+        note("clients", summaries)
+        plot(summaries, machine, picture)
         capacity = max(phase.rate for phase in sweep.values())
         steady = asyncio.run(open_loop(address, 0.8 * capacity, seconds))
         note("open loop", steady.summary())
