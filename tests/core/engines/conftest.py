@@ -11,7 +11,9 @@ from transformers import (
     BertTokenizerFast,
 )
 
-_WORDS = "a the quick brown fox jumps over lazy dog query passage : instruct mill grain".split()
+_WORDS = (
+    "a the quick brown fox jumps over lazy dog query passage : instruct mill grain yes no".split()
+)
 _VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS]
 _VOCABULARY += [chr(code) for code in range(33, 127)]
 _VOCABULARY += [f"##{chr(code)}" for code in range(33, 127)]

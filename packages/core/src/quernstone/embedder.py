@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
+from os import PathLike
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Embedder(Model):
 
     def __init__(
         self,
-        model: str = "Qwen/Qwen3-Embedding-0.6B",
+        model: str | PathLike[str] = "Qwen/Qwen3-Embedding-0.6B",
         *,
         engine: EngineName = "auto",
         device: str = "auto",

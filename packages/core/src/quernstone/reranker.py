@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Reranker(Model):
 
     def __init__(  # noqa: D417 - the others are those of `Embedder`
         self,
-        model: str = "Qwen/Qwen3-Reranker-0.6B",
+        model: str | PathLike[str] = "Qwen/Qwen3-Reranker-0.6B",
         *,
         engine: EngineName = "auto",
         device: str = "auto",

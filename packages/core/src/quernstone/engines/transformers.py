@@ -17,7 +17,7 @@ from quernstone.checkpoints.checkpoint import Checkpoint
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.padding import NO_SHARING, pad_left, padded_batches, whole_ids
 from quernstone.engines.placement import choose_device, choose_dtype, memory_errors
-from quernstone.errors import ModelLoadError
+from quernstone.errors import ConfigError, ModelLoadError
 from quernstone.qwen3.lora import merge_into
 from quernstone.types import Encoded, EngineConfig, EngineInfo, Float32Array, TokenArray
 
@@ -51,6 +51,7 @@ class TransformersEngine:
         self._model.eval().to(device)
         self._device, self._pad_id = device, tokenization.pad_id
         self._head_rows = list(config.head_rows or tokenization.no_and_yes()) if reranks else []
+        self._check_last_token(checkpoint)
         self.width = len(self._head_rows) or checkpoint.hidden_size
         self.info = EngineInfo(
             engine="transformers",
@@ -77,6 +78,41 @@ class TransformersEngine:
         del self._model
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _check_last_token(self, checkpoint: Checkpoint) -> None:
+        """Refuse a model whose result is not at the last token.
+
+        Raises:
+            ConfigError: It is an encoder such as BERT, and no file says that it pools so; or it
+                reads scores elsewhere.
+        """
+        advice = 'use `engine="sentence-transformers"`'
+        if self._classifies and not hasattr(self._model, "score"):
+            raise ConfigError(
+                f"the transformers engine reads scores at the last token, and "
+                f"`{checkpoint.name}`, a {checkpoint.architecture}, has none there; {advice}"
+            )
+        declared = checkpoint.family is not None or checkpoint.modules.pooling is not None
+        if declared or self._classifies or self._is_causal():
+            return
+        subject = f"`{checkpoint.name}`, a {checkpoint.architecture}, attends in both directions"
+        if self._head_rows:
+            raise ConfigError(
+                f"{subject}, so its last token predicts no answer; rerank with a decoder, or with "
+                "a model that has a classification head"
+            )
+        raise ConfigError(
+            f"{subject}, and none of its files says how it pools; the transformers engine would "
+            f"take the last token; {advice}, which takes the mean, if the model's card says so"
+        )
+
+    def _is_causal(self) -> bool:
+        """Return True if a token's state does not depend on the token after it."""
+        ids = torch.tensor([[1, 2], [1, 3]], device=self._device)
+        with torch.inference_mode():
+            first, other = self._model.base_model(ids).last_hidden_state[:, 0].float()
+        tolerance = 1e-5 if self._model.dtype == torch.float32 else 1e-2
+        return float((first - other).norm()) <= tolerance * float(first.norm())
 
     def _forward(self, model: Any, sequences: Sequence[TokenArray]) -> Float32Array:
         inputs = pad_left(sequences, self._pad_id, self._device)

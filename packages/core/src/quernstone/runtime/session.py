@@ -89,7 +89,7 @@ class Session:
 
     def __init__(
         self,
-        model: str,
+        model: str | os.PathLike[str],
         task: Task,
         *,
         engine: EngineName,
@@ -110,6 +110,7 @@ class Session:
         if max_batch_tokens is not None:
             check_positive("max_batch_tokens", max_batch_tokens)
         check_engine(engine)
+        model = os.fspath(model)
         if model.startswith(("http://", "https://")):
             model, engine, engine_options = at_address(model, engine, engine_options)
         checkpoint, name, tokenizer = None, "remote", None
