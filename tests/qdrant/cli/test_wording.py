@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 import typer.main
+from tests.support.syntax import parse
 
 import quernstone_qdrant
 from quernstone.cli.table import option_names
@@ -74,7 +75,7 @@ def messages():
     assert {"defer_index", "patience", "prune", "text_field"} <= set(names)
     for path in sorted(PACKAGE.rglob("*.py")):
         visitor = Messages()
-        visitor.visit(ast.parse(path.read_text()))
+        visitor.visit(parse(path))
         for error, text in visitor.found:
             if any(name in names for name in ARGUMENT.findall(text)):
                 yield path.relative_to(PACKAGE).as_posix(), error, text, names
