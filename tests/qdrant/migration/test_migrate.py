@@ -381,7 +381,7 @@ def test_queries_are_compared_by_both_models(loaded, migrate, embedder, other, k
     assert compared.query_overlaps == pytest.approx(expected)
     assert compared.query_overlap == pytest.approx(np.mean(expected))
     plot_overlap(tmp_path / "overlap.png", compared, "words", "other")
-    assert "`queries` were not compared" in migration.run().notes[-1]
+    assert "the queries were not compared" in migration.run().notes[-1]
 
 
 def test_queries_need_the_model_of_the_old_collection(loaded, migrate, make_embedder, other):

@@ -168,7 +168,7 @@ class QdrantMigration:
             self._name(pair)
         elif self._queries.texts:
             self._running.note(
-                "the given queries were not compared: the switch was before this run"
+                "the queries were not compared: the switch was before this run"
             )
         if not pair.gone:
             self._late(self._passes(pair, source, found), record)
