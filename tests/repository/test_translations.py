@@ -14,6 +14,7 @@ import re
 import pytest
 from tests.support.environments import ROOT
 from tests.support.pages import TRANSLATED, anchor
+from tests.support.syntax import parse_text
 
 TRANSLATIONS = pytest.mark.parametrize(
     ("page", "original"),
@@ -44,7 +45,7 @@ def sections(text):
 
 def program(language, code):
     """Return a form of a block that is equal if it does the same."""
-    return language, ast.dump(ast.parse(code)) if language == "python" else code
+    return language, ast.dump(parse_text(code)) if language == "python" else code
 
 
 def without(all_sections, names):

@@ -167,9 +167,7 @@ class QdrantMigration:
             pair.switch()
             self._name(pair)
         elif self._queries.texts:
-            self._running.note(
-                "the queries were not compared: the switch was before this run"
-            )
+            self._running.note("the queries were not compared: the switch was before this run")
         if not pair.gone:
             self._late(self._passes(pair, source, found), record)
         return self._finished(pair)
