@@ -110,7 +110,7 @@ demo: install
 
 # one process per core, so each test computes on one thread
 test: install-dev
-	OMP_NUM_THREADS=1 $(RUN)pytest -n 2 --dist loadgroup -m "not slow and not soak"
+	OMP_NUM_THREADS=1 $(RUN)pytest -n 2 --dist loadfile -m "not slow and not soak"
 
 # what takes longer: kills, Ray, whole models, pages that start services, vLLM
 test-all: install-dev test-vllm

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -42,12 +43,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return make
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a file in one process of `pytest -n`, so that they share loaded models.
 
     The table of capabilities is compared with what the contract suites of its folder found.
     """
-    for item in items if config.pluginmanager.hasplugin("xdist") else []:
-        folder, name = item.path.parent, item.path.name
-        together = name in ("test_contract.py", "test_table.py")
-        item.add_marker(pytest.mark.xdist_group(str(folder if together else item.path)))
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, name = nodeid.partition("::")[0].rpartition("/")
+            together = name in ("test_contract.py", "test_table.py")
+            return folder if together else f"{folder}/{name}"
+
+    return ByFile(config, log)
