@@ -33,8 +33,8 @@ from quernstone.errors import QuernstoneError
 from quernstone_qdrant.ray import RayLoader
 from quernstone_qdrant.targets import connect as quernstone_connect
 
-url, pids = sys.argv[1:3]
-options = json.loads(sys.argv[3])
+url, pids, results = sys.argv[1:4]
+options = json.loads(sys.argv[4])
 grpc_port = options.pop("grpc_port")
 
 def open_embedder():
@@ -58,7 +58,8 @@ for skip_errors in options.pop("loads"):
         report = asdict(loader.load(ray.data.from_items(rows, override_num_blocks=8)))
     except QuernstoneError as error:
         report = {"error": type(error).__name__, "message": str(error)}
-    print("RESULT", json.dumps(report, default=str))
+    with open(results, "a") as file:  # Ray writes to standard output
+        file.write(json.dumps(report, default=str) + chr(10))
 """
 
 
@@ -83,7 +84,9 @@ class Ray:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         options = {"workers": 2, "cpus": 0.5, "documents": 100, "rows": str(path), "loads": loads}
         options["grpc_port"] = grpc_port
-        arguments = [server.url, str(self.pids), json.dumps(options)]
+        self._results = tmp_path / "results.jsonl"
+        self._results.unlink(missing_ok=True)
+        arguments = [server.url, str(self.pids), str(self._results), json.dumps(options)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, *arguments],
             stdout=subprocess.PIPE,
@@ -99,10 +102,9 @@ class Ray:
             time.sleep(0.02)
 
     def results(self):
-        out, err = self.process.communicate(timeout=280)
-        lines = [line for line in out.splitlines() if line.startswith("RESULT ")]
+        _, err = self.process.communicate(timeout=280)
         assert self.process.returncode == 0, err[-3000:]
-        return [json.loads(line.removeprefix("RESULT ")) for line in lines]
+        return [json.loads(line) for line in self._results.read_text().splitlines()]
 
 
 def assert_same_points(server, expected):
