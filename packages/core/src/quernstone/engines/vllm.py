@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,10 @@ class VllmEngine:
                     f"`max_model_len` in `engine_options` ({error})"
                 ) from error
         core = self._llm.llm_engine.engine_core
+        self._workers: list[Any] = []
         if _is_another_process(core):
             _report_death(core)
+            self._workers = _workers(core)
         # Raw numbers: vectors are normalized after they are cut, and a sigmoid rounds to 0 and 1.
         self._pooling = vllm.PoolingParams(use_activation=False)
         self.width = 2 if self._reranks else self._llm.model_config.embedding_size
@@ -144,6 +147,7 @@ class VllmEngine:
             # It frees the last tensors it received when it ends. If the interpreter is shutting
             # down by then, this aborts the process (seen in 0.32).
             core.output_queue_thread.join(_SHUTDOWN_SECONDS)
+        _end(self._workers)
         self._llm.renderer.shutdown()
         del self._llm
 
@@ -170,6 +174,23 @@ def _report_death(core: Any) -> None:
         core.outputs_queue.put(EngineDeadError())
 
     threading.Thread(target=watch, name="quernstone-vllm-watch", daemon=True).start()
+
+
+def _workers(core: Any) -> list[Any]:
+    """Return the processes that the engine's process started."""
+    psutil = import_module("psutil")  # vLLM needs it
+    engines = [psutil.Process(process.pid) for process in core.resources.engine_manager.processes]
+    return [worker for engine in engines for worker in engine.children(recursive=True)]
+
+
+def _end(workers: Sequence[Any]) -> None:
+    """Wait for processes, and kill those that do not end.
+
+    If the engine's process was killed, a worker may wait forever for its answer (seen in 0.32).
+    """
+    _, left = import_module("psutil").wait_procs(workers, timeout=_SHUTDOWN_SECONDS)
+    for worker in left:
+        worker.kill()
 
 
 def _check_reranker(checkpoint: Checkpoint, head_rows: Sequence[int]) -> None:
