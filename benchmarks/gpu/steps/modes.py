@@ -1,4 +1,4 @@
-"""The other modes of computing: fp8, deterministic, float32."""
+"""The other modes of computing: fp8, int8, deterministic, float32."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from quernstone import Embedder
 _MODES: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "fp8": {"dtype": "fp8"},
+    "int8": {"dtype": "int8"},
     "deterministic": {"dtype": "bfloat16", "deterministic": True},
     "float32": {"dtype": "float32"},
 }
 _LEAST_SHARE = 0.5
 """Rate of `deterministic`, of that of bfloat16."""
 _LEAST_COSINE = 0.999
-"""Between a mode and bfloat16. Not for fp8, whose error depends on the weights."""
+"""Between a mode and bfloat16."""
+_ROUNDED = ("fp8", "int8")
+"""Modes whose error depends on the weights."""
 
 
 def run(run: Run) -> None:
@@ -31,8 +34,8 @@ def run(run: Run) -> None:
     expected: np.ndarray | None = None
     rates: dict[str, float] = {}
     for name, settings in _MODES.items():
-        if name == "fp8" and not run.cuda:
-            run.needs_gpu("fp8")
+        if name in _ROUNDED and not run.cuda:
+            run.needs_gpu(name)
             continue
         start = time.perf_counter()
         with (
@@ -51,7 +54,7 @@ def run(run: Run) -> None:
             equal = bool((again == vectors).all())
             attention = embedder.info.attention
             run.figure(name, cosine=cosine, attention=attention, load_s=loaded)
-            if name not in ("bfloat16", "fp8"):
+            if name not in ("bfloat16", *_ROUNDED):
                 run.check(f"{name}: close to bfloat16", cosine >= _LEAST_COSINE, cosine=cosine)
             if name == "deterministic":
                 if run.cuda:
