@@ -23,7 +23,7 @@ TRANSLATIONS = pytest.mark.parametrize(
 )
 ONLY_IN_ENGLISH = "<!-- only in English -->"
 NAMES_OF_ITS_OWN = {
-    "loading.md": {'encoding="gb18030"'},  # for readers with files in GBK
+    "loading.md": {'encoding="gb18030"', "--encoding gb18030"},  # for readers with files in GBK
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
