@@ -1,5 +1,8 @@
 """Progress in a pipe: a line every half minute, and one at the end."""
 
+import io
+import sys
+
 import pytest
 
 from quernstone import progress
@@ -40,3 +43,17 @@ def test_a_short_call_prints_one_line_if_asked(clock, capsys, show):
         clock[0] = 20.0
         advance(10)
     assert capsys.readouterr().err == "copying: 10 of 10 (100%), 0.5/s\n" * show
+
+
+def test_a_bar_leaves_results_on_standard_output(monkeypatch, capfd):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with progress_bar("searching", 2, show=True) as advance:
+        sys.stdout.write("the first hit\n")
+        advance(1)
+    assert "searching" in terminal.getvalue()
+    assert capfd.readouterr().out == "the first hit\n"

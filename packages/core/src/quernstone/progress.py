@@ -41,7 +41,9 @@ def progress_bar(
     numbers = progress.MofNCompleteColumn()
     times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
     columns = "{task.description}", progress.BarColumn(), numbers, *times
-    with progress.Progress(*columns, console=console) as bar:
+    # rich would print on standard error what is meant for a pipe or a file
+    redirect = sys.stdout.isatty()
+    with progress.Progress(*columns, console=console, redirect_stdout=redirect) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
 
