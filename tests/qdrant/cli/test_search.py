@@ -1,7 +1,15 @@
 """`quern search`."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import orjson
+import pytest
 from tests.support.qdrant_server import running_server
+
+from quernstone import Embedder
+from quernstone.errors import InputError
 
 
 def test_ranges_and_misspelt_fields_of_filters(quern, docs):
@@ -161,3 +169,107 @@ def test_options_that_cannot_be_read(quern, docs):
         done = quern("search", "grain", "-c", "docs", *options)
         assert done.exit_code != 0
         assert message in " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def questions(quern, docs):
+    """A loaded collection, and 70 questions in a file, more than are answered together."""
+    quern("load", docs, "-c", "docs", "--hybrid", "--index", "row=integer")
+    lines = [f"what grinds grain number {n}?" for n in range(68)]
+    text = "\ufeffsnow\r\n\n" + "\n".join(lines) + "\n   \nsnow"
+    Path("questions.txt").write_text(text, "utf-8", newline="")
+    return ["snow", *lines, "snow"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--no-hybrid", "--diversity", 0.5, "--no-rerank"),
+        ("-n", 2, "--filter", "row>=2", "--sort", "fused"),
+        ("-n", 3, "--candidates", 4, "--popularity", "row=1", "--instruction", "Find weather"),
+        ("--feedback", "1,0.5,0.2,2"),
+        ("--per-document", 1, "--no-rerank"),
+        ("--group-by", "row", "--group-size", 1),
+    ],
+    ids=["diversity", "filter", "boost", "feedback", "documents", "groups"],
+)
+def test_questions_of_a_file_have_the_hits_of_single_ones(quern, questions, options):
+    given = ("-c", "docs", "--json", *options)
+    done = quern("search", "--queries", "questions.txt", *given)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr == "quern: skipped 2 empty lines of questions.txt\n"
+    answers = [orjson.loads(line) for line in done.stdout.splitlines()]
+    assert [one["query"] for one in answers] == questions
+    for number in (0, 68):
+        single = orjson.loads(quern("search", questions[number], *given).stdout)
+        assert [rounded(hit) for hit in answers[number]["hits"]] == [rounded(hit) for hit in single]
+
+
+def rounded(hit):
+    """Return a hit with few digits: texts of a batch are rounded together."""
+    return {name: round(one, 4) if isinstance(one, float) else one for name, one in hit.items()}
+
+
+def test_questions_from_standard_input_and_their_tables(quern, docs):
+    quern("load", docs, "-c", "docs")
+    options = ("--queries", "-", "-c", "docs", "--no-rerank", "-n", 1, "--filter", "row>=2")
+    done = quern("search", *options, stdin="snow\nrain\n")
+    titles = [line.strip() for line in done.stdout.splitlines()]
+    assert done.exit_code == 0, done.stderr
+    assert titles.count("snow") == titles.count("rain") == 1
+    assert titles.index("snow") < titles.index("rain")
+    assert done.stdout.count("c.jsonl#2") == 2
+    assert "searching: 2, " in done.stderr
+    plain = quern("search", *options, "--plain", stdin="snow\nrain\n").stdout
+    rows = [line.split("\t") for line in plain.splitlines()]
+    assert rows[0] == ["question", "rank", "cosine", "source", "text"]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("snow", "Snow falls."),
+        ("rain", "Snow falls."),
+    ]
+    none = quern("search", *options[:-1], "line>=2", stdin="snow\nrain\n")
+    assert none.stdout.split() == ["snow", "nothing", "found", "rain", "nothing", "found"]
+    assert none.stderr.count("no document has the field 'line' of --filter") == 1
+
+
+def test_files_of_questions_that_cannot_be_read(quern, docs, monkeypatch):
+    quern("load", docs, "-c", "docs")
+    Path("bad.txt").write_bytes(b"snow\nr\xe9sum\xe9\n")
+    Path("empty.txt").write_text("\n \n")
+    for arguments, code, message in (
+        (("--queries", "bad.txt"), 1, "bad.txt, row 2: is not valid UTF-8"),
+        (("--queries", "empty.txt"), 2, "empty.txt has no query: write one per line"),
+        (("--queries", "none.txt"), 2, "--queries none.txt: no such file"),
+        (("snow", "--queries", "bad.txt"), 2, "give one QUESTION, or a file"),
+        ((), 2, "give one QUESTION, or a file"),
+    ):
+        done = quern("search", *arguments, "-c", "docs", "--json")
+        assert (done.exit_code, message in " ".join(done.stderr.split())) == (code, True)
+
+    def embed_queries(self, queries, *_):
+        queries = list(queries)
+        if "long" in queries:
+            raise InputError(queries.index("long"), "the text is too long")
+        return embed(self, queries)
+
+    embed = Embedder.embed_queries
+    monkeypatch.setattr(Embedder, "embed_queries", embed_queries)
+    Path("long.txt").write_text("snow\n\nlong\nrain\n")
+    done = quern("search", "--queries", "long.txt", "-c", "docs", "--json", "--no-rerank")
+    assert (done.exit_code, len(done.stdout.splitlines())) == (1, 1)
+    assert "quern: long.txt, row 3: the text is too long" in done.stderr
+
+
+def test_a_closed_pipe_ends_a_search_for_many_questions(quern, questions):
+    del quern  # only its folder and models
+    command = [sys.executable, "-c", "import quernstone.cli; quernstone.cli.main()", "search"]
+    process = subprocess.Popen(
+        [*command, "-c", "docs", "--queries", "-", "--no-rerank"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    _, printed = process.communicate("\n".join(questions), timeout=120)
+    assert (process.returncode, printed) == (141, "")

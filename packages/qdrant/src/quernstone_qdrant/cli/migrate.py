@@ -69,10 +69,9 @@ class MigrationOptions:
     queries: Annotated[
         Path | None,
         _option(
-            exists=True,
-            dir_okay=False,
-            help="File with a query per line; their ten nearest points by both models are compared "
-            "before the switch.",
+            metavar="FILE",
+            help="File with a query per line, or - for standard input; their ten nearest points by "
+            "both models are compared before the switch.",
         ),
     ] = None
     old_model: Annotated[
@@ -96,18 +95,12 @@ class MigrationOptions:
         """Return the lines of the file of queries, without empty ones.
 
         Raises:
-            ConfigError: There is none, or the file is not UTF-8.
+            ConfigError: There is none.
+            SourceError: A line is not UTF-8.
         """
-        if self.queries is None:
-            return []
-        try:
-            lines = self.queries.read_text("utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{self.queries} is not UTF-8: convert it ({error})") from error
-        found = [line.strip() for line in lines if line.strip()]
-        if not found:
-            raise ConfigError(f"{self.queries} has no query: write one per line")
-        return found
+        from quernstone_qdrant.cli.questions import QuestionFile
+
+        return [] if self.queries is None else QuestionFile(self.queries).texts()
 
 
 @expand_options

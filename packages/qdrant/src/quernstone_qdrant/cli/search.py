@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,10 +17,12 @@ from quernstone.cli.options import (
     Json,
     RerankerOptions,
     model_option,
+    on_terminal,
     server_option,
 )
-from quernstone.cli.printing import print_json
 from quernstone.errors import ConfigError
+from quernstone.progress import progress_bar
+from quernstone_qdrant.cli.hits import HitPrinter, SortKey, Style
 from quernstone_qdrant.cli.options import (
     AllowMismatch,
     CollectionModel,
@@ -28,19 +31,23 @@ from quernstone_qdrant.cli.options import (
 )
 from quernstone_qdrant.cli.search_options import RankingOptions
 
-if TYPE_CHECKING:
-    from quernstone_qdrant.searching.hits import SearchHit
-
-SortKey: TypeAlias = Literal["was", "rerank", "fused", "cosine"]
 _TINY = "tiny"
-_SNIPPET = 140
 
 
 @expand_options
 def search(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to search for.")],
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="What to search for.")
+    ] = None,
     *,
     collection: CollectionOptions,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer the questions of this file, one per line; - is standard input.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, help="Maximum number of hits.")
     ] = 10,
@@ -111,12 +118,16 @@ def search(
     The column `was` shows the rank of a hit before reranking, `fused` the sum of the reciprocal
     ranks by meaning and by words.
     """
+    if (question is None) == (queries is None):
+        raise ConfigError("give one QUESTION, or a file with one per line as --queries FILE")
     from quernstone_qdrant.checks.fields import missing_fields
+    from quernstone_qdrant.cli.questions import QuestionFile
     from quernstone_qdrant.filters import parse_condition, text_filter
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.retry import Retry
     from quernstone_qdrant.searcher import QdrantSearcher
 
+    file = None if queries is None else QuestionFile(queries)
     conditions = [parse_condition(text) for text in filters or ()]
     # If only one of the two models runs here, these options apply to that one.
     one_remote = rerank and (options.endpoint is None) != (rerank_endpoint is None)
@@ -156,107 +167,29 @@ def search(
             **ranking.reading(),
         )
         layout = searcher.layout
-        hits = searcher.search(
-            question,
-            limit,
-            hybrid=hybrid,
-            query_filter=text_filter(conditions, layout) if conditions else None,
-            candidates=candidates,
-            instruction=instruction,
+        asked = {
+            "hybrid": hybrid,
+            "query_filter": text_filter(conditions, layout) if conditions else None,
+            "candidates": candidates,
+            "instruction": instruction,
             **ranking.chosen(),
-        )
-        unknown = [] if hits else missing_fields(target, [one[0] for one in conditions], layout)
-    for name in unknown:
-        typer.echo(f"quern: no document has the field {name!r} of --filter", err=True)
-    if sort is not None:
-        hits = _sorted(hits, sort)
-    if as_json:
-        print_json([_shown(hit) for hit in hits])
-    elif plain:
-        _print_plain(hits)
-    else:
-        _print_table(hits, question)
-
-
-def _shown(hit: SearchHit) -> dict[str, Any]:
-    """Return the fields of a hit, except the payload: text and metadata say the same."""
-    return {name: value for name, value in asdict(hit).items() if name != "payload"}
-
-
-def _print_table(hits: list[SearchHit], question: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(question), title_justify="left", title_style="bold")
-    columns = _columns(hits)
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("source", overflow="fold", max_width=26)
-    table.add_column("text", ratio=1)
-    for number, hit in enumerate(hits):
-        cells = [cells[number] for cells in columns.values()]
-        table.add_row(*map(Text, [*cells, _source(hit), _snippet(hit.text)]))
-    console = Console()
-    console.print(table if hits else Text("nothing found"))
-
-
-def _print_plain(hits: list[SearchHit]) -> None:
-    columns = _columns(hits)
-    columns["source"] = [_source(hit) for hit in hits]
-    columns["text"] = [" ".join(hit.text.split()) for hit in hits]
-    for row in (columns, *zip(*columns.values(), strict=True)):
-        typer.echo("\t".join(" ".join(cell.split()) for cell in row))
-
-
-def _columns(hits: list[SearchHit]) -> dict[str, list[str]]:
-    """Return the columns of ranks and scores that these hits have."""
-    columns = {"rank": [str(rank) for rank in range(1, len(hits) + 1)]}
-    if any(hit.rerank_score is not None for hit in hits):
-        columns["was"] = [_moved(rank, hit.retrieval_rank) for rank, hit in enumerate(hits, 1)]
-        columns["P(yes)"] = [f"{hit.rerank_score:.3f}" for hit in hits]
-    if any(hit.boosted_score is not None for hit in hits):
-        columns["boosted"] = [f"{hit.boosted_score:.3f}" for hit in hits]
-    if any(hit.group is not None for hit in hits):
-        columns["group"] = [str(hit.group) for hit in hits]
-    if any(hit.fused_score is not None for hit in hits):
-        columns["fused"] = [f"{hit.fused_score:.4f}" for hit in hits]
-    columns["cosine"] = [f"{hit.score:.3f}" for hit in hits]
-    return columns
-
-
-def _sorted(hits: list[SearchHit], key: SortKey) -> list[SearchHit]:
-    """Return the hits, the best by a column first.
-
-    Raises:
-        ConfigError: The hits do not have this column.
-    """
-    scores: dict[SortKey, Callable[[SearchHit], float | None]] = {
-        "was": lambda hit: -hit.retrieval_rank,
-        "rerank": lambda hit: hit.rerank_score,
-        "fused": lambda hit: hit.fused_score,
-        "cosine": lambda hit: hit.score,
-    }
-    keyed = [(scores[key](hit), hit) for hit in hits]
-    if any(score is None for score, _ in keyed):
-        need = "--rerank" if key == "rerank" else "--hybrid"
-        raise ConfigError(f"--sort {key} needs {need}: these hits have no such score")
-    return [hit for _, hit in sorted(keyed, key=lambda pair: -(pair[0] or 0.0))]
-
-
-def _moved(rank: int, was: int) -> str:
-    arrow = "↑" if rank < was else "↓" if rank > was else " "
-    return f"{was} {arrow}"
-
-
-def _source(hit: SearchHit) -> str:
-    source = str(hit.metadata.get("source", hit.key))
-    if "row" in hit.metadata:
-        return f"{source}#{hit.metadata['row']}"
-    headings = hit.metadata.get("headings")
-    return f"{source} › {headings[-1]}" if isinstance(headings, list) and headings else source
-
-
-def _snippet(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _SNIPPET else f"{flat[: _SNIPPET - 1]}…"
+        }
+        if file is not None:
+            answers, total = file.answers(searcher, limit, asked), file.count()
+        elif question is not None:
+            answers, total = iter([(question, searcher.search(question, limit, **asked))]), 1
+        style: Style = "json" if as_json else "plain" if plain else "table"
+        printer = HitPrinter(style=style, several=file is not None, sort=sort)
+        fields = [one[0] for one in conditions]
+        # Hits on the same terminal are progress enough.
+        shown = file is not None and not sys.stdout.isatty() and (on_terminal() or not as_json)
+        with progress_bar("searching", total, show=shown) as advance:
+            for text, hits in answers:
+                if not hits:
+                    for name in missing_fields(target, fields, layout):
+                        typer.echo(
+                            f"quern: no document has the field {name!r} of --filter", err=True
+                        )
+                    fields = []
+                printer.print(text, hits)
+                advance(1)
