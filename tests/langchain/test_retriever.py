@@ -133,7 +133,8 @@ async def test_settings_can_change_for_one_query(client):
     ("changes", "reason"),
     [
         ({"top_k": 3}, "`top_k` is unknown; a query can change k, hybrid"),
-        ({"k": 0}, "`limit` is 0"),
+        ({"k": 0}, "`k` is 0; pass a whole number"),
+        ({"per_document": "all"}, "`per_document` is 'all'; pass a whole number"),
         ({"candidates": 1}, "`candidates` is 1"),
         ({"prefetch": 1}, "`prefetch` is 1"),
     ],
@@ -174,11 +175,11 @@ async def test_callbacks_are_called(client):
 
 
 def test_numbers_of_the_wrong_class_say_what_to_pass(client):
-    for name in ("k", "candidates", "prefetch"):
+    for name in ("k", "candidates", "prefetch", "per_document", "group_size", "fetch_k"):
         for wrong in (0, "many", 0.5, True):
             with pytest.raises(ValidationError, match=f"`{name}` is {wrong!r}; pass a whole numb"):
                 opened(client, **{name: wrong})
-    with pytest.raises(ConfigError, match="`limit` is 'many'; it must"):
+    with pytest.raises(ConfigError, match="`k` is 'many'; pass a whole number"):
         opened(client).invoke(QUERY, k="many")
 
 
@@ -256,9 +257,11 @@ def test_options_of_searches(client):
         ({"fetch_k": 5}, "`fetch_k` needs `search_type='mmr'`"),
         ({"search_type": "best"}, "`search_type` is 'best'; it must be"),
         ({"search_type": "mmr", "lambda_mult": 2}, "`lambda_mult` is 2; it must be a number"),
+        ({"search_type": "mmr", "lambda_mult": "x"}, "`lambda_mult` is 'x'; it must be a number"),
+        ({"search_type": "mmr", "fetch_k": 0}, "`fetch_k` is 0; pass a whole number"),
         ({"search_type": "mmr", "per_document": 1}, "`diversity` and `per_document` exclude"),
     ],
-    ids=["lambda", "fetch", "type", "range", "groups"],
+    ids=["lambda", "fetch", "type", "range", "text", "count", "groups"],
 )
 def test_options_that_would_be_ignored_are_refused(client, changes, message):
     with pytest.raises(ConfigError, match=message):

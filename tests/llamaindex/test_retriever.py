@@ -200,6 +200,8 @@ def test_in_a_query_engine(client):
         ({"similarity_top_k": None}, "`similarity_top_k` is None; pass a whole number"),
         ({"candidates": "many"}, "`candidates` is 'many'; pass a whole number"),
         ({"prefetch": 0.5}, "`prefetch` is 0.5; pass a whole number"),
+        ({"per_document": 0}, "`per_document` is 0; pass a whole number"),
+        ({"group_size": "all"}, "`group_size` is 'all'; pass a whole number"),
         ({"searcher": "notes"}, "searcher"),
     ],
     ids=str,
@@ -274,8 +276,9 @@ def test_options_of_searches(client):
         ({"vector_store_query_mode": "sparse"}, "is 'sparse'; it must be one of default, hybrid"),
         ({"vector_store_query_mode": "hybrid", "hybrid": False}, "exclude each other"),
         ({"vector_store_query_mode": "mmr", "mmr_threshold": 2}, "`mmr_threshold` is 2; it must"),
+        ({"vector_store_query_mode": "mmr", "mmr_threshold": "x"}, "`mmr_threshold` is 'x'; it"),
     ],
-    ids=["threshold", "mode", "hybrid", "range"],
+    ids=["threshold", "mode", "hybrid", "range", "text"],
 )
 def test_modes_that_cannot_work_are_refused(client, settings, message):
     with pytest.raises(ConfigError, match=message):

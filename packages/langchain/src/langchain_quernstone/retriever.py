@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, field_validator
 from typing_extensions import Self, override
 
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
-from quernstone.frameworks.settings import Count, Whole
+from quernstone.frameworks.settings import Count, Whole, check_count, check_fraction
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -45,6 +45,7 @@ _SEARCHED = (
 )
 """Settings that are options of `QdrantSearcher.search`."""
 _ARGUMENTS = ("k", *_SEARCHED, "search_type", "lambda_mult", "fetch_k")
+_COUNTS = ("k", "candidates", "prefetch", "per_document", "group_size", "fetch_k")
 
 
 class QuernstoneRetriever(BaseRetriever):
@@ -174,6 +175,9 @@ class QuernstoneRetriever(BaseRetriever):
                 known = ", ".join(_ARGUMENTS)
                 raise ConfigError(f"`{name}` is unknown; a query can change {known}")
         chosen = {name: changes.get(name, getattr(self, name)) for name in _ARGUMENTS}
+        for name in _COUNTS:
+            if name == "k" or chosen[name] is not None:
+                chosen[name] = check_count(name, chosen[name])
         options = {name: chosen[name] for name in _SEARCHED}
         return {"limit": chosen["k"], "diversity": _diversity(chosen), **options}
 
@@ -200,7 +204,7 @@ class QuernstoneRetriever(BaseRetriever):
 
 def _diversity(chosen: Mapping[str, Any]) -> Any:
     """Return the option `diversity` of a search for LangChain's three words for it."""
-    kind, weight, fetched = chosen["search_type"], chosen["lambda_mult"], chosen["fetch_k"]
+    kind = chosen["search_type"]
     if kind == "similarity":
         for name in ("lambda_mult", "fetch_k"):
             if chosen[name] is not None:
@@ -208,11 +212,10 @@ def _diversity(chosen: Mapping[str, Any]) -> Any:
         return None
     if kind != "mmr":
         raise ConfigError(f"`search_type` is {kind!r}; it must be 'similarity' or 'mmr'")
-    if weight is not None and not 0 <= weight <= 1:
-        raise ConfigError(f"`lambda_mult` is {weight!r}; it must be a number from 0 to 1")
+    weight = check_fraction("lambda_mult", chosen["lambda_mult"])
     from qdrant_client.models import Mmr  # noqa: PLC0415 - an extra
 
-    return Mmr(diversity=None if weight is None else 1 - weight, candidates_limit=fetched)
+    return Mmr(diversity=None if weight is None else 1 - weight, candidates_limit=chosen["fetch_k"])
 
 
 def _searcher_class() -> type[QdrantSearcher]:

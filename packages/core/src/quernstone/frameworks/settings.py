@@ -41,6 +41,9 @@ _COUNTS = {
     "similarity_top_k": (4, ""),
     "candidates": (40, "four times as many as are wanted"),
     "prefetch": (200, "twenty times as many as are fetched"),
+    "per_document": (1, "no limit"),
+    "group_size": (3, "1"),
+    "fetch_k": (20, "four times as many as are chosen, at least 20"),
 }
 """An example, and the meaning of None, by setting."""
 
@@ -87,6 +90,20 @@ def check_count(name: str, value: object) -> int:
             f"{none and f', or None for {none}'}"
         )
     return number
+
+
+def check_fraction(name: str, value: Any) -> float | None:
+    """Return the number from 0 to 1 that a setting was given, or None.
+
+    Raises:
+        ConfigError: It is not such a number.
+    """
+    try:
+        if value is None or (not isinstance(value, bool) and 0 <= float(value) <= 1):
+            return None if value is None else float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"`{name}` is {value!r}; it must be a number from 0 to 1")
 
 
 def _count(value: object, info: ValidationInfo) -> int | None:

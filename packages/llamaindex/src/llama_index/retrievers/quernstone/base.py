@@ -24,7 +24,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 from typing_extensions import Self
 
 from quernstone import ConfigError, Embedder, MissingExtraError, Reranker
-from quernstone.frameworks.settings import check_count
+from quernstone.frameworks.settings import check_count, check_fraction
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -221,13 +221,12 @@ def _mode(
         )
     if threshold is not None and found != VectorStoreQueryMode.MMR:
         raise ConfigError("`mmr_threshold` needs `vector_store_query_mode='mmr'`")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"`mmr_threshold` is {threshold!r}; it must be a number from 0 to 1")
     return found
 
 
 def _diversity(threshold: float | None) -> float:
-    return _USUAL_DIVERSITY if threshold is None else 1 - threshold
+    similarity = check_fraction("mmr_threshold", threshold)
+    return _USUAL_DIVERSITY if similarity is None else 1 - similarity
 
 
 def _searcher_class() -> type[QdrantSearcher]:
