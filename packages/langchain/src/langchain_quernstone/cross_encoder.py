@@ -14,11 +14,11 @@ from quernstone.frameworks.settings import RerankerSettings
 
 
 class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
-    """Score (query, document) pairs with a Qwen3-Reranker model.
+    """Cross-encoder that scores (query, document) pairs with a Qwen3-Reranker model.
 
     Use it where a `BaseCrossEncoder` is expected, such as in `CrossEncoderReranker` of
     langchain-classic. That class drops the scores; `QuernstoneReranker` keeps them. Models are
-    loaded and shared as by `QuernstoneReranker`.
+    loaded and shared in the same way as by `QuernstoneReranker`.
 
     Examples:
         >>> from langchain_quernstone import QuernstoneCrossEncoder
@@ -42,8 +42,8 @@ class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
         """Score pairs of a query and a document.
 
         Args:
-            text_pairs: A list or another iterable of `(query, document)` pairs in any
-                order. All pairs with the same query share its computation.
+            text_pairs: A list or another iterable of `(query, document)` pairs, in any order. A
+                query that occurs in several pairs is computed once.
 
         Returns:
             The probability of relevance, 0 to 1, of each pair, in the order of `text_pairs`.

@@ -41,7 +41,7 @@ _ARGUMENTS = tuple(signature(Embedder).parameters)
 
 
 class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
-    """Embed documents and queries with a Qwen3-Embedding model.
+    """Embeddings of documents and queries from a Qwen3-Embedding model.
 
     The model's instruction is added to queries; documents are embedded unchanged. Vectors have
     unit length.
@@ -65,23 +65,26 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
     )
 
     model: ModelName = "Qwen/Qwen3-Embedding-0.6B"
-    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`, or first."""
+    """Hub id, local folder, or the bundled `tiny`.
+
+    Also accepted as `model_name`, or as the first positional argument.
+    """
     engine: EngineName = "auto"
-    """Engine that runs the model."""
+    """Library or server that runs the model; `auto` chooses by the model's files."""
     device: Device = "auto"
-    """Torch device, such as `cuda:1` or `cpu`."""
+    """Torch device, such as `cuda:1` or `cpu`, or several GPUs: `cuda:0,cuda:1` or `cuda:all`."""
     dtype: DtypeName = "auto"
     """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
     dimensions: Count = Field(default=None, ge=1)
-    """Numbers per vector, from 32 to the model's hidden size; None is the hidden size."""
+    """Length of the vectors, from 32 to the model's full size; None is the full size."""
     instruction: str | None = None
-    """Task of the queries in one English sentence; None is the model's own, retrieval."""
+    """Task of the queries, in one English sentence; None is the model's default (retrieval)."""
     max_length: MaxLength = Field(default=8192, ge=1)
-    """Maximum tokens per input, including the prompt."""
+    """Maximum number of tokens of an input, including the prompt."""
     truncate: Truncate = True
     """Truncate longer texts; False raises `InputTooLongError`."""
     max_batch_tokens: Count = Field(default=None, ge=1)
-    """Tokens per batch; None chooses by the free memory."""
+    """Maximum number of tokens of a batch; None chooses it by the free memory."""
     deterministic: bool = False
     """Compute bit-identical vectors regardless of the batch; slower."""
     revision: str | None = None
@@ -91,11 +94,11 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
     cache_folder: Folder = None
     """Folder for files from a hub; None is the hub's usual cache."""
     show_progress: bool = Field(default=False, exclude=True)
-    """Show a progress bar on standard error; the async methods have none."""
+    """Show a progress bar on standard error, except in the async methods."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )
-    """Constructor arguments of sentence-transformers or vLLM; for `remote`, the server.
+    """Constructor arguments of sentence-transformers or vLLM; for `remote`, `RemoteOptions`.
 
     Hidden from `model_dump`, `repr` and errors because they may hold a key.
     """
@@ -137,7 +140,7 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
 
     @property
     def fingerprint(self) -> str:
-        """Stable identifier of everything that the vectors depend on; loads the model.
+        """Stable hash of everything that the vectors depend on; loads the model.
 
         Use it as the `namespace` of `CacheBackedEmbeddings`, with separate caches for queries and
         documents: a query and an equal document have different vectors.
@@ -149,7 +152,8 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
         """Embed documents.
 
         Args:
-            texts: A list or another iterable of documents, embedded verbatim, including whitespace.
+            texts: A list or another iterable of documents, which are embedded unchanged, including
+                whitespace.
 
         Returns:
             A unit vector for each text, in the order of `texts`.
@@ -189,7 +193,7 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
         return vector
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments of `Embedder`: fields by the same names."""
+        """Return the arguments of `Embedder`, which are the fields of the same names."""
         return {name: getattr(self, name) for name in _ARGUMENTS}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

@@ -60,28 +60,32 @@ class RerankerModel(ModelHolder, Dumpable):
     )
 
     model: ModelName = "Qwen/Qwen3-Reranker-0.6B"
-    """Hub id, local folder, or the bundled `tiny`; also accepted as `model_name`, or first."""
+    """Hub id, local folder, or the bundled `tiny`.
+
+    Also accepted as `model_name`, or as the first positional argument.
+    """
     engine: EngineName = "auto"
-    """Engine that runs the model."""
+    """Library or server that runs the model; `auto` chooses by the model's files."""
     device: Device = "auto"
-    """Torch device, such as `cuda:1` or `cpu`."""
+    """Torch device, such as `cuda:1` or `cpu`, or several GPUs: `cuda:0,cuda:1` or `cuda:all`."""
     dtype: DtypeName = "auto"
     """`auto` is bfloat16 if the hardware supports it, else float32; `int8` and `fp8` quantize."""
     instruction: str | None = None
-    """Definition of relevance in one English sentence; None is the model's own."""
+    """Task that defines relevance, in one English sentence; None is the model's default."""
     template: RerankTemplate | PairTemplate | None = None
-    """`card` is the prompt of Qwen3-Reranker's model card, `eval` that of the published results, a
-    `PairTemplate` any other; None is the one stored with the model, else `card`."""
+    """Prompt around a query and a document: `card` is that of Qwen3-Reranker's model card, `eval`
+    that of the published results, and a `PairTemplate` is your own. None uses the prompt stored
+    with the model, or `card` if there is none."""
     max_length: MaxLength = Field(default=8192, ge=1)
-    """Maximum tokens per pair of a query and a document, including the prompt."""
+    """Maximum number of tokens of a query and a document together, including the prompt."""
     truncate: Truncate = True
     """Truncate longer documents; False raises `InputTooLongError`."""
     max_batch_tokens: Count = Field(default=None, ge=1)
-    """Tokens per batch; None chooses by the free memory."""
+    """Maximum number of tokens of a batch; None chooses it by the free memory."""
     deterministic: bool = False
     """Compute bit-identical scores regardless of the batch; slower."""
     prefix_sharing: bool = True
-    """Compute the common start of all prompts with the same query only once."""
+    """Compute the query and the text before it only once for all its documents."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the hub."""
     adapter: str | None = None
@@ -89,11 +93,11 @@ class RerankerModel(ModelHolder, Dumpable):
     cache_folder: Folder = None
     """Folder for files from a hub; None is the hub's usual cache."""
     show_progress: bool = Field(default=False, exclude=True)
-    """Show a progress bar on standard error; the async methods have none."""
+    """Show a progress bar on standard error, except in the async methods."""
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None, repr=False, exclude=True
     )
-    """Constructor arguments of sentence-transformers or vLLM; for `remote`, the server.
+    """Constructor arguments of sentence-transformers or vLLM; for `remote`, `RemoteOptions`.
 
     Hidden from `model_dump`, `repr` and errors because they may hold a key.
     """
@@ -122,7 +126,7 @@ class RerankerModel(ModelHolder, Dumpable):
         return self._core.get(self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments of `Reranker`: fields by the same names."""
+        """Return the arguments of `Reranker`, which are the fields of the same names."""
         return {name: getattr(self, name) for name in _ARGUMENTS}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
@@ -132,11 +136,10 @@ class RerankerModel(ModelHolder, Dumpable):
 
 
 class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
-    """Order documents by relevance to a query with a Qwen3-Reranker model, and keep the best.
+    """Document compressor that orders documents with a Qwen3-Reranker model, and keeps the best.
 
-    Results are copies with the same `id`, and with the score as `metadata["relevance_score"]`: the
-    probability, 0 to 1, that the document is relevant. Documents with equal scores keep their
-    order.
+    Results are copies with the same `id`. Their `metadata["relevance_score"]` is the probability,
+    from 0 to 1, that the document is relevant. Documents with equal scores keep their order.
 
     The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
@@ -176,7 +179,7 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
 
         Args:
             documents: A list or another iterable of documents, which are not modified.
-            query: The query to rank them by.
+            query: The query that the documents are compared with.
             callbacks: Required by LangChain's interface, but not called.
 
         Raises:
@@ -206,7 +209,7 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
         return self._best(documents, await reranker.arerank(query, texts, top_n=self.top_n))
 
     def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
-        """Return the reranker as a step to compose with `|`, or as a tool by `as_tool()`.
+        """Return the reranker as a `Runnable`, to compose with `|` or to convert with `as_tool()`.
 
         Examples:
             >>> from langchain_core.runnables import RunnablePassthrough
@@ -244,6 +247,6 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 def _scored(document: Document, score: float) -> Document:
     # A shallow copy, because metadata values may not support deep copies.
     metadata = {**document.metadata, "relevance_score": float(score)}
-    if hasattr(document, "to_document"):  # of `EmbeddingsFilter`, with a vector
+    if hasattr(document, "to_document"):  # `EmbeddingsFilter` returns a subclass with a vector
         return Document(page_content=document.page_content, id=document.id, metadata=metadata)
     return document.model_copy(update={"metadata": metadata})

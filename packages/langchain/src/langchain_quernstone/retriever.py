@@ -49,17 +49,17 @@ _COUNTS = ("k", "candidates", "prefetch", "per_document", "group_size", "fetch_k
 
 
 class QuernstoneRetriever(BaseRetriever):
-    """Retrieve documents from a Qdrant collection that a `QdrantLoader` filled.
+    """Retriever of documents from a Qdrant collection that a `QdrantLoader` filled.
 
-    All presets and layouts of collections are searched in the same way: a pair of vectors in two
-    stages, a collection with BM25 by meaning and by words, and with a reranker the best candidates
-    are reranked. Each setting can also be passed to `invoke`, for one query.
+    It works with every preset and layout of a collection. If the collection has BM25 vectors, the
+    search is hybrid: by vectors and by keywords. If there is a reranker, it reorders the best
+    candidates. Each setting can also be passed to `invoke`, for one query.
 
     The metadata of a document gets these fields, which replace fields of the same name:
     `retrieval_score`, the cosine of query and document; `fused_score` in hybrid searches;
-    `boosted_score` with `boost`;
-    `relevance_score`, the probability from 0 to 1, with a reranker; `_key`, the key of the document
-    in the collection; and, as in langchain-qdrant, `_id` and `_collection_name`.
+    `boosted_score` with `boost`; `relevance_score`, the probability from 0 to 1, with a reranker;
+    `_key`, the key of the document in the collection; and, as in langchain-qdrant, `_id` and
+    `_collection_name`.
 
     Needs `pip install "langchain-quernstone[qdrant]"`.
 
@@ -81,28 +81,29 @@ class QuernstoneRetriever(BaseRetriever):
     k: Whole = Field(default=4, ge=1)
     """Maximum number of documents."""
     hybrid: bool | None = None
-    """Also search by words (BM25); None: if the collection has BM25."""
+    """Also search by keywords (BM25); None does so if the collection has BM25 vectors."""
     query_filter: Filter | Mapping[str, FieldValue] | None = None
-    """Required metadata values, such as `{"year": 1200}`, or a Qdrant filter on payload fields."""
+    """Metadata values that documents must have, such as `{"year": 1200}`, or a Qdrant filter on
+    payload fields."""
     candidates: Count = Field(default=None, ge=1)
-    """Number of hits to rerank; None: four times `k`, at least 20."""
+    """Number of hits that the reranker reads; None is four times `k`, at least 20."""
     prefetch: Count = Field(default=None, ge=1)
     """Number of points that each earlier stage of a search passes on; see `QdrantSearcher`."""
     instruction: str | None = None
-    """The search task, for the models; None: their own."""
+    """Instruction for the embedding model and the reranker; None uses their own."""
     search_type: Literal["similarity", "mmr"] = "similarity"
     """`mmr` chooses documents that differ (maximal marginal relevance)."""
     lambda_mult: float | None = Field(default=None, ge=0, le=1)
-    """With `mmr`: 1 chooses by similarity alone, 0 by difference alone; None: 0.5."""
+    """For `mmr`: 1 chooses by similarity alone, 0 by difference alone; None is 0.5."""
     fetch_k: Count = Field(default=None, ge=1)
-    """With `mmr`: number of points to choose from; None: four times as many as are chosen, at least
-    20."""
+    """For `mmr`: number of points to choose from; None is four times as many as are chosen, at
+    least 20."""
     per_document: Count = Field(default=None, ge=1)
-    """Largest number of chunks of one source document; None: no limit."""
+    """Maximum number of chunks of one source document; None sets no limit."""
     group_by: str | None = None
-    """Metadata field of which each value has at most `group_size` documents."""
+    """Metadata field to group by: at most `group_size` documents are found for each value."""
     group_size: Count = Field(default=None, ge=1)
-    """Largest number of documents of a value of `group_by`; None: 1."""
+    """Maximum number of documents for each value of `group_by`; None is 1."""
     boost: Boosts | None = None
     """`Recency`, `Popularity`, a list of them, or a formula of Qdrant; see `QdrantSearcher`."""
     feedback: Feedback | None = None
@@ -136,15 +137,15 @@ class QuernstoneRetriever(BaseRetriever):
             embeddings: Usually `QuernstoneEmbeddings`.
             reranker: Usually a `quernstone.Reranker`, or the property `reranker` of a
                 `QuernstoneReranker`; None keeps the order of the retrieval.
-            embedder_for: Returns the embedder after a migration to another model; see
-                `QdrantSearcher`.
+            embedder_for: Function that returns the embedder after a migration to another model;
+                see `QdrantSearcher`.
             allow_mismatch: Search even if the collection was created with another model.
             **settings: Fields of this class.
 
         Raises:
             MissingExtraError: quernstone-qdrant is not installed.
             CollectionNotFoundError: The collection does not exist.
-            ProvenanceError: It was created with another model.
+            ProvenanceError: The collection was created with another model.
         """
         searcher = _searcher_class()(
             client,
@@ -203,7 +204,7 @@ class QuernstoneRetriever(BaseRetriever):
 
 
 def _diversity(chosen: Mapping[str, Any]) -> Any:
-    """Return the option `diversity` of a search for LangChain's three words for it."""
+    """Convert LangChain's three MMR arguments to the option `diversity` of a search."""
     kind = chosen["search_type"]
     if kind == "similarity":
         for name in ("lambda_mult", "fetch_k"):

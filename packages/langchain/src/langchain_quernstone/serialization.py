@@ -1,4 +1,4 @@
-"""Settings that LangChain writes with `dumpd` and reads again with `load`, without secrets."""
+"""Serialization with LangChain's `dumpd` and `load`, without secrets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class Dumpable(Serializable):
-    """The base of classes that hold the settings of a model.
+    """Base of the classes whose settings LangChain can serialize.
 
-    The options of a server are written without its key, which is read from `QUERN_API_KEY` when the
-    object is used. Options of a library may hold anything: an object with them cannot be written.
+    `RemoteOptions` are written without the server's key, which is read from `QUERN_API_KEY` when
+    the object is used. An object with the `engine_options` of a library cannot be serialized,
+    because such options may hold any Python object.
     """
 
     if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class Dumpable(Serializable):
     @classmethod
     @override
     def is_lc_serializable(cls) -> bool:
-        """Return True: the settings can be written."""
+        """Return True, because the settings can be serialized."""
         return True
 
     @property
     @override
     def lc_attributes(self) -> dict[str, Any]:
-        """The settings that do not write themselves."""
+        """The settings that LangChain cannot serialize by itself, as dictionaries."""
         template = getattr(self, "template", None)
         found = {"template": asdict(template)} if isinstance(template, PairTemplate) else {}
         if self.engine_options is not None:
@@ -45,14 +46,14 @@ class Dumpable(Serializable):
 
     @override
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
-        """Return the settings, or a note that they cannot be written."""
+        """Return the settings, or a note that they cannot be serialized."""
         if self.engine_options and self.engine != "remote":
             return self.to_json_not_implemented()
         return super().to_json()
 
 
 def _public(options: Mapping[str, Any] | RemoteOptions) -> dict[str, Any]:
-    """Return the options that are set and are not secret."""
+    """Return the options that differ from their defaults and are not secret."""
     given = options if isinstance(options, RemoteOptions) else RemoteOptions.of(options)
     values = {field: getattr(given, field.name) for field in fields(given)}
     return {

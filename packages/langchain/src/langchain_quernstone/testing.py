@@ -12,7 +12,7 @@ conventions. Install them with `pip install "langchain-quernstone[testing]"`:
         @property
         def compressor_params(self): return {"model": "my-model"}
 
-If a reranker lacks a capability, override the property that describes it, never the test.
+If a reranker lacks a capability, override the property that describes it instead of the test.
 Set pytest's `asyncio_mode = "auto"`, and for readable failures call
 `pytest.register_assert_rewrite("langchain_quernstone.testing")` in the root `conftest.py`.
 """
@@ -74,7 +74,7 @@ class DocumentCompressorTests:
 
     @property
     def tolerance(self) -> float:
-        """Maximum change of a score by other inputs in the same batch."""
+        """Maximum difference that other inputs in the same batch make to a score."""
         return 0.02
 
     @property
@@ -285,7 +285,7 @@ class CrossEncoderTests:
 
     @property
     def tolerance(self) -> float:
-        """Maximum change of a score by other inputs in the same batch."""
+        """Maximum difference that other inputs in the same batch make to a score."""
         return 0.02
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""Loading, closing and the usage of an adapter's model."""
+"""Load, close and count the usage of an adapter's model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ModelHolder:
-    """An adapter whose model is loaded by the first call."""
+    """Base of adapters, whose model is loaded by the first call."""
 
     if TYPE_CHECKING:
         _core: Lazy[Any]
@@ -31,6 +31,6 @@ class ModelHolder:
 
     @property
     def usage(self) -> Usage:
-        """Inputs, tokens and cut inputs so far; zeros before the model is loaded."""
+        """Number of inputs, tokens and truncated inputs so far; zeros before the first call."""
         core = self._core.built(self._settings())
         return Usage() if core is None else core.usage

@@ -1,4 +1,4 @@
-"""Names of settings in other libraries' classes, and what each is called here."""
+"""Advice for users who pass the settings of another library's class."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ENCODE = (
     "queries get `instruction`, and `dimensions` cuts vectors"
 )
 _DEVICES = "`device`, such as `cuda:0,cuda:1` or `cuda:all`: the GPUs share one queue"
-_TOKENIZER = "not needed: the tokenizer is that of the model"
-_TEXTS = "not needed: a server gets texts, never token ids"
+_TOKENIZER = "not needed: the tokenizer comes with the model"
+_TEXTS = "not needed: texts, never token ids, are sent to a server"
 _FILES = "not needed: it is read from the model's files"
 _CACHE = "not needed: use `CacheBackedEmbeddings`, or the `cache` of an `IngestionPipeline`"
 _OBJECT = "not needed: `model` is a name or a folder, and the engine is created from it"
@@ -58,8 +58,8 @@ ADVICE: Mapping[str, str] = {
         ("huggingfacehub_api_token hf_token token use_auth_token", _HUB_KEY),
         ("timeout request_timeout max_retries", _REMOTE),
         ("default_headers headers", _HEADERS),
-        ("verify_ssl", "the environment variable `SSL_CERT_FILE`, the certificates to trust"),
-        ("usage_telemetry_enabled", "not needed: nothing is reported to anyone"),
+        ("verify_ssl", "the environment variable `SSL_CERT_FILE`, a file of trusted certificates"),
+        ("usage_telemetry_enabled", "not needed: there is no telemetry"),
         ("retry_min_seconds retry_max_seconds default_query reuse_client user_agent", _REMOTE),
         ("openai_api_version api_version openai_api_type openai_proxy", _REMOTE),
         ("openai_organization organization provider mode model_type", _REMOTE),
@@ -78,7 +78,7 @@ ADVICE: Mapping[str, str] = {
         ("show_progress_bar verbose", "`show_progress`"),
         ("multi_process parallel_process target_devices devices num_gpus parallel", _DEVICES),
         ("tokenizer tokenizer_name tokenizer_kwargs tokenizer_args", _TOKENIZER),
-        ("pooling pooling_mode", "not needed: the pooling is that of the model's files"),
+        ("pooling pooling_mode", "not needed: the model's files specify the pooling"),
         ("backend", "`engine`"),
         ("model_id repo_id model_path model_name_or_path", "`model`"),
         ("model_revision", "`revision`"),
@@ -98,15 +98,16 @@ ADVICE: Mapping[str, str] = {
 
 
 def settings_of(given: Any, fields: Iterable[str], *, model: str) -> Any:
-    """Return settings with the model under the name that a class uses, after checking the names.
+    """Return the settings with the model under the name that a class uses.
 
     Args:
-        given: Settings by name, as a user passed them; returned as it is if it is not a mapping.
+        given: Settings by name, as a user passed them; anything but a mapping is returned as is.
         fields: Names that the class knows.
-        model: Its name of the model: `model` or `model_name`.
+        model: Name of the class's field for the model: `model` or `model_name`.
 
     Raises:
-        ValueError: A setting has another name here, or is not needed.
+        ValueError: A setting has another name here, or is not needed; or `model` and `model_name`
+            were both passed.
     """
     if not isinstance(given, Mapping):
         return given
@@ -124,7 +125,7 @@ def settings_of(given: Any, fields: Iterable[str], *, model: str) -> Any:
 
 
 def _advice(name: str, known: Collection[str]) -> list[str]:
-    """Return a line on a name; none if there is nothing to say about it."""
+    """Return a line of advice on an unknown name; none if there is no advice."""
     advice = ADVICE.get(name)
     if advice is None:
         close = get_close_matches(name, known, n=1, cutoff=0.8)

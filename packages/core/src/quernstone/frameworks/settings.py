@@ -1,4 +1,4 @@
-"""The settings of the adapters: their types, what else is accepted, and early checks."""
+"""Types of the adapters' settings, and checks that need no loaded model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COUNTS = {
     "dimensions": (512, "the full size of the model"),
     "top_n": (3, "all"),
     "max_length": (_MAX_LENGTH, "the default"),
-    "max_batch_tokens": (16384, "a size by the free memory"),
+    "max_batch_tokens": (16384, "a size chosen by the free memory"),
     "k": (4, ""),
     "similarity_top_k": (4, ""),
     "candidates": (40, "four times as many as are wanted"),
@@ -45,7 +45,7 @@ _COUNTS = {
     "group_size": (3, "1"),
     "fetch_k": (20, "four times as many as are chosen, at least 20"),
 }
-"""An example, and the meaning of None, by setting."""
+"""An example and the meaning of None, for each setting."""
 
 
 def _path(value: object) -> object:
@@ -67,7 +67,7 @@ def _dtype(value: object) -> object:
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number, also one of numpy or as text; None for anything else."""
+    """Convert a whole number, numpy integer or numeric string to int; None for anything else."""
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         return None
     try:
@@ -77,10 +77,10 @@ def _whole(value: Any) -> int | None:
 
 
 def check_count(name: str, value: object) -> int:
-    """Return the whole number that a setting was given.
+    """Return the value of a setting as an int.
 
     Raises:
-        ConfigError: It is not one, or it is below 1.
+        ConfigError: The value is not a whole number, or is below 1.
     """
     number = _whole(value)
     if number is None or number < 1:
@@ -93,10 +93,10 @@ def check_count(name: str, value: object) -> int:
 
 
 def check_fraction(name: str, value: Any) -> float | None:
-    """Return the number from 0 to 1 that a setting was given, or None.
+    """Return the value of a setting as a float, or None.
 
     Raises:
-        ConfigError: It is not such a number.
+        ConfigError: The value is neither None nor a number from 0 to 1.
     """
     try:
         if value is None or (not isinstance(value, bool) and 0 <= float(value) <= 1):
@@ -128,22 +128,22 @@ def _threshold(value: Any, info: ValidationInfo) -> object:
 
 def _truncate(value: object) -> object:
     if isinstance(value, str) and value.upper() == "START":
-        raise ValueError("texts are cut at the end, never at the start")
+        raise ValueError("texts are cut at the end, never at the start: pass True, or False")
     return _TRUNCATE.get(value.upper(), value) if isinstance(value, str) else value
 
 
 ModelName = Annotated[str, BeforeValidator(_path)]
-"""A hub id or a folder, also as a `Path`."""
+"""A hub id or a folder; a `Path` is accepted as well."""
 Folder = Annotated[str | None, BeforeValidator(_path)]
-"""A folder, also as a `Path`."""
+"""A folder; a `Path` is accepted as well."""
 Device = Annotated[str, BeforeValidator(_device)]
-"""A device or a list of GPUs, also as a `torch.device`; None is `auto`."""
+"""A device or a list of GPUs; a `torch.device` is accepted as well, and None is `auto`."""
 DtypeName = Annotated[Dtype, BeforeValidator(_dtype)]
-"""A dtype, also as a `torch.dtype`; None is `auto`."""
+"""The name of a dtype; a `torch.dtype` is accepted as well, and None is `auto`."""
 MaxLength = Annotated[int, BeforeValidator(_max_length)]
 """A number of tokens; None is the default."""
 Truncate = Annotated[bool, BeforeValidator(_truncate)]
-"""True or False; also `END` and `NONE`, as servers call them."""
+"""True or False; `END` and `NONE`, as in NVIDIA's and Cohere's APIs, are accepted as well."""
 Count = Annotated[int | None, BeforeValidator(_count)]
 """A number of at least 1, or None."""
 Whole = Annotated[int, BeforeValidator(_count)]
@@ -199,10 +199,10 @@ def with_model(model: str | os.PathLike[str] | None, settings: Mapping[str, Any]
 
 
 def check_size(dimensions: int | None, model: str, engine: str) -> None:
-    """Check the length of vectors if the size of the model is known without loading it.
+    """Check `dimensions`, if the full size of the model is known without loading it.
 
     Raises:
-        ConfigError: The model cannot give vectors of this length.
+        ConfigError: `dimensions` is out of the range that the model supports.
     """
     size = None if engine == "remote" else _size_of(model)
     if size is not None:
@@ -210,7 +210,7 @@ def check_size(dimensions: int | None, model: str, engine: str) -> None:
 
 
 def _size_of(model: str) -> int | None:
-    """Return the length of a model's full vectors; None if only loading it shows that."""
+    """Return the length of a model's full vectors, or None if it is unknown before loading."""
     known = _SIZES.get(model.removeprefix(MODELSCOPE))
     if known is not None:
         return known
@@ -220,5 +220,5 @@ def _size_of(model: str) -> int | None:
     try:
         size = json.loads((folder / "config.json").read_text()).get("hidden_size")
     except (OSError, ValueError, AttributeError):
-        return None  # not a folder, or damaged: loading it says so
+        return None  # not a folder, or damaged: loading the model raises the error
     return size if isinstance(size, int) else None

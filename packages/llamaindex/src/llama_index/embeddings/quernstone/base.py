@@ -52,7 +52,7 @@ class QuernstoneEmbeddingSettings(EmbedderSettings, total=False):
 
 
 class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
-    """Embed nodes and queries with a Qwen3-Embedding model.
+    """Embedding model for nodes and queries, which runs Qwen3-Embedding.
 
     The model's instruction is added to queries; texts are embedded unchanged. Vectors have unit
     length.
@@ -94,16 +94,18 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
     )
     # Before `dimensions`, whose check reads it; excluded from `to_dict`.
     engine: EngineName = Field(
-        default="auto", description="Engine that runs the model.", exclude=True
+        default="auto",
+        description="Library or server that runs the model; `auto` chooses by the model's files.",
+        exclude=True,
     )
     dimensions: Count = Field(
         default=None,
-        description="Numbers per vector, 32 to the model's hidden size; None is the hidden size.",
+        description="Length of the vectors, 32 to the model's full size; None is the full size.",
         ge=1,
     )
     instruction: str | None = Field(
         default=None,
-        description="Task of the queries in one English sentence; None is retrieval.",
+        description="Task of the queries, in one English sentence; None is the model's default.",
     )
     dtype: DtypeName = Field(
         default="auto",
@@ -113,7 +115,9 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
         ),
     )
     max_length: MaxLength = Field(
-        default=8192, description="Maximum tokens per input, including the prompt.", ge=1
+        default=8192,
+        description="Maximum number of tokens of an input, including the prompt.",
+        ge=1,
     )
     truncate: Truncate = Field(
         default=True, description="Truncate longer texts; False raises `InputTooLongError`."
@@ -121,11 +125,14 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
 
     # Excluded from `to_dict`: these settings change how vectors are computed, not the vectors.
     device: Device = Field(
-        default="auto", description="Torch device, such as `cuda:1` or `cpu`.", exclude=True
+        default="auto",
+        description="Torch device, such as `cuda:1` or `cpu`, or several GPUs: `cuda:0,cuda:1` or "
+        "`cuda:all`.",
+        exclude=True,
     )
     max_batch_tokens: Count = Field(
         default=None,
-        description="Tokens per batch; None chooses by the free memory.",
+        description="Maximum number of tokens of a batch; None chooses it by the free memory.",
         ge=1,
         exclude=True,
     )
@@ -141,21 +148,21 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
     )
     show_progress: bool = Field(
         default=False,
-        description="Show a progress bar on standard error; the async methods have none.",
+        description="Show a progress bar on standard error, except in the async methods.",
         exclude=True,
     )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
-        description="Constructor arguments of sentence-transformers or vLLM; for `remote`, the "
-        "server. Hidden from `to_dict` and `repr` because they may hold a key, and so not part of "
-        "a pipeline's cache key.",
+        description="Constructor arguments of sentence-transformers or vLLM; for `remote`, "
+        "`RemoteOptions`. Hidden from `to_dict` and `repr` because they may hold a key, and so "
+        "not part of a pipeline's cache key.",
         repr=False,
         exclude=True,
     )
     embed_batch_size: int = Field(
         default=512,
-        description="Texts per call. The model sorts them by length and plans its own batches, "
-        "so a large number is faster and needs no more memory.",
+        description="Number of texts that LlamaIndex passes at once. The model sorts them by "
+        "length and plans its own batches, so a large number is faster and needs no more memory.",
         gt=0,
         le=2048,
         exclude=True,
@@ -204,7 +211,7 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """Name the class in dictionaries and events."""
+        """Return the name of the class in dictionaries and events."""
         return "QuernstoneEmbedding"
 
     @property
@@ -224,19 +231,19 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
 
     @property
     def fingerprint(self) -> str:
-        """Stable identifier of everything that the vectors depend on; loads the model."""
+        """Stable hash of everything that the vectors depend on; loads the model."""
         return self._core.get(self._settings()).fingerprint
 
     def to_payload(self) -> dict[str, Any]:
-        """Describe the model to events and callbacks."""
+        """Return a description of the model for events and callbacks."""
         return {
             **super().to_payload(),
             "dimensions": self.dimensions,
             "instruction": self.instruction,
         }
 
-    # The base class needs lists for the following four: it counts the items, or reads them twice.
-    # `unwrap`, because a call of the base class's method would open a second span.
+    # The next four methods turn iterables into lists, because the base class counts the items or
+    # reads them twice. They unwrap its methods, because calling them would open a second span.
 
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
@@ -291,7 +298,7 @@ class QuernstoneEmbedding(ModelHolder, BaseEmbedding):
         return vectors
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments of `Embedder`: fields by the same names, except `model_name`."""
+        """Return the arguments of `Embedder`: the fields of the same names, and `model_name`."""
         return {
             name: getattr(self, "model_name" if name == "model" else name) for name in _ARGUMENTS
         }

@@ -64,11 +64,11 @@ class NodesWithoutTextWarning(UserWarning):
 
 
 class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
-    """Order nodes by relevance to a query with a Qwen3-Reranker model, and keep the best.
+    """Node postprocessor that orders nodes with a Qwen3-Reranker model, and keeps the best.
 
-    The score of a node becomes the probability, 0 to 1, that it is relevant. Nodes with equal
-    scores keep their order. The input nodes are not modified. Nodes without text, such as images,
-    cannot be scored: a `NodesWithoutTextWarning` names them, and they are left out.
+    The score of a node becomes the probability, from 0 to 1, that the node is relevant. Nodes with
+    equal scores keep their order. The input nodes are not modified. Nodes without text, such as
+    images, cannot be scored: a `NodesWithoutTextWarning` names them, and they are left out.
 
     The model is loaded by the first call. Objects with equal settings share one loaded model in the
     process, and concurrent calls, from threads or coroutines, share batches.
@@ -113,13 +113,14 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     )
     instruction: str | None = Field(
         default=None,
-        description="Definition of relevance in one English sentence; None is the model's own.",
+        description="Task that defines relevance, in one English sentence; None is the model's "
+        "default.",
     )
     template: RerankTemplate | PairTemplate | None = Field(
         default=None,
-        description="`card` is the prompt of Qwen3-Reranker's model card, `eval` that of the "
-        "published results, a `PairTemplate` any other; None is the one stored with the model, "
-        "else `card`.",
+        description="Prompt around a query and a node: `card` is that of Qwen3-Reranker's model "
+        "card, `eval` that of the published results, and a `PairTemplate` is your own. None uses "
+        "the prompt stored with the model, or `card` if there is none.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of the checkpoint on the hub."
@@ -137,17 +138,25 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     )
     max_length: MaxLength = Field(
         default=8192,
-        description="Maximum tokens per pair of a query and a node, including the prompt.",
+        description="Maximum number of tokens of a query and a node together, including the "
+        "prompt.",
         ge=1,
     )
     truncate: Truncate = Field(
         default=True, description="Truncate longer nodes; False raises `InputTooLongError`."
     )
-    engine: EngineName = Field(default="auto", description="Engine that runs the model.")
-    device: Device = Field(default="auto", description="Torch device, such as `cuda:1` or `cpu`.")
+    engine: EngineName = Field(
+        default="auto",
+        description="Library or server that runs the model; `auto` chooses by the model's files.",
+    )
+    device: Device = Field(
+        default="auto",
+        description="Torch device, such as `cuda:1` or `cpu`, or several GPUs: `cuda:0,cuda:1` or "
+        "`cuda:all`.",
+    )
     max_batch_tokens: Count = Field(
         default=None,
-        description="Tokens per batch; None chooses by the free memory.",
+        description="Maximum number of tokens of a batch; None chooses it by the free memory.",
         ge=1,
     )
     deterministic: bool = Field(
@@ -161,19 +170,19 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
     )
     show_progress: bool = Field(
         default=False,
-        description="Show a progress bar on standard error; the async methods have none.",
+        description="Show a progress bar on standard error, except in the async methods.",
         exclude=True,
     )
     engine_options: Mapping[str, Any] | RemoteOptions | None = Field(
         default=None,
-        description="Constructor arguments of sentence-transformers or vLLM; for `remote`, the "
-        "server. Hidden from `to_dict` and `repr` because they may hold a key.",
+        description="Constructor arguments of sentence-transformers or vLLM; for `remote`, "
+        "`RemoteOptions`. Hidden from `to_dict` and `repr` because they may hold a key.",
         repr=False,
         exclude=True,
     )
     prefix_sharing: bool = Field(
         default=True,
-        description="Compute the common start of all prompts with the same query only once.",
+        description="Compute the query and the text before it only once for all its nodes.",
     )
 
     _core: Lazy[Reranker] = PrivateAttr(default_factory=lambda: Lazy(Reranker))
@@ -199,7 +208,7 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Name the class in dictionaries and events."""
+        """Return the name of the class in dictionaries and events."""
         return "QuernstoneRerank"
 
     @property
@@ -292,7 +301,7 @@ class QuernstoneRerank(ModelHolder, BaseNodePostprocessor):
         )
 
     def _settings(self) -> dict[str, Any]:
-        """Return the arguments of `Reranker`: fields by the same names."""
+        """Return the arguments of `Reranker`, which are the fields of the same names."""
         return {name: getattr(self, name) for name in _ARGUMENTS}
 
 
@@ -307,7 +316,7 @@ def _query(query_bundle: QueryBundle | None) -> QueryBundle:
 
 
 def _places_of_texts(nodes: Sequence[NodeWithScore]) -> list[int]:
-    """Return the positions of the nodes with text, and warn of the others."""
+    """Return the positions of the nodes with text, and warn about the others."""
     places, others = [], []
     for index, scored in enumerate(nodes):
         if not isinstance(scored, NodeWithScore):
@@ -329,7 +338,7 @@ def _places_of_texts(nodes: Sequence[NodeWithScore]) -> list[int]:
 
 @contextmanager
 def _original_places(places: Sequence[int]) -> Iterator[None]:
-    """Make errors raised inside name the position of a node among all nodes."""
+    """Change the positions in errors from those of the scored nodes to those of all nodes."""
     try:
         yield
     except InputError as error:

@@ -41,40 +41,41 @@ _USUAL_DIVERSITY = 0.5
 
 
 class QuernstoneRetriever(BaseRetriever):
-    """Retrieve nodes from a Qdrant collection that a `QdrantLoader` filled.
+    """Retriever of nodes from a Qdrant collection that a `QdrantLoader` filled.
 
-    All presets and layouts of collections are searched in the same way: a pair of vectors in two
-    stages, a collection with BM25 by meaning and by words, and with a reranker the best candidates
-    are reranked. Nodes come back as they were loaded.
+    It works with every preset and layout of a collection. If the collection has BM25 vectors, the
+    search is hybrid: by vectors and by keywords. If there is a reranker, it reorders the best
+    candidates. Nodes come back as they were loaded.
 
-    The score of a node is the probability of relevance with a reranker, else the score with boosts,
-    else the reciprocal rank score of a hybrid search, else the cosine of query and text.
+    The score of a node is the probability of relevance if there is a reranker, else the score with
+    boosts, else the reciprocal rank score of a hybrid search, else the cosine of query and text.
 
-    A `QueryBundle` with `embedding` or `custom_embedding_strs` (HyDE) is searched by those vectors.
-    BM25 and the reranker read its `query_str`.
+    If a `QueryBundle` has an `embedding` or `custom_embedding_strs` (HyDE), the vector search uses
+    these. BM25 and the reranker read its `query_str`.
 
     Needs `pip install "llama-index-quernstone[qdrant]"`.
 
     Args:
         searcher: The searcher, with its embedder and reranker.
         similarity_top_k: Maximum number of nodes.
-        hybrid: Also search by words (BM25); None: if the collection has BM25.
-        filters: LlamaIndex's `MetadataFilters`; required metadata values, such as `{"year": 1200}`;
-            or a Qdrant filter on payload fields.
-        candidates: Number of hits to rerank; None: four times `similarity_top_k`, at least 20.
+        hybrid: Also search by keywords (BM25); None does so if the collection has BM25 vectors.
+        filters: LlamaIndex's `MetadataFilters`; metadata values that nodes must have, such as
+            `{"year": 1200}`; or a Qdrant filter on payload fields.
+        candidates: Number of hits that the reranker reads; None is four times `similarity_top_k`,
+            at least 20.
         prefetch: Number of points that each earlier stage of a search passes on; see
             `QdrantSearcher`.
-        instruction: The search task, for the models; None: their own.
+        instruction: Instruction for the embedding model and the reranker; None uses their own.
         vector_store_query_mode: `default`, or `mmr` to choose nodes that differ (maximal marginal
             relevance); `hybrid` requires BM25, as `hybrid=True` does.
-        mmr_threshold: With `mmr`: 1 chooses by similarity alone, 0 by difference alone; None: 0.5.
-        per_document: Largest number of nodes of one source document; None: no limit.
-        group_by: Metadata field of which each value has at most `group_size` nodes.
-        group_size: Largest number of nodes of a value of `group_by`; None: 1.
+        mmr_threshold: For `mmr`: 1 chooses by similarity alone, 0 by difference alone; None is 0.5.
+        per_document: Maximum number of nodes of one source document; None sets no limit.
+        group_by: Metadata field to group by: at most `group_size` nodes are found for each value.
+        group_size: Maximum number of nodes for each value of `group_by`; None is 1.
         boost: `Recency`, `Popularity`, a list of them, or a formula of Qdrant; see
             `QdrantSearcher`.
         feedback: Settings of relevance feedback by the reranker; see `QdrantSearcher`.
-        callback_manager: Called with the event `RETRIEVE`.
+        callback_manager: Manager whose handlers receive the event `RETRIEVE`.
         object_map: Objects of `IndexNode`s by id, as in LlamaIndex's own retrievers.
         objects: `IndexNode`s with objects.
         verbose: Print which objects are searched.
@@ -166,15 +167,15 @@ class QuernstoneRetriever(BaseRetriever):
             embed_model: Usually `QuernstoneEmbedding`.
             reranker: Usually a `quernstone.Reranker`, or the property `reranker` of a
                 `QuernstoneRerank`; None keeps the order of the retrieval.
-            embedder_for: Returns the embedder after a migration to another model; see
-                `QdrantSearcher`.
+            embedder_for: Function that returns the embedder after a migration to another model;
+                see `QdrantSearcher`.
             allow_mismatch: Search even if the collection was created with another model.
             **settings: Arguments of this class.
 
         Raises:
             MissingExtraError: quernstone-qdrant is not installed.
             CollectionNotFoundError: The collection does not exist.
-            ProvenanceError: It was created with another model.
+            ProvenanceError: The collection was created with another model.
         """
         searcher = _searcher_class()(
             client,
@@ -209,7 +210,7 @@ class QuernstoneRetriever(BaseRetriever):
 def _mode(
     given: VectorStoreQueryMode | str, threshold: float | None, hybrid: bool | None
 ) -> VectorStoreQueryMode:
-    """Check the mode of a query, and that nothing given with it would be ignored."""
+    """Return the query mode; refuse unknown modes and settings that the mode would ignore."""
     known = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.MMR)
     found = next((mode for mode in known if mode == given), None)
     if found is None:
@@ -217,7 +218,7 @@ def _mode(
         raise ConfigError(f"`vector_store_query_mode` is {given!r}; it must be one of {names}")
     if found == VectorStoreQueryMode.HYBRID and hybrid is False:
         raise ConfigError(
-            "`vector_store_query_mode='hybrid'` and `hybrid=False` exclude each other"
+            "`vector_store_query_mode='hybrid'` and `hybrid=False` exclude each other: pass one"
         )
     if threshold is not None and found != VectorStoreQueryMode.MMR:
         raise ConfigError("`mmr_threshold` needs `vector_store_query_mode='mmr'`")
@@ -240,22 +241,28 @@ def _searcher_class() -> type[QdrantSearcher]:
 def _qdrant_filter(
     filters: MetadataFilters | Filter | Mapping[str, FieldValue] | None, searcher: QdrantSearcher
 ) -> SearchFilter:
-    """Return the filter of all searches; the layout may change when a collection is migrated."""
+    """Return the filter of all searches, as a function of the layout, which a migration may change.
+
+    A filter that is not LlamaIndex's is returned unchanged.
+    """
     if not isinstance(filters, MetadataFilters):
         return filters
     from llama_index.retrievers.quernstone.filters import to_qdrant  # noqa: PLC0415 - an extra
 
-    to_qdrant(filters, searcher.layout)  # refuse what no search can take
+    to_qdrant(filters, searcher.layout)  # raise the errors of the filters now
     return partial(to_qdrant, filters)
 
 
 def _refuse_images(query: QueryBundle) -> None:
     if query.image_path is not None:
-        raise ConfigError(f"the query has an image, {query.image_path!r}; only texts are searched")
+        raise ConfigError(
+            f"the query has an image, {query.image_path!r}, but only text can be searched for: "
+            "pass a `QueryBundle` without `image_path`"
+        )
 
 
 def _embedded(query: QueryBundle) -> dict[str, Any]:
-    """Return what is searched for instead of the query's own vector."""
+    """Return the vector or the texts to search with in place of the query's own vector."""
     if query.embedding is not None:
         return {"vector": query.embedding}
     return {"hypothetical": query.custom_embedding_strs or None}
@@ -268,7 +275,7 @@ def _scored(hit: SearchHit) -> NodeWithScore:
 
 
 def _node(hit: SearchHit) -> BaseNode:
-    """Return the node of a hit, built from text and metadata if its layout has no nodes."""
+    """Return the node of a hit; if its layout does not store nodes, build one from the text."""
     if "_node_content" in hit.payload:
         return metadata_dict_to_node(hit.payload)
     source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.key)} if hit.key else {}

@@ -39,11 +39,11 @@ _LISTS = (FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOpera
 def to_qdrant(filters: MetadataFilters, layout: Layout) -> Filter:
     """Convert filters to a Qdrant filter on the payloads of a layout.
 
-    Numbers are compared as by `quernstone_qdrant.filters.metadata_filter`. Dates are compared if
-    the value is a string in ISO format.
+    Numbers are compared as in `quernstone_qdrant.filters.metadata_filter`. A string in ISO format
+    is compared as a date by `>`, `>=`, `<` and `<=`.
 
     Raises:
-        ConfigError: An operator does not fit its value.
+        ConfigError: An operator is not supported, or does not fit its value.
     """
     parts: list[Any] = [
         to_qdrant(part, layout) if isinstance(part, MetadataFilters) else _condition(part, layout)
@@ -86,8 +86,8 @@ def _condition(part: MetadataFilter, layout: Layout) -> Any:
     }
     if operator not in conditions:
         raise ConfigError(
-            f"{_named(part)} is not supported; Qdrant matches texts as the payload index of the "
-            "field says, so use `text_match`"
+            f"{_named(part)} is not supported: use `text_match`, which compares texts as the "
+            "payload index of the field does"
         )
     return conditions[operator]()
 
