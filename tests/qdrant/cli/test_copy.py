@@ -2,7 +2,7 @@
 
 import json
 
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from tests.support.qdrant_server import running_server
 
 
@@ -49,3 +49,31 @@ def test_the_source_is_refused_as_destination(quern, docs):
         result = quern("copy", "-c", "docs", *arguments)
         assert result.exit_code != 0
         assert "the destination is the source" in result.output
+
+
+def test_a_collection_of_another_program_moves_as_it_is(quern):
+    size = models.VectorParams(size=2, distance=models.Distance.DOT)
+    numbers = models.VectorParams(size=2, distance="Dot", datatype=models.Datatype.UINT8)
+    client = QdrantClient(path="theirs")
+    client.create_collection("notes", {"meaning": size}, metadata={"owner": "millers"})
+    client.create_collection("bytes", numbers)
+    vector = {"meaning": [0.5, 2.0]}
+    client.upsert("notes", [models.PointStruct(id=7, vector=vector, payload={"f": 1 / 7})])
+    client.upsert("bytes", [models.PointStruct(id=1, vector=[0.25, 1.0])])
+    client.close()
+    with running_server() as server:
+        first = quern("copy", "-c", "notes", "--path", "theirs", "--to-url", server.url)
+        assert first.exit_code == 0, first.output
+        assert f"notes in {server.url}: 1 points copied, 0 unchanged" in first.output
+        back = ("copy", "-c", "notes", "--url", server.url, "--to-path", "copy", "--json")
+        report = json.loads(quern(*back).stdout)
+        assert (report["copied"], report["compared"], report["different"]) == (1, 1, 0)
+        assert json.loads(quern(*back).stdout)["unchanged"] == 1
+        lossy = quern("copy", "-c", "bytes", "--path", "theirs", "--to-edge", "edge")
+        assert lossy.exit_code == 1
+        assert "1 points of the copy differ from the source" in lossy.stdout
+    client = QdrantClient(path="copy")
+    (point,) = client.retrieve("notes", [7], with_vectors=True)
+    assert (point.vector, point.payload) == (vector, {"f": 1 / 7})
+    assert client.get_collection("notes").config.metadata == {"owner": "millers"}
+    client.close()

@@ -162,14 +162,6 @@ def test_another_collection_is_not_overwritten(place, embedder, make_embedder):
         copy_collection(source, source)
 
 
-def test_a_collection_of_another_program_is_refused(place):
-    source = place("embedded")
-    vectors = models.VectorParams(size=4, distance=models.Distance.COSINE)
-    source.client.create_collection("docs", vectors)
-    with pytest.raises(CollectionError, match=r"QdrantClient\.migrate"):
-        copy_collection(source, place("edge"))
-
-
 def test_a_missing_source_is_named(place):
     with pytest.raises(TargetError, match="docs"):
         copy_collection(place("embedded"), place("edge"))

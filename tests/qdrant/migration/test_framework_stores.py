@@ -26,8 +26,10 @@ from llama_index.core.schema import (  # noqa: E402
     TextNode,
 )
 from llama_index.core.vector_stores import VectorStoreQuery  # noqa: E402
+from llama_index.core.vector_stores.types import VectorStoreQueryMode  # noqa: E402
 from llama_index.vector_stores.qdrant import QdrantVectorStore as LlamaStore  # noqa: E402
 
+MODES = {"dense": VectorStoreQueryMode.DEFAULT, "hybrid": VectorStoreQueryMode.HYBRID}
 TEXTS = [f"Mill {n} grinds rye." for n in range(9)]
 BM25 = CollectionSettings(bm25="sparse").resolved(64)
 
@@ -163,3 +165,88 @@ def test_llamaindex(client, embedder, other, migrated, check_copy, mode):
     assert node.model_dump(exclude=without) == nodes[7].model_dump(exclude=without)
     found.delete("doc-0")
     assert as_target(client, "docs").count() == len(TEXTS) - 2
+
+
+ROUTES = [("embedded", "rest"), ("grpc", "edge", "embedded"), ("embedded", "embedded")]
+DISTINCT = [text + " It is old." * n for n, text in enumerate(TEXTS)]
+"""Texts of which no two are equally near to a query."""
+
+
+@pytest.fixture
+def copied(place):
+    """Copies the collection `docs` of a target from place to place; returns the last client."""
+
+    def copy(source, route):
+        for there in route[1:]:
+            target = place(there)
+            report = copy_collection(source, target)
+            assert (report.copied, report.different) == (len(DISTINCT), 0)
+            assert copy_collection(source, target).copied == 0
+            source = target
+        return source.client
+
+    return copy
+
+
+@pytest.mark.parametrize("route", ROUTES, ids="-".join)
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_langchain_opens_a_copy_of_its_own_collection(place, embedder, copied, route, mode):
+    source = place(route[0])
+    named = {} if mode == "dense" else {"sparse_embedding": Sparse(), "vector_name": "meaning"}
+    size = models.VectorParams(size=embedder.dimensions, distance="Cosine")
+    source.client.create_collection(
+        "docs",
+        {"meaning": size} if named else size,
+        sparse_vectors_config={"langchain-sparse": models.SparseVectorParams(modifier="idf")}
+        if named
+        else None,
+    )
+    options = {"retrieval_mode": RetrievalMode(mode), **named}
+    documents = [Document(text, metadata={"n": n, "f": n / 7}) for n, text in enumerate(DISTINCT)]
+    store = LangChainStore(source.client, "docs", Dense(embedder), **options)
+    ids = store.add_documents(documents)
+    copy = LangChainStore(copied(source, route), "docs", Dense(embedder), **options)
+
+    here, there = (one.similarity_search_with_score(DISTINCT[7], k=4) for one in (store, copy))
+    assert here[0][0].page_content == DISTINCT[7]
+    assert [one.id for one, _ in there] == [one.id for one, _ in here]
+    for (one, score), (other, again) in zip(here, there, strict=True):
+        assert (other.page_content, again) == (one.page_content, pytest.approx(score, abs=1e-5))
+        assert other.metadata == {**one.metadata, "f": pytest.approx(one.metadata["f"])}
+    assert [one.page_content for one in copy.get_by_ids(ids[2:3])] == [DISTINCT[2]]
+    copy.add_texts(["A new mill."])
+
+
+@pytest.mark.parametrize("route", ROUTES, ids="-".join)
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_llamaindex_opens_a_copy_of_its_own_collection(place, embedder, copied, route, mode):
+    def encode(texts):
+        return tuple(zip(*(sparse(text) for text in texts), strict=True))
+
+    hybrid = {"enable_hybrid": True, "sparse_doc_fn": encode, "sparse_query_fn": encode}
+    options = hybrid if mode == "hybrid" else {}
+    source = place(route[0])
+    store = LlamaStore("docs", client=source.client, **options)
+    nodes = [
+        TextNode(
+            text=text,
+            metadata={"n": n, "f": n / 7},
+            embedding=embedder.embed_query(text).tolist(),
+            relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=f"doc-{n // 2}")},
+        )
+        for n, text in enumerate(DISTINCT)
+    ]
+    store.add(nodes)
+    client = copied(source, route)
+    copy = LlamaStore("docs", client=client, **options)
+    vector = embedder.embed_query(DISTINCT[7]).tolist()
+    query = VectorStoreQuery(
+        query_embedding=vector, query_str=DISTINCT[7], similarity_top_k=4, mode=MODES[mode]
+    )
+    here, there = store.query(query), copy.query(query)
+    assert here.nodes[0].text == DISTINCT[7]
+    assert there.ids == here.ids
+    assert there.similarities == pytest.approx(here.similarities, abs=1e-5)
+    assert [one.text for one in there.nodes] == [one.text for one in here.nodes]
+    copy.delete("doc-0")
+    assert client.count("docs").count == len(DISTINCT) - 2

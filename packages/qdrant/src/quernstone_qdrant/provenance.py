@@ -274,13 +274,13 @@ def prepare_collection(
     return described
 
 
-def check_unchanged(named: Target, pinned: Target, provenance: Provenance) -> None:
+def check_unchanged(named: Target, pinned: Target, provenance: Provenance | None) -> None:
     """Raise an error if a name leads to another collection than when it was opened.
 
     Args:
         named: The collection by the name that the user gave, which may be an alias.
         pinned: The collection that it was when it was opened.
-        provenance: Its provenance at that time.
+        provenance: Its provenance at that time; None if another program created it.
 
     Raises:
         CollectionReplacedError: The collection was deleted or created again, or the alias leads to
@@ -293,7 +293,8 @@ def check_unchanged(named: Target, pinned: Target, provenance: Provenance) -> No
         if now == named.collection:  # a server deletes the aliases of a deleted collection
             change = f"the alias was deleted, perhaps with its collection {pinned.collection!r}"
         raise CollectionReplacedError(named.collection, change)
-    check_identity(pinned, provenance)
+    if provenance is not None:
+        check_identity(pinned, provenance)
 
 
 def check_identity(pinned: Target, provenance: Provenance) -> None:

@@ -26,6 +26,8 @@ from quernstone_qdrant.documents.records import NEWEST_RECORD_RULE, RecordRule
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text | SparseVector]"
 """One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25, or
 their sparse vectors."""
+AnyRows: TypeAlias = "Rows | Sequence[Float32Array]"
+"""Rows, or one multivector per point, each of shape (vectors, dimensions)."""
 
 Datatype = Literal["float32", "float16", "uint8"]
 Quantization = Literal["scalar", "binary", "turbo1", "turbo2", "turbo4", "turbo8"]

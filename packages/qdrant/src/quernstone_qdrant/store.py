@@ -23,7 +23,7 @@ from quernstone_qdrant.errors import (
     WriteError,
 )
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.settings import CollectionSettings, Rows
+from quernstone_qdrant.settings import AnyRows, CollectionSettings
 from quernstone_qdrant.targets.base import Limits, Payload, StoredPoint, Target
 from quernstone_qdrant.writes import P, Refusal, Request, point_sizes, refusal_reason
 
@@ -218,9 +218,8 @@ class PointStore:
         for point in points:
             groups.setdefault((*sorted(point.vectors), *sorted(point.sparse)), []).append(point)
         for alike in groups.values():
-            rows: dict[str, Rows] = {
-                name: np.stack([point.vectors[name] for point in alike])
-                for name in alike[0].vectors
+            rows: dict[str, AnyRows] = {
+                name: _rows([point.vectors[name] for point in alike]) for name in alike[0].vectors
             }
             rows |= {name: [point.sparse[name] for point in alike] for name in alike[0].sparse}
             payloads = [point.payload for point in alike]
@@ -241,7 +240,7 @@ class PointStore:
         self.update([point.id for point in points], [point.payload() for point in points], {})
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """Replace payload fields and vectors of stored points; see `Target.update`.
 
@@ -368,3 +367,8 @@ class PointStore:
         except TargetError as error:
             raise WriteError(str(error), ids) from error
         return []
+
+
+def _rows(vectors: list[Float32Array]) -> AnyRows:
+    """Return the vectors of points as one matrix, unless they are multivectors."""
+    return np.stack(vectors) if vectors[0].ndim == 1 else vectors

@@ -85,7 +85,8 @@ def copy(
     """Copy a collection to another Qdrant, without embedding anything.
 
     Between embedded, server and Edge, in every direction: ids, vectors, payloads, indexes and
-    metadata. What is there already is not written again, so a copy that was stopped continues.
+    metadata, also of a collection of LangChain, LlamaIndex or another program. What is there
+    already is not written again, so a copy that was stopped continues.
     """
     from quernstone_qdrant.migration.copy import copy_collection
 
@@ -98,13 +99,20 @@ def copy(
 
         def show(report: CopyReport) -> None:
             nonlocal done
-            bar(report.points - done)
-            done = report.points
+            now = report.compared or report.points  # the bar starts again with the comparison
+            bar(now - done)
+            done = now
 
         report = copy_collection(source, target, delete=delete, progress=show)
     if as_json:
         print_json({"collection": to.name, "target": to.where, **dataclasses.asdict(report)})
-        return
+    else:
+        _print(report, to)
+    if report.different:
+        raise typer.Exit(1)
+
+
+def _print(report: CopyReport, to: CollectionOptions) -> None:
     typer.echo(
         f"{to.name} in {to.where}: {report.copied:,} points copied, {report.unchanged:,} unchanged "
         f"in {report.seconds:.1f} s"
@@ -116,6 +124,11 @@ def copy(
         typer.echo(f"  this kind of Qdrant ignores: {', '.join(report.ignored)}")
     for note in report.notes:
         typer.echo(f"  {note}")
+    if report.different:
+        typer.echo(
+            f"  {report.different:,} points of the copy differ from the source: if it was written "
+            "to meanwhile, copy again"
+        )
 
 
 def _open(

@@ -20,7 +20,7 @@ from quernstone_qdrant.checks.indexes import indexed_paths
 from quernstone_qdrant.documents import floats
 from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.migration.joining import carried_metadata, joined
+from quernstone_qdrant.migration.joining import carried_metadata, joined, point_key
 from quernstone_qdrant.provenance import Provenance, check_unchanged
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25, IN_PLACE, CollectionSettings
@@ -28,6 +28,8 @@ from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import CollectionState, StoredPoint, Target
 
 _BATCH = 256
+_SAMPLE = 256
+"""Points by which a copy of another program's collection is recognized."""
 _FLOAT32_ERROR, _FLOAT16_ERROR = 1e-6, 2.0**-10
 """Largest difference of two equal vectors, relative to their largest number. A target normalizes
 vectors when it stores them, which changes their last bits, and may store them as float16."""
@@ -50,10 +52,16 @@ class CopyReport:
     """Points that only the destination has. They stay, unless deleting them is requested."""
     deleted: int = 0
     """Points of `extra` that were deleted."""
+    compared: int = 0
+    """Points of the source that were compared with the copy at the end."""
+    different: int = 0
+    """Points that differed then, or were missing: they were written to meanwhile, or the
+    destination stores them otherwise."""
     retries: int = 0
     """Requests to either side that were retried."""
     ignored: tuple[str, ...] = ()
-    """Collection settings that the destination does not support, such as `quantisation`."""
+    """Collection settings that the destination does not support, such as `quantisation`, or
+    payload indexes."""
     notes: tuple[str, ...] = ()
     """Properties of the source that were not copied, in words."""
     seconds: float = 0.0
@@ -71,21 +79,27 @@ def copy_collection(
     """Copy the points, vectors, payload indexes and metadata of a collection.
 
     Both sides are read in the order of their ids, and only points that differ are written: a copy
-    that was killed continues when it is started again, and a second copy writes nothing. Points
-    written to the source while it is copied may be missed; copy again to get them. Loads into the
-    copy continue where those into the source stopped, since ids and hashes stay the same.
+    that was killed continues when it is started again, and a second copy writes nothing. If points
+    were written, both sides are compared at the end. Points written to the source while it is
+    copied may be missed; copy again to get them. Loads into the copy continue where those into the
+    source stopped, since ids and hashes stay the same.
+
+    A collection that another program created is copied as it is, with all its vectors, payload
+    indexes and metadata, so that this program can use the copy. Shards and replicas are those of
+    the destination.
 
     Args:
-        source: A collection that `QdrantLoader` or `quern load` created.
-        destination: Where to copy it to. If it exists, it must be a copy of the same collection.
+        source: The collection to copy.
+        destination: Where to copy it to. If it exists, it must be a copy of the same collection: of
+            another program's collection, most of its first points must be those of the source.
         delete: Delete points that only the destination has.
         request_bytes: See `QdrantLoader`.
         patience: See `QdrantLoader`.
         progress: Called after each batch with the report so far.
 
     Raises:
-        CollectionError: The source does not record its model, or the destination is another
-            collection.
+        CollectionError: The destination is another collection, or cannot have a vector, a payload
+            index or the metadata of the source. Nothing is written.
         ConfigError: Both are the same collection.
         CollectionReplacedError: Another collection took the destination's name meanwhile.
         TargetError: A request failed. What was written before remains; copy again to continue.
@@ -115,26 +129,27 @@ class _Copy:
         self._started = time.monotonic()
         state = retry.call(pinned.state)
         recorded = Provenance.read(state)
+        settings = CollectionSettings() if recorded is None else recorded.settings
+        self._tolerance = {
+            name: _FLOAT16_ERROR if vector.datatype == "float16" else _FLOAT32_ERROR
+            for name, vector in state.vectors.items()
+        }
+        self._source = PointStore(pinned, settings, retry)
+        self._copies = PointStore(self._destination, settings, retry, request_bytes=request_bytes)
+        self._provenance: Provenance | None = None
         if recorded is None:
-            raise CollectionError(
-                source.collection,
-                "nothing is recorded about the model that created it: only a collection created by "
-                "`QdrantLoader` or `quern load` can be copied; for others, there is "
-                "`QdrantClient.migrate`",
-            )
-        settings = recorded.settings
+            self._names = {*state.vectors, *state.sparse}
+            self.report = CopyReport(ignored=tuple(self._prepare_like(pinned, state)))
+            return
         self._names = {
             *settings.vectors(recorded.dimensions),
             *([BM25] if settings.bm25 == "sparse" else []),
         }
-        self._tolerance = _FLOAT16_ERROR if settings.datatype == "float16" else _FLOAT32_ERROR
         self.report = CopyReport(
             ignored=tuple(destination.ignored(settings)),
             notes=tuple(self._left_out(state, settings)),
         )
         self._provenance = self._prepare(state, recorded)
-        self._source = PointStore(pinned, settings, retry)
-        self._copies = PointStore(self._destination, settings, retry, request_bytes=request_bytes)
 
     def run(self, *, delete: bool) -> CopyReport:
         """Copy all points; see `copy_collection`."""
@@ -142,10 +157,7 @@ class _Copy:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(writers)) if writers > 1 else None
             writes: deque[Future[None]] = deque()
-            pairs = joined(
-                self._source.scroll(None, with_vectors=True),
-                self._copies.scroll(None, with_vectors=True),
-            )
+            pairs = self._pairs()
             while batch := list(islice(pairs, _BATCH)):
                 read = [self._expected(one) for one, _ in batch if one is not None]
                 stored = {other.id: other for _, other in batch if other is not None}
@@ -169,11 +181,30 @@ class _Copy:
                 self._progress(self.report)
             for write in writes:
                 write.result()
+        if self.report.copied or self.report.deleted:
+            self._compare()
+        else:  # they were compared just now
+            self._count(compared=self.report.points)
         self._retry.call(lambda: check_unchanged(self._named, self._destination, self._provenance))
         if self._destination.kind == "edge":  # it indexes only while this call waits
             self._destination.wait_for_index(math.inf)
         self._count()
         return self.report
+
+    def _pairs(self) -> Iterator[tuple[StoredPoint | None, StoredPoint | None]]:
+        """Yield the points of both sides by id, with all their vectors."""
+        return joined(
+            self._source.scroll(None, with_vectors=True),
+            self._copies.scroll(None, with_vectors=True),
+        )
+
+    def _compare(self) -> None:
+        pairs = self._pairs()
+        while batch := list(islice(pairs, _BATCH)):
+            read = [(self._expected(one), other) for one, other in batch if one is not None]
+            different = sum(not self._equal(one, other) for one, other in read)
+            self._count(compared=len(read), different=different)
+            self._progress(self.report)
 
     def _left_out(self, state: CollectionState, settings: CollectionSettings) -> Iterator[str]:
         """Describe what the source has beyond its settings."""
@@ -184,6 +215,45 @@ class _Copy:
         for name in (*state.vectors, *state.sparse):
             if name not in self._names:
                 yield f"the vectors `{name}` are not in the settings: not copied"
+
+    def _prepare_like(self, source: Target, state: CollectionState) -> list[str]:
+        """Create the destination of another program's collection, or check that it is a copy.
+
+        Returns:
+            What the destination ignores.
+        """
+        target, retry = self._destination, self._retry
+        schema = retry.call(source.schema)
+        if retry.call(target.exists):
+            found = retry.call(target.state)
+            differences = ["it records a model"] if Provenance.read(found) is not None else []
+            differences = differences or [*schema.differences(retry.call(target.schema))]
+            if differences:
+                raise CollectionError(
+                    target.collection,
+                    f"it exists, but it is not a copy of {self._name!r}: "
+                    f"{'; '.join(differences)}; name another collection, or delete it first",
+                )
+            self._check_sample()
+        metadata = carried_metadata(state)
+        ignored: list[str] = retry.call(lambda: target.create_like(schema, metadata))
+        return ignored
+
+    def _check_sample(self) -> None:
+        """Raise an error unless most of the first points of the destination are the source's."""
+        first = list(islice(self._copies.scroll(None, with_vectors=True), _SAMPLE))
+        stored = {point.id: point for point in first}
+        same = 0
+        for one in self._source.scroll(None, with_vectors=True) if first else ():
+            same += self._equal(self._expected(one), stored.get(one.id))
+            if point_key(one) >= point_key(first[-1]):
+                break
+        if 2 * same < len(first):
+            raise CollectionError(
+                self._destination.collection,
+                f"it exists, but it is not a copy of {self._name!r}: of its first {len(first)} "
+                f"points, {same} are the same; name another collection, or delete it first",
+            )
 
     def _prepare(self, state: CollectionState, source: Provenance) -> Provenance:
         """Create the destination, or check that it is a copy of the source."""
@@ -232,15 +302,15 @@ class _Copy:
         return (
             one.vectors.keys() == dense.keys()
             and one.sparse.keys() == sparse.keys()
-            and all(self._near(row, dense[name]) for name, row in one.vectors.items())
+            and all(self._near(name, row, dense[name]) for name, row in one.vectors.items())
             and all(_same_terms(row, sparse[name]) for name, row in one.sparse.items())
         )
 
-    def _near(self, one: Float32Array, other: Float32Array) -> bool:
+    def _near(self, name: str, one: Float32Array, other: Float32Array) -> bool:
         if one.shape != other.shape:
             return False
         difference = np.abs(one - other).max(initial=0.0)
-        return bool(difference <= self._tolerance * np.abs(one).max(initial=0.0))
+        return bool(difference <= self._tolerance[name] * np.abs(one).max(initial=0.0))
 
     def _count(self, **increments: int) -> None:
         sums = {name: getattr(self.report, name) + n for name, n in increments.items()}

@@ -8,24 +8,27 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from quernstone_qdrant.errors import (
+    CollectionError,
     CollectionNotFoundError,
     ReplicaError,
     TargetError,
     TransientError,
 )
 from quernstone_qdrant.targets.base import METADATA_KEY, CollectionState, TargetKind
-from quernstone_qdrant.targets.configuration import collection_state
+from quernstone_qdrant.targets.configuration import collection_state, too_new_for, version_of
 from quernstone_qdrant.targets.connection import check_grpc_port, rest_only
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
+from quernstone_qdrant.targets.schema import CollectionSchema, creation_arguments, schema_of
+from quernstone_qdrant.targets.translate import MEMORY_SINCE
 
 _SETTLE_SECONDS, _CONSENSUS_SECONDS = 5.0, 60.0
 """How long a node of a cluster may take to learn of a collection's metadata: if it is not known
@@ -72,6 +75,66 @@ class CollectionAccess:
         pinned = self if name is None else type(self)(self.client, name)
         pinned._settled = False
         return pinned
+
+    @functools.cached_property
+    def version(self) -> str | None:
+        """Version of the server; None for the embedded client, or if a gateway hides it."""
+        if self.kind != "server":
+            return None
+        try:
+            with self._failures("reading the version"):
+                return self._management.info().version or None
+        except TransientError:
+            raise
+        except TargetError:
+            return None
+
+    @property
+    def _memory(self) -> bool:
+        """True if the server takes the option `memory`; every server accepts `on_disk`."""
+        return (version_of(self.version) or (0, 0)) >= MEMORY_SINCE
+
+    def schema(self) -> CollectionSchema:
+        """See `Target.schema`. The embedded client reports no payload indexes."""
+        with self._failures("reading the configuration"):
+            info = self._management.get_collection(self.collection)
+        return schema_of(info, embedded=self.kind == "embedded")
+
+    def create_like(self, schema: CollectionSchema, metadata: Mapping[str, Any]) -> list[str]:
+        """See `Target.create_like`. The embedded client keeps settings that it does not use."""
+        if self.kind == "embedded":
+            if not self.exists():
+                self._create_from(schema.with_own_settings(), metadata)
+            return [f"the payload index of {path!r}" for path in schema.indexes]
+        lacking = too_new_for(schema, metadata, self.version)
+        if lacking:
+            raise CollectionError(
+                self.collection, f"the server cannot have {', '.join(lacking)}: upgrade it"
+            )
+        wanted = schema if self._memory else schema.for_older()
+        if not self.exists():
+            self._create_from(wanted, metadata)
+        existing, points = self.schema().indexes, self.state().points
+        for path, index in wanted.indexes.items():
+            if path not in existing:
+                with self._failures(f"creating the index of {path}"):
+                    self._management.create_payload_index(
+                        self.collection, field_name=path, field_schema=index, wait=not points
+                    )
+        return []
+
+    def _create_from(self, schema: CollectionSchema, metadata: Mapping[str, Any]) -> None:
+        arguments = creation_arguments(schema)
+        if metadata:
+            arguments["metadata"] = dict(metadata)
+        try:
+            with self._failures("creating the collection"):
+                self._management.create_collection(self.collection, **arguments)
+        except TransientError:
+            raise
+        except TargetError:  # perhaps the answer to an earlier request was lost
+            if not self.exists():
+                raise
 
     def take_alias(self, alias: str) -> None:
         """Let an alias lead to this collection, in one request, whatever it led to before."""

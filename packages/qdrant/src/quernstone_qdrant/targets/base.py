@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.bm25 import SparseVector
-from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
+from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
+
+    from quernstone_qdrant.targets.schema import CollectionSchema
 
 TargetKind = Literal["embedded", "server", "edge"]
 Payload: TypeAlias = "dict[str, Any]"
@@ -131,7 +133,8 @@ class StoredPoint:
     payload: Payload = field(default_factory=dict)
     """Requested fields that the point has."""
     vectors: Mapping[str, Float32Array] = field(default_factory=dict)
-    """Dense vectors by name, if requested. Shape of each: (dimensions,)"""
+    """Dense vectors by name, if requested. Shape of each: (dimensions,); of a multivector:
+    (vectors, dimensions)"""
     sparse: Mapping[str, SparseVector] = field(default_factory=dict)
     """Sparse vectors by name, if requested."""
 
@@ -198,6 +201,28 @@ class Target(Protocol):
         """
         ...
 
+    def schema(self) -> CollectionSchema:
+        """Read the exact configuration of a collection that another program created."""
+        ...
+
+    def create_like(self, schema: CollectionSchema, metadata: Mapping[str, Any]) -> list[str]:
+        """Create a collection like that of another program, unless it exists.
+
+        Also creates the payload indexes that it lacks.
+
+        Args:
+            schema: The configuration of the other collection.
+            metadata: Metadata of a new collection.
+
+        Returns:
+            The parts of the configuration that this target ignores, for messages to the user.
+
+        Raises:
+            CollectionError: This target cannot have a part, so nothing is created; the error names
+                it.
+        """
+        ...
+
     def create_indexes(self, settings: CollectionSettings) -> list[str]:
         """Create the payload indexes of the settings that do not exist yet; return their paths."""
         ...
@@ -237,7 +262,7 @@ class Target(Protocol):
         ...
 
     def upsert(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """Write points, replacing any with equal ids. Return when the write is applied.
 
@@ -252,7 +277,7 @@ class Target(Protocol):
         ...
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """Replace payload fields and vectors of existing points. Return when this is applied.
 

@@ -5,7 +5,6 @@ Only this module and `targets/errors.py` know what these clients return and rais
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,7 +18,7 @@ from quernstone_qdrant.errors import (
     TargetError,
     TransientError,
 )
-from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
+from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.access import CollectionAccess
 from quernstone_qdrant.targets.base import (
     METADATA_KEY,
@@ -52,7 +51,6 @@ from quernstone_qdrant.targets.queries import (
 from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
 from quernstone_qdrant.targets.stored import stored_point
 from quernstone_qdrant.targets.translate import (
-    MEMORY_SINCE,
     embedded_points,
     field_index,
     graph_config,
@@ -79,24 +77,6 @@ class ClientTarget(CollectionAccess):
         # The embedded client has no locks, and only the thread that opened its SQLite file may
         # use it.
         self.writers = 1 if self.kind == "embedded" else _SERVER_WRITERS
-
-    @functools.cached_property
-    def version(self) -> str | None:
-        """Version of the server; None for the embedded client, or if a gateway hides it."""
-        if self.kind != "server":
-            return None
-        try:
-            with self._failures("reading the version"):
-                return self._management.info().version or None
-        except TransientError:
-            raise
-        except TargetError:
-            return None
-
-    @property
-    def _memory(self) -> bool:
-        """True if the server takes the option `memory`; every server accepts `on_disk`."""
-        return (version_of(self.version) or (0, 0)) >= MEMORY_SINCE
 
     def create(
         self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
@@ -181,7 +161,7 @@ class ClientTarget(CollectionAccess):
         return {str(point.id): point.payload or {} for point in found}
 
     def upsert(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """See `Target.upsert`."""
         remote, native = self.client._client, native_ids(ids)
@@ -197,7 +177,7 @@ class ClientTarget(CollectionAccess):
         self._apply(f"writing {len(ids)} points", request)
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """See `Target.update`."""
         operations = update_operations(native_ids(ids), payloads, vectors)

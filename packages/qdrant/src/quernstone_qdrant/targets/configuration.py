@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from quernstone_qdrant.settings import BM25, GRAPH, STORAGE, CollectionSettings
 from quernstone_qdrant.targets.base import CollectionState, IndexConfig, Limits, VectorState
+from quernstone_qdrant.targets.schema import CollectionSchema, FieldIndex, schema_of
 from quernstone_qdrant.targets.translate import quantization_config
 
 ADDS_VECTORS_SINCE = (1, 18)
@@ -38,6 +39,29 @@ def too_new(settings: CollectionSettings, version: str | None) -> list[str]:
     ]
 
 
+def too_new_for(
+    schema: CollectionSchema, metadata: Mapping[str, Any], version: str | None
+) -> list[str]:
+    """Describe what a server of this version does not have of a collection."""
+    known = version_of(version)
+    if known is None:
+        return []
+    needed: dict[str, tuple[int, int]] = {"metadata": (1, 16)} if metadata else {}
+    for name, vector in schema.vectors.items():
+        kind = _kind(vector.quantization_config or schema.quantization)
+        if (kind or "").startswith("turbo"):
+            newest = kind == "turbo8"
+            needed[f"quantization={kind!r} of the vector {name!r}"] = (1, 20 if newest else 18)
+    for path, index in schema.indexes.items():
+        if getattr(index, "scoring", None):
+            needed[f"the scores of the text index of {path!r}"] = (1, 20)
+    return [
+        f"{what} (Qdrant {major}.{minor} or newer; the server is {version})"
+        for what, (major, minor) in needed.items()
+        if known < (major, minor)
+    ]
+
+
 def collection_state(info: models.CollectionInfo, *, embedded: bool) -> CollectionState:
     """Return the state of a collection from a client's answer.
 
@@ -49,12 +73,10 @@ def collection_state(info: models.CollectionInfo, *, embedded: bool) -> Collecti
     return CollectionState(
         metadata=config.metadata or {},
         points=info.points_count or 0,
-        vectors=_vectors(config),
+        **schema_state(schema_of(info, embedded=embedded)),
         status=info.status.value,
         failure=getattr(info.optimizer_status, "error", None),
         queued=info.update_queue.length if info.update_queue else 0,
-        sparse=_sparse(config),
-        payload_indexes=_index_types(info.payload_schema),
         config={} if embedded else _configured(config),
         index=_index_config(config),
         segments=None if embedded else info.segments_count,
@@ -76,35 +98,32 @@ def _limits(strict: models.StrictModeConfigOutput | None) -> Limits:
     )
 
 
-def _vectors(config: models.CollectionConfig) -> dict[str, VectorState]:
-    """Return the dense vectors of a collection by name."""
+def schema_state(schema: CollectionSchema) -> dict[str, Any]:
+    """Return the part of a `CollectionState` that a schema decides."""
     return {
-        name: VectorState(
-            size=vector.size,
-            distance=vector.distance.value,
-            datatype=vector.datatype.value if vector.datatype else "float32",
-            quantization=_kind(vector.quantization_config or config.quantization_config),
-            on_disk=bool(vector.on_disk) or vector.memory == models.Memory.COLD,
-            multivector=vector.multivector_config is not None,
-        )
-        for name, vector in _named(config).items()
+        "vectors": {
+            name: VectorState(
+                size=vector.size,
+                distance=vector.distance.value,
+                datatype=vector.datatype.value if vector.datatype else "float32",
+                quantization=_kind(vector.quantization_config or schema.quantization),
+                on_disk=bool(vector.on_disk) or vector.memory == models.Memory.COLD,
+                multivector=vector.multivector_config is not None,
+            )
+            for name, vector in schema.vectors.items()
+        },
+        "sparse": {
+            name: vector.modifier == models.Modifier.IDF for name, vector in schema.sparse.items()
+        },
+        "payload_indexes": {path: _index_type(index) for path, index in schema.indexes.items()},
     }
 
 
-def _sparse(config: models.CollectionConfig) -> dict[str, bool]:
-    """Return the sparse vectors of a collection by name: True if IDF weights them."""
-    return {
-        name: vector.modifier == models.Modifier.IDF
-        for name, vector in (config.params.sparse_vectors or {}).items()
-    }
-
-
-def _index_types(schema: Mapping[str, models.PayloadIndexInfo]) -> dict[str, str]:
-    """Return the types of the payload indexes by path, as `CollectionSettings` names them."""
-    return {
-        path: "tenant" if getattr(index.params, "is_tenant", None) else index.data_type.value
-        for path, index in schema.items()
-    }
+def _index_type(index: FieldIndex) -> str:
+    """Return the type of a payload index, as `CollectionSettings` names it."""
+    if isinstance(index, models.PayloadSchemaType):
+        return index.value
+    return "tenant" if getattr(index, "is_tenant", None) else index.type.value
 
 
 def _configured(config: models.CollectionConfig) -> dict[str, Any]:

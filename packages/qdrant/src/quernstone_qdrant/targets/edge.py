@@ -15,41 +15,26 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import qdrant_edge as edge
 
-from quernstone.errors import ConfigError, QuernstoneError
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
-    RefusedError,
     TargetError,
 )
-from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Rows
+from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.base import (
-    CollectionState,
     Payload,
     StoredPoint,
-    TargetKind,
     native_id,
     native_ids,
 )
-from quernstone_qdrant.targets.edge_files import (
-    DESCRIPTION,
-    check_room,
-    check_room_for_index,
-    edge_collections,
-    folder_name,
-    refuse_folder_of,
-    replace_file,
-)
+from quernstone_qdrant.targets.edge_access import SHARD, EdgeAccess
+from quernstone_qdrant.targets.edge_files import DESCRIPTION, check_room, check_room_for_index
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_optimise import optimise_in_process
 from quernstone_qdrant.targets.edge_queries import query_request
@@ -57,7 +42,6 @@ from quernstone_qdrant.targets.edge_shard import is_locked, load_shard
 from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
     point_vectors,
-    settings_state,
     shard_config,
     update_operations,
     written_bytes,
@@ -70,14 +54,8 @@ from quernstone_qdrant.targets.stored import stored_point
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-_SHARD = "shard"
-_SYNC_SECONDS = 5.0
-"""Default of a server (`flush_interval_sec`)."""
-_WRITERS = 2
-"""One thread writes while the loader reads stored payloads."""
 
-
-class EdgeTarget:
+class EdgeTarget(EdgeAccess):
     """One collection in a folder of Qdrant Edge. See `Target`.
 
     Only one process at a time can open a collection.
@@ -100,59 +78,6 @@ class EdgeTarget:
         1
     """
 
-    def __init__(self, path: str | Path, collection: str) -> None:
-        if not collection:
-            raise ConfigError("the collection's name is empty; pass a name as `collection`")
-        refuse_folder_of(path, "embedded")
-        self.path, self.collection = Path(path), collection
-        self.kind: TargetKind = "edge"
-        self.writers = _WRITERS
-        self._home = self.path / folder_name(collection)
-        self._opened: edge.EdgeShard | None = None
-        self._opening = threading.Lock()
-        self._synced = time.monotonic()
-
-    def pinned(self) -> EdgeTarget:
-        """See `Target.pinned`. Edge has no aliases."""
-        return self
-
-    def exists(self) -> bool:
-        """See `Target.exists`."""
-        return (self._home / DESCRIPTION).is_file()
-
-    def state(self) -> CollectionState:
-        """See `Target.state`."""
-        description = self._description()
-        settings = CollectionSettings.from_json(description["settings"])
-        with self._failures("reading the state"):
-            info = self._shard().info()
-        return CollectionState(
-            metadata=description["metadata"],
-            points=info.points_count,
-            segments=info.segments_count,
-            indexed=info.indexed_vectors_count,
-            **settings_state(settings, description["dimensions"], info.payload_schema),
-        )
-
-    def create(
-        self, settings: CollectionSettings, dimensions: int, metadata: Mapping[str, Any]
-    ) -> None:
-        """See `Target.create`."""
-        if self.exists():
-            raise CollectionError(self.collection, "it exists already; load into it, or delete it")
-        shard = self._home / _SHARD
-        with self._failures("creating the collection"):
-            if shard.exists():
-                self._remove_unfinished(shard)
-            shard.mkdir(parents=True)
-            check_room(shard, 0)
-            self._opened = edge.EdgeShard.create(str(shard), shard_config(settings, dimensions))
-            self._opened.flush()
-        # Write the description last: the collection exists once it is written.
-        self._describe(
-            {"settings": settings.to_json(), "dimensions": dimensions, "metadata": dict(metadata)}
-        )
-
     def create_indexes(self, settings: CollectionSettings) -> list[str]:
         """See `Target.create_indexes`."""
         with self._failures("reading the indexes"):
@@ -166,6 +91,11 @@ class EdgeTarget:
 
     def change(self, settings: CollectionSettings, dimensions: int, names: Collection[str]) -> None:
         """See `Target.change`."""
+        if "settings" not in self._description():
+            raise CollectionError(
+                self.collection,
+                "it is the copy of another program's collection, which cannot be changed in Edge",
+            )
         before = self.state().payload_indexes
         for path, kind in settings.fields().items() if "indexes" in names else ():
             if before.get(path, kind) != kind:
@@ -174,14 +104,9 @@ class EdgeTarget:
         self.close()
         with self._failures(f"changing {', '.join(sorted(names))}"), self._opening:
             config = shard_config(settings, dimensions)
-            self._opened = load_shard(self._home / _SHARD, config)
+            self._opened = load_shard(self._home / SHARD, config)
         self._describe({**self._description(), "settings": settings.to_json()})
         self.create_indexes(settings)
-
-    def describe(self, metadata: Mapping[str, Any]) -> None:
-        """See `Target.describe`."""
-        description = self._description()
-        self._describe({**description, "metadata": {**description["metadata"], **metadata}})
 
     def payloads(
         self,
@@ -198,7 +123,7 @@ class EdgeTarget:
         return {str(point.id): point.payload or {} for point in found}
 
     def upsert(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """See `Target.upsert`."""
         with self._failures(f"writing {len(ids)} points"):
@@ -213,7 +138,7 @@ class EdgeTarget:
             self._sync()
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
     ) -> None:
         """See `Target.update`."""
         with self._failures(f"changing {len(ids)} points"):
@@ -279,12 +204,12 @@ class EdgeTarget:
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
-        check_room_for_index(self._home / _SHARD, self.state())
+        check_room_for_index(self._home / SHARD, self.state())
         # Close first: only one process can open the shard. `edge_optimise.py` explains why
         # indexing runs in a process of its own.
         self.close()
         try:
-            failure = optimise_in_process(self._home / _SHARD, timeout, progress)
+            failure = optimise_in_process(self._home / SHARD, timeout, progress)
         except subprocess.TimeoutExpired as late:
             raise TargetError(
                 f"collection {self.collection!r} is not indexed after {timeout:g} s; its points "
@@ -324,76 +249,6 @@ class EdgeTarget:
             self.close()
             (self._home / DESCRIPTION).unlink()  # first: a collection exists while it has this file
             shutil.rmtree(self._home)
-
-    def close(self) -> None:
-        """See `Target.close`. Using the target again reopens the files."""
-        with self.closed():
-            pass
-
-    @contextmanager
-    def closed(self) -> Iterator[Path]:
-        """Keep the files closed inside the block; yields the folder of the collection."""
-        with self._opening:
-            if self._opened is not None:
-                shard, self._opened = self._opened, None
-                with self._failures("closing the files"):
-                    shard.flush()
-                    shard.close()
-            yield self._home
-
-    def _shard(self) -> edge.EdgeShard:
-        with self._opening:
-            if self._opened is None:
-                self._description()  # raises if the collection does not exist
-                self._opened = load_shard(self._home / _SHARD)
-            return self._opened
-
-    def _sync(self) -> None:
-        now = time.monotonic()
-        if now - self._synced >= _SYNC_SECONDS:
-            self._shard().flush()
-            self._synced = now
-
-    def _remove_unfinished(self, shard: Path) -> None:
-        """Remove the shard of a process that was killed while creating the collection."""
-        if (shard / "edge_config.json").exists():
-            load_shard(shard).close()  # raises if another process has the shard open
-        shutil.rmtree(shard)
-
-    def _description(self) -> dict[str, Any]:
-        try:
-            content = (self._home / DESCRIPTION).read_bytes()
-        except FileNotFoundError:
-            raise CollectionNotFoundError(self.collection, edge_collections(self.path)) from None
-        with self._failures("reading the description"):
-            description: dict[str, Any] = orjson.loads(content)
-        return description
-
-    def _describe(self, description: Mapping[str, Any]) -> None:
-        """Replace the description."""
-        with self._failures("writing the description"):
-            replace_file(
-                self._home / DESCRIPTION, orjson.dumps(description, option=orjson.OPT_INDENT_2)
-            )
-
-    @contextmanager
-    def _failures(self, doing: str) -> Iterator[None]:
-        """Convert exceptions of Edge to a `TargetError` that names the operation."""
-        try:
-            yield
-        except QuernstoneError:
-            raise
-        # Edge raises a bare `Exception` for every failure of the engine.
-        except Exception as error:
-            if is_locked(error):
-                raise TargetError(
-                    f"collection {self.collection!r} in {str(self.path)!r} is in use by another "
-                    "process; Edge allows one process at a time: end the other one first"
-                ) from error
-            not_encoded = isinstance(error, (TypeError, ValueError, OverflowError))
-            raise (RefusedError if not_encoded else TargetError)(
-                f"Qdrant Edge failed at {doing} (collection {self.collection!r}): {error}"
-            ) from error
 
 
 def _selector(fields: Sequence[str]) -> Any:

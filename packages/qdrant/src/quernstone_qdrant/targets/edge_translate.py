@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import qdrant_edge as edge
 
-from quernstone_qdrant.documents.bm25 import SparseVector, encode_document
+from quernstone.types import Float32Array
+from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_document
 from quernstone_qdrant.settings import (
     BM25,
     CONFIGURED,
+    AnyRows,
     CollectionSettings,
     FieldType,
     Quantization,
-    Rows,
     VectorSettings,
 )
 from quernstone_qdrant.targets.base import Payload, VectorState
 
-_M, _EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000
-"""Qdrant's defaults for the HNSW graph. Edge requires every value."""
+DEFAULT_GRAPH = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+"""Qdrant's defaults for the HNSW graph, the size in KB. Edge requires every value."""
 _DATATYPES = {
     "float32": edge.VectorStorageDatatype.Float32,
     "float16": edge.VectorStorageDatatype.Float16,
@@ -98,18 +99,17 @@ def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
     return schemas
 
 
-def point_vectors(vectors: Mapping[str, Rows], place: int) -> dict[str, Any]:
+def point_vectors(vectors: Mapping[str, AnyRows], place: int) -> dict[str, Any]:
     """Return the vectors of the point at index `place` of a batch."""
-    return {
-        name: rows[place]
-        if isinstance(rows, np.ndarray)
-        else sparse_vector(encode_document(rows[place]))
-        for name, rows in vectors.items()
-    }
+    return {name: _row(rows[place]) for name, rows in vectors.items()}
+
+
+def _row(row: Bm25Text | SparseVector | Float32Array) -> Any:
+    return row if isinstance(row, np.ndarray) else sparse_vector(encode_document(row))
 
 
 def update_operations(
-    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
 ) -> list[edge.UpdateOperation]:
     """Return the operations that replace payload fields and named vectors of points."""
     operations = [
@@ -133,9 +133,9 @@ def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge
         datatype=_DATATYPES[vector.datatype],
         quantization_config=_quantization(vector.quantization),
         hnsw_config=edge.HnswIndexConfig(
-            _given(settings.m, _M) if vector.graph else 0,
-            _given(settings.ef_construct, _EF_CONSTRUCT),
-            _given(settings.full_scan_threshold, _FULL_SCAN_KB),
+            _given(settings, "m") if vector.graph else 0,
+            _given(settings, "ef_construct"),
+            _given(settings, "full_scan_threshold"),
             max_indexing_threads=settings.max_indexing_threads or 0,
             on_disk=settings.graph_on_disk,
             payload_m=settings.payload_m,
@@ -144,8 +144,9 @@ def _vector_params(vector: VectorSettings, settings: CollectionSettings) -> edge
     )
 
 
-def _given(value: int | None, default: int) -> int:
-    return default if value is None else value
+def _given(settings: CollectionSettings, name: str) -> int:
+    value: int | None = getattr(settings, name)
+    return DEFAULT_GRAPH[name] if value is None else value
 
 
 def _text_index(language: str) -> edge.TextIndexParams:
@@ -178,7 +179,10 @@ def sparse_vector(vector: SparseVector) -> edge.SparseVector:
     return edge.SparseVector(list(vector.indices), list(vector.values))
 
 
-def written_bytes(payloads: Sequence[Payload], vectors: Mapping[str, Rows]) -> int:
+def written_bytes(payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]) -> int:
     """Estimate what points take in the log and in the segments together."""
-    numbers = sum(rows.nbytes for rows in vectors.values() if isinstance(rows, np.ndarray))
+    numbers = 0
+    for rows in vectors.values():
+        parts = [rows] if isinstance(rows, np.ndarray) else rows
+        numbers += sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
     return 2 * (numbers + sum(len(repr(payload)) for payload in payloads))

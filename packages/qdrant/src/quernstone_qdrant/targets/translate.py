@@ -13,15 +13,16 @@ import numpy as np
 import orjson
 from qdrant_client import models
 
-from quernstone_qdrant.documents.bm25 import SparseVector, encode_document
+from quernstone.types import Float32Array
+from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_document
 from quernstone_qdrant.settings import (
     BM25,
     GRAPH,
     STORAGE,
+    AnyRows,
     CollectionSettings,
     FieldType,
     Quantization,
-    Rows,
     VectorSettings,
 )
 from quernstone_qdrant.targets.base import Payload
@@ -100,7 +101,7 @@ def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIn
     )
 
 
-def batch_rows(rows: Rows) -> list[Any]:
+def batch_rows(rows: AnyRows) -> list[Any]:
     """Convert one vector per point to the form sent to a server."""
     if isinstance(rows, np.ndarray):
         # orjson writes the shortest digits of each float32; `tolist()` would send the 17 digits of
@@ -108,11 +109,11 @@ def batch_rows(rows: Rows) -> list[Any]:
         packed = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
         numbers: list[Any] = orjson.loads(packed)
         return numbers
-    return [sparse_vector(encode_document(row)) for row in rows]
+    return [_single(row) for row in rows]
 
 
 def embedded_points(
-    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
 ) -> list[models.PointStruct]:
     """Convert a batch to the form that the embedded client stores fastest.
 
@@ -120,9 +121,7 @@ def embedded_points(
     vectors and payloads before it stores the first point.
     """
     columns: dict[str, list[Any]] = {
-        name: rows.tolist()
-        if isinstance(rows, np.ndarray)
-        else [sparse_vector(encode_document(row)) for row in rows]
+        name: rows.tolist() if isinstance(rows, np.ndarray) else [_single(row) for row in rows]
         for name, rows in vectors.items()
     }
     return [
@@ -136,7 +135,7 @@ def embedded_points(
 
 
 def update_operations(
-    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
 ) -> list[Any]:
     """Return the operations that replace payload fields and named vectors of points."""
     operations: list[Any] = [
@@ -156,6 +155,11 @@ def update_operations(
             models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points))
         )
     return operations
+
+
+def _single(row: Bm25Text | SparseVector | Float32Array) -> Any:
+    """Convert a multivector, a sparse vector or the text of one."""
+    return row.tolist() if isinstance(row, np.ndarray) else sparse_vector(encode_document(row))
 
 
 def _given(settings: CollectionSettings, names: Mapping[str, str]) -> dict[str, Any]:

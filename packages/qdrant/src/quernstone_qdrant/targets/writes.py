@@ -18,8 +18,8 @@ from qdrant_client.http.models import InlineResponse2008
 from qdrant_client.qdrant_remote import QdrantRemote
 
 from quernstone.types import Float32Array
-from quernstone_qdrant.documents.bm25 import encode_document
-from quernstone_qdrant.settings import Rows
+from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_document
+from quernstone_qdrant.settings import AnyRows
 from quernstone_qdrant.targets.base import Payload
 
 
@@ -28,7 +28,7 @@ def upsert_rest(
     collection: str,
     ids: Sequence[int | str],
     payloads: Sequence[Payload],
-    vectors: Mapping[str, Rows],
+    vectors: Mapping[str, AnyRows],
 ) -> models.UpdateResult:
     """Write a batch over REST, and wait until it is applied; see `Target.upsert`."""
     rows = {name: _json_rows(part) for name, part in vectors.items()}
@@ -53,7 +53,7 @@ def upsert_rest(
 
 
 def grpc_points(
-    ids: Sequence[int | str], payloads: Sequence[Payload], vectors: Mapping[str, Rows]
+    ids: Sequence[int | str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
 ) -> list[grpc.PointStruct]:
     """Convert a batch to gRPC's messages."""
     columns = {name: _grpc_rows(part) for name, part in vectors.items()}
@@ -67,21 +67,32 @@ def grpc_points(
     ]
 
 
-def _json_rows(rows: Rows) -> Any:
+def _json_rows(rows: AnyRows) -> Any:
     if isinstance(rows, np.ndarray):
         return np.ascontiguousarray(rows, dtype=np.float32)
-    encoded = map(encode_document, rows)
-    return [{"indices": list(one.indices), "values": list(one.values)} for one in encoded]
+    return [_json_row(row) for row in rows]
 
 
-def _grpc_rows(rows: Rows) -> list[grpc.Vector]:
+def _json_row(row: Bm25Text | SparseVector | Float32Array) -> Any:
+    if isinstance(row, np.ndarray):
+        return np.ascontiguousarray(row, dtype=np.float32)
+    encoded = encode_document(row)
+    return {"indices": list(encoded.indices), "values": list(encoded.values)}
+
+
+def _grpc_rows(rows: AnyRows) -> list[grpc.Vector]:
     if isinstance(rows, np.ndarray):
         return [_dense(row) for row in np.ascontiguousarray(rows, dtype="<f4")]
-    encoded = map(encode_document, rows)
-    return [
-        grpc.Vector(sparse=grpc.SparseVector(indices=one.indices, values=one.values))
-        for one in encoded
-    ]
+    return [_grpc_row(row) for row in rows]
+
+
+def _grpc_row(row: Bm25Text | SparseVector | Float32Array) -> grpc.Vector:
+    if isinstance(row, np.ndarray):
+        vectors = [grpc.DenseVector(data=vector) for vector in row.tolist()]
+        return grpc.Vector(multi_dense=grpc.MultiDenseVector(vectors=vectors))
+    encoded = encode_document(row)
+    sparse = grpc.SparseVector(indices=encoded.indices, values=encoded.values)
+    return grpc.Vector(sparse=sparse)
 
 
 def _dense(row: Float32Array) -> grpc.Vector:
