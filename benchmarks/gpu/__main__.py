@@ -7,6 +7,7 @@ PASS, FAIL, or the figure that was measured. Returns 1 if a claim failed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
@@ -15,11 +16,12 @@ from pathlib import Path
 from benchmarks.gpu.driver import STEPS, Driver
 from benchmarks.gpu.run import Settings
 
+_PACKAGES = """torch transformers sentence_transformers tokenizers safetensors huggingface_hub numpy
+httpx orjson pydantic typer rich dashscope pytest pytest_asyncio pytest_timeout""".split()
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
-    "TOKENIZERS_PARALLELISM": "true",
     # Steps are forked from a process that has imported torch. By default torch initializes CUDA to
     # find out whether there is a device, and CUDA does not survive a fork.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -51,6 +53,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cpu" and not options.dry_run:
         parser.error("a full run needs a GPU: add --dry-run to try the steps on a CPU")
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(
+            f"this Python lacks {', '.join(missing)}: install them, or fill .whl/ on another "
+            "machine by benchmarks/gpu/wheels.sh"
+        )
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
         settings = Settings(
             device=options.device,

@@ -6,7 +6,8 @@
 #   bash benchmarks/gpu/device_check.sh --help
 #
 # The machine needs nothing but Python and the packages that the project uses; the project itself is
-# not installed. Wheels of packages that the machine lacks go into .whl/ in the repository's root.
+# not installed. Wheels of packages that the machine lacks go into .whl/ in the repository's root;
+# `wheels.sh` downloads the usual ones.
 # PYTHON names the interpreter (default: python3).
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1

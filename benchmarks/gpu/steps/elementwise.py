@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,12 +13,32 @@ from benchmarks.gpu import reference
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import device_seconds
 from quernstone import kernels
+from quernstone.checkpoints.checkpoint import ModelConfig
 from quernstone.kernels.ops import DEFINITIONS
 from quernstone.qwen3.elementwise import choose_elementwise
 
 _EPS = 1e-6
 _HIDDEN, _INNER = 1024, 3072
 _HEADS = reference.HEADS + reference.KV_HEADS
+_MODEL = ModelConfig(
+    vocab_size=151669,
+    hidden_size=_HIDDEN,
+    intermediate_size=_INNER,
+    num_hidden_layers=28,
+    num_attention_heads=reference.HEADS,
+    num_key_value_heads=reference.KV_HEADS,
+    head_dim=reference.HEAD_DIM,
+    rms_norm_eps=_EPS,
+    rope={"rope_theta": 1e6},
+    qk_norm=True,
+    qkv_bias=False,
+    o_bias=False,
+    mlp_bias=False,
+    window=None,
+    tie_word_embeddings=True,
+    causal=True,
+    pooling="lasttoken",
+)
 _TOLERANCE = 3e-3
 _REPEATS = 5
 _PREFIX = 64
@@ -29,18 +48,11 @@ def run(run: Run) -> None:
     """Time the steps of the 0.6B model, and compare both ways of computing them."""
     tokens = run.size(65536, 64)
     if run.cuda:
-        shape = SimpleNamespace(
-            num_attention_heads=reference.HEADS,
-            num_key_value_heads=reference.KV_HEADS,
-            head_dim=reference.HEAD_DIM,
-            hidden_size=_HIDDEN,
-            intermediate_size=_INNER,
-            rms_norm_eps=_EPS,
-        )
         start = time.perf_counter()
-        device = torch.device(run.device)
-        choose_elementwise(shape, device, torch.bfloat16, rounding="fp8")  # type: ignore[arg-type]
+        choose_elementwise(_MODEL, torch.device(run.device), torch.bfloat16, rounding="fp8")
         run.figure("compiling all steps", seconds=time.perf_counter() - start)
+        triton = torch._C._dispatch_has_kernel_for_dispatch_key("quernstone::rms_norm", "CUDA")
+        run.check("steps run by Triton kernels", triton)
     else:
         run.needs_gpu("compiling all steps")
     with torch.inference_mode():

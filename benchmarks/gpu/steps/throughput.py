@@ -21,7 +21,8 @@ def run(run: Run) -> None:
         "short": texts(run.size(20000, 50), 8),
     }
     with Embedder(run.checkpoint("embedding"), device=run.device, dtype="bfloat16") as embedder:
-        run.figure("engine", **_settings(embedder))
+        graphs = internals.record_graphs(embedder)  # else they are recorded between the batches
+        run.figure("engine", **_settings(embedder), graphs=graphs)
         for name, documents in mixes.items():
             with run.part(name):
                 internals.tokenize(embedder, documents[:100])
