@@ -31,6 +31,34 @@ def padded(*inputs):
     return out, lse[None], *rest
 
 
+# The operator of `fa3-fwd` 0.0.3, as its library defines it.
+FA3 = torch.library.Library("fa3_fwd", "DEF")
+FA3.define(
+    "fwd(Tensor q,Tensor k,Tensor v,Tensor(k_new!)? k_new = None,Tensor(v_new!)? v_new = None,"
+    "Tensor? q_v = None,Tensor(out!)? out = None,Tensor? cu_seqlens_q = None,"
+    "Tensor? cu_seqlens_k = None,Tensor? cu_seqlens_k_new = None,Tensor? seqused_q = None,"
+    "Tensor? seqused_k = None,int? max_seqlen_q = None,int? max_seqlen_k = None,"
+    "Tensor? page_table = None,Tensor? kv_batch_idx = None,Tensor? leftpad_k = None,"
+    "Tensor? rotary_cos = None,Tensor? rotary_sin = None,Tensor? seqlens_rotary = None,"
+    "Tensor? q_descale = None,Tensor? k_descale = None,Tensor? v_descale = None,"
+    "float? softmax_scale = None,bool is_causal = False,int window_size_left = -1,"
+    "int window_size_right = -1,int attention_chunk = 0,float softcap = 0.0,"
+    "bool is_rotary_interleaved = False,Tensor? scheduler_metadata = None,int num_splits = 0,"
+    "bool? pack_gqa = None,int sm_margin = 0) -> (Tensor(out!), Tensor, Tensor, Tensor)"
+)
+
+
+def fa3_forward(q, k, v, *inputs):
+    cu_q, cu_k, max_q, max_k = (inputs[place] for place in (4, 5, 9, 10))
+    scale, causal, splits = (inputs[place] for place in (20, 21, 28))
+    assert (scale, splits) == (q.shape[-1] ** -0.5, 1)
+    out, lse = kernel(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal)
+    return out, lse.T.contiguous(), torch.empty(0), torch.empty(0)
+
+
+FA3.impl("fwd", fa3_forward, "CPU")
+
+
 @pytest.fixture
 def device(monkeypatch):
     """A CPU in the place of a Hopper GPU, whose torch has an op that a test sets."""
@@ -50,7 +78,7 @@ class FakeTorch:
     """torch, with other ops."""
 
     def __init__(self, aten):
-        self.ops = SimpleNamespace(aten=aten)
+        self.ops = SimpleNamespace(aten=aten, fa3_fwd=torch.ops.fa3_fwd)
 
     def __getattr__(self, name):
         return getattr(torch, name)
@@ -79,7 +107,7 @@ def test_torchs_op_is_chosen_whatever_its_wrapper_takes(
 @pytest.mark.parametrize(
     ("op", "reason"),
     [
-        (None, "torch-flash is not installed"),
+        (None, "torch-flash cannot be used: AttributeError: "),
         (padded, "torch-flash failed its probe: its log-sum-exp has the shape (4, 1, 278)"),
         (lambda *inputs: ten(*inputs[:8], False, False), "torch-flash failed its probe: its resul"),
         (lambda *inputs, more: None, "torch-flash failed its probe: TypeError: "),
@@ -129,7 +157,7 @@ def test_our_own_kernel_is_the_last_of_those_for_half_precision(monkeypatch, dev
     monkeypatch.setattr(attention, "TRITON", FlashKernel("triton", "triton", lambda: kernel))
     maker = choose_attention(CUDA, HALF, shape=SHAPE)
     assert (maker.name, maker.replay is None) == ("triton", False)
-    assert "torch-flash is not installed" in maker.reason
+    assert "torch-flash cannot be used: AttributeError: " in maker.reason
 
 
 def from_the_start(q, k, v, cu_q, cu_k, max_q, max_k, *, causal):
@@ -154,23 +182,21 @@ def install(monkeypatch, *packages):
         out, lse = kernel(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal)
         return out, lse.T, None
 
-    def flash_3(q, k, v, cu_q, cu_k, max_q, max_k, *, causal, return_attn_probs):
-        return flash_2(q, k, v, cu_q, cu_k, max_q, max_k, causal=causal, return_attn_probs=True)[:2]
-
     def flash_4(  # the fourth positional argument is another one
         q, k, v, qv=None, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None,
         max_seqlen_k=None, *, causal, return_lse,
     ):  # fmt: skip
-        assert qv is None
-        return flash_3(
-            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
-            causal=causal, return_attn_probs=True,
-        )  # fmt: skip
+        assert (qv, return_lse) == (None, True)
+        out, lse = kernel(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal
+        )
+        return out, lse.T
 
     if "flash-attn" in packages:
         module(monkeypatch, "flash_attn", flash_attn_varlen_func=flash_2)
     if "fa3-fwd" in packages:
-        module(monkeypatch, "fa3_fwd_interface", flash_attn_varlen_func=flash_3)
+        module(monkeypatch, "fa3_fwd")
+        module(monkeypatch, "fa3_fwd._C")
     if "flash-attn-4" in packages:
         if "flash-attn" not in packages:
             module(monkeypatch, "flash_attn")
