@@ -18,6 +18,8 @@ from quernstone.kernels.ops import DEFINITIONS
 from quernstone.kernels.sources import NO_ROW, REPEATED
 
 CPU, EPS = torch.device("cpu"), 1e-6
+# Rows, outputs, inputs. Weights in int8 are converted for the last one.
+PRODUCTS = ((1, 96, 200), (5, 64, 128), (150, 70, 72), (launch.CONVERTING_ROWS, 24, 16))
 random = torch.Generator().manual_seed(0)
 
 
@@ -92,7 +94,7 @@ def products(dtype):
     if dtype != torch.float32:
         return
     random = torch.Generator().manual_seed(1)
-    for rows, outputs, inputs in ((1, 96, 200), (5, 64, 128), (150, 70, 72)):
+    for rows, outputs, inputs in PRODUCTS:
         weight = torch.randint(-127, 128, (outputs, inputs), generator=random).to(torch.int8)
         scale = torch.rand(outputs, generator=random)
         x = torch.randn(rows, inputs + 8, generator=random).to(dtype)[:, :inputs]

@@ -218,11 +218,21 @@ def assembled(kernel, types, constants, options, capability, folder, *, unaligne
     return listing
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+PRODUCTS = {
+    "few rows with int8": ("*i8", launch.FEW_ROWS, CAPABILITIES),
+    "many rows with int8": ("*i8", launch.MANY_ROWS, CAPABILITIES),
+    "fixed tiles": (NUMBER, launch.FIXED_ROWS, CAPABILITIES),
+    "fixed tiles for Hopper": (NUMBER, launch.FIXED_ROWS_HOPPER, (90,)),
+}
+
+
 @pytest.mark.parametrize(
-    ("weight", "tile"),
-    [("*i8", launch.FEW_ROWS), ("*i8", launch.MANY_ROWS), (NUMBER, launch.FIXED_ROWS)],
-    ids=["few rows with int8", "many rows with int8", "fixed tiles"],
+    ("weight", "tile", "capability"),
+    [
+        pytest.param(weight, tile, capability, id=f"{name}, {capability}")
+        for name, (weight, tile, capabilities) in PRODUCTS.items()
+        for capability in capabilities
+    ],
 )
 def test_products(weight, tile, capability, tmp_path):
     types = {"x": NUMBER, "weight": weight, "scale": FLOAT, "out": NUMBER}

@@ -40,6 +40,7 @@ def test_which_models_fit_into_which_gpu(config, rounded, memory):
     # at least a batch of 1,024 tokens is computed by a graph
     assert graph_tokens(config, torch.bfloat16, plan.graphs) >= 1024
     if rounded:
+        assert plan.converted == 2 * 2 * config.intermediate_size * config.hidden_size
         half = plan_memory(config, torch.bfloat16, memory * GB, rounded=False)
         assert half.total > memory * GB
 

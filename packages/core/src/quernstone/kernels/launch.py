@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 import triton
 from torch import Tensor
 
@@ -21,11 +23,17 @@ FEW_ROWS = {"ROWS": 16, "BLOCK": 64, "STEP": 128}
 MANY_ROWS = {"ROWS": 128, "BLOCK": 128, "STEP": 64}
 PRODUCT_OPTIONS = {"num_warps": 8, "num_stages": 3}
 _GROUP = 8
-# Tiles of a product whose rows are independent. In steps of 64 it would spill on Ampere.
+# From so many rows on, converting weights to the dtype of the rows, for the library's product,
+# takes less time than the library's product saves. On an H200 the kernel reached 416 TFLOP/s, the
+# library 770, and a matrix of 6,144 x 1,024 is converted in about 12 us.
+CONVERTING_ROWS = 1024
+# Tiles of a product whose rows are independent. The larger ones spill before and after Hopper; on
+# an H200 they reached 620 TFLOP/s instead of 525.
 FIXED_ROWS = {"ROWS": 128, "BLOCK": 128, "STEP": 32}
+FIXED_ROWS_HOPPER = {"ROWS": 256, "BLOCK": 128, "STEP": 64}
 # Queries and keys per block of attention, the largest part of a head, warps and stages, by bytes of
-# a number.
-ATTENTION_BLOCKS = {2: (64, 64, 128, 4, 2), 4: (64, 16, 16, 8, 1)}
+# a number: the fastest on an H200 of those that do not spill on any GPU.
+ATTENTION_BLOCKS = {2: (64, 32, 128, 4, 3), 4: (64, 16, 16, 8, 1)}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -136,12 +144,21 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
 
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """See `ops`."""
+    if len(x) >= CONVERTING_ROWS:
+        converted = torch.empty(weight.shape, dtype=x.dtype, device=x.device)
+        return F.linear(x, torch.mul(weight, scale.unsqueeze(1), out=converted))
     return _product(x, weight, scale, FEW_ROWS if len(x) <= FEW_ROWS["ROWS"] else MANY_ROWS)
 
 
 def fixed_linear(x: Tensor, weight: Tensor) -> Tensor:
     """See `ops`."""
-    return _product(x, weight, None, FIXED_ROWS)
+    larger = x.dtype != torch.float32 and _is_hopper(x.device)
+    return _product(x, weight, None, FIXED_ROWS_HOPPER if larger else FIXED_ROWS)
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _product(x: Tensor, weight: Tensor, scale: Tensor | None, tile: dict[str, int]) -> Tensor:

@@ -1,7 +1,8 @@
 """Linear layers with weights in int8 and activations in their own dtype, for GPUs.
 
-Weights are scaled per output when they are read. They take half of the memory of bfloat16; products
-take about as long.
+Weights are scaled per output when they are read. They take half of the memory of bfloat16. For many
+rows, each matrix is converted to the dtype of the activations, multiplied, and dropped, which takes
+about as long as in bfloat16.
 """
 
 from __future__ import annotations

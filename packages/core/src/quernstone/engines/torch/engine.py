@@ -101,7 +101,7 @@ class TorchEngine:
             windowed(choose(each), device, qwen3.window) for each in (self._dtype, torch.float32)
         )
         given = None if self._fixed else config.max_batch_tokens
-        tokens = given or batch_tokens(device, qwen3, self._dtype)
+        tokens = given or batch_tokens(device, qwen3, self._dtype, rounded=rounding is not None)
         self._graphs: Graphs | None = None
         graphs = self._choose_graphs(device, tokens, deterministic=deterministic)
         self._info = EngineInfo(

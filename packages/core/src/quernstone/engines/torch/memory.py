@@ -36,6 +36,8 @@ class MemoryPlan:
     """The cache of prefixes, when it is full."""
     graphs: int
     """The most that CUDA graphs get."""
+    converted: int
+    """The largest matrix in the dtype of activations, if weights are in 8 bits."""
     batches: int
     """Activations of the batch that is computed and of the next one."""
     batch_tokens: int
@@ -43,7 +45,8 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.context + self.prefixes + self.graphs + self.batches
+        fixed = self.weights + self.context + self.prefixes + self.graphs + self.converted
+        return fixed + self.batches
 
 
 def plan_memory(
@@ -59,12 +62,13 @@ def plan_memory(
     """
     weights = weight_bytes(config, dtype, rounded=rounded)
     free = total - _CONTEXT_BYTES - weights
-    tokens = gpu_batch_tokens(config, dtype, free, total)
+    tokens = gpu_batch_tokens(config, dtype, free, total, rounded=rounded)
     return MemoryPlan(
         weights=weights,
         context=_CONTEXT_BYTES,
         prefixes=_prefix_bytes(config, dtype),
         graphs=graph_bytes(total),
+        converted=_converted_bytes(config, dtype, rounded=rounded),
         batches=2 * tokens * token_bytes(config, dtype),
         batch_tokens=tokens,
     )
@@ -104,19 +108,25 @@ def graph_tokens(config: ModelConfig, dtype: torch.dtype, most_bytes: int) -> in
     return most_bytes // 2 // token_bytes(config, dtype)
 
 
-def gpu_batch_tokens(config: ModelConfig, dtype: torch.dtype, free: int, total: int) -> int:
+def gpu_batch_tokens(
+    config: ModelConfig, dtype: torch.dtype, free: int, total: int, *, rounded: bool
+) -> int:
     """Return the tokens per batch: two batches' activations fill the free memory of a GPU."""
     free -= _prefix_bytes(config, dtype) + graph_bytes(total)
+    free -= _converted_bytes(config, dtype, rounded=rounded)
     smallest, largest = _GPU_BATCH_TOKENS
     return max(smallest, min(largest, free // (2 * token_bytes(config, dtype))))
 
 
-def batch_tokens(device: torch.device, config: ModelConfig, dtype: torch.dtype) -> int:
+def batch_tokens(
+    device: torch.device, config: ModelConfig, dtype: torch.dtype, *, rounded: bool = False
+) -> int:
     """Return the tokens per batch on a device that holds the model's weights."""
     if device.type != "cuda":
         small = config.hidden_size < _SMALL_HIDDEN_SIZE
         return _CPU_BATCH_TOKENS_OF_SMALL_MODELS if small else _CPU_BATCH_TOKENS
-    return gpu_batch_tokens(config, dtype, *torch.cuda.mem_get_info(device))
+    free, total = torch.cuda.mem_get_info(device)
+    return gpu_batch_tokens(config, dtype, free, total, rounded=rounded)
 
 
 def total_bytes(device: torch.device) -> int:
@@ -128,3 +138,8 @@ def total_bytes(device: torch.device) -> int:
 def _prefix_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     keys = 2 * config.num_key_value_heads * config.head_dim
     return CACHED_PREFIX_TOKENS * config.num_hidden_layers * keys * dtype.itemsize
+
+
+def _converted_bytes(config: ModelConfig, dtype: torch.dtype, *, rounded: bool) -> int:
+    """Return the bytes of the largest matrix, which batches with weights in int8 convert."""
+    return 2 * config.intermediate_size * config.hidden_size * dtype.itemsize if rounded else 0
