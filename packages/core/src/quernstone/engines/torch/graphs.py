@@ -97,7 +97,7 @@ class Graphs:
         """Record one more graph, the smallest that is missing. Return False if none is left."""
         if not self._missing:
             return False
-        shape = self._missing.pop()
+        shape = self._missing[-1]  # stays until it is recorded: see `state`
         try:
             self._replays[shape], size = self._record(self._computes(shape))
         except RuntimeError as error:
@@ -111,6 +111,7 @@ class Graphs:
                 error,
             )
             return bool(self._missing)
+        self._missing.pop()
         self._bytes += size
         if self._bytes > self._most_bytes:
             self._missing.clear()
