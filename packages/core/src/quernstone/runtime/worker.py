@@ -195,17 +195,29 @@ def _for_all(hook: Callable[[Worker], None]) -> None:
         hook(worker)
 
 
+_VARIABLE = "TOKENIZERS_PARALLELISM"
+_REQUESTS_THREADS = {"true", "t", "on", "yes", "y", "1"}
+_hidden: list[str] = []
+
+
+def _before_fork() -> None:
+    _for_all(Worker.before_fork)
+    # If threads are requested explicitly, `tokenizers` waits in the child for those of the parent,
+    # which the child lacks. By default it does without threads where the parent has used some.
+    if os.environ.get(_VARIABLE, "").lower() in _REQUESTS_THREADS:
+        _hidden.append(os.environ.pop(_VARIABLE))
+
+
+def _in_parent() -> None:
+    if _hidden:
+        os.environ[_VARIABLE] = _hidden.pop()
+    _for_all(Worker.after_fork)
+
+
 def _in_child() -> None:
+    _hidden.clear()
     _for_all(Worker.in_child)
-    if "TOKENIZERS_PARALLELISM" in os.environ:
-        # Older versions of `tokenizers` wait for threads that only the parent has, unless the
-        # variable is not set.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(
-        before=partial(_for_all, Worker.before_fork),
-        after_in_parent=partial(_for_all, Worker.after_fork),
-        after_in_child=_in_child,
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
