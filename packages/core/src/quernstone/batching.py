@@ -74,15 +74,22 @@ class Queue:
 
     def __init__(self, sequences: Sequence[Input]) -> None:
         """Queue the first one of each set of equal sequences."""
-        numbers = _prefix_numbers(sequences)
-        seen: dict[Hashable, int] = {}
-        self.firsts: list[int] = [
-            seen.setdefault((number, sequence.key), place)
-            for place, (number, sequence) in enumerate(zip(numbers, sequences, strict=True))
-        ]
+        self.firsts: list[int] = [0]
         """For each sequence the position of the first one that equals it."""
         self._lengths = [len(sequence) for sequence in sequences]
         self._prefixes = [sequence.prefix for sequence in sequences]
+        self._repeats = False
+        self._places = deque([0])
+        if len(sequences) != 1:
+            self._sort(sequences)
+
+    def _sort(self, sequences: Sequence[Input]) -> None:
+        numbers = _prefix_numbers(sequences)
+        seen: dict[Hashable, int] = {}
+        self.firsts = [
+            seen.setdefault((number, sequence.key), place)
+            for place, (number, sequence) in enumerate(zip(numbers, sequences, strict=True))
+        ]
         order = _working_order(numbers, self._lengths)
         self._repeats = len(seen) < len(order)
         if self._repeats:

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
 from os import PathLike
 
-import numpy as np
-
 from quernstone.encoding.checks import check_instruction, check_list
 from quernstone.encoding.encoder import Encode
 from quernstone.engines.options import EngineOptions
@@ -264,8 +262,8 @@ def finish_rows(rows: Float32Array, dimensions: int, *, normalize: bool) -> Floa
 
     Shape: (texts, hidden) -> (texts, dimensions)
     """
-    if not normalize:  # cut as sentence-transformers does
-        return np.ascontiguousarray(rows[:, :dimensions])
+    if not normalize:  # cut as sentence-transformers does; `rows` may be a view of a whole batch
+        return np.array(rows[:, :dimensions])
     return unit_prefix(rows, dimensions)
 
 

@@ -36,6 +36,7 @@ TokenArray = npt.NDArray[np.int32]
 
 # Vectors that are normalized together, in a processor's cache.
 _UNIT_ROWS = 64
+_SMALLEST_LENGTH = np.finfo(np.float32).tiny
 
 
 def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
@@ -48,8 +49,9 @@ def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
     unit = np.empty(rows.shape, dtype=np.float32)
     for start in range(0, len(rows), _UNIT_ROWS):
         block = rows[start : start + _UNIT_ROWS]
-        length = np.linalg.norm(block, axis=-1, keepdims=True)
-        length = np.maximum(length, np.finfo(np.float32).tiny)
+        # As `np.linalg.norm` computes it, but with one copy instead of two.
+        length = np.sqrt(np.add.reduce(block * block, axis=-1, keepdims=True))
+        length = np.maximum(length, _SMALLEST_LENGTH)
         np.divide(block, length, out=unit[start : start + _UNIT_ROWS], casting="same_kind")
     return unit.reshape(cut.shape)
 

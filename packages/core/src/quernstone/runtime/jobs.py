@@ -41,7 +41,10 @@ class Job:
 
     def deliver(self, places: list[int], rows: Float32Array) -> None:
         """Store rows, and complete the future when they were the last ones missing."""
-        self.rows[places] = rows
+        if len(self.rows) == 1:
+            self.rows = rows
+        else:
+            self.rows[places] = rows
         with self._lock:
             self.left -= len(places)
         if not self.left and self._end():

@@ -288,6 +288,12 @@ class Session:
         self, inputs: Iterable[T], encode: Encode[T], *, progress: str = ""
     ) -> Float32Array:
         """Compute all inputs. Shape: (inputs, width)."""
+        if not progress and isinstance(inputs, Sequence) and is_small(inputs):
+            future = self._submit(inputs, 0, encode)
+            try:
+                return future.result()
+            finally:
+                future.cancel()  # if waiting was interrupted
         return self._joined(list(self.run(inputs, encode, progress=progress)))
 
     async def arun(
