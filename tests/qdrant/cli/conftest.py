@@ -1,9 +1,14 @@
 """Commands on small documents, with small random models."""
 
+import sys
+
 import pytest
+from qdrant_client import QdrantClient
 from typer.testing import CliRunner
 
 from quernstone.cli import app
+
+MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
 
 
 @pytest.fixture
@@ -31,3 +36,11 @@ def docs(tmp_path):
     (folder / "deep" / "b.md").write_text("# Bread\n\nBread is made of grain.")
     (folder / "c.jsonl").write_text('{"text": "Rain falls."}\n{"text": "Snow falls."}\n')
     return folder
+
+
+def texts(path="qdrant-data", collection="docs"):
+    """Return the texts of an embedded collection, in order."""
+    client = QdrantClient(path=path)
+    points, _ = client.scroll(collection, limit=1000)
+    client.close()
+    return sorted(point.payload["page_content"] for point in points)

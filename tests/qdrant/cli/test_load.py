@@ -1,24 +1,13 @@
 import os
-import signal
 import subprocess
-import sys
-import time
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from qdrant_client import QdrantClient
+from tests.qdrant.cli.conftest import MAIN, texts
 from tests.support.qdrant_server import running_server
-
-MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
-
-
-def texts(path="qdrant-data", collection="docs"):
-    client = QdrantClient(path=path)
-    points, _ = client.scroll(collection, limit=1000)
-    client.close()
-    return sorted(point.payload["page_content"] for point in points)
 
 
 def test_load_twice(quern, docs):
@@ -279,33 +268,6 @@ def test_process(quern, docs):
     assert len(orjson.loads(search.stdout)) == 4
 
 
-def test_prune_deletes_what_is_gone_from_this_folder_only(quern, docs, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "z.txt").write_text("Another folder.")
-    quern("load", docs, "-c", "docs")
-    quern("load", other, "-c", "docs")
-    (docs / "a.txt").unlink()
-    (other / "z.txt").unlink()
-    (other / "y.txt").write_text("The other folder.")
-    counted = quern("collection", "prune", docs, "-c", "docs", "--dry-run")
-    assert counted.stdout == "docs in qdrant-data: 1 points would be deleted\n"
-    assert len(texts()) == 5
-    report = orjson.loads(quern("load", docs, "-c", "docs", "--prune", "--json").stdout)
-    assert (report["pruned"], report["skipped"]) == (1, 3)
-    assert texts() == ["# Bread\n\nBread is made of grain.", "Another folder.", "Rain falls.",
-                       "Snow falls."]  # fmt: skip
-    unknown = quern("collection", "prune", other, "-c", "docs")
-    assert unknown.exit_code == 2
-    assert "none of the first 1 documents" in unknown.stderr
-    quern("load", other, "-c", "docs")
-    pruned = quern("collection", "prune", other, "-c", "docs", "--json")
-    assert orjson.loads(pruned.stdout)["pruned"] == 1
-    everything = quern("load", other, "-c", "docs", "--prune-all", "--json")
-    assert orjson.loads(everything.stdout)["pruned"] == 3
-    assert texts() == ["The other folder."]
-
-
 def test_report_and_dead_letters(quern, docs, tmp_path):
     (docs / "a.csv").write_text("text\ngood\n")
     (docs / "bad.csv").write_text("name\nno text column\n")
@@ -347,68 +309,3 @@ def test_allow_mismatch_is_recorded(quern, docs, checkpoints):
         arguments = (*command, "-c", "docs", "--model", other)
         assert quern(*arguments).exit_code == 1
         assert quern(*arguments, "--allow-mismatch").exit_code == 0
-
-
-def test_collection_info_and_verify(quern, docs):
-    quern("load", docs, "-c", "docs")
-    info = quern("collection", "info", "-c", "docs")
-    assert info.stdout.startswith("docs in qdrant-data: 4 points, green, ")
-    assert "  vector: 64 numbers, Cosine\n" in info.stdout
-    assert "  prompts: document='{text}', query='Instruct: " in info.stdout
-    good = quern("collection", "verify", "-c", "docs")
-    assert good.exit_code == 0, good.output
-    assert (
-        "4 points read, 4 vectors checked, 4 texts embedded again (least cosine 1.0" in good.stdout
-    )
-    assert good.stdout.endswith("the collection matches its records\n")
-
-    client = QdrantClient(path="qdrant-data")
-    point = client.scroll("docs", limit=1)[0][0]
-    client.set_payload("docs", payload={"page_content": "forged"}, points=[point.id])
-    client.close()
-    bad = quern("collection", "verify", "-c", "docs", "--anew", 0, "--json")
-    assert bad.exit_code == 1
-    report = orjson.loads(bad.stdout)
-    assert (report["passed"], report["failures"], report["embedded"]) == (False, 1, 0)
-    assert point.id in report["problems"][0]
-    tried = quern("collection", "repair", "-c", "docs", "--dry-run", "--json")
-    assert orjson.loads(tried.stdout)["payloads"] == 1
-    repaired = quern("collection", "repair", "-c", "docs")
-    assert repaired.exit_code == 0
-    assert repaired.stdout.startswith("docs: 4 points read; 1 payloads, 0 BM25 vectors and 0 short")
-    assert quern("collection", "verify", "-c", "docs", "--anew", 0).exit_code == 0
-
-    client = QdrantClient(path="qdrant-data")
-    client.set_payload("docs", payload={"quernstone": {}}, points=[point.id])
-    client.close()
-    broken = quern("collection", "repair", "-c", "docs")
-    assert broken.exit_code == 1
-    assert "1 points cannot be repaired" in broken.stdout
-    assert point.id in broken.stdout
-    for command in (("info",), ("verify",), ("repair",), ("prune", docs)):
-        missing = quern("collection", *command, "-c", "docs", "--path", "nowhere")
-        assert missing.exit_code == 2
-        assert not os.path.exists("nowhere")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_load_in_order(quern, docs, tmp_path, number):
-    for n in range(300):
-        (docs / f"n{n:03d}.txt").write_text(f"Number {n} of many.")
-    lines = tmp_path / "slow.jsonl"
-    os.mkfifo(lines)
-    process = subprocess.Popen(
-        [*MAIN, "load", docs, lines, "-c", "docs", "--batch-size", "16"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with lines.open("w"):  # opened once the folder was read; then nothing comes
-        time.sleep(0.5)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, stderr
-    assert b"the same command continues from there" in stderr
-    confirmed = int(stdout.split(b" embedded")[0].split(b", ")[-1])
-    assert len(texts()) == confirmed > 100
-    again = orjson.loads(quern("load", docs, "-c", "docs", "--json").stdout)
-    assert (again["skipped"], again["embedded"]) == (confirmed, 304 - confirmed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from tests.qdrant.cli.conftest import MAIN, texts
 
 COMMAND = """
 import sys, threading
@@ -134,3 +135,26 @@ def test_a_report_of_a_killed_load_is_not_shown(quern, docs, monkeypatch):
     other.close()
     assert shown.exit_code == 1
     assert "in use by another process" in shown.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_load_in_order(quern, docs, tmp_path, number):
+    for n in range(300):
+        (docs / f"n{n:03d}.txt").write_text(f"Number {n} of many.")
+    lines = tmp_path / "slow.jsonl"
+    os.mkfifo(lines)
+    process = subprocess.Popen(
+        [*MAIN, "load", docs, lines, "-c", "docs", "--batch-size", "16"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with lines.open("w"):  # opened once the folder was read; then nothing comes
+        time.sleep(0.5)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert b"the same command continues from there" in stderr
+    confirmed = int(stdout.split(b" embedded")[0].split(b", ")[-1])
+    assert len(texts()) == confirmed > 100
+    again = orjson.loads(quern("load", docs, "-c", "docs", "--json").stdout)
+    assert (again["skipped"], again["embedded"]) == (confirmed, 304 - confirmed)
