@@ -321,7 +321,8 @@ def test_an_unfinished_write_is_not_reported_as_done(client, embedder, monkeypat
         loader.load(RECORDS)
 
 
-def test_an_unreachable_server_is_one_clear_error(embedder):
+def test_an_unreachable_server_is_one_clear_error(embedder, monkeypatch):
+    monkeypatch.setattr("quernstone_qdrant.loader.OPENING_PATIENCE", 0.2)  # instead of 5 s
     client = QdrantClient(url="http://127.0.0.1:9", check_compatibility=False)
     with pytest.raises(TargetError, match=r"at http://127.0.0.1:9\): .*refused"):
         QdrantLoader(client, "docs", embedder)

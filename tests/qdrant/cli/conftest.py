@@ -7,6 +7,8 @@ from qdrant_client import QdrantClient
 from typer.testing import CliRunner
 
 from quernstone.cli import app
+from quernstone.engines.remote import transport
+from quernstone_qdrant.retry import Retry
 
 MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
 
@@ -26,6 +28,14 @@ def quern(monkeypatch, tmp_path, checkpoints):
         return CliRunner().invoke(app, arguments, input=stdin, prog_name="quern")
 
     return run
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Lets every retry end soon."""
+    start = Retry.__init__
+    monkeypatch.setattr(Retry, "__init__", lambda self, _patience: start(self, 0.1))
+    monkeypatch.setattr(transport, "_LONGEST_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ WRONG = [
 ]
 
 
-def test_errors_name_options_and_addresses(quern, docs, tmp_path):
+def test_errors_name_options_and_addresses(quern, docs, tmp_path, impatient):
     assert quern("load", docs, "-c", "old").exit_code == 0
     with open("lines.txt", "w") as lines:
         lines.write("A quern.\n")

@@ -29,21 +29,15 @@ OFFLINE = [
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Lets every retry end soon, and the hub be unreachable."""
+def no_hub(monkeypatch):
+    """Lets the hub be unreachable."""
     from huggingface_hub import constants
 
-    from quernstone.engines.remote import transport
-    from quernstone_qdrant.retry import Retry
-
-    start = Retry.__init__
-    monkeypatch.setattr(Retry, "__init__", lambda self, _patience: start(self, 0.1))
-    monkeypatch.setattr(transport, "_LONGEST_WAIT", 0.01)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", NOWHERE)
 
 
-def test_one_line_with_the_address(quern, tmp_path, impatient):
+def test_one_line_with_the_address(quern, tmp_path, impatient, no_hub):
     with open("a.txt", "w") as file:
         file.write("A mill grinds.\n")
     assert quern("load", "a.txt", "-c", "docs").exit_code == 0

@@ -34,7 +34,7 @@ def server(answer):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         client = QdrantClient(url=f"http://127.0.0.1:{http.server_port}", check_compatibility=False)
         yield client
@@ -74,7 +74,8 @@ def collection(metadata, points):
         (200, b"not JSON", "Qdrant failed at looking for the collection"),
     ],
 )
-def test_an_answer_that_is_no_success(embedder, status, body, message):
+def test_an_answer_that_is_no_success(embedder, monkeypatch, status, body, message):
+    monkeypatch.setattr("quernstone_qdrant.loader.OPENING_PATIENCE", 0.2)  # instead of 5 s
     with server(lambda *_: (status, body)) as client, pytest.raises(TargetError, match=message):
         QdrantLoader(client, "docs", embedder)
 
