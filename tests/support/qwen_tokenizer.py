@@ -11,6 +11,7 @@ import base64
 import hashlib
 import importlib.metadata
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,17 +50,30 @@ def write_tokenizer(folder: Path, kind: Kind) -> None:
     Raises:
         RuntimeError: `dashscope` is missing, or the result is not the official file.
     """
-    blob = _tokenizer_json(kind)
-    if hashlib.sha256(blob).hexdigest() != SHA256[kind]:
-        msg = f"the rebuilt {kind} tokenizer is not the official file; dashscope has changed"
-        raise RuntimeError(msg)
+    blob = _official_json(kind)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_bytes(blob)
     (folder / "tokenizer_config.json").write_text(json.dumps(_config(kind), indent=2))
 
 
+@cache
+def _official_json(kind: Kind) -> bytes:
+    blob = _tokenizer_json(kind)
+    if hashlib.sha256(blob).hexdigest() != SHA256[kind]:
+        msg = f"the rebuilt {kind} tokenizer is not the official file; dashscope has changed"
+        raise RuntimeError(msg)
+    return blob
+
+
+@cache
+def _vocabulary_and_merges_json() -> tuple[str, str]:
+    """Return both as indented JSON. The kinds share them, and they take seconds to compute."""
+    parts = _vocabulary_and_merges(_ranks())
+    vocabulary, merges = (json.dumps(part, indent=2, ensure_ascii=False) for part in parts)
+    return vocabulary, merges
+
+
 def _tokenizer_json(kind: Kind) -> bytes:
-    vocabulary, merges = _vocabulary_and_merges(_ranks())
     spec = {
         "version": "1.0",
         "truncation": None,
@@ -100,11 +114,14 @@ def _tokenizer_json(kind: Kind) -> bytes:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": merges,
+            "vocab": "VOCABULARY",
+            "merges": "MERGES",
         },
     }
-    return json.dumps(spec, indent=2, ensure_ascii=False).encode()
+    text = json.dumps(spec, indent=2, ensure_ascii=False)
+    for name, value in zip(("VOCABULARY", "MERGES"), _vocabulary_and_merges_json(), strict=True):
+        text = text.replace(f'"{name}"', value.replace("\n", "\n    "))
+    return text.encode()
 
 
 def _ranks() -> dict[bytes, int]:
