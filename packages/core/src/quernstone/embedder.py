@@ -6,6 +6,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
 from os import PathLike
 
+import numpy as np
+
 from quernstone.encoding.checks import check_instruction, check_list
 from quernstone.encoding.encoder import Encode
 from quernstone.engines.options import EngineOptions
