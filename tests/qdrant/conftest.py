@@ -2,15 +2,19 @@
 
 import hashlib
 import os
+import ssl
 from contextlib import ExitStack
+from functools import cache
 
 import numpy as np
 import pytest
+import tenacity
 from qdrant_client import QdrantClient
 from tests.support.qdrant_server import running_server
 
 from quernstone.errors import InputError
 from quernstone.types import EngineInfo, RankedDocument
+from quernstone_qdrant import provenance, retry
 from quernstone_qdrant.targets import connect
 
 
@@ -58,6 +62,28 @@ class LengthReranker:
 
     async def arerank(self, query, documents, top_n=None, instruction=None):
         return self.rerank(query, documents, top_n, instruction)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Shortens the pauses between retries and before an adopted collection is read again.
+
+    They start at up to half a second, and take one second.
+    """
+    shorter = tenacity.wait_random_exponential(multiplier=retry._FIRST_SECONDS / 25)
+    monkeypatch.setattr(retry, "_backoff", shorter)
+    monkeypatch.setattr(provenance, "_ADOPTION_SECONDS", 0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_certificates():
+    """Lets all clients of a module share the trusted certificates, which take long to read.
+
+    The servers of these tests talk HTTP, without certificates.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture

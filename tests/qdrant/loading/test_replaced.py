@@ -13,7 +13,7 @@ from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher
 from quernstone_qdrant import provenance as provenances
 from quernstone_qdrant.errors import CollectionReplacedError
 from quernstone_qdrant.provenance import Provenance
-from quernstone_qdrant.targets import as_target
+from quernstone_qdrant.targets import access, as_target
 
 RECORDS = [{"id": f"d{n}", "text": f"Document {n} speaks of mills."} for n in range(40)]
 SETTINGS = {"batch_size": 10}
@@ -141,9 +141,11 @@ def test_an_alias_that_is_switched_does_not_divert_a_load(server, make_embedder)
 
 @pytest.mark.parametrize("nodes", [1, 3])
 @pytest.mark.parametrize("existing", [False, True])
-def test_four_loaders_start_together(make_embedder, nodes, existing):
+def test_four_loaders_start_together(make_embedder, monkeypatch, nodes, existing):
     with running_server(nodes=nodes) as server:
         server.metadata_delay = 0.3 if nodes > 1 else 0
+        monkeypatch.setattr(provenances, "_ADOPTION_SECONDS", 1.0)  # as users have it
+        monkeypatch.setattr(access, "_SETTLE_SECONDS", 1.0)  # instead of 5 s
         if existing:
             recreate_elsewhere_first = models.VectorParams(size=64, distance="Cosine")
             server.client().create_collection("docs", vectors_config=recreate_elsewhere_first)
