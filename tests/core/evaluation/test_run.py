@@ -108,7 +108,10 @@ class Stop(BaseException):
     """What Ctrl-C would raise."""
 
 
-@pytest.mark.parametrize("calls", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "calls",
+    [1, pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow), 5],
+)
 def test_an_interrupted_run_ends_with_the_same_files(
     calls, first_stage, tasks, embedder, official, tmp_path, monkeypatch
 ):
