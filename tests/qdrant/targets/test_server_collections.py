@@ -1,7 +1,5 @@
 """Every kind of collection on a server: the one at QDRANT_URL, or else the model of one."""
 
-import functools
-import os
 import uuid
 
 import numpy as np
@@ -10,9 +8,8 @@ import pytest
 from quernstone_qdrant import QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
-from quernstone_qdrant.targets import ClientTarget, client
+from quernstone_qdrant.targets import ClientTarget
 from quernstone_qdrant.targets.deferral import deferrals
-from quernstone_qdrant.targets.indexing import wait_until_green
 
 WORDS = "stone mill grain rain roof bread hand water flour wheel wind corn oven".split()
 RNG = np.random.default_rng(7)
@@ -27,13 +24,6 @@ QUERIES = ["stone mill", "rain on the roof", "flour from corn for bread"]
 def server(request, open_server):
     """A client; the parameter names the transport, and the model's version."""
     return open_server(*request.param.split())
-
-
-@pytest.fixture(autouse=True)
-def _wait_in_short_steps(monkeypatch):
-    if "QDRANT_URL" not in os.environ:
-        short = functools.partial(wait_until_green, interval=0.01)
-        monkeypatch.setattr(client, "wait_until_green", short)
 
 
 @pytest.fixture
