@@ -49,8 +49,9 @@ class SeenHashes:
     def __le__(self, other: SeenHashes) -> bool:
         """Return True if `other` contains every hash of this set."""
         return all(
-            np.isin(self._bucket(number), other._bucket(number), kind="sort").all()
+            np.isin(bucket, other._bucket(number), kind="sort").all()
             for number in range(_BUCKETS)
+            if len(bucket := self._bucket(number))
         )
 
     def clashes(self, most: int) -> tuple[int, list[bytes]]:
