@@ -6,6 +6,7 @@ The weights are noise. Speed does not depend on them, and two engines that agree
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def random_checkpoint(
     width: int = 1,
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
+    tokenizer: Path | None = None,
 ) -> Path:
     """Write a checkpoint of random weights, complete with tokenizer and side files.
 
@@ -84,6 +86,7 @@ def random_checkpoint(
         width: Divides hidden size, intermediate size and the numbers of heads.
         dtype: Of the stored weights.
         seed: Of the random numbers.
+        tokenizer: Folder of a tokenizer to copy; None for the official one.
 
     Returns:
         `folder`
@@ -99,7 +102,12 @@ def random_checkpoint(
         heads=max(2, shape.heads // width),
         kv_heads=max(1, shape.kv_heads // width),
     )
-    write_tokenizer(folder, shape.tokenizer)
+    if tokenizer is None:
+        write_tokenizer(folder, shape.tokenizer)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tokenizer / name, folder)
     tensors = list(_tensors(shape, dtype, torch.Generator().manual_seed(seed)))
     _write_weights(folder, tensors, shape.shards)
     if layout.startswith("embedding"):

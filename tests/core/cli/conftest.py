@@ -9,12 +9,12 @@ from quernstone.cli import app
 
 @pytest.fixture(scope="session")
 def embedding_model(checkpoints):
-    return str(checkpoints("embedding-0.6b", layers=1, width=16))
+    return str(checkpoints("embedding-0.6b", layers=1, width=16, small_vocabulary=True))
 
 
 @pytest.fixture(scope="session")
 def reranking_model(checkpoints):
-    return str(checkpoints("reranker-0.6b", layers=1, width=16))
+    return str(checkpoints("reranker-0.6b", layers=1, width=16, small_vocabulary=True))
 
 
 @pytest.fixture

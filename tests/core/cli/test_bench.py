@@ -20,6 +20,17 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
+def embedding_model(checkpoints):
+    """With the official vocabulary, because some tests count tokens."""
+    return str(checkpoints("embedding-0.6b", layers=1, width=16))
+
+
+@pytest.fixture(scope="module")
+def reranking_model(checkpoints):
+    return str(checkpoints("reranker-0.6b", layers=1, width=16))
+
+
+@pytest.fixture(scope="module")
 def report(embedding_model):
     said = []
     found = measure(embedding_model, device="cpu", seconds=0.01, announce=said.append)

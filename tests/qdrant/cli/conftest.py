@@ -17,7 +17,8 @@ MAIN = [sys.executable, "-c", "from quernstone.cli import main; main()"]
 def quern(monkeypatch, tmp_path, checkpoints):
     """Runs a command in this process and in an empty folder, with small random models."""
     for task, name in (("embedding", "QUERN_MODEL"), ("reranker", "QUERN_RERANK_MODEL")):
-        monkeypatch.setenv(name, str(checkpoints(f"{task}-0.6b", layers=1, width=16)))
+        model = checkpoints(f"{task}-0.6b", layers=1, width=16, small_vocabulary=True)
+        monkeypatch.setenv(name, str(model))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -79,7 +79,7 @@ def test_rejected_records_are_those_of_the_load(quern, docs):
 
 def test_another_model_is_refused(quern, docs, checkpoints):
     assert quern("load", docs, "-c", "docs").exit_code == 0
-    other = checkpoints("embedding-0.6b", layers=2, width=16)
+    other = checkpoints("embedding-0.6b", layers=2, width=16, small_vocabulary=True)
     refused = quern("load", docs, "-c", "docs", "--model", other, "--dry-run")
     assert refused.exit_code == 1
     assert "was created with model " in refused.stderr

@@ -194,7 +194,7 @@ def test_searching_in_the_wrong_place(quern, docs):
 
 def test_another_model_is_refused(quern, docs, checkpoints):
     quern("load", docs, "-c", "docs")
-    other = checkpoints("embedding-0.6b", layers=2, width=16)
+    other = checkpoints("embedding-0.6b", layers=2, width=16, small_vocabulary=True)
     for command in (("load", docs), ("search", "mills", "--no-rerank")):
         done = quern(*command, "-c", "docs", "--model", other)
         assert done.exit_code == 1
@@ -297,7 +297,7 @@ def test_report_and_dead_letters(quern, docs, tmp_path):
 
 def test_allow_mismatch_is_recorded(quern, docs, checkpoints):
     quern("load", docs, "-c", "docs")
-    other = checkpoints("embedding-0.6b", layers=2, width=16)
+    other = checkpoints("embedding-0.6b", layers=2, width=16, small_vocabulary=True)
     (docs / "new.txt").write_text("A new one.")
     done = quern("load", docs, "-c", "docs", "--model", other, "--allow-mismatch", "--json")
     assert orjson.loads(done.stdout)["embedded"] == 1
