@@ -38,7 +38,7 @@ def pytest_report_header() -> list[str]:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """Makes a small random checkpoint of an official layout, once for each set of arguments.
 
-    With `small_vocabulary`, its tokenizer is that of the tiny models, which opens 30 times as fast.
+    With `small_vocabulary`, it has the tokenizer of the tiny models, and opens many times as fast.
     """
     root = tmp_path_factory.mktemp("checkpoints")
 

@@ -86,7 +86,7 @@ def random_checkpoint(
         width: Divides hidden size, intermediate size and the numbers of heads.
         dtype: Of the stored weights.
         seed: Of the random numbers.
-        tokenizer: Folder of a tokenizer to copy; None for the official one.
+        tokenizer: Folder of a checkpoint whose vocabulary to take; None for the official one.
 
     Returns:
         `folder`
@@ -102,18 +102,23 @@ def random_checkpoint(
         heads=max(2, shape.heads // width),
         kv_heads=max(1, shape.kv_heads // width),
     )
+    config = _config(shape, dtype)
     if tokenizer is None:
         write_tokenizer(folder, shape.tokenizer)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(tokenizer / name, folder)
+        theirs = json.loads((tokenizer / "config.json").read_text())
+        shape = replace(shape, vocab=theirs["vocab_size"])
+        for name in ("vocab_size", "bos_token_id", "eos_token_id"):
+            config[name] = theirs[name]
     tensors = list(_tensors(shape, dtype, torch.Generator().manual_seed(seed)))
     _write_weights(folder, tensors, shape.shards)
     if layout.startswith("embedding"):
         _write_sentence_transformers_files(folder, shape.hidden)
     # last: its presence says that the folder is complete
-    (folder / "config.json").write_text(json.dumps(_config(shape, dtype), indent=2))
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
     return folder
 
 

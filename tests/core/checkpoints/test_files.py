@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ POINTER = (
     b"oid sha256:0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd\n"
     b"size 1191586416\n"
 )
+
+
+@pytest.fixture
+def checkpoints(checkpoints):
+    """Makes checkpoints that are quick to copy and to open."""
+    return partial(checkpoints, small_vocabulary=True)
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from quernstone.checkpoints.checkpoint import resolve
 
 @pytest.fixture
 def copy(checkpoints, tmp_path):
-    def make(layout="embedding-0.6b"):
-        return shutil.copytree(checkpoints(layout), tmp_path / "model")
+    def make(layout="embedding-0.6b", *, small_vocabulary=True):
+        folder = checkpoints(layout, small_vocabulary=small_vocabulary)
+        return shutil.copytree(folder, tmp_path / "model")
 
     return make
 
@@ -83,7 +84,7 @@ def test_an_untied_reranker_needs_its_head(copy):
 
 def test_a_stored_head_that_is_tied_is_no_error(copy):
     folder = copy()
-    change_weights(folder, lambda t: t.update({"lm_head.weight": torch.ones(151669, 128)}))
+    change_weights(folder, lambda t: t.update({"lm_head.weight": torch.ones(24945, 128)}))
     with Embedder(str(folder)) as embedder:
         assert embedder.embed_query("a").shape == (128,)
 
@@ -111,7 +112,7 @@ def test_a_hub_id_offline_says_what_to_do():
 
 
 def test_the_wrong_tokenizer_for_the_vocabulary(copy, checkpoints):
-    folder = copy("embedding-4b")
+    folder = copy("embedding-4b", small_vocabulary=False)
     shutil.copy(checkpoints("embedding-0.6b") / "tokenizer.json", folder / "tokenizer.json")
     with pytest.raises(ModelLoadError, match="is the wrong tokenizer for this model"):
         Embedder(str(folder))
@@ -165,7 +166,7 @@ def test_a_missing_package_prints_its_extra(engine, module, extra, checkpoints, 
     hide(module, monkeypatch)
     message = rf'`{module}` is not installed; run `pip install "quernstone\[{extra}\]"`'
     with pytest.raises(MissingExtraError, match=message):
-        Embedder(str(checkpoints("embedding-0.6b")), engine=engine)
+        Embedder(str(checkpoints("embedding-0.6b", small_vocabulary=True)), engine=engine)
 
 
 def test_the_instruction_stored_with_the_model_is_used(copy):
@@ -182,7 +183,8 @@ def test_the_instruction_stored_with_the_model_is_used(copy):
 def test_copies_of_a_folder_have_one_revision_and_changed_weights_another(copy, checkpoints):
     folder = copy()
     before = resolve(str(folder), "embed").revision
-    assert before == resolve(str(checkpoints("embedding-0.6b")), "embed").revision
+    original = checkpoints("embedding-0.6b", small_vocabulary=True)
+    assert before == resolve(str(original), "embed").revision
     change_weights(folder, lambda t: t["norm.weight"].add_(1))
     assert resolve(str(folder), "embed").revision != before
 
@@ -194,7 +196,8 @@ def test_a_hub_id_is_found_in_the_cache_by_name_and_revision(checkpoints, tmp_pa
     repository = tmp_path / "models--Qwen--Qwen3-Embedding-0.6B"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(checkpoints("embedding-0.6b"), repository / "snapshots" / commit)
+    original = checkpoints("embedding-0.6b", small_vocabulary=True)
+    shutil.copytree(original, repository / "snapshots" / commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with Embedder("Qwen/Qwen3-Embedding-0.6B", dtype="float32") as embedder:
         assert embedder.model == "Qwen/Qwen3-Embedding-0.6B"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def test_a_collection_is_migrated_from_the_command_line(quern, docs, checkpoints):
-    model = str(checkpoints("embedding-0.6b", layers=1, width=32))
+    model = str(checkpoints("embedding-0.6b", layers=1, width=32, small_vocabulary=True))
     quern("load", docs, "-c", "docs", "--edge", "edge")
     where = ("-c", "docs", "--edge", "edge")
     plan = quern("migrate", *where, "--model", model, "--hybrid", "--dry-run")
