@@ -8,7 +8,7 @@ import torch
 from tests.support.gpu_stand_ins import kernel
 
 from quernstone import attention
-from quernstone.attention import HeadShape, choose_attention, flash
+from quernstone.attention import HeadShape, ReplayBounds, choose_attention, flash
 from quernstone.attention.flash import FlashKernel, first_right, probe, torch_flash
 from quernstone.doctor.environment import describe_attention
 from quernstone.types import EngineInfo
@@ -101,7 +101,7 @@ def test_torchs_op_is_chosen_whatever_its_wrapper_takes(
     maker = choose_attention(CUDA, dtype, shape=SHAPE)
     assert (maker.name, maker.replay is None) == ("torch-flash", False)
     assert "flash-attn-3 is not installed (package `fa3-fwd`)" in maker.reason
-    assert maker.reason.endswith("torch-flash passed its probe")
+    assert "torch-flash passed its probe; for small CUDA graphs triton " in maker.reason
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,34 @@ def test_faster_kernels_come_first(monkeypatch, device, packages, capability, na
     device(ten)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose_attention(CUDA, HALF, shape=SHAPE).name == name
+
+
+def test_small_graphs_use_our_own_kernel_where_it_is_right(monkeypatch, device):
+    """Graphs, since only their number of tokens is known before a batch comes."""
+    calls = []
+
+    def own(*inputs, causal):
+        calls.append("own")
+        return kernel(*inputs, causal=causal)
+
+    def flash_2(*inputs):
+        calls.append("flash")
+        return ten(*inputs)
+
+    device(flash_2)
+    for is_right, expected in ((True, ["own", "flash"]), (False, ["flash", "flash"])):
+        chosen = FlashKernel("triton", "triton", lambda right=is_right: own if right else ten)
+        monkeypatch.setattr(attention, "TRITON", chosen)
+        maker = choose_attention(CUDA, HALF, shape=SHAPE)
+        assert maker.name == "torch-flash"
+        calls.clear()
+        for tokens in (320, 321):
+            bounds = torch.tensor([0, 5], dtype=torch.int32)
+            layout = [bounds, torch.tensor([0, 1]), bounds, torch.arange(5)]
+            replayed = maker.replay(ReplayBounds(tokens, tokens), layout)
+            q, k, v = (torch.randn(5, heads, 64, dtype=HALF) for heads in (4, 2, 2))
+            replayed.all_tokens(q, k, v, None)
+        assert calls == expected
 
 
 def test_flash_attn_is_taken_where_torchs_op_is_missing(monkeypatch, device):

@@ -72,7 +72,12 @@ def choose_attention(
     reason = none + reason
     if kernel is None:
         return sdpa_maker(device, causal=causal, reason=reason)
-    return varlen_maker(name, kernel, causal=causal, reason=reason)
+    small = None
+    if name != TRITON.name:
+        with torch.inference_mode():
+            _, small, why = first_right((TRITON,), device, dtype, shape, capability)
+        reason = f"{reason}; for small CUDA graphs {why}"
+    return varlen_maker(name, kernel, causal=causal, reason=reason, small=small)
 
 
 def choose_fixed_attention(
