@@ -61,6 +61,7 @@ def points(count, names, seed=0):
             "tokens": random.normal(size=(1 + n % 4, 3)).tolist() if n % 5 else None,
             "": random.normal(size=8).tolist() if n % 7 else None,
             "words": words if n % 2 else None,
+            "plain": models.SparseVector(indices=[], values=[]) if n % 11 == 5 else None,
         }
         place = {"at": {"lat": 1.25, "lon": n}}
         made.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -289,21 +289,19 @@ class _Copy:
     def _expected(self, point: StoredPoint) -> StoredPoint:
         """Return a point of the source without the vectors that are not copied."""
         vectors = {name: row for name, row in point.vectors.items() if name in self._names}
-        sparse = {
-            name: row for name, row in point.sparse.items() if name in self._names and row.indices
-        }
+        sparse = {name: row for name, row in point.sparse.items() if name in self._names}
         return replace(point, vectors=vectors, sparse=sparse)
 
     def _equal(self, one: StoredPoint, other: StoredPoint | None) -> bool:
         if other is None or not floats.equal(one.payload, other.payload):
             return False
         dense = {name: row for name, row in other.vectors.items() if name in self._names}
-        sparse = {name: row for name, row in other.sparse.items() if row.indices}
+        wanted, sparse = _with_terms(one.sparse), _with_terms(other.sparse)
         return (
             one.vectors.keys() == dense.keys()
-            and one.sparse.keys() == sparse.keys()
+            and wanted.keys() == sparse.keys()
             and all(self._near(name, row, dense[name]) for name, row in one.vectors.items())
-            and all(_same_terms(row, sparse[name]) for name, row in one.sparse.items())
+            and all(_same_terms(row, sparse[name]) for name, row in wanted.items())
         )
 
     def _near(self, name: str, one: Float32Array, other: Float32Array) -> bool:
@@ -320,6 +318,11 @@ class _Copy:
             retries=self._retry.retries,
             **sums,
         )
+
+
+def _with_terms(vectors: Mapping[str, SparseVector]) -> dict[str, SparseVector]:
+    """Leave out empty vectors, which a target may drop."""
+    return {name: row for name, row in vectors.items() if row.indices}
 
 
 def _same_terms(one: SparseVector, other: SparseVector) -> bool:
