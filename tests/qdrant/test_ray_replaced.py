@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from qdrant_client import models
 
-from quernstone_qdrant import QdrantLoader
-from quernstone_qdrant import provenance as provenances
+from quernstone_qdrant import QdrantLoader, identity
 from quernstone_qdrant.errors import CollectionReplacedError, RecordError, TransientError
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -55,7 +54,7 @@ def no_cluster(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(ray, "remote", lambda **_: lambda task: SimpleNamespace(remote=task))
     monkeypatch.setattr(ray, "get", lambda result: result)
-    monkeypatch.setattr(provenances, "_METADATA_PATIENCE", 0.2)
+    monkeypatch.setattr(identity, "METADATA_PATIENCE", 0.2)
 
 
 @pytest.fixture

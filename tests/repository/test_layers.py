@@ -39,6 +39,7 @@ LAYERS = {
             "writes",
             "retry",
             "provenance",
+            "identity",
             "reconcile",
             "chunk_sizes",
         ],

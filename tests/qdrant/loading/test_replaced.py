@@ -9,7 +9,7 @@ import pytest
 from qdrant_client import models
 from tests.support.qdrant_server import running_server
 
-from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher
+from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher, identity
 from quernstone_qdrant import provenance as provenances
 from quernstone_qdrant.errors import CollectionReplacedError
 from quernstone_qdrant.provenance import Provenance
@@ -27,7 +27,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(provenances, "_METADATA_PATIENCE", 0.2)
+    monkeypatch.setattr(identity, "METADATA_PATIENCE", 0.2)
 
 
 def during(records, at, action):

@@ -91,7 +91,7 @@ def test_a_server_that_is_too_old_for_metadata_says_so(embedder, monkeypatch):
         done = {"operation_id": 1, "status": "completed"}
         return 200, {"result": done if "/index" in path else True}
 
-    monkeypatch.setattr(provenance, "_METADATA_PATIENCE", 0)
+    monkeypatch.setattr(provenance, "METADATA_PATIENCE", 0)
     with (
         server(answer) as client,
         pytest.raises(CollectionError, match="does not store collection metadata"),

@@ -52,7 +52,7 @@ class EmbedderChoice:
 
     def _chosen(self, recorded: Provenance, collection: str) -> QueryEmbedder:
         for known in self._known:
-            if Provenance.of(known, collection).fingerprint == recorded.fingerprint:
+            if recorded.has_vectors_of(Provenance.of(known, collection)):
                 return known
         if self._embedder_for is None:
             return self._known[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -15,12 +14,7 @@ from quernstone_qdrant.documents.points import collection_namespace
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import (
     CollectionError,
-    CollectionNotFoundError,
-    CollectionReplacedError,
     ProvenanceError,
-    RecordError,
-    TargetError,
-    TransientError,
 )
 from quernstone_qdrant.reconcile import adopted_settings, reconcile, updated_settings
 from quernstone_qdrant.retry import Retry
@@ -31,7 +25,7 @@ from quernstone_qdrant.wish import ANY_SETTINGS, SettingsWish
 
 _ADOPTION_SECONDS = 1.0
 """Time after which loaders that adopt the same collection at once agree on one record: the last."""
-_METADATA_PATIENCE = 5.0
+METADATA_PATIENCE = 5.0
 """Seconds until a cluster must show metadata that it has accepted."""
 
 
@@ -68,6 +62,9 @@ class Provenance:
     and `loader`."""
     identity: str = ""
     """Random id of the collection; see `CollectionState.identity`."""
+    hash_salt: str = ""
+    """After a migration in place: the `fingerprint` of the model that created the collection, which
+    stays part of the content hashes, so that no payload changes. Empty in other collections."""
 
     @classmethod
     def of(cls, embedder: TextEmbedder, collection: str) -> Provenance:
@@ -107,12 +104,13 @@ class Provenance:
             loader=str(stored.get("loader", "")),
             mixed=tuple(stored.get("mixed") or ()),
             identity=state.identity,
+            hash_salt=str(stored.get("hash_salt", "")),
         )
 
     @property
     def fingerprint(self) -> str:
-        """The embedder's part of every point's content hash."""
-        return f"{self._identity};{self.dimensions}"
+        """The part of every point's content hash that does not depend on its content."""
+        return self.hash_salt or f"{self._identity};{self.dimensions}"
 
     @property
     def _identity(self) -> str:
@@ -122,6 +120,10 @@ class Provenance:
     def is_model_of(self, wanted: Provenance) -> bool:
         """Return True if both have the same model in the same revision."""
         return self._identity == wanted._identity
+
+    def has_vectors_of(self, wanted: Provenance) -> bool:
+        """Return True if both have the same model and the same number of dimensions."""
+        return self.is_model_of(wanted) and self.dimensions == wanted.dimensions
 
     def check(self, wanted: Provenance, collection: str, *, allow_mismatch: bool = False) -> None:
         """Raise an error if another embedder computed this collection's vectors.
@@ -158,6 +160,7 @@ class Provenance:
                 "loader": self.loader,
                 "mixed": [dict(other) for other in self.mixed],
                 **({"identity": self.identity} if self.identity else {}),
+                **({"hash_salt": self.hash_salt} if self.hash_salt else {}),
             }
         }
 
@@ -274,76 +277,6 @@ def prepare_collection(
     return described
 
 
-def check_unchanged(named: Target, pinned: Target, provenance: Provenance | None) -> None:
-    """Raise an error if a name leads to another collection than when it was opened.
-
-    Args:
-        named: The collection by the name that the user gave, which may be an alias.
-        pinned: The collection that it was when it was opened.
-        provenance: Its provenance at that time; None if another program created it.
-
-    Raises:
-        CollectionReplacedError: The collection was deleted or created again, or the alias leads to
-            another collection.
-        TargetError: The collection cannot be read.
-    """
-    now = named.pinned().collection
-    if now != pinned.collection:
-        change = f"the alias was switched from {pinned.collection!r} to {now!r}"
-        if now == named.collection:  # a server deletes the aliases of a deleted collection
-            change = f"the alias was deleted, perhaps with its collection {pinned.collection!r}"
-        raise CollectionReplacedError(named.collection, change)
-    if provenance is not None:
-        check_identity(pinned, provenance)
-
-
-def check_identity(pinned: Target, provenance: Provenance) -> None:
-    """Raise an error if a collection was deleted or created again since it was opened.
-
-    Args:
-        pinned: The collection.
-        provenance: Its provenance when it was opened.
-
-    Raises:
-        CollectionReplacedError: It was deleted or replaced.
-        TargetError: The collection cannot be read.
-    """
-    deadline = time.monotonic() + _METADATA_PATIENCE
-    while True:
-        identities: frozenset[str] = frozenset()
-        with suppress(CollectionNotFoundError):
-            identities = pinned.state().identities
-        if provenance.identity in identities or not provenance.identity:
-            return
-        if identities:
-            raise CollectionReplacedError(pinned.collection, "it was deleted and created again")
-        if time.monotonic() > deadline:
-            raise CollectionReplacedError(
-                pinned.collection, "it was deleted, or another program replaced it"
-            )
-        time.sleep(_METADATA_PATIENCE / 100)
-
-
-def raise_if_replaced(
-    error: TargetError | RecordError, named: Target, pinned: Target, provenance: Provenance
-) -> None:
-    """Explain the refusal of a request by `check_unchanged`, if it is due to another collection.
-
-    A temporary error is not, and must not wait for another request.
-
-    Raises:
-        CollectionReplacedError: See `check_unchanged`. Its cause is `error`.
-    """
-    if isinstance(error, TransientError) or isinstance(error.__cause__, TransientError):
-        return
-    try:
-        check_unchanged(named, pinned, provenance)
-    except CollectionReplacedError as replaced:
-        raise replaced from error
-    except TargetError:
-        return  # must not hide `error`
-
-
 def change_settings(
     target: Target, wish: SettingsWish, *, note: Callable[[str], None] = lambda _: None
 ) -> Provenance:
@@ -387,9 +320,9 @@ def _with_settings(
 
 def _described_state(target: Target) -> CollectionState:
     """Return the collection's state, once a cluster shows the metadata that it has accepted."""
-    deadline = time.monotonic() + _METADATA_PATIENCE
+    deadline = time.monotonic() + METADATA_PATIENCE
     while True:
         state = target.state()
         if Provenance.read(state) is not None or time.monotonic() >= deadline:
             return state
-        time.sleep(_METADATA_PATIENCE / 100)
+        time.sleep(METADATA_PATIENCE / 100)

@@ -29,17 +29,12 @@ from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
 from quernstone_qdrant.errors import RecordError, TargetError
+from quernstone_qdrant.identity import check_identity, check_unchanged, raise_if_replaced
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.steps import embed, look_up, write
-from quernstone_qdrant.provenance import (
-    Provenance,
-    check_identity,
-    check_unchanged,
-    prepare_collection,
-    raise_if_replaced,
-)
+from quernstone_qdrant.provenance import Provenance, prepare_collection
 from quernstone_qdrant.report import LoadReport
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset

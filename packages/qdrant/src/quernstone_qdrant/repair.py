@@ -16,7 +16,8 @@ from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.bm25 import Bm25Text
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.provenance import Provenance, check_identity, check_unchanged
+from quernstone_qdrant.identity import check_identity, check_unchanged
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import BM25, PREFIX, Rows
 from quernstone_qdrant.store import PointStore

@@ -16,7 +16,8 @@ from quernstone_qdrant.checks.vectors import VectorCheck
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
 from quernstone_qdrant.errors import CollectionError, ReplicaError
-from quernstone_qdrant.provenance import Provenance, check_provenance, check_unchanged
+from quernstone_qdrant.identity import check_unchanged
+from quernstone_qdrant.provenance import Provenance, check_provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25
 from quernstone_qdrant.store import PointStore

@@ -16,8 +16,9 @@ from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.documents.points import point_id, stored_hash
 from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import CollectionError, SourceError
+from quernstone_qdrant.identity import check_identity
 from quernstone_qdrant.loading.seen import SeenHashes
-from quernstone_qdrant.provenance import Provenance, check_identity
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.sources import FileRecords
 from quernstone_qdrant.store import PointStore

@@ -18,6 +18,7 @@ from quernstone_qdrant.documents.points import make_point
 from quernstone_qdrant.documents.records import to_record
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
+from quernstone_qdrant.identity import check_identity, check_unchanged, raise_if_replaced
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.garbage_collection import MANY_RECORDS, freeze_existing_objects
 from quernstone_qdrant.loading.given import GivenVectors, Vectors
@@ -27,12 +28,7 @@ from quernstone_qdrant.loading.pipeline import Batch, Pipeline
 from quernstone_qdrant.loading.prune import Candidates, refuse_limited
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.loading.steps import embed, look_up, write
-from quernstone_qdrant.provenance import (
-    Provenance,
-    check_identity,
-    check_unchanged,
-    raise_if_replaced,
-)
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import DeferIndex

@@ -60,9 +60,7 @@ class Contents:
         self._layout = new.settings.payloads
         self._check = None if old is None else PayloadCheck(old)
         self._same_model = old is not None and (
-            old.fingerprint == new.fingerprint
-            and not old.mixed
-            and old.settings.datatype == "float32"
+            old.has_vectors_of(new) and not old.mixed and old.settings.datatype == "float32"
         )
 
     @property
@@ -244,7 +242,7 @@ def kept_indexes(state: CollectionState, layout: Layout) -> tuple[dict[str, Any]
 
 def lost_vectors(state: CollectionState, used: str, old: Provenance | None) -> Iterator[str]:
     """Describe the vectors of the old collection that the new one cannot have."""
-    known = {used}
+    known = {used, *state.unused}
     if old is not None:
         known |= {*old.settings.vectors(old.dimensions), "bm25"}
     for name in (*state.vectors, *state.sparse):

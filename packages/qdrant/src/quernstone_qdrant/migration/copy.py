@@ -20,8 +20,9 @@ from quernstone_qdrant.checks.indexes import indexed_paths
 from quernstone_qdrant.documents import floats
 from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.errors import CollectionError
+from quernstone_qdrant.identity import check_unchanged
 from quernstone_qdrant.migration.joining import carried_metadata, joined, point_key
-from quernstone_qdrant.provenance import Provenance, check_unchanged
+from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import BM25, IN_PLACE, CollectionSettings
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
@@ -213,7 +214,10 @@ class _Copy:
             if path not in known:
                 yield f"the payload index of `{path}` ({kind}) is not in the settings: not copied"
         for name in (*state.vectors, *state.sparse):
-            if name not in self._names:
+            if name in state.unused:
+                label = f"vectors `{name}`" if name else "unnamed vectors"
+                yield f"the {label} of a migration in place are not copied"
+            elif name not in self._names:
                 yield f"the vectors `{name}` are not in the settings: not copied"
 
     def _prepare_like(self, source: Target, state: CollectionState) -> list[str]:

@@ -139,7 +139,7 @@ class Source:
         if (
             old is not None
             and not old.mixed
-            and old.fingerprint == new.fingerprint
+            and old.has_vectors_of(new)
             and not settings.differences(old.settings)
         ):
             raise ConfigError(
@@ -183,7 +183,7 @@ def open_destination(pair: Pair, source: Source, wanted: Provenance, retry: Retr
             "collection, or delete it first",
         )
     differences = wanted.settings.differences(found.settings)
-    if found.fingerprint != wanted.fingerprint or differences:
+    if not found.has_vectors_of(wanted) or differences:
         settings = "".join(f", {name}={value!r}" for name, value, _ in differences)
         raise CollectionError(
             new.collection,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from quernstone_qdrant.targets import CollectionState, StoredPoint
-from quernstone_qdrant.targets.base import IDENTITY_PREFIX, METADATA_KEY
+from quernstone_qdrant.targets.base import IDENTITY_PREFIX, METADATA_KEY, UNUSED_KEY
 from quernstone_qdrant.targets.deferral import DEFERRED_KEY
 
 MIGRATION_KEY = "quernstone_migration"
@@ -75,7 +75,7 @@ def carried_metadata(state: CollectionState) -> Mapping[str, Any]:
     This is what other programs and `quern load` recorded, without the facts about the collection
     itself: its model, identity, deferred index and migration.
     """
-    own = (METADATA_KEY, MIGRATION_KEY)
+    own = (METADATA_KEY, MIGRATION_KEY, UNUSED_KEY)
     return {
         name: value
         for name, value in state.metadata.items()

@@ -15,6 +15,13 @@ from quernstone.types import Float32Array
 from quernstone_qdrant.documents.bm25 import SparseVector
 from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
+from quernstone_qdrant.targets.state import IDENTITY_PREFIX as IDENTITY_PREFIX
+from quernstone_qdrant.targets.state import METADATA_KEY as METADATA_KEY
+from quernstone_qdrant.targets.state import UNUSED_KEY as UNUSED_KEY
+from quernstone_qdrant.targets.state import CollectionState as CollectionState
+from quernstone_qdrant.targets.state import IndexConfig as IndexConfig
+from quernstone_qdrant.targets.state import Limits as Limits
+from quernstone_qdrant.targets.state import VectorState as VectorState
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -23,106 +30,6 @@ if TYPE_CHECKING:
 
 TargetKind = Literal["embedded", "server", "edge"]
 Payload: TypeAlias = "dict[str, Any]"
-
-METADATA_KEY = "quernstone"
-"""Key of the collection's metadata under which this package stores its own."""
-IDENTITY_PREFIX = "quernstone_identity_"
-"""Start of the key of an identity that was given to an existing collection. The last of several
-loaders overwrites `METADATA_KEY`; each keeps a key of its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VectorState:
-    """One dense vector of an existing collection."""
-
-    size: int
-    distance: str
-    """`Cosine`, `Dot`, `Euclid` or `Manhattan`."""
-    datatype: str = "float32"
-    quantization: str | None = None
-    """Kind of quantisation as `CollectionSettings` names it, or `product`."""
-    on_disk: bool = False
-    multivector: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexConfig:
-    """Settings that decide when and how densely a server indexes; None leaves one unchanged."""
-
-    m: int | None = None
-    """Edges per node of the graph, for the vectors without a value of their own."""
-    vectors: Mapping[str, int] = field(default_factory=dict)
-    """`m` of the vectors that set their own, by name."""
-    threshold: int | None = None
-    """Size in KB from which a segment's vectors are indexed; 0 disables indexing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Limits of requests in a collection's strict mode; None: no limit."""
-
-    upsert: int | None = None
-    """Points per upsert."""
-    query: int | None = None
-    """Points per page of a scroll, per search, and per stage of a search."""
-    read_rate: int | None = None
-    """Points read per minute, and thus by one request."""
-    write_rate: int | None = None
-    """Points written or deleted per minute, and thus by one request."""
-    oversampling: float | None = None
-    """Oversampling of a search by quantised vectors."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionState:
-    """The state of a collection."""
-
-    metadata: Mapping[str, Any]
-    """Metadata of this package and of other programs. Empty if the server is too old to keep it."""
-    points: int
-    """Approximate number of points: a server's figure may lag. `Target.count` is exact."""
-    vectors: Mapping[str, VectorState]
-    """Dense vectors by name; the name of the unnamed vector is empty."""
-    status: str = "green"
-    """`green`, `yellow` (optimising), `grey` (waits for a write to optimise) or `red` (failed)."""
-    failure: str | None = None
-    """Message of the optimiser if it failed."""
-    queued: int = 0
-    """Number of writes that are accepted but not applied yet."""
-    sparse: Mapping[str, bool] = field(default_factory=dict)
-    """Sparse vectors by name: True if the server weights them by IDF."""
-    payload_indexes: Mapping[str, str] = field(default_factory=dict)
-    """Types of the payload indexes by path, as `CollectionSettings.indexes` names them."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """Values in force of the settings in `settings.CONFIGURED`; empty if the target has none."""
-    index: IndexConfig = field(default_factory=IndexConfig)
-    """When and how densely the vectors are indexed now, which a deferring load changes."""
-    segments: int | None = None
-    """Number of segments; None if the target does not say."""
-    indexed: int | None = None
-    """Indexed vectors of all names together. Segments without a graph count as indexed."""
-    limits: Limits = field(default_factory=Limits)
-    replicas: int = 1
-    """Number of copies of each point that a cluster keeps."""
-
-    @property
-    def identity(self) -> str:
-        """Random text that a loader stored when it created the collection; empty if there is none.
-
-        A collection that is deleted and created again has another one.
-        """
-        record = self.metadata.get(METADATA_KEY)
-        return str(record.get("identity") or "") if isinstance(record, dict) else ""
-
-    @property
-    def identities(self) -> frozenset[str]:
-        """`identity`, and those of loaders that described the collection at the same time."""
-        others = {
-            name.removeprefix(IDENTITY_PREFIX)
-            for name in self.metadata
-            if name.startswith(IDENTITY_PREFIX)
-        }
-        return frozenset({self.identity, *others} - {""})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +147,29 @@ class Target(Protocol):
         """
         ...
 
+    def add_vector(self, settings: CollectionSettings, dimensions: int) -> None:
+        """Add the full vector of these settings to a collection that has another one.
+
+        No point has a value of it yet. Does nothing if the vector exists.
+
+        Raises:
+            CollectionError: The server is too old to add vectors.
+        """
+        ...
+
+    def drop_vector(self, name: str, settings: CollectionSettings, dimensions: int) -> bool:
+        """Delete a dense vector of all points. Does nothing if it does not exist.
+
+        Args:
+            name: Its name.
+            settings: Settings of the collection, which do not use this vector.
+            dimensions: Size of the embeddings.
+
+        Returns:
+            False if its definition stays, without values: a server keeps that of an unnamed vector.
+        """
+        ...
+
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """Update the collection's metadata: each top-level key of `metadata` is replaced."""
         ...
@@ -277,7 +207,12 @@ class Target(Protocol):
         ...
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self,
+        ids: Sequence[str],
+        payloads: Sequence[Payload],
+        vectors: Mapping[str, AnyRows],
+        *,
+        hashes: Sequence[str] = (),
     ) -> None:
         """Replace payload fields and vectors of existing points. Return when this is applied.
 
@@ -286,6 +221,8 @@ class Target(Protocol):
             payloads: Fields to replace, one mapping per point, which may be empty. The point's
                 other fields stay.
             vectors: Named vectors, one row per point. Its other vectors stay.
+            hashes: Content hashes of the points, as they were read: the vectors of a point that has
+                another one by now stay as they are. Empty: change all.
 
         Raises:
             TargetError: A point does not exist, or the update failed.
