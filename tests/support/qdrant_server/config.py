@@ -109,9 +109,8 @@ def add_vector(config: dict[str, Any], name: str, body: models.VectorNameConfig)
     kind, (new,) = next(iter(given)), given.values()
     _check_datatype(new, name)
     params = config["params"]
-    vectors, other = named_vectors(params["vectors"]), params.setdefault("sparse_vectors", {})
-    if kind == "sparse":
-        vectors, other = other, vectors
+    dense, sparse = named_vectors(params["vectors"]), params.setdefault("sparse_vectors", {})
+    vectors, other = (sparse, dense) if kind == "sparse" else (dense, sparse)
     same = name in vectors and {key: vectors[name].get(key) for key in new} == new
     if name in other or (name in vectors and not same):
         raise Refusal(
@@ -120,9 +119,9 @@ def add_vector(config: dict[str, Any], name: str, body: models.VectorNameConfig)
         )
     if same:
         return False
-    if "size" in params["vectors"] and kind == "dense":
-        raise Refusal(400, f"Wrong input: Cannot add vector `{name}` beside an unnamed vector")
     vectors[name] = new
+    if kind == "dense":
+        params["vectors"] = dense  # an unnamed vector is called '' from now on
     return True
 
 

@@ -21,8 +21,9 @@ class Points:
 
     def upsert(self, collection: Collection, call: Call) -> Any:
         body: Upsert = call.body
+        named = _naming(collection)
         points = [
-            point.model_copy(update={"vector": encoded_vectors(point.vector)})
+            point.model_copy(update={"vector": encoded_vectors(named(point.vector))})
             for point in body.points
         ]
         for point in points:
@@ -48,13 +49,7 @@ class Points:
         ]
         for point in points:
             _check_vectors(collection, point.vector)
-        found = collection.replicas[0].local.retrieve(
-            [point.id for point in points], with_payload=False
-        )
-        known = {str(point.id) for point in found}
-        for point in points:
-            if _normalized(point.id) not in known:
-                raise Refusal(404, f"Not found: No point with id {point.id} found")
+        _check_exist(collection, points)
         return self._write(
             collection,
             call,
@@ -98,6 +93,9 @@ class Points:
 
     def batch(self, collection: Collection, call: Call) -> Any:
         operations = encoded(call.body.operations, query=False)
+        for operation in operations:
+            if isinstance(operation, models.UpdateVectorsOperation):
+                _check_exist(collection, operation.update_vectors.points)
         self._write(collection, call, lambda replica: replica.local.batch_update_points(operations))
         collection.operations += len(operations) - 1
         last = collection.operations
@@ -271,6 +269,15 @@ def _selector(body: Any) -> Any:
     return body.filter if body.points is None else body.points
 
 
+def _check_exist(collection: Collection, points: list[models.PointVectors]) -> None:
+    ids = [point.id for point in points]
+    found = collection.replicas[0].local.retrieve(ids, with_payload=False)
+    known = {str(point.id) for point in found}
+    for point in ids:
+        if _normalized(point) not in known:
+            raise Refusal(404, f"Not found: No point with id {point} found")
+
+
 def _check_id(point: Any) -> None:
     try:
         if isinstance(point, int) and 0 <= point < 1 << 64:
@@ -286,6 +293,13 @@ def _check_id(point: Any) -> None:
 
 def _normalized(point: Any) -> str:
     return str(point) if isinstance(point, int) else str(uuid.UUID(point))
+
+
+def _naming(collection: Collection) -> Callable[[Any], Any]:
+    """Return a function that names the unnamed vector of a point, if the collection has others."""
+    if "size" in collection.config["params"]["vectors"]:
+        return lambda given: given
+    return lambda given: given if isinstance(given, dict) else {"": given}
 
 
 def _check_vectors(collection: Collection, given: Any) -> None:

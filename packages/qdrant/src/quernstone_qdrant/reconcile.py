@@ -150,7 +150,8 @@ def _check_vectors(
     """Refuse vectors that cannot change; return the names of those that can be added."""
     collection, needed = target.collection, settings.vectors(dimensions)
     missing = [name for name in needed if name not in state.vectors]
-    extra = [name for name in state.vectors if name not in needed]
+    unused = state.unused - needed.keys()
+    extra = [name for name in state.vectors if name not in needed and name not in unused]
     if extra or (missing and (missing != [PREFIX] or not adopting)):
         raise CollectionError(
             collection,
@@ -158,6 +159,8 @@ def _check_vectors(
             "request settings with these names (`vector`), or use another collection",
         )
     for name, vector in state.vectors.items():
+        if name in unused:
+            continue
         _check_vector(collection, name, vector, needed[name], embedded=target.kind == "embedded")
     if settings.bm25 == "sparse":
         if BM25 not in state.sparse:
@@ -175,11 +178,11 @@ def _check_vectors(
                 "wrongly: create it with `SparseVectorParams(modifier=Modifier.IDF)`, or "
                 f"{_ELSEWHERE}",
             )
-    unused = [name for name in state.sparse if name != BM25 or settings.bm25 != "sparse"]
-    if unused and adopting:
+    idle = [name for name in state.sparse if name != BM25 or settings.bm25 != "sparse"]
+    if idle and adopting:
         raise CollectionError(
             collection,
-            f"it has the sparse vector `{unused[0]}`, which these settings would leave empty: "
+            f"it has the sparse vector `{idle[0]}`, which these settings would leave empty: "
             f"load with `hybrid=True` if it is named `{BM25}`, or {_ELSEWHERE}",
         )
     return missing
@@ -218,6 +221,8 @@ def _mismatches(
     found: list[Mismatch] = []
     needed = settings.vectors(dimensions)
     for name, vector in state.vectors.items():
+        if name not in needed:  # that of a migration in place
+            continue
         for setting in ("quantization", "on_disk"):
             is_now, wanted = getattr(vector, setting), getattr(needed[name], setting)
             if is_now != wanted:

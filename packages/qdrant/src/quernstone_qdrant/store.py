@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import AnyRows, CollectionSettings
 from quernstone_qdrant.targets.base import Limits, Payload, StoredPoint, Target
 from quernstone_qdrant.writes import P, Refusal, Request, point_sizes, refusal_reason
+
+if TYPE_CHECKING:
+    from qdrant_client.models import Filter
 
 REQUEST_BYTES = 2 << 20
 """A hundred or more typical vectors. A server accepts 32 MB (`max_request_size_mb`), but a client
@@ -137,10 +140,11 @@ class PointStore:
         *,
         batch: int = 1000,
         with_vectors: bool | list[str] = False,
+        where: Filter | None = None,
         start: str | None = None,
         every_replica: bool = True,
     ) -> Iterator[StoredPoint]:
-        """Yield all points after `start` in the order of their ids; see `Target.scroll`.
+        """Yield points after `start` in the order of their ids; see `Target.scroll`.
 
         Raises:
             TargetError: The points cannot be read.
@@ -152,6 +156,7 @@ class PointStore:
                 fields,
                 batch=size,
                 with_vectors=with_vectors,
+                where=where,
                 start=start,
                 every_replica=every_replica,
             )
@@ -240,7 +245,12 @@ class PointStore:
         self.update([point.id for point in points], [point.payload() for point in points], {})
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self,
+        ids: Sequence[str],
+        payloads: Sequence[Payload],
+        vectors: Mapping[str, AnyRows],
+        *,
+        hashes: Sequence[str] = (),
     ) -> None:
         """Replace payload fields and vectors of stored points; see `Target.update`.
 
@@ -256,7 +266,9 @@ class PointStore:
         while waiting:
             part = waiting.pop()
             rows = {name: matrix[part] for name, matrix in vectors.items()}
-            request = partial(self._target.update, ids[part], payloads[part], rows)
+            request = partial(
+                self._target.update, ids[part], payloads[part], rows, hashes=hashes[part]
+            )
             try:
                 self._retry.call(request)
             except (TooLargeError, LimitError) as error:

@@ -58,6 +58,7 @@ from quernstone_qdrant.targets.translate import (
     sparse_config,
     storage_config,
     text_index,
+    unchanged,
     update_operations,
     vectors_config,
 )
@@ -138,6 +139,28 @@ class ClientTarget(CollectionAccess):
                     self._management.delete_payload_index(self.collection, path)
         self.create_indexes(settings)
 
+    def add_vector(self, settings: CollectionSettings, dimensions: int) -> None:
+        """See `Target.add_vector`."""
+        self.change(settings, dimensions, ["quantization", "on_disk"])
+
+    def drop_vector(self, name: str, settings: CollectionSettings, dimensions: int) -> bool:  # noqa: ARG002
+        """See `Target.drop_vector`."""
+        if name not in self.state().vectors:
+            return True
+        if name or self.kind == "embedded":
+            with self._failures(f"deleting the vector {name}"):
+                self._management.delete_vector_name(self.collection, name)
+            return True
+        # A request cannot name the unnamed vector, which is part of the path.
+        where = models.Filter(must=[models.HasVectorCondition(has_vector=name)])
+        self._apply(
+            "deleting the unnamed vector of all points",
+            lambda: self._points("write").delete_vectors(
+                self.collection, vectors=[name], points=where, wait=True
+            ),
+        )
+        return False
+
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """See `Target.describe`."""
         with self._failures("writing the metadata"):
@@ -177,10 +200,15 @@ class ClientTarget(CollectionAccess):
         self._apply(f"writing {len(ids)} points", request)
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self,
+        ids: Sequence[str],
+        payloads: Sequence[Payload],
+        vectors: Mapping[str, AnyRows],
+        *,
+        hashes: Sequence[str] = (),
     ) -> None:
         """See `Target.update`."""
-        operations = update_operations(native_ids(ids), payloads, vectors)
+        operations = update_operations(native_ids(ids), payloads, vectors, unchanged(hashes))
 
         def request() -> models.UpdateResult:
             results = self._points("write").batch_update_points(

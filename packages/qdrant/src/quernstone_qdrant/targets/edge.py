@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import qdrant_edge as edge
@@ -33,16 +34,16 @@ from quernstone_qdrant.targets.base import (
     native_id,
     native_ids,
 )
-from quernstone_qdrant.targets.edge_access import SHARD, EdgeAccess
+from quernstone_qdrant.targets.edge_access import SHARD, EdgeAccess, other_vectors
 from quernstone_qdrant.targets.edge_files import DESCRIPTION, check_room, check_room_for_index
 from quernstone_qdrant.targets.edge_filters import edge_filter
 from quernstone_qdrant.targets.edge_optimise import optimise_in_process
 from quernstone_qdrant.targets.edge_queries import query_request
-from quernstone_qdrant.targets.edge_shard import is_locked, load_shard
+from quernstone_qdrant.targets.edge_shard import is_locked
 from quernstone_qdrant.targets.edge_translate import (
     field_schemas,
+    new_vector,
     point_vectors,
-    shard_config,
     update_operations,
     written_bytes,
 )
@@ -50,6 +51,7 @@ from quernstone_qdrant.targets.features import check_local
 from quernstone_qdrant.targets.queries import found_point
 from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
 from quernstone_qdrant.targets.stored import stored_point
+from quernstone_qdrant.targets.translate import unchanged
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -101,12 +103,36 @@ class EdgeTarget(EdgeAccess):
             if before.get(path, kind) != kind:
                 with self._failures(f"replacing the index of {path}"):
                     self._shard().update(edge.UpdateOperation.delete_field_index(path))
-        self.close()
-        with self._failures(f"changing {', '.join(sorted(names))}"), self._opening:
-            config = shard_config(settings, dimensions)
-            self._opened = load_shard(self._home / SHARD, config)
-        self._describe({**self._description(), "settings": settings.to_json()})
+        doing = f"changing {', '.join(sorted(names))}"
+        self._reload(doing, settings=settings.to_json(), dimensions=dimensions)
         self.create_indexes(settings)
+
+    def add_vector(self, settings: CollectionSettings, dimensions: int) -> None:
+        """See `Target.add_vector`."""
+        doing, new = f"adding the vector {settings.vector}", settings.vectors(dimensions)
+        with self._failures(doing):
+            for name, vector in new.items():
+                self._shard().update(new_vector(name, vector))
+        description = self._description()
+        before = CollectionSettings.from_json(description["settings"])
+        known = {**before.vectors(description["dimensions"]), **other_vectors(description), **new}
+        self._reload(doing, others={name: asdict(vector) for name, vector in known.items()})
+
+    def drop_vector(self, name: str, settings: CollectionSettings, dimensions: int) -> bool:
+        """See `Target.drop_vector`."""
+        if name in self.state().vectors:
+            with self._failures(f"deleting the vector {name}"):
+                self._shard().update(edge.UpdateOperation.delete_vector_name(name))
+        with self._describing:
+            description = self._description()
+            changed = {"settings": settings.to_json(), "dimensions": dimensions}
+            left = {
+                other: asdict(vector)
+                for other, vector in other_vectors(description).items()
+                if other != name and other not in settings.vectors(dimensions)
+            }
+            self._describe({**description, **changed, "others": left})
+        return True
 
     def payloads(
         self,
@@ -138,12 +164,18 @@ class EdgeTarget(EdgeAccess):
             self._sync()
 
     def update(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self,
+        ids: Sequence[str],
+        payloads: Sequence[Payload],
+        vectors: Mapping[str, AnyRows],
+        *,
+        hashes: Sequence[str] = (),
     ) -> None:
         """See `Target.update`."""
+        where = edge_filter(unchanged(hashes))
         with self._failures(f"changing {len(ids)} points"):
             check_room(self._home, written_bytes(payloads, vectors))
-            for operation in update_operations(native_ids(ids), payloads, vectors):
+            for operation in update_operations(native_ids(ids), payloads, vectors, where):
                 self._shard().update(operation)
             self._sync()
 

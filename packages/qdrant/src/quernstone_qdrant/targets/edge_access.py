@@ -20,7 +20,7 @@ from quernstone_qdrant.errors import (
     RefusedError,
     TargetError,
 )
-from quernstone_qdrant.settings import CollectionSettings
+from quernstone_qdrant.settings import CollectionSettings, VectorSettings
 from quernstone_qdrant.targets.base import CollectionState, TargetKind
 from quernstone_qdrant.targets.configuration import schema_state
 from quernstone_qdrant.targets.edge_files import (
@@ -62,6 +62,8 @@ class EdgeAccess:
         self._home = self.path / folder_name(collection)
         self._opened: edge.EdgeShard | None = None
         self._opening = threading.Lock()
+        self._describing = threading.RLock()
+        """Held while the description is read and replaced: threads may change different parts."""
         self._synced = time.monotonic()
 
     def pinned(self: AnyEdge) -> AnyEdge:
@@ -81,7 +83,12 @@ class EdgeAccess:
             configured = schema_state(CollectionSchema.from_json(description["schema"]))
         else:
             settings = CollectionSettings.from_json(description["settings"])
-            configured = settings_state(settings, description["dimensions"], info.payload_schema)
+            configured = settings_state(
+                settings,
+                description["dimensions"],
+                other_vectors(description),
+                info.payload_schema,
+            )
         return CollectionState(
             metadata=description["metadata"],
             points=info.points_count,
@@ -107,7 +114,7 @@ class EdgeAccess:
         """See `Target.create`."""
         if self.exists():
             raise CollectionError(self.collection, "it exists already; load into it, or delete it")
-        self._create_shard(shard_config(settings, dimensions))
+        self._create_shard(shard_config(settings, dimensions, {}))
         # Write the description last: the collection exists once it is written.
         self._describe(
             {"settings": settings.to_json(), "dimensions": dimensions, "metadata": dict(metadata)}
@@ -131,8 +138,20 @@ class EdgeAccess:
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """See `Target.describe`."""
-        description = self._description()
-        self._describe({**description, "metadata": {**description["metadata"], **metadata}})
+        with self._describing:
+            description = self._description()
+            self._describe({**description, "metadata": {**description["metadata"], **metadata}})
+
+    def _reload(self, doing: str, **changes: Any) -> None:
+        """Change the description, and open the shard again with its configuration."""
+        with self._describing:
+            description = {**self._description(), **changes}
+            settings = CollectionSettings.from_json(description["settings"])
+            config = shard_config(settings, description["dimensions"], other_vectors(description))
+            self.close()
+            with self._failures(doing), self._opening:
+                self._opened = load_shard(self._home / SHARD, config)
+            self._describe(description)
 
     def close(self) -> None:
         """See `Target.close`. Using the target again reopens the files."""
@@ -213,3 +232,9 @@ class EdgeAccess:
             raise (RefusedError if not_encoded else TargetError)(
                 f"Qdrant Edge failed at {doing} (collection {self.collection!r}): {error}"
             ) from error
+
+
+def other_vectors(description: Mapping[str, Any]) -> dict[str, VectorSettings]:
+    """Return the dense vectors that a description lists besides those of its settings."""
+    stored = description.get("others", {})
+    return {name: VectorSettings(**vector) for name, vector in stored.items()}

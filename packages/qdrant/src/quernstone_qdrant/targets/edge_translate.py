@@ -47,12 +47,18 @@ _SCHEMAS: dict[FieldType, Any] = {
 }
 
 
-def shard_config(settings: CollectionSettings, dimensions: int) -> edge.EdgeConfig:
-    """Return the configuration of a new shard."""
-    vectors = {
-        name: _vector_params(vector, settings)
-        for name, vector in settings.vectors(dimensions).items()
-    }
+def shard_config(
+    settings: CollectionSettings, dimensions: int, others: Mapping[str, VectorSettings]
+) -> edge.EdgeConfig:
+    """Return the configuration of a shard.
+
+    Args:
+        settings: Settings of the collection.
+        dimensions: Size of the embeddings.
+        others: Dense vectors besides those of the settings.
+    """
+    needed = {**others, **settings.vectors(dimensions)}
+    vectors = {name: _vector_params(vector, settings) for name, vector in needed.items()}
     sparse = {BM25: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)}
     return edge.EdgeConfig(
         vectors=vectors,
@@ -62,13 +68,17 @@ def shard_config(settings: CollectionSettings, dimensions: int) -> edge.EdgeConf
 
 
 def settings_state(
-    settings: CollectionSettings, dimensions: int, indexed: Iterable[str]
+    settings: CollectionSettings,
+    dimensions: int,
+    others: Mapping[str, VectorSettings],
+    indexed: Iterable[str],
 ) -> dict[str, Any]:
     """Return the part of a `CollectionState` that the settings of a shard decide.
 
     Args:
         settings: Settings that the shard was created with, or changed to.
         dimensions: Size of the embeddings.
+        others: Dense vectors besides those of the settings.
         indexed: Payload paths that have an index.
     """
     kinds = settings.fields()
@@ -81,7 +91,7 @@ def settings_state(
                 quantization=vector.quantization,
                 on_disk=vector.on_disk,
             )
-            for name, vector in settings.vectors(dimensions).items()
+            for name, vector in {**others, **settings.vectors(dimensions)}.items()
         },
         "sparse": {BM25: True} if settings.bm25 == "sparse" else {},
         "payload_indexes": {path: kinds.get(path, "keyword") for path in indexed},
@@ -108,10 +118,27 @@ def _row(row: Bm25Text | SparseVector | Float32Array) -> Any:
     return row if isinstance(row, np.ndarray) else sparse_vector(encode_document(row))
 
 
+def new_vector(name: str, vector: VectorSettings) -> edge.UpdateOperation:
+    """Return the operation that adds a dense vector; how it is stored is configured afterwards."""
+    return edge.UpdateOperation.create_dense_vector(
+        name, vector.size, _DISTANCES[vector.distance], datatype=_DATATYPES[vector.datatype]
+    )
+
+
 def update_operations(
-    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+    ids: Sequence[Any],
+    payloads: Sequence[Payload],
+    vectors: Mapping[str, AnyRows],
+    where: edge.Filter | None,
 ) -> list[edge.UpdateOperation]:
-    """Return the operations that replace payload fields and named vectors of points."""
+    """Return the operations that replace payload fields and named vectors of points.
+
+    Args:
+        ids: Ids of the points.
+        payloads: Fields to replace, one mapping per point.
+        vectors: Named vectors, one row per point.
+        where: Condition for the change of a point's vectors.
+    """
     operations = [
         edge.UpdateOperation.set_payload([point], payload)
         for point, payload in zip(ids, payloads, strict=True)
@@ -122,7 +149,7 @@ def update_operations(
             edge.PointVectors(point, point_vectors(vectors, place))
             for place, point in enumerate(ids)
         ]
-        operations.append(edge.UpdateOperation.update_vectors(changed))
+        operations.append(edge.UpdateOperation.update_vectors(changed, where))
     return operations
 
 

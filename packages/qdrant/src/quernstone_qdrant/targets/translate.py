@@ -15,6 +15,7 @@ from qdrant_client import models
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_document
+from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.settings import (
     BM25,
     GRAPH,
@@ -134,10 +135,32 @@ def embedded_points(
     ]
 
 
+def unchanged(hashes: Sequence[str]) -> models.Filter | None:
+    """Return the condition that a point still has one of these content hashes; None without any.
+
+    A content hash covers the key of the document and the number of the chunk, so no other point of
+    a request can have it.
+    """
+    if not hashes:
+        return None
+    match = models.MatchAny(any=list(hashes))
+    return models.Filter(must=[models.FieldCondition(key=f"{OWN_KEY}.hash", match=match)])
+
+
 def update_operations(
-    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+    ids: Sequence[Any],
+    payloads: Sequence[Payload],
+    vectors: Mapping[str, AnyRows],
+    where: models.Filter | None,
 ) -> list[Any]:
-    """Return the operations that replace payload fields and named vectors of points."""
+    """Return the operations that replace payload fields and named vectors of points.
+
+    Args:
+        ids: Ids of the points.
+        payloads: Fields to replace, one mapping per point.
+        vectors: Named vectors, one row per point.
+        where: Condition for the change of a point's vectors.
+    """
     operations: list[Any] = [
         models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, points=[point]))
         for point, payload in zip(ids, payloads, strict=True)
@@ -151,9 +174,8 @@ def update_operations(
             )
             for place, point in enumerate(ids)
         ]
-        operations.append(
-            models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points))
-        )
+        changed = models.UpdateVectors(points=points, update_filter=where)
+        operations.append(models.UpdateVectorsOperation(update_vectors=changed))
     return operations
 
 
