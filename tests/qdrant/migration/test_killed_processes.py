@@ -13,13 +13,14 @@ import pytest
 from tests.qdrant.conftest import WordEmbedder
 from tests.support.qdrant_server import running_server
 
-from quernstone_qdrant import EdgeTarget, QdrantLoader, QdrantMigration
+from quernstone_qdrant import CollectionReplacedError, EdgeTarget, QdrantLoader, QdrantMigration
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.targets import ClientTarget, as_target, connect
 from quernstone_qdrant.verify import verify
 
 ROOT = Path(__file__).parents[3]
 KILLS = 10
+WAYS = pytest.mark.parametrize("way", ["beside", "in-place"])
 SIZES = [pytest.param(2_000, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.soak)]
 
 
@@ -38,7 +39,7 @@ def change(target, loader, rng, documents):
         target.delete([next(points).id])
 
 
-def migrate_edge(folder, documents, seed):
+def migrate_edge(folder, documents, seed, way):
     """Migrate in Edge, with a writer thread that stops at the switch."""
     embedder, other = models()
     with closing(EdgeTarget(Path(folder) / "edge", "docs")) as target:
@@ -57,7 +58,14 @@ def migrate_edge(folder, documents, seed):
                     writer.join()
 
         migration = QdrantMigration(
-            target, "docs", other, state_folder=folder, sample=5, most_passes=4, progress=show
+            target,
+            "docs",
+            other,
+            in_place=way == "in-place",
+            state_folder=folder,
+            sample=5,
+            most_passes=4,
+            progress=show,
         )
         writer = threading.Thread(target=write, daemon=True)
         if target.state().metadata["quernstone"]["model"] == embedder.model:
@@ -68,10 +76,11 @@ def migrate_edge(folder, documents, seed):
             stop.set()
 
 
-def migrate_server(url, folder):
+def migrate_server(url, folder, way):
     """Migrate on a server; the writer is in another process."""
     with closing(connect(url=url)) as client:
-        QdrantMigration(client, "docs", models()[1], state_folder=folder, sample=5).run()
+        arguments = {"in_place": way == "in-place", "state_folder": folder, "sample": 5}
+        QdrantMigration(client, "docs", models()[1], **arguments).run()
 
 
 def killed(arguments, rng, longest):
@@ -96,14 +105,18 @@ def texts(target):
 
 def check(old, new):
     """Compare the collections, and every new vector with its text."""
+    assert texts(new) == texts(old)
+    check_vectors(new, "")
+
+
+def check_vectors(new, name):
+    """Compare every new vector with its text."""
     other = models()[1]
-    expected = texts(old)
-    assert texts(new) == expected
     checked = verify(new, other, sample=10, anew=10)
     assert checked.passed, checked.problems
     for point in new.scroll(None, with_vectors=True):
         vector = other.embed_documents([point.payload["page_content"]])[0]
-        np.testing.assert_allclose(point.vectors[""], vector, atol=1e-5)
+        np.testing.assert_allclose(point.vectors[name], vector, atol=1e-5)
 
 
 def records(count):
@@ -112,14 +125,19 @@ def records(count):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("documents", SIZES)
-def test_a_migration_in_edge_survives_kills(tmp_path, documents):
+@WAYS
+def test_a_migration_in_edge_survives_kills(tmp_path, documents, way):
     with closing(EdgeTarget(tmp_path / "edge", "docs")) as target:
         QdrantLoader(target, "docs", models()[0]).load(records(documents))
     rng = random.Random(documents)
     longest = 3 + documents / 1000
     for seed in range(KILLS):
-        killed(["edge", str(tmp_path), str(documents), str(seed)], rng, longest)
+        killed(["edge", str(tmp_path), str(documents), str(seed), way], rng, longest)
     with closing(EdgeTarget(tmp_path / "edge", "docs")) as target:
+        if way == "in-place":
+            QdrantMigration(target, "docs", models()[1], in_place=True).run()
+            check_vectors(target, "other")
+            return
         report = QdrantMigration(target, "docs", models()[1], state_folder=tmp_path).run()
         with closing(EdgeTarget(tmp_path / "edge", report.old)) as old:
             check(old, target)
@@ -127,7 +145,8 @@ def test_a_migration_in_edge_survives_kills(tmp_path, documents):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("documents", SIZES)
-def test_a_migration_on_a_server_survives_kills(tmp_path, documents):
+@WAYS
+def test_a_migration_on_a_server_survives_kills(tmp_path, documents, way):
     with running_server() as server, closing(server.client()) as client:
         old = ClientTarget(client, "docs-1")
         loader = QdrantLoader(old, "docs-1", models()[0])
@@ -136,19 +155,27 @@ def test_a_migration_on_a_server_survives_kills(tmp_path, documents):
         rng, stop = random.Random(documents), threading.Event()
 
         def write():
-            changes = random.Random(1)
+            changes, writer = random.Random(1), loader
             while not stop.is_set():
-                change(old, loader, changes, documents)
+                try:
+                    change(old, writer, changes, documents)
+                except CollectionReplacedError:  # in place, a program changes the model
+                    assert way == "in-place"
+                    writer = QdrantLoader(old, "docs-1", models()[1])
                 time.sleep(0.05)
 
         writer = threading.Thread(target=write)
         writer.start()
         try:
             for _ in range(KILLS):
-                killed(["server", server.url, str(tmp_path)], rng, 3 + documents / 1000)
+                killed(["server", server.url, str(tmp_path), way], rng, 3 + documents / 1000)
         finally:
             stop.set()
             writer.join()
+        if way == "in-place":
+            QdrantMigration(client, "docs", models()[1], in_place=True).run()
+            check_vectors(old, "other")
+            return
         report = QdrantMigration(client, "docs", models()[1], state_folder=tmp_path).run()
         assert report.conflicts == 0
         check(old, as_target(client, report.new))
@@ -157,6 +184,6 @@ def test_a_migration_on_a_server_survives_kills(tmp_path, documents):
 if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
     if kind == "edge":
-        migrate_edge(rest[0], int(rest[1]), int(rest[2]))
+        migrate_edge(rest[0], int(rest[1]), int(rest[2]), rest[3])
     else:
         migrate_server(*rest)

@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at(request, *, after):
+def killed_at(request, *, after, kind=ClientTarget, guarded=GUARDED):
     """Raise `Killed` at a request: before it is sent, or after it was answered."""
     left = request
 
@@ -43,8 +43,8 @@ def killed_at(request, *, after):
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in GUARDED:
-            patch.setattr(ClientTarget, name, guard(getattr(ClientTarget, name)))
+        for name in guarded:
+            patch.setattr(kind, name, guard(getattr(kind, name)))
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -159,10 +159,53 @@ def check_filled(
         problems.append(f"it has {stored:,} points instead of {expected:,}")
     if has_own_points:
         problems += verify(new, patience=retry.patience).problems
-    comparison, wrong = _compare(old, new, provenance, old_vector, sample, embedder, retry)
+    comparison, wrong = compare(old, new, provenance, old_vector, sample, queries, embedder, retry)
+    return comparison, problems + wrong
+
+
+def compare(
+    old: Target,
+    new: Target,
+    provenance: Provenance,
+    old_vector: str,
+    sample: Sequence[Rebuilt],
+    queries: Queries,
+    embedder: TextEmbedder,
+    retry: Retry,
+    read: Callable[[Rebuilt], Mapping[str, Float32Array] | None] | None = None,
+) -> tuple[Comparison, list[str]]:
+    """Embed a sample again, and compare its neighbors in both collections, or by both vectors.
+
+    The stored vectors are the queries, so the model of the old collection is not needed.
+
+    Args:
+        old: See `check_filled`, also for the next seven.
+        new: The same collection if the migration is in place.
+        provenance: It names the new vector.
+        old_vector: Name of the old vector.
+        sample: Points to embed again.
+        queries: Queries to compare.
+        embedder: Embedder of the new vectors.
+        retry: Policy for failed requests.
+        read: Returns the vectors of a sampled point, or None to leave it out because it was written
+            meanwhile. None: read them from `new`, which nothing else writes to.
+
+    Returns:
+        The figures, and descriptions of vectors that are wrong.
+    """
+    comparison, problems = _compare(
+        old,
+        new,
+        provenance,
+        old_vector,
+        sample,
+        embedder,
+        retry,
+        read or (lambda point: _vectors(new, point.id, retry)),
+    )
     recorded = Provenance.read(retry.call(old.state))
     overlaps = queries.overlaps(old, old_vector, recorded, new, provenance, embedder, retry)
-    return replace(comparison, query_overlaps=tuple(overlaps)), problems + wrong
+    return replace(comparison, query_overlaps=tuple(overlaps)), problems
 
 
 def _compare(
@@ -173,19 +216,15 @@ def _compare(
     sample: Sequence[Rebuilt],
     embedder: TextEmbedder,
     retry: Retry,
+    read: Callable[[Rebuilt], Mapping[str, Float32Array] | None],
 ) -> tuple[Comparison, list[str]]:
-    """Embed a sample again, and compare its neighbors in both collections.
-
-    The stored vectors are the queries, so the model of the old collection is not needed.
-
-    Returns:
-        The figures, and descriptions of vectors that are wrong.
-    """
     check, problems, cosines, overlaps = VectorCheck(provenance), [], [], []
     embeddings = embedder.embed_documents([point.text for point in sample])
     name = provenance.settings.vector
     for point, embedding in zip(sample, embeddings, strict=True):
-        stored = _vectors(new, point.id, retry)
+        stored = read(point)
+        if stored is None:
+            continue
         wrong = check.problems(stored)
         if wrong:
             problems.append(f"point {point.id}: {'; '.join(wrong)}")

@@ -11,18 +11,15 @@ from qdrant_client import QdrantClient
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant.documents.layouts import LayoutName
-from quernstone_qdrant.embedders import AnyEmbedder, TextEmbedder, as_embedder
-from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.migration.comparison import Queries, check_filled
-from quernstone_qdrant.migration.destination import Source, open_destination
-from quernstone_qdrant.migration.joining import MIGRATION_KEY
-from quernstone_qdrant.migration.passes import Passes, Sample
-from quernstone_qdrant.migration.planning import plan_migration
-from quernstone_qdrant.migration.record import Journal, RecordWriter
+from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
+from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError
+from quernstone_qdrant.migration.beside import BesideMigration
+from quernstone_qdrant.migration.comparison import Queries
+from quernstone_qdrant.migration.in_place import InPlaceMigration
+from quernstone_qdrant.migration.in_place_record import InPlaceRecord
+from quernstone_qdrant.migration.options import MigrationOptions
 from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport, RunningReport
-from quernstone_qdrant.migration.switching import Pair, open_pair
-from quernstone_qdrant.provenance import Provenance
-from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
+from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Preset
 from quernstone_qdrant.store import REQUEST_BYTES
 from quernstone_qdrant.targets import Target, as_target
@@ -41,6 +38,11 @@ class QdrantMigration:
     On a server and in an embedded Qdrant the name must be an alias, which one request switches; see
     `alias` and `replace` for the name of a collection. In Edge, two folders exchange their names.
 
+    With `in_place`, the collection gets a second, named vector instead, and no payload changes: its
+    record names the new model from the switch on. This needs a collection that `QdrantLoader`
+    created, Edge, the embedded client or a server from 1.18 on, and only the model, its revision or
+    the dimensions may change. Points are not stored twice; the old vectors stay until `finish`.
+
     Points that `QdrantLoader` wrote keep their ids, and later loads into the new collection skip
     them. Points of other programs keep their ids and payloads.
 
@@ -49,7 +51,8 @@ class QdrantMigration:
         collection: The name that programs use.
         embedder: Embedder of the new collection; see `QdrantLoader`. None: only for `rollback` and
             `finish`.
-        to: Name of the new collection; None: derived from the model.
+        to: Name of the new collection, or of the new vector with `in_place`; None: derived from the
+            model.
         preset: See `QdrantLoader`; None: the settings of the old collection.
         settings: See `QdrantLoader`, such as `{"bm25_rule": 2}` for newer rules.
         layout: See `QdrantLoader`; None: that of the old collection.
@@ -66,10 +69,13 @@ class QdrantMigration:
             49 bytes per point. It must outlive a kill, and is deleted by `finish`.
         sample: Number of points to embed again and to compare the neighbors of before the switch.
         queries: Queries whose ten nearest points in both collections are compared as well.
-        old_embedder: Embedder of the old collection, for `queries`.
+        old_embedder: Embedder of the old collection, for `queries`, and for the `rollback` of a
+            migration in place after which points were written.
         skip_errors: Leave points without text, or that cannot be embedded, in the old collection.
         most_passes: Passes before the switch, if each finds points that were written meanwhile.
         index_timeout: Seconds to wait until the new collection is indexed, before the switch.
+        in_place: Migrate inside the collection; see above. `rollback` and `finish` recognize such a
+            migration by themselves.
         progress: Called after each batch and at each change of the phase with the report so far.
 
     Raises:
@@ -101,6 +107,7 @@ class QdrantMigration:
         skip_errors: bool = False,
         most_passes: int = 10,
         index_timeout: float = 3600.0,
+        in_place: bool = False,
         progress: Callable[[MigrationReport], None] = lambda _: None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("most_passes", most_passes)):
@@ -108,19 +115,45 @@ class QdrantMigration:
                 raise ConfigError(f"`{name}` is {value}; it must be at least 1")
         if alias is not None and replace:
             raise ConfigError("`alias` and `replace` exclude each other: choose one")
-        self._queries = Queries.of(queries, old_embedder)
-        self._target = as_target(client, collection)
-        self._embedder: TextEmbedder | None = None if embedder is None else as_embedder(embedder)
-        self._wish = SettingsWish(
-            preset=preset, layout=layout, hybrid=hybrid, changes=dict(settings or {})
+        excluded = {
+            "text_field": text_field,
+            "vector_name": vector_name,
+            "alias": alias,
+            "replace": replace,
+        }
+        given = [name for name, value in excluded.items() if value]
+        if in_place and given:
+            raise ConfigError(
+                f"`in_place` excludes {', '.join(f'`{name}`' for name in given)}: the collection "
+                "keeps its name, and its texts are where a loader wrote them"
+            )
+        self._running = RunningReport(collection, Retry(patience), progress)
+        self._options = MigrationOptions(
+            target=as_target(client, collection),
+            embedder=None if embedder is None else as_embedder(embedder),
+            wish=SettingsWish(
+                preset=preset, layout=layout, hybrid=hybrid, changes=dict(settings or {})
+            ),
+            queries=Queries.of(queries, old_embedder),
+            to=to,
+            batch_size=batch_size,
+            request_bytes=request_bytes,
+            retry=self._running.retry,
+            sample=sample,
+            skip_errors=skip_errors,
+            most_passes=most_passes,
+            index_timeout=index_timeout,
+            running=self._running,
         )
-        self._to, self._alias, self._replace = to, alias, replace
-        self._text_field, self._vector_name = text_field, vector_name
-        self._batch_size, self._request_bytes = batch_size, request_bytes
-        self._retry, self._index_timeout = Retry(patience), index_timeout
-        self._folder, self._sample_size = Path(state_folder), sample
-        self._skip_errors, self._most_passes = skip_errors, most_passes
-        self._running = RunningReport(collection, self._retry, progress)
+        self._in_place = in_place
+        self._beside = BesideMigration(
+            self._options,
+            text_field=text_field,
+            vector_name=vector_name,
+            alias=alias,
+            replaces=replace,
+            state_folder=Path(state_folder),
+        )
 
     @property
     def report(self) -> MigrationReport:
@@ -143,41 +176,14 @@ class QdrantMigration:
                 under way. The name leads to the old collection still.
             TargetError: A request failed. Run the migration again to continue.
         """
-        embedder = self._model()
-        pair = self._open(embedder.model)
-        if pair.gone:
-            return self._finished(pair)
-        if not pair.switched and (switch or self._alias is not None):
-            pair.check_switchable()
-        source = Source.read(pair, self._retry, self._text_field, self._vector_name)
-        if not pair.switched:
-            self._queries.check(source.provenance, source.dimensions, pair.old.collection)
-        wanted = source.wanted(embedder, self._wish, pair.name)
-        found = open_destination(pair, source, wanted, self._retry)
-        record = self._record(found)
-        self._running.update(notes=source.notes)
-        if not pair.switched:
-            sample = self._fill(self._passes(pair, source, found), record)
-            self._verify(pair, source, found, sample)
-            if not switch:
-                return self._finished(pair)
-            self._running.update(phase="switching")
-            if self._replace:
-                self._late(self._passes(pair, source, found), record)
-            pair.switch()
-            self._name(pair)
-        elif self._queries.texts:
-            self._running.note("the queries were not compared: the switch was before this run")
-        if not pair.gone:
-            self._late(self._passes(pair, source, found), record)
-        return self._finished(pair)
+        return self._chosen().run(switch=switch)
 
     async def arun(self, *, switch: bool = True) -> MigrationReport:
         """Like `run`, without blocking the event loop.
 
         An embedded client can only be used from the thread that created it, so there it does block.
         """
-        if self._target.writers == 1:
+        if self._options.target.writers == 1:
             return self.run(switch=switch)
         return await asyncio.to_thread(self.run, switch=switch)
 
@@ -188,203 +194,63 @@ class QdrantMigration:
             ConfigError: See `run`.
             CollectionError: See `run`.
         """
-        embedder = self._model()
-        pair = self._open(embedder.model)
-        source = Source.read(pair, self._retry, self._text_field, self._vector_name)
-        new = source.wanted(embedder, self._wish, pair.name)
-        return plan_migration(
-            pair, source, new, embedder, self._retry, self._batch_size, replaces=self._replace
-        )
+        return self._chosen().plan()
 
     def rollback(self, *, delete: bool = False) -> MigrationReport:
         """Let the name lead to the old collection again, at once.
 
         What was written to the new collection since the switch is not in the old one. The report
-        counts these points as `conflicts`.
+        counts these points as `conflicts`. Of a migration in place, such points lack the old vector
+        and are embedded by `old_embedder` first.
 
         Args:
             delete: Also delete the new collection, which abandons the migration. Otherwise `run`
                 continues it.
 
         Raises:
-            CollectionError: There is no migration, or the old collection was deleted.
+            CollectionError: There is no migration, the old collection was deleted, or points lack
+                the old vector and there is no `old_embedder`.
         """
-        pair = self._existing()
-        found = self._provenance(pair)
-        if pair.switched:
-            pair.switch_back()
-            self._name(pair)
-            source = Source.read(pair, self._retry, self._text_field, self._vector_name)
-            self._running.update(conflicts=self._passes(pair, source, found).differences())
-        if delete:
-            self._retry.call(lambda: pair.old.describe({MIGRATION_KEY: {}}))
-            pair.drop(pair.new)
-            self._forget(found)
-        return self._finished(pair)
+        return self._under_way().rollback(delete=delete)
 
     def finish(self) -> MigrationReport:
-        """Delete the old collection after the switch.
+        """Delete the old collection after the switch, or the old vector.
 
         Raises:
-            CollectionError: There is no migration, it is not switched, or the old collection was
-                written to since the last pass: run the migration again first.
+            CollectionError: There is no migration, it is not switched, or points were written to
+                the old collection, or without the new vector, since the last pass: run the
+                migration again first.
         """
-        pair = self._existing()
-        if not pair.switched:
+        return self._under_way().finish()
+
+    def _chosen(self) -> BesideMigration | InPlaceMigration:
+        """Return the kind of migration that is requested.
+
+        Raises:
+            CollectionError: A migration of the other kind is under way.
+        """
+        if self._in_place:
+            return InPlaceMigration.open(self._options)
+        record = self._record()
+        if record is not None:
             raise CollectionError(
-                pair.name, "it leads to the old collection still: switch it before you finish"
+                self._options.target.collection,
+                f"a migration in place to {record.new.model!r} is under way: continue it with "
+                "`in_place` (--in-place), finish it, or abandon it by `rollback(delete=True)` "
+                "(--rollback --delete)",
             )
-        found = self._provenance(pair)
-        if not pair.gone and pair.old.exists():
-            source = Source.read(pair, self._retry, self._text_field, self._vector_name)
-            if self._record(found).exists():
-                passes = self._passes(pair, source, found)
-                late = passes.late(self._record(found), apply=False).outstanding
-                if late:
-                    raise CollectionError(
-                        pair.old.collection,
-                        f"{late:,} points were written or deleted since the last pass: run the "
-                        "migration again to apply them, then finish",
-                    )
-            pair.drop(pair.old)
-        self._retry.call(lambda: pair.new.describe({MIGRATION_KEY: {}}))
-        self._forget(found)
-        return self._finished(pair)
+        return self._beside
 
-    # -------------------------------------------------------------------------------- the steps
+    def _under_way(self) -> BesideMigration | InPlaceMigration:
+        if self._in_place or self._record() is not None:
+            return InPlaceMigration.open(self._options)
+        return self._beside
 
-    def _fill(self, passes: Passes, record: Path) -> Sample:
-        self._running.update(phase="filling")
-        while True:
-            sample = Sample(self._sample_size)
-            with RecordWriter(record) as writer:
-                counts = passes.fill(writer, sample)
-                writer.complete()
-            self._running.count(counts)
-            if not counts.outstanding:
-                return sample
-            if self.report.passes == self._most_passes:
-                self._running.note(
-                    f"pass {self.report.passes} still wrote {counts.outstanding:,} points: the "
-                    "last pass applies what is written meanwhile"
-                )
-                return sample
-
-    def _verify(self, pair: Pair, source: Source, found: Provenance, sample: Sample) -> None:
-        """Check the new collection before programs use it."""
-        self._running.update(phase="verifying")
-        new, report = pair.new, self.report
-        if report.left_out and not self._skip_errors:
-            raise CollectionError(
-                pair.old.collection,
-                f"{report.left_out:,} of {report.points:,} points cannot be migrated, such as "
-                f"{report.problems[0]}; delete or repair them, or pass `skip_errors` "
-                "(--skip-errors) to leave them out",
-            )
-        new.wait_for_index(self._index_timeout)
-        comparison, problems = check_filled(
-            pair.old,
-            new,
-            found,
-            source.vector,
-            sample.points,
-            self._queries,
-            self._model(),
-            self._retry,
-            expected=report.points - report.left_out,
-            has_own_points=source.provenance is not None,
-        )
-        self._running.update(comparison=comparison)
-        if problems:
-            raise CollectionError(
-                new.collection,
-                f"it failed its verification and was not switched to: {'; '.join(problems[:3])}",
-            )
-
-    def _late(self, passes: Passes, record: Path) -> None:
-        self._running.update(phase="late")
-        if record.exists():
-            before = self.report
-            self._running.count(passes.late(record, apply=True))
-            self._running.update(
-                left_out=before.left_out + self.report.left_out,
-                changed=before.changed + self.report.changed,
-                problems=(*before.problems, *self.report.problems),
-            )
-            return
-        different = passes.differences()
-        self._running.note(
-            f"the record {str(record)!r} is missing, so writes to the old collection after the "
-            "switch cannot be distinguished from writes to the new one and were not applied; the "
-            f"collections differ in {different:,} points"
-        )
-
-    # ------------------------------------------------------------------------------- the parts
-
-    def _model(self) -> TextEmbedder:
-        if self._embedder is None:
-            raise ConfigError("`embedder` is None: pass the model of the new collection")
-        return self._embedder
-
-    def _open(self, suffix: str) -> Pair:
-        self._running.restart()
-        if self._target.kind == "server":
-            Retry(min(self._retry.patience, OPENING_PATIENCE)).call(self._target.exists)
-        pair = self._retry.call(
-            lambda: open_pair(
-                self._target,
-                wanted=self._to,
-                suffix=Path(suffix).name,
-                alias=self._alias,
-                replace=self._replace,
-            )
-        )
-        self._name(pair)
-        return pair
-
-    def _existing(self) -> Pair:
-        pair = self._open("migrated")
-        if not pair.new.exists() or not (pair.new.state().metadata.get(MIGRATION_KEY) or {}):
-            raise CollectionError(pair.name, "no migration of it is under way")
-        return pair
-
-    def _provenance(self, pair: Pair) -> Provenance:
-        found = Provenance.read(self._retry.call(pair.new.state))
-        if found is None:
-            raise CollectionError(pair.new.collection, "it does not record its model")
-        return found
-
-    def _passes(self, pair: Pair, source: Source, found: Provenance) -> Passes:
-        return Passes(
-            pair.old,
-            pair.new,
-            found,
-            source.vector,
-            source.contents(found),
-            self._embedder,
-            self._retry,
-            batch_size=self._batch_size,
-            request_bytes=self._request_bytes,
-            progress=self._running.show,
-        )
-
-    def _record(self, found: Provenance) -> Path:
-        return self._folder / f"quern-migration-{found.identity}.record"
-
-    def _forget(self, found: Provenance) -> None:
-        record = self._record(found)
-        record.unlink(missing_ok=True)
-        Journal.path(record).unlink(missing_ok=True)
-
-    def _name(self, pair: Pair) -> None:
-        self._running.update(
-            collection=pair.name,
-            old=pair.old.collection,
-            new=pair.new.collection,
-            switched=pair.switched,
-        )
-
-    def _finished(self, pair: Pair) -> MigrationReport:
-        self._name(pair)
-        self._running.update(phase="done")
-        return self.report
+    def _record(self) -> InPlaceRecord | None:
+        """Return the record of a migration in place; None also if the name leads nowhere."""
+        self._options.check_reachable()
+        retry, target = self._options.retry, self._options.target
+        try:
+            return InPlaceRecord.read(retry.call(lambda: target.pinned().state()))
+        except CollectionNotFoundError:
+            return None

@@ -7,20 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quernstone.errors import EngineMemoryError, InputError, NonFiniteError
 from quernstone.types import Float32Array, unit_prefix
 from quernstone_qdrant.documents.bm25 import SparseVector, encode_document
-from quernstone_qdrant.embedders import TextEmbedder, is_normalized
-from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.loading.steps import validated
+from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.migration.contents import Contents, Rebuilt, Unreadable
+from quernstone_qdrant.migration.counts import PassCounts
+from quernstone_qdrant.migration.embedding import embed_all
 from quernstone_qdrant.migration.joining import aligned, id_bytes, joined, point_key
 from quernstone_qdrant.migration.record import (
     ABSENT,
@@ -35,40 +34,6 @@ from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
-
-_MAX_PROBLEMS = 20
-
-
-@dataclass(slots=True, kw_only=True)
-class PassCounts:
-    """The figures of one pass."""
-
-    points: int = 0
-    """Points of the old collection that were read."""
-    embedded: int = 0
-    reused: int = 0
-    """Points whose vector was copied, since model and text are the same."""
-    unchanged: int = 0
-    """Points that the new collection had already."""
-    deleted: int = 0
-    left_out: int = 0
-    """Points without a text, or that cannot be embedded."""
-    changed: int = 0
-    """Points whose content is not that of their last load."""
-    conflicts: int = 0
-    """Late pass: points that changed in both collections since the switch; the new one's stay."""
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def outstanding(self) -> int:
-        """Points that were written or deleted, so that another pass may find more."""
-        return self.embedded + self.reused + self.deleted
-
-    def problem(self, point: str, reason: str) -> None:
-        """Count a point that is left out."""
-        self.left_out += 1
-        if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(f"point {point}: {reason}")
 
 
 class Passes:
@@ -261,32 +226,12 @@ class Passes:
                 kept.append(made)
                 rows.append(unit_prefix(vector, vector.size))
         counts.reused += len(kept)
-        failed: list[str] = []
-        while fresh:
-            try:
-                rows.extend(self._embed([made.text for made in fresh]))
-                break
-            except (InputError, EngineMemoryError, NonFiniteError) as error:
-                if error.index is None:
-                    raise
-                made = fresh.pop(error.index)
-                counts.problem(made.id, f"it cannot be embedded: {error}")
-                failed.append(made.id)
-        counts.embedded += len(fresh)
+        fresh, fresh_rows, failed = embed_all(fresh, self._embedder, counts, self._name)
+        rows += fresh_rows
         kept += fresh
         if not kept:
             return [], failed
         return list(self._points(kept, np.stack(rows))), failed
-
-    def _embed(self, texts: list[str]) -> Float32Array:
-        embedder = self._embedder
-        if embedder is None:
-            raise CollectionError(
-                self._name,
-                f"{len(texts)} points are outstanding: run the migration again with its model",
-            )
-        vectors = validated(embedder.embed_documents(texts), len(texts), embedder.dimensions)
-        return vectors if is_normalized(embedder) else unit_prefix(vectors, embedder.dimensions)
 
     def _points(self, made: Sequence[Rebuilt], embeddings: Float32Array) -> Iterator[StoredPoint]:
         rows = self._settings.rows(embeddings, [one.text for one in made])

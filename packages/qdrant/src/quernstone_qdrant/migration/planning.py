@@ -52,12 +52,7 @@ def plan_migration(
     total = retry.call(pair.old.count)
     fresh = [one.text for one in made if not one.reuses_vector]
     embedded = round(total * len(fresh) / max(len(points), 1))
-    seconds = 0.0
-    if fresh:
-        embedder.embed_documents(fresh[:1])  # loads the model
-        begun = time.monotonic()
-        embedder.embed_documents(fresh[:_TIMED])
-        seconds = (time.monotonic() - begun) * embedded / len(fresh[:_TIMED])
+    seconds = embedding_seconds(embedder, fresh, embedded)
     size = sum(len(orjson.dumps(one.payload)) for one in made) / max(len(made), 1)
     memory, disk = memory_and_disk(new.settings, new.dimensions, total, size)
     old = source.provenance
@@ -76,6 +71,17 @@ def plan_migration(
         seconds=seconds,
         notes=source.notes,
     )
+
+
+def embedding_seconds(embedder: TextEmbedder, texts: list[str], total: int) -> float:
+    """Estimate the seconds to embed `total` texts such as these, by embedding some of them."""
+    timed = texts[:_TIMED]
+    if not timed:
+        return 0.0
+    embedder.embed_documents(timed[:1])  # loads the model
+    begun = time.monotonic()
+    embedder.embed_documents(timed)
+    return (time.monotonic() - begun) * total / len(timed)
 
 
 def _how(pair: Pair, *, replaces: bool) -> str:

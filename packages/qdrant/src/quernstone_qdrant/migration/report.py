@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from quernstone_qdrant.migration.comparison import Comparison
-from quernstone_qdrant.migration.passes import PassCounts
+from quernstone_qdrant.migration.counts import PassCounts
 from quernstone_qdrant.retry import Retry
 
 Phase = Literal["filling", "verifying", "switching", "late", "done"]
@@ -24,9 +24,12 @@ class MigrationReport:
     """Name of the collection of the old model, after this run."""
     new: str
     """Name of the collection of the new model, after this run."""
+    vector: str | None = None
+    """Name of the vector of the new model, if the migration is in place; `old` and `new` are the
+    same collection then."""
     phase: Phase = "filling"
     switched: bool = False
-    """True if `collection` leads to the new collection."""
+    """True if `collection` leads to the new collection, or the collection records the new model."""
     passes: int = 0
     """Passes over both collections."""
     points: int = 0
@@ -84,14 +87,14 @@ class RunningReport:
 
     Args:
         collection: The name that programs use.
-        retry: Counts the retries.
+        retry: Policy for failed requests, which counts the retries.
         progress: Called with each change.
     """
 
     def __init__(
         self, collection: str, retry: Retry, progress: Callable[[MigrationReport], None]
     ) -> None:
-        self._retry, self._progress, self._started = retry, progress, time.monotonic()
+        self.retry, self._progress, self._started = retry, progress, time.monotonic()
         self.report = MigrationReport(collection=collection, old="", new="")
 
     def restart(self) -> None:
@@ -103,7 +106,7 @@ class RunningReport:
         """Change fields of the report."""
         self.report = replace(
             self.report,
-            retries=self._retry.retries,
+            retries=self.retry.retries,
             seconds=time.monotonic() - self._started,
             **changes,
         )
