@@ -32,8 +32,20 @@ _option = partial(typer.Option, rich_help_panel="Migration")
 class MigrationOptions:
     """Options for what a migration reads, and when it switches."""
 
+    in_place: Annotated[
+        bool,
+        _option(
+            "--in-place",
+            help="Add a vector of the new model to the collection, instead of filling a second "
+            "collection. --rollback and --finish need not repeat this.",
+        ),
+    ] = False
     to: Annotated[
-        str | None, _option(help="Name of the new collection. (default: with the model's name)")
+        str | None,
+        _option(
+            help="Name of the new collection, or vector with --in-place. (default: with the "
+            "model's name)"
+        ),
     ] = None
     text_field: Annotated[
         str | None, _option(help="Payload field of the text, for points of other programs.")
@@ -76,7 +88,10 @@ class MigrationOptions:
     ] = None
     old_model: Annotated[
         str | None,
-        _option(help="For --queries: the collection's present model. (default: the recorded one)"),
+        _option(
+            help="The model before the migration: for --queries (default: the recorded one), and "
+            "for --rollback if points were written since a switch in place."
+        ),
     ] = None
     state_folder: Annotated[
         Path, _option(exists=True, help="Folder for what the migration has to remember.")
@@ -131,8 +146,9 @@ def migrate(
 ) -> None:
     """Migrate a collection to another model, dimension, preset or layout, while it is in use.
 
-    A new collection is filled from the texts in the payloads, verified, and switched to. Run the
-    command again to continue after a kill, to switch later, or to apply late writes.
+    A new collection, or with --in-place a new vector of the same one, is filled from the texts in
+    the payloads, verified, and switched to. Run the command again to continue after a kill, to
+    switch later, or to apply late writes.
     """
     from quernstone_qdrant.migration.comparison import plot_overlap
     from quernstone_qdrant.migration.migrate import QdrantMigration
@@ -154,6 +170,8 @@ def migrate(
             embedder = stack.enter_context(_embedder(options, model, dimensions, target))
         if queries:
             old = stack.enter_context(_old_embedder(target, migration.old_model, options))
+        elif rollback and migration.old_model is not None:
+            old = stack.enter_context(_former_embedder(target, migration.old_model, options))
         run = partial(
             QdrantMigration,
             target,
@@ -175,11 +193,15 @@ def migrate(
             total = target.state().points if target.exists() else None
             report = _shown(run, total, switch=migration.switch == "now", as_json=as_json)
     if migration.plot is not None and report.comparison is not None:
-        plot_overlap(migration.plot, report.comparison, report.old, report.new)
+        labels = report.old, report.new
+        if report.vector is not None:
+            labels = "the old vector", f"the vector {report.vector}"
+        plot_overlap(migration.plot, report.comparison, *labels)
     if as_json:
         print_json({"target": collection.where, **_fields(report)})
         return
-    _print(report, rollback=rollback, deleted=delete, finish=finish)
+    show = _print if embeds else partial(_print_end, deleted=delete, finish=finish)
+    show(report)
 
 
 def _embedder(
@@ -224,6 +246,25 @@ def _old_embedder(target: Target, model: str | None, options: ModelOptions) -> E
     return own.embedder(model or recorded.model, dimensions=recorded.dimensions)
 
 
+def _former_embedder(target: Target, model: str, options: ModelOptions) -> Embedder:
+    """Load the model of the collection as it was before a migration in place.
+
+    Raises:
+        ConfigError: No migration in place is under way.
+    """
+    from quernstone_qdrant.migration.in_place_record import InPlaceRecord
+    from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
+
+    record = InPlaceRecord.read(Retry(OPENING_PATIENCE).call(lambda: target.pinned().state()))
+    if record is None:
+        raise ConfigError(
+            "--old-model with --rollback is for migrations in place, and none is under way: leave "
+            "it out"
+        )
+    own = dataclasses.replace(options, adapter=record.old.adapter or None)
+    return own.embedder(model, dimensions=record.old.dimensions)
+
+
 def _settings(storage: StorageOptions) -> dict[str, Any]:
     return {
         "preset": storage.preset,
@@ -239,8 +280,8 @@ def _shown(
     """Migrate with a bar per pass."""
     if not as_json:
         typer.echo(
-            "until the switch, programs write to the old collection as before; after it, they "
-            "write with the new model",
+            "until the switch, programs write with the old model as before; after it, they write "
+            "with the new one",
             err=True,
         )
     with progress_bar("migrating", total, show=not as_json) as bar:
@@ -275,38 +316,55 @@ def _print_plan(plan: MigrationPlan, *, as_json: bool) -> None:
         f"  {plan.how}\n"
         f"  {plan.embedded:,} texts to embed: about {plan.seconds:,.0f} s on this machine\n"
         f"  about {plan.memory_bytes / 2**20:,.0f} MiB of memory and "
-        f"{plan.disk_bytes / 2**20:,.0f} MiB of disk beside the old collection"
+        f"{plan.disk_bytes / 2**20:,.0f} MiB of disk beside the old "
+        f"{'vectors' if plan.old == plan.new else 'collection'}"
     )
     for note in plan.notes:
         typer.echo(f"  {note}")
 
 
-def _print(report: MigrationReport, *, rollback: bool, deleted: bool, finish: bool) -> None:
-    leads = report.new if report.switched else report.old
+def _print_end(report: MigrationReport, *, deleted: bool, finish: bool) -> None:
+    """Report a rollback, or what `--finish` did."""
+    inside = report.vector is not None
     if finish:
-        typer.echo(f"{report.collection}: finished; the old collection is deleted")
-        return
-    if rollback:
+        which = "vectors are" if inside else "collection is"
+        typer.echo(f"{report.collection}: finished; the old {which} deleted")
+    else:
+        what = f"the vector {report.vector}" if inside else report.new
         fate = "deleted" if deleted else "kept"
-        typer.echo(f"{report.collection} leads to {leads}; {report.new} is {fate}")
+        typer.echo(f"{report.collection} {_leads(report)}; {what} is {fate}")
+        if inside and report.embedded:
+            typer.echo(f"  {report.embedded:,} points got their old vector again")
         if report.conflicts:
             typer.echo(f"  {report.conflicts:,} points of {report.new} differ from {report.old}")
-        return
+    for note in report.notes:
+        typer.echo(f"  {note}")
+
+
+def _leads(report: MigrationReport) -> str:
+    if report.vector is not None:
+        return f"records the {'new' if report.switched else 'old'} model"
+    return f"leads to {report.new if report.switched else report.old}"
+
+
+def _print(report: MigrationReport) -> None:
+    inside = report.vector is not None
     typer.echo(
-        f"{report.collection} leads to {leads}: {report.points:,} points in {report.passes} passes "
+        f"{report.collection} {_leads(report)}: {report.points:,} points in {report.passes} passes "
         f"({report.embedded:,} embedded, {report.reused:,} vectors copied) in "
         f"{report.seconds:.1f} s"
     )
+    both = "by both models" if inside else "in both collections"
     compared = report.comparison
     if compared is not None and compared.overlap is not None:
         typer.echo(
             f"  of the ten nearest points of {len(compared.overlaps):,} sampled texts, "
-            f"{compared.overlap:.0%} are the same in both collections"
+            f"{compared.overlap:.0%} are the same {both}"
         )
     if compared is not None and compared.query_overlap is not None:
         typer.echo(
             f"  of the ten points nearest to {len(compared.query_overlaps):,} queries, "
-            f"{compared.query_overlap:.0%} are the same in both collections"
+            f"{compared.query_overlap:.0%} are the same {both}"
         )
     for name in ("deleted", "left_out", "changed", "conflicts"):
         count = getattr(report, name)
@@ -315,6 +373,7 @@ def _print(report: MigrationReport, *, rollback: bool, deleted: bool, finish: bo
     for line in (*report.problems, *report.notes):
         typer.echo(f"  {line}")
     if report.switched:
-        typer.echo("  --rollback switches back; --finish deletes the old collection")
+        which = "vectors" if inside else "collection"
+        typer.echo(f"  --rollback switches back; --finish deletes the old {which}")
     else:
         typer.echo("  run the command again to switch")
