@@ -1,4 +1,4 @@
-"""Which sequences share a batch, and their layout in it: end to end, without padding."""
+"""Plan which sequences share a batch, and pack them end to end, without padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quernstone.types import Encoded, Float32Array, Input, Prefix, TokenArray
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Sequences laid end to end."""
+    """A batch of sequences packed end to end."""
 
     input_ids: TokenArray
     """Shape: (tokens,)"""
@@ -23,18 +23,18 @@ class PackedBatch:
     cu_seqlens: list[int]
     """The start of each sequence, and the end of the last one. Length: sequences + 1."""
     max_seqlen: int
-    """Tokens of the longest sequence, without its prefix."""
+    """Number of tokens of the longest sequence, without its prefix."""
     groups: list[tuple[Prefix, int, int]]
     """Runs of sequences with a common prefix: the prefix, the first sequence, one past the last.
 
     They follow all sequences without a prefix.
     """
     order: list[int]
-    """Row `i` of this batch is sequence `order[i]` of what was packed."""
+    """Row `i` of this batch is `sequences[order[i]]` of the call of `pack`."""
 
 
 def pack(sequences: Sequence[Encoded]) -> PackedBatch:
-    """Lay sequences end to end, grouped by prefix, longest first.
+    """Pack sequences end to end, grouped by prefix, longest first.
 
     Sequences of similar length become neighbours, so attention can process them together.
     """
@@ -65,17 +65,17 @@ def pack(sequences: Sequence[Encoded]) -> PackedBatch:
 
 
 class Queue:
-    """The sequences of one job that are still to be computed, in working order.
+    """The remaining sequences of one job, in the order in which they are computed.
 
-    Sequences of one prefix stay together, so it is computed once and can then be evicted. The
-    longest come first: the largest batches, and with them a lack of memory, then come at the start
-    of a job and not at its end.
+    Sequences with the same prefix are neighbours, so the prefix is computed once and can then be
+    evicted. The longest sequences come first, so that a job that needs too much memory fails at its
+    start and not at its end.
     """
 
     def __init__(self, sequences: Sequence[Input]) -> None:
-        """Queue the first one of each set of equal sequences."""
+        """Queue the sequences, equal ones only once."""
         self.firsts: list[int] = [0]
-        """For each sequence the position of the first one that equals it."""
+        """For each sequence, the position of the first sequence that is equal to it."""
         self._lengths = [len(sequence) for sequence in sequences]
         self._prefixes = [sequence.prefix for sequence in sequences]
         self._repeats = False
@@ -101,7 +101,7 @@ class Queue:
         return len(self._places)
 
     def repeat(self, rows: Float32Array) -> Float32Array:
-        """Return the rows of all sequences, given those of the first ones."""
+        """Copy the row of each first sequence to the sequences that are equal to it."""
         return rows[self.firsts] if self._repeats else rows
 
     def take(self, count: int) -> list[int]:
@@ -109,14 +109,16 @@ class Queue:
         return [self._places.popleft() for _ in range(count)]
 
     def put_back(self, places: Sequence[int]) -> None:
-        """Insert sequences that were taken before the others."""
+        """Put sequences back at the front of the queue."""
         self._places.extendleft(reversed(places))
 
     def fitting(self, room: int, known: Set[Prefix | None]) -> tuple[int, int, set[Prefix | None]]:
-        """Count the next sequences that fit into `room` tokens, where a known prefix is free.
+        """Count the next sequences that fit into `room` tokens.
+
+        The tokens of a prefix count once, and not at all if it is in `known`.
 
         Returns:
-            Their number, their tokens, and `known` with the prefixes that they add.
+            The number of sequences, the number of their tokens, and `known` with their prefixes.
         """
         count = used = 0
         prefixes = set(known)
@@ -137,18 +139,19 @@ class Queue:
 def take_batch(queues: Sequence[Queue], *, max_batch_tokens: int) -> list[tuple[int, int]]:
     """Take the next batch from the queues of several jobs.
 
-    Jobs that can be finished come first, as long as they fill at most half of the budget: a single
-    query does not wait for a hundred thousand documents, nor these for a thousand queries. The rest
-    of the budget goes to one large job and not to all of them, because neighbours in one queue are
-    about equally long, and batches of equal lengths are computed faster. A sequence is never split:
-    one that exceeds the budget becomes a batch of its own.
+    Half of the budget is for jobs that this batch can finish. So a single query does not wait for a
+    hundred thousand documents, nor do these wait for a thousand queries. The rest of the budget
+    goes to the first large job, and to the next only if there is room left: neighbours in one queue
+    have similar lengths, and batches of similar lengths are computed faster. A sequence is never
+    split: one that exceeds the budget becomes a batch of one.
 
     Args:
-        queues: The next job to be served comes first.
-        max_batch_tokens: Budget of the batch. A prefix counts once.
+        queues: Queues of the jobs, in the order in which they are served.
+        max_batch_tokens: Maximum number of tokens of the batch. A prefix counts once.
 
     Returns:
-        (queue, position) pairs, grouped by queue; empty only when all queues are.
+        (index of the queue, position of the sequence) pairs, grouped by queue. Empty only if all
+        queues are empty.
     """
     batch: list[tuple[int, int]] = []
     used = 0

@@ -1,4 +1,4 @@
-"""Text to vectors."""
+"""`Embedder`: texts to vectors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from quernstone.runtime.session import Session
 from quernstone.types import Dtype, EngineName, Float32Array, unit_prefix
 
 MIN_DIMENSIONS = 32
-"""The smallest vector that Qwen3-Embedding was trained for (model card, "MRL Support")."""
+"""Fewest dimensions that Qwen3-Embedding was trained for (model card, "MRL Support")."""
 
 
 class Embedder(Model):
-    """A Qwen3 embedding model.
+    """An embedding model.
 
-    Thread-safe and usable from any number of event loops. Concurrent callers share batches, and
-    embedders of equal configuration share one loaded model.
+    Thread-safe, and usable from any number of event loops. Concurrent callers share batches, and
+    embedders with equal settings share one loaded model.
 
     Examples:
         >>> from quernstone import Embedder
@@ -54,39 +54,41 @@ class Embedder(Model):
         """Load a model, or share one that this process has already loaded.
 
         Args:
-            model: Hub id, local folder, or `tiny` (bundled, offline, for trying things out); with
-                `remote` the server's name for it.
-            engine: `torch` (ours), `transformers`, `sentence-transformers`, `vllm`, `remote`, or
-                `auto`: `torch` for Qwen3, Qwen2, Llama and Mistral, else one that can run
-                the model.
+            model: Hub id, local folder, the address of a `quern serve`, or `tiny` (bundled,
+                offline, for trying things out); with `engine="remote"` the server's name for it.
+            engine: Code that runs the model: `torch` (Quernstone's own), `transformers`,
+                `sentence-transformers`, `vllm`, `remote` (a server), or `auto`: `torch` for
+                Qwen3, Qwen2, Llama and Mistral, else one that can run the model.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `cuda:0,cuda:1` or `cuda:all` for
                 several GPUs, each with a copy of the model.
             dtype: `auto` is bfloat16 where the hardware supports it, else float32. `int8` (CPUs
                 with VNNI) and `fp8` (GPUs of compute capability 8.9 or later) round the weights,
                 with the engine `torch` only: faster, less exact.
-            dimensions: Length of the vectors, 32 to the model's hidden size. None: full length.
-            instruction: The task of the queries; documents never get one. None: the model's own.
-                An empty string embeds queries without a prompt, or with the model's if it is not
-                a Qwen3 model.
-            max_length: Tokens per text, prompt included; at most the model's own limit.
-            truncate: Cut longer texts and count them in `usage`; False makes them an error.
-            max_batch_tokens: Tokens per forward pass. None: chosen by the free memory.
-            deterministic: Make a text's vector the same to the last bit regardless of other texts,
-                on one machine with one number of threads: each has a batch of its own, or on a GPU
-                products and attention whose rows do not depend on each other. Slower; not for
-                `vllm` and `remote`, which plan their own batches.
+            dimensions: Length of the vectors, from 32 to the model's hidden size. None: the hidden
+                size.
+            instruction: The task of the queries, in one sentence; documents never get one. None:
+                the model's default. An empty string embeds queries without a prompt, or with the
+                model's own prompt if it is not a Qwen3 model.
+            max_length: Maximum number of tokens of a text, prompt included; at most the model's
+                own limit.
+            truncate: True cuts longer texts and counts them in `usage`; False raises an error.
+            max_batch_tokens: Maximum number of tokens of a batch. None: chosen by the free memory.
+            deterministic: Make a text's vector independent of the other texts, to the last bit, on
+                one machine with one number of threads. On a CPU, each text is then a batch of one;
+                on a GPU, kernels are used whose rows do not depend on each other. Slower; refused
+                for `vllm` and `remote`, which plan their own batches.
             revision: Branch, tag or commit of a hub id.
             adapter: A LoRA adapter in PEFT's format, merged into the weights: its name in the
                 model's folder (also in the subfolder `adapters`), a local folder, or a hub id.
                 If a model has several, an empty string is the base model without one. A folder
                 that holds only an adapter can be passed as `model` as well.
-            cache_folder: Where files from a hub are kept; None: the hub's usual cache, such as
+            cache_folder: Folder for files from a hub; None: the hub's usual cache, such as
                 `~/.cache/huggingface`.
             engine_options: Keyword arguments for the constructor of sentence-transformers or
                 vLLM; with `remote` a `RemoteOptions`, or a mapping of its fields.
 
         Raises:
-            ConfigError: A setting that can never work.
+            ConfigError: A setting has an invalid value, or contradicts another one.
             ModelLoadError: The model is missing or incomplete, or has the wrong tokenizer.
             MissingExtraError: The engine's packages are not installed.
         """
@@ -125,7 +127,10 @@ class Embedder(Model):
 
     @property
     def fingerprint(self) -> str:
-        """A stable text that differs between embedders whose vectors may differ."""
+        """Stable identifier of all that determines the vectors, to use in cache keys.
+
+        Embedders whose vectors may differ have different fingerprints.
+        """
         lengths = {} if self.normalized else {"normalized": False}
         return self._session.fingerprint(
             dimensions=self._dimensions, instruction=self._instruction, **lengths
@@ -134,18 +139,18 @@ class Embedder(Model):
     def format_query(self, text: str, instruction: str | None = None) -> str:
         """Return the prompt of a query, without the final `<|endoftext|>`.
 
-        Without an instruction, a model that sentence-transformers renders prepends a prompt of its
-        own, which is not shown.
+        Without an instruction, a model that runs in sentence-transformers may prepend its own
+        prompt, which is not shown.
         """
         chosen = self._instruction if instruction is None else instruction
         return self._session.prompts.before_query(chosen) + text
 
     def format_document(self, text: str) -> str:
-        """Return the prompt of a document, without the final token: for Qwen3 the text itself."""
+        """Return a document after its prompt, without the final token; for Qwen3, just the text."""
         return self._session.prompts.document + text
 
     def embed_documents(self, texts: Iterable[str], *, progress: bool = False) -> Float32Array:
-        """Embed texts, without a prompt unless the model has one for documents.
+        """Embed documents, without a prompt unless the model has one for documents.
 
         Args:
             texts: A list or another iterable of strings; an empty string is a valid text.
@@ -167,14 +172,20 @@ class Embedder(Model):
     def embed_queries(
         self, texts: Iterable[str], instruction: str | None = None, *, progress: bool = False
     ) -> Float32Array:
-        """Embed queries, each after the instruction. See `embed_documents`."""
+        """Embed queries, each with the instruction before it. See `embed_documents`.
+
+        Args:
+            texts: A list or another iterable of strings.
+            instruction: Replaces the embedder's instruction in this call.
+            progress: Show a progress bar on standard error.
+        """
         check_list("texts", texts)
         title = "embedding queries" if progress else ""
         encode = query_encoder(self, instruction)
         return self._finish(self._session.run_all(texts, encode, progress=title))
 
     def embed_query(self, text: str, instruction: str | None = None) -> Float32Array:
-        """Embed one query. Shape: (dimensions,)."""
+        """Embed one query with the instruction before it. Shape: (dimensions,)."""
         vector: Float32Array = self.embed_queries([text], instruction)[0]
         return vector
 
@@ -250,7 +261,7 @@ class Embedder(Model):
 
 
 def query_encoder(embedder: Embedder, instruction: str | None) -> Encode[str]:
-    """Return a function that encodes queries after an instruction, by default the embedder's.
+    """Return a function that encodes queries with an instruction, by default the embedder's.
 
     Raises:
         ConfigError: The model has no place for an instruction.
@@ -260,7 +271,7 @@ def query_encoder(embedder: Embedder, instruction: str | None) -> Encode[str]:
 
 
 def finish_rows(rows: Float32Array, dimensions: int, *, normalize: bool) -> Float32Array:
-    """Cut the rows of an engine, and normalize them if the model does.
+    """Cut an engine's rows to `dimensions`, then normalize them if `normalize` is True.
 
     Shape: (texts, hidden) -> (texts, dimensions)
     """
@@ -270,10 +281,10 @@ def finish_rows(rows: Float32Array, dimensions: int, *, normalize: bool) -> Floa
 
 
 def check_dimensions(dimensions: int | None, hidden_size: int) -> int:
-    """Return the length of the vectors; None is the full length.
+    """Return `dimensions`, or the hidden size if it is None.
 
     Raises:
-        ConfigError: A model of this size cannot give vectors of this length.
+        ConfigError: `dimensions` is not a whole number in the range that the model supports.
     """
     if dimensions is None:
         return hidden_size

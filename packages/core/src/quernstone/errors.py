@@ -11,13 +11,13 @@
         |-- EngineMemoryError            out of memory; `.index` when one input alone does not fit
         |-- NonFiniteError               NaN or infinity, also in float32; `.index` says where
         |-- RemoteError                  a server failed; `.url`, `.status`, `.index`
-        |   |-- RemoteUnavailableError   unreachable or overloaded, after every retry
-        |   |-- RemoteRequestError       it rejects the request: key, address, model
-        |   `-- RemoteAnswerError        its answer does not fit the request
+        |   |-- RemoteUnavailableError   the server is unreachable or overloaded, after all retries
+        |   |-- RemoteRequestError       the server rejects the request: key, address, model
+        |   `-- RemoteAnswerError        the server's answer does not match the request
         `-- ClosedError                  used after `close()`
 
-Each class also inherits the built-in that a caller would expect. All of them pickle: `args`
-equals the positional arguments of the constructor, and `__str__` builds the message.
+Each class also inherits from the built-in exception in parentheses. All of them can be pickled:
+`args` equals the positional arguments of the constructor, and `__str__` builds the message.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class InputError(QuernstoneError, ValueError):
         self.index, self.reason = index, reason
 
     def at(self, index: int) -> InputError:
-        """Return the error for another position: engines count in a batch, callers in a list."""
+        """Return the same error with another index, such as that in the caller's list."""
         return type(self)(index, *self.args[1:])
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class InputError(QuernstoneError, ValueError):
 
 
 class InputTooLongError(InputError):
-    """An input is longer than `max_length` and `truncate=False`, or its frame alone is too long."""
+    """An input is longer than `max_length` and may not be cut, or its prompt alone is too long."""
 
     def __init__(self, index: int, tokens: int, limit: int, what: str = "the text") -> None:
         super().__init__(index, what)
@@ -103,8 +103,8 @@ class EngineError(QuernstoneError, RuntimeError):
 class EngineMemoryError(EngineError):
     """The device is out of memory.
 
-    `.index` is the position of the input that does not fit even alone. It is None inside an
-    engine, whose caller then halves the batch and retries.
+    `.index` is the position of the input that does not fit even as a batch of one. It is None if
+    an engine raises the error for a batch; the worker then halves the batch and retries.
     """
 
     def __init__(self, index: int | None = None, tokens: int = 0, detail: str = "") -> None:
@@ -121,7 +121,7 @@ class EngineMemoryError(EngineError):
 
 
 class NonFiniteError(EngineError):
-    """A result holds NaN or infinity, and still does when recomputed in float32."""
+    """A result contains NaN or infinity, even when recomputed in float32."""
 
     def __init__(
         self, index: int, detail: str = "also in float32; the checkpoint is probably damaged"
@@ -138,7 +138,7 @@ class ClosedError(EngineError):
 
 
 class RemoteError(EngineError):
-    """A server could not be used. No message holds a key, a password or a user name.
+    """A server could not be used. The message never contains a key, a password or a user name.
 
     `.url` is the address, `.status` the HTTP status if there was an answer, `.index` the position
     of the input that caused the error, if known.

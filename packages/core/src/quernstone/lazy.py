@@ -1,4 +1,4 @@
-"""Loading on first use, for framework objects that are created, copied and pickled freely."""
+"""Load a model on first use, for framework objects, which are often created and copied."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Closable(Protocol):
 
 
 class Lazy(Generic[Core]):
-    """The core object of one adapter, built on first use.
+    """The `Embedder` or `Reranker` of an adapter, created on first use.
 
     Until then the adapter is only configuration: cheap to construct, compare, copy and pickle.
-    Pickles and deep copies are empty, so weights are never serialized. Pydantic's shallow
-    `model_copy(update=...)` shares a `Lazy` between adapters of different settings, so it keeps
-    one object per settings.
+    Pickles and deep copies are empty, so weights are never serialized. Pydantic's
+    `model_copy(update=...)` makes a shallow copy, so adapters with different settings may share
+    one `Lazy`. Therefore it keeps an object for each set of settings.
     """
 
     def __init__(self, build: Callable[..., Core]) -> None:
         self._build = build
         self._built: dict[Hashable, Core] = {}
-        self._locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
+        self._locks: dict[int, threading.Lock] = {}  # one per process: a fork may copy a held lock
 
     def get(self, settings: dict[str, Any]) -> Core:
-        """Return the object for `settings`, built once for all threads."""
+        """Return the object for `settings`, created once for all threads."""
         key = freeze(settings)
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             if key not in self._built:
@@ -47,7 +47,7 @@ class Lazy(Generic[Core]):
         return self._built.get(freeze(settings))
 
     def close(self, settings: dict[str, Any]) -> None:
-        """Close the object for `settings` if it exists; `get` then builds another one."""
+        """Close the object for `settings` if it exists; the next `get` creates another one."""
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             core = self._built.pop(freeze(settings), None)
         if core is not None:
@@ -70,15 +70,22 @@ class Lazy(Generic[Core]):
 
 
 def freeze(value: object) -> Hashable:
-    """Return a hashable key of nested settings, or raise a `ConfigError` if there cannot be one."""
+    """Return a hashable key for nested settings.
+
+    Raises:
+        ConfigError: A value is not hashable, or a mapping has a name that is not a string.
+    """
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
             names = list(value)
-            raise ConfigError(f"`engine_options` has a name that is not a string among {names}")
+            raise ConfigError(f"all names in `engine_options` must be strings; they are {names}")
         return ("mapping", *((name, freeze(value[name])) for name in sorted(value)))
     if isinstance(value, (list, tuple)):
         return ("list", *map(freeze, value))
     if isinstance(value, Hashable):
         # True, 1 and 1.0 are equal, but different settings.
         return (type(value).__name__, value)
-    raise ConfigError(f"`engine_options` holds a {type(value).__name__}, which cannot be compared")
+    raise ConfigError(
+        f"`engine_options` contains a {type(value).__name__}, which is not hashable, so equal "
+        "settings could not share a model: pass numbers, strings, lists or mappings"
+    )

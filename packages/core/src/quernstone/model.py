@@ -1,4 +1,4 @@
-"""The common part of embedders and rerankers."""
+"""`Model`: the common base of `Embedder` and `Reranker`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ User = TypeVar("User", bound="Model")
 class Model:
     """The common base of `Embedder` and `Reranker`.
 
-    Pickles and copies hold the arguments and no weights; they share or load the model again.
+    Pickles and copies contain the constructor's arguments but no weights. When unpickled, they
+    share a model that is already loaded in the process, or load it.
     """
 
     _session: Session
@@ -45,7 +46,8 @@ class Model:
     def revision(self) -> str:
         """Commit of a hub snapshot; for a folder, an adapter and `tiny`, a digest of the files.
 
-        With `engine="remote"` the revision that was passed, else the server's, which may be empty.
+        With `engine="remote"`, the revision that was passed, or else the one that the server
+        reports, which may be empty.
         """
         return self._session.revision
 
@@ -59,22 +61,25 @@ class Model:
 
     @property
     def instruction(self) -> str:
-        """The default instruction, for calls without one."""
+        """Instruction for calls that do not pass one."""
         return self._instruction
 
     @property
     def max_length(self) -> int:
-        """Tokens per input, prompt included."""
+        """Maximum number of tokens of an input, prompt included."""
         return self._session.max_length
 
     @property
     def info(self) -> EngineInfo:
-        """Engine, device, dtype, attention kernel and batch budget."""
+        """Engine, device, dtype, attention kernel and batch size."""
         return self._session.info
 
     @property
     def usage(self) -> Usage:
-        """Inputs, tokens and cut inputs so far; `Usage` says what some engines cannot count."""
+        """Number of inputs, tokens and truncated inputs so far.
+
+        `Usage` says which of them some engines cannot count.
+        """
         return self._session.usage()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Pairs of queries and documents: created while they are read, found again after an error."""
+"""The (query, document, instruction) triples of a rerank call, created one by one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ InstructedPair = tuple[str, str, str]
 
 
 class QueryPairs:
-    """Every document of every query, query by query. Iterate to get `InstructedPair`s."""
+    """Iterable of one `InstructedPair` for each document of each query, query by query."""
 
     def __init__(
         self,
@@ -34,11 +34,16 @@ class QueryPairs:
         documents: Sequence[str] | Sequence[Iterable[str]],
         instructions: Sequence[str],
     ) -> None:
-        """Match queries with their instructions and one list of documents, for all or for each.
+        """Match queries with documents and instructions.
+
+        Args:
+            queries: The queries.
+            documents: One list of documents for all queries, or one list for each.
+            instructions: One instruction for each query.
 
         Raises:
-            InputError: `documents` does not match `queries`; the index is that of the entry of
-                `documents` at fault, or of the query without a list.
+            InputError: `documents` does not match `queries`; the index is that of the wrong entry
+                of `documents`, or of the query without a list.
         """
         self._queries = queries
         self._documents = _lists(queries, documents)
@@ -60,7 +65,7 @@ class QueryPairs:
 
     @contextmanager
     def naming_documents(self) -> Iterator[None]:
-        """Make errors raised inside name a query and its document instead of a pair."""
+        """Convert the index in errors, which counts pairs, to a query and its document."""
         try:
             yield
         except (InputError, EngineError) as error:
@@ -77,7 +82,7 @@ def _lists(
 ) -> Sequence[Sequence[str]]:
     """Return the documents of each query."""
     lists = [
-        # A sequence may create its documents when they are read.
+        # A sequence is not copied, because it may create its documents only when they are read.
         entry if isinstance(entry, Sequence) else list(entry)
         for entry in documents
         if _is_list(entry)
@@ -88,11 +93,14 @@ def _lists(
         wrong = [_is_list(entry) for entry in documents].index(not _is_list(documents[0]))
         raise InputError(
             wrong,
-            "`documents` mixes lists with something else; give one list of strings for all "
+            "`documents` mixes lists with something else; pass one list of strings for all "
             "queries, or one list of strings for each",
         )
     if len(lists) != len(queries):
-        reason = f"there are {len(queries)} queries and {len(lists)} lists of documents"
+        reason = (
+            f"there are {len(queries)} queries and {len(lists)} lists of documents; pass one list "
+            "for each query"
+        )
         raise InputError(min(len(lists), len(queries)), reason)
     return lists
 

@@ -1,4 +1,4 @@
-"""The progress of long calls: a bar on a terminal, a line now and then in a pipe."""
+"""Progress of long calls: a bar on a terminal, otherwise a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LINE_SECONDS = 30.0
 def progress_bar(
     description: str, total: int | None, *, show: bool
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while the block runs; print lines elsewhere than on a terminal.
+    """Show progress on standard error while the block runs: a bar, or lines if not a terminal.
 
     Args:
         description: Title of the bar.
-        total: Number of inputs, None if unknown.
-        show: False yields a function that does nothing.
+        total: Number of inputs; None if unknown.
+        show: False shows nothing, and yields a function that does nothing.
 
     Yields:
         A function to call with the number of inputs finished since the last call.
@@ -49,7 +49,7 @@ def progress_bar(
 
 
 class _Lines:
-    """Prints a line with the count and the rate every half minute, and at the end."""
+    """Prints a line with the count and the rate every 30 seconds, and at the end."""
 
     def __init__(self, description: str, total: int | None) -> None:
         self._description, self._total, self._done = description, total, 0

@@ -1,4 +1,4 @@
-"""Queries and documents to probabilities."""
+"""`Reranker`: queries and documents to scores."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Pair = tuple[str, str]
 
 
 class Reranker(Model):
-    """A Qwen3 reranker: scores how likely a document meets what a query asks for.
+    """A reranker: computes the probability that a document is relevant to a query.
 
-    All documents of one query share the key/value states of everything before the document, which
-    are computed once. Thread-safe and shared within the process, like `Embedder`.
+    The prompt up to the document is computed once for all documents of a query. Thread-safe, and
+    shared within the process like `Embedder`.
 
     Examples:
         >>> from quernstone import Reranker
@@ -64,18 +64,21 @@ class Reranker(Model):
         independent of other pairs.
 
         Args:
-            instruction: What a relevant document has to meet. None: the template's default.
-            template: `card` is the prompt of Qwen3-Reranker's model card; `eval` is that of its
-                official evaluation, which the published tables come from; a `PairTemplate` is any
-                other. None: the one stored with the model, else `card`.
-            max_length: Tokens per pair, template included; at most the model's own limit.
-            truncate: Cut documents of longer pairs and count them in `usage`; False makes them
-                an error. The query, the instruction and the template are never cut.
-            prefix_sharing: False computes every pair from its first token. Scores differ by
-                rounding only.
+            instruction: The task that defines relevance, in one sentence. None: the template's
+                default.
+            template: The prompt around a query and a document. `card` is that of Qwen3-Reranker's
+                model card; `eval` is that of its official evaluation, which gave the published
+                scores; a `PairTemplate` is your own. None: the one stored with the model, or
+                `card` if there is none.
+            max_length: Maximum number of tokens of a pair, template included; at most the model's
+                own limit.
+            truncate: True cuts the documents of longer pairs and counts them in `usage`; False
+                raises an error. The query, the instruction and the template are never cut.
+            prefix_sharing: False computes every pair from its first token. The scores then differ
+                only by rounding.
 
         Raises:
-            ConfigError: A setting that can never work.
+            ConfigError: A setting has an invalid value, or contradicts another one.
             ModelLoadError: The model is missing or incomplete, or has the wrong tokenizer.
             MissingExtraError: The engine's packages are not installed.
         """
@@ -110,12 +113,12 @@ class Reranker(Model):
 
     @property
     def template(self) -> AnyTemplate:
-        """The rendering: `card`, `eval`, or a `PairTemplate` that was passed or is stored."""
+        """`card`, `eval`, or the `PairTemplate` that was passed or is stored with the model."""
         return self._template
 
     @property
     def fingerprint(self) -> str:
-        """A stable text that differs between rerankers whose scores may differ."""
+        """Stable identifier of all that determines the scores, to use in cache keys."""
         name = template_name(self._template)
         return self._session.fingerprint(template=name, instruction=self._instruction)
 
@@ -133,17 +136,17 @@ class Reranker(Model):
         *,
         progress: bool = False,
     ) -> list[RankedDocument]:
-        """Order documents by how well they meet a query.
+        """Order documents by their relevance to a query.
 
         Args:
             query: The question or request.
             documents: The candidates: a list or another iterable of strings.
-            top_n: How many to return; None for all.
-            instruction: Replaces the default for this call.
+            top_n: Maximum number of documents to return; None for all.
+            instruction: Replaces the reranker's instruction in this call.
             progress: Show a progress bar on standard error.
 
         Returns:
-            Best first; equal scores in the order of `documents`.
+            The documents, best first. Documents with equal scores keep their order.
 
         Raises:
             ConfigError: `top_n` is less than 1.
@@ -162,23 +165,25 @@ class Reranker(Model):
         *,
         progress: bool = False,
     ) -> list[list[RankedDocument]]:
-        """Order the documents of many queries: faster than one `rerank` for each.
+        """Order the documents of many queries; faster than calling `rerank` for each.
 
-        Queries share batches and the computed instruction, and a document of several queries is
-        tokenized once. Pairs are created while others are computed, so memory stays bounded.
+        Queries share batches and the computed instruction, and a document that belongs to several
+        queries is tokenized once. Pairs are created while others are computed, so memory stays
+        bounded.
 
         Args:
             queries: The questions or requests.
             documents: The candidates: one list of strings for all queries, or one list for each.
-            top_n: How many to return for each query; None for all.
-            instruction: Replaces the default for this call; one for all queries, or one for each.
+            top_n: Maximum number of documents to return for each query; None for all.
+            instruction: Replaces the reranker's instruction in this call; one for all queries, or
+                one for each.
             progress: Show a progress bar on standard error.
 
         Returns:
-            For each query its documents, best first; `index` counts in the list of that query.
+            For each query its documents, best first; `index` is the position in that query's list.
 
         Raises:
-            ConfigError: `top_n` is less than 1, or there are not as many instructions as queries.
+            ConfigError: `top_n` is less than 1, or the numbers of instructions and queries differ.
             InputError: A text is not a string, is not valid Unicode, or a pair is too long; or
                 `documents` mixes strings and lists. `.index` is the query's, and the message
                 names the document.
@@ -192,13 +197,18 @@ class Reranker(Model):
     def score(
         self, pairs: Iterable[Pair], instruction: str | None = None, *, progress: bool = False
     ) -> Float32Array:
-        """Compute P(yes) of (query, document) pairs.
+        """Score (query, document) pairs.
 
-        Pairs of the same query share its computation, wherever they are in the list.
+        A query that occurs in several pairs is computed once, wherever they are in the list.
+
+        Args:
+            pairs: A list or another iterable of (query, document) pairs.
+            instruction: Replaces the reranker's instruction in this call.
+            progress: Show a progress bar on standard error.
 
         Returns:
-            Numbers in input order, from 0 to 1 unless the score function of the template is
-            `logit`. Shape: (number of pairs,)
+            P(yes), the probability that the document is relevant, for each pair in input order. If
+            the score function of the template is `logit`, any numbers. Shape: (number of pairs,)
 
         Raises:
             InputError: An entry is not a pair of strings, is not valid Unicode, or is too long.
@@ -281,13 +291,17 @@ class Reranker(Model):
         instruction = list(instruction)
         if len(instruction) != queries:
             raise ConfigError(
-                f"{len(instruction)} instructions for {queries} queries; give one string for all "
+                f"{len(instruction)} instructions for {queries} queries; pass one string for all "
                 "queries, or one for each"
             )
         return [self._usable(check_instruction(each)) for each in instruction]
 
     def _usable(self, instruction: str | None) -> str:
-        """Return the instruction of a call, None being the default, if the model can read one."""
+        """Return the instruction of a call, or the default for None.
+
+        Raises:
+            ConfigError: The model or its template cannot take an instruction.
+        """
         if instruction is None:
             return self._instruction
         check_instruction(instruction)
@@ -317,7 +331,9 @@ def instructed_pairs(
     pairs = list(pairs)
     for index, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise InputError(index, f"{type(pair).__name__} is not a (query, document) pair")
+            size = f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
+            reason = f"expected a (query, document) pair, got a {type(pair).__name__}{size}"
+            raise InputError(index, reason)
     chosen = reranker._usable(instruction)
     return [(query, document, chosen) for query, document in pairs]
 
@@ -330,12 +346,15 @@ def scores_of(reranker: Reranker, rows: Float32Array) -> Float32Array:
 
 
 def _scores(rows: Float32Array, template: PairTemplate) -> Float32Array:
-    """Apply a score function to logits.
+    """Apply the score function and the temperature of a template to logits.
 
     Args:
-        rows: The logits of the negative and the positive answer, or of the positive one.
+        rows: The logits of the negative and the positive answer, or only of the positive one.
             Shape: (pairs, 2) or (pairs, 1)
-        template: Its score function and temperature count.
+        template: The template.
+
+    Returns:
+        The scores. Shape: (pairs,)
     """
     negative = rows[:, 0].astype(np.float64) if rows.shape[1] == 2 else 0.0
     margin = (negative - rows[:, -1]) / template.temperature

@@ -1,4 +1,4 @@
-"""Values that pass between modules, and the contracts of engines and backends."""
+"""Types that several modules share, and the protocols of engines and backends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 RerankTemplate = Literal["card", "eval"]
 
 DEVICES = "auto, cpu, cuda, cuda:1, mps, or several GPUs as cuda:0,cuda:1 or cuda:all"
-"""The values of `device`, for messages."""
+"""The values of `device`, for error messages."""
 
 TEXT_FIELDS = (
     "text",
@@ -34,13 +34,13 @@ Float32Array = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int32]
 
 
-# Vectors that are normalized together, in a processor's cache.
+# Number of vectors that are normalized at once: so few fit into the processor's cache.
 _UNIT_ROWS = 64
 _SMALLEST_LENGTH = np.finfo(np.float32).tiny
 
 
 def unit_prefix(vectors: Float32Array, size: int) -> Float32Array:
-    """Cut vectors to their first `size` numbers, then normalize them; zeros stay zeros.
+    """Cut vectors to their first `size` dimensions, then normalize them; zero vectors stay zero.
 
     Shape: (..., dimensions) -> (..., size)
     """
@@ -63,12 +63,12 @@ class RankedDocument:
     index: int
     """Position of the document in the caller's list."""
     score: float
-    """P(yes): the probability, 0 to 1, that the document meets the request. A model or a template
-    with the score function `logit` gives any number."""
+    """P(yes): the probability, from 0 to 1, that the document is relevant to the query. With the
+    score function `logit`, any number."""
 
 
 class Prefix:
-    """Token ids that several sequences begin with. Prefixes of equal ids are equal."""
+    """Token ids that several sequences begin with. Two prefixes with equal ids are equal."""
 
     __slots__ = ("_key", "ids", "parent")
 
@@ -76,7 +76,8 @@ class Prefix:
         self.ids = ids
         """Shape: (tokens,)"""
         self.parent = parent
-        """A shorter prefix that it shares with others: for a reranker's query, the instruction."""
+        """A shorter prefix that this one begins with and shares with other prefixes: for a
+        reranker's query, the part of the prompt up to the instruction."""
         self._key = ids.tobytes()
 
     def __len__(self) -> int:
@@ -100,7 +101,7 @@ class Encoded:
 
     @property
     def key(self) -> Hashable:
-        """Equal for sequences that have the same result, among those of one prefix."""
+        """Sequences with the same prefix and equal keys have the same result."""
         return self.ids.tobytes()
 
     def __len__(self) -> int:
@@ -109,27 +110,27 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class TextInput:
-    """One input of an engine that tokenizes, not yet rendered.
+    """One input of an engine that tokenizes and adds the prompt itself.
 
-    For an embedding `text` is a document or a query, for reranking the document of a pair.
+    In embedding, `text` is a document or a query; in reranking, it is the document of a pair.
     """
 
     text: str
     instruction: str | None = None
-    """None makes `text` a document to embed; queries and pairs have one, which may be empty."""
+    """The instruction of a query or a pair, which may be empty; None for a document to embed."""
     query: str | None = None
     """The query of a pair; None in embedding."""
     template: RerankTemplate = "card"
-    """How a pair of a Qwen3 reranker is rendered."""
+    """The prompt of a pair for a Qwen3 reranker."""
     custom_template: Hashable = None
-    """A `PairTemplate` to use instead, which only a `quern serve` accepts."""
+    """A `PairTemplate` to use instead of `template`; only `quern serve` accepts one."""
 
     prefix: ClassVar[None] = None
-    """Only token ids have shared prefixes."""
+    """Always None: only token ids can share a prefix."""
 
     @property
     def key(self) -> Hashable:
-        """Equal for inputs that have the same result."""
+        """Inputs with equal keys have the same result."""
         return self
 
     def __len__(self) -> int:
@@ -138,7 +139,7 @@ class TextInput:
 
 
 Input = Encoded | TextInput
-"""One input of a backend: token ids, or text if the engine has a tokenizer of its own."""
+"""One input of a backend: token ids, or a text for engines that tokenize themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,24 +158,25 @@ class EngineConfig:
     options: Hashable = None
     """`Options` for a library's constructor, `RemoteOptions` for a server, or None."""
     max_length: int | None = None
-    """Tokens per input, for engines that tokenize and so have to cut; None for the others."""
+    """Maximum number of tokens of an input, for engines that tokenize and cut; None for others."""
     truncate: bool = True
-    """True if an engine that tokenizes cuts longer inputs; False if it raises an error."""
+    """For engines that tokenize: True cuts longer inputs, False raises an error."""
     head_rows: tuple[int, ...] = ()
-    """Rows of a reranker's head: of the negative answer, if any, and of the positive one. Token
-    ids, or labels of a classification head. Empty: the tokens `no` and `yes`."""
+    """Rows of a reranker's output head that give the score: that of the negative answer, if there
+    is one, and that of the positive answer. They are token ids, or the numbers of labels of a
+    classification head. Empty stands for the tokens `no` and `yes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model of a `quern serve`, described so that a client can act as if it had loaded it."""
+    """Description of a model on a `quern serve`, with all that a client needs to use it."""
 
     name: str
     digest: str
     adapter: str
     instruction: str
     own_prompts: bool
-    """True if the model renders prompts of its own, so that ours do not apply."""
+    """True if a library adds the model's own prompts, so that Quernstone adds none."""
     query_prompt: str
     document_prompt: str
     normalizes: bool
@@ -199,56 +201,58 @@ class EngineInfo:
     """The attention kernel, for example `sdpa` or `torch-flash`."""
     max_batch_tokens: int
     max_length: int | None = None
-    """Tokens of the longest input, if the engine's limit differs from the checkpoint's config."""
+    """Maximum number of tokens of an input, if it differs from that in the checkpoint's config."""
     reason: str = ""
-    """Why `engine="auto"` chose this engine; empty if the caller named it."""
+    """Why `engine="auto"` chose this engine; empty if the caller chose it."""
     revision: str = ""
     """The model's version as the engine reports it, if there is no local checkpoint."""
     attention_reason: str = ""
     """Why this kernel was chosen and faster ones were not, if the engine chose it."""
     graphs: str = ""
-    """The CUDA graphs of small batches: how many are recorded, their memory, or why there are none.
-    Empty where they do not exist."""
+    """The CUDA graphs for small batches: their number and memory, or why there are none. Empty for
+    engines without CUDA graphs."""
     served: ServedModel | None = None
     """The model of a `quern serve`."""
     shares_prefixes: bool = False
-    """True if the common start of inputs, such as a reranker's query, is computed once."""
+    """True if the tokens that several inputs begin with, such as a query, are computed once."""
     prefix_sharing: str = ""
-    """Explanation of `shares_prefixes`."""
+    """Why prefixes are shared or not."""
 
 
 Pending = Callable[[], Float32Array]
-"""Waits for a launched batch and returns its rows, or raises the errors of `Engine.run`."""
+"""A function that waits for a launched batch and returns its rows, or raises its error."""
 
 BatchInput = TypeVar("BatchInput", bound=Encoded | TextInput, contravariant=True)
 
 
 class Engine(Protocol[BatchInput]):
-    """Runs batches of token ids or of texts on this machine. Called from one thread only.
+    """Code that runs batches on this machine. It is called from one thread only.
 
-    An `Engine[Encoded]` gets rendered prompts as token ids, cut to length. An `Engine[TextInput]`
-    renders (`quernstone.encoding.prompts`) and cuts by itself.
+    An `Engine[Encoded]` gets complete prompts as token ids, cut to `max_length`. An
+    `Engine[TextInput]` gets texts; it adds the prompt (`quernstone.encoding.prompts`), tokenizes
+    and cuts by itself.
 
-    With an attribute `survives_fork = True`, a forked child runs an engine on a CPU as well.
+    If an engine on a CPU has the attribute `survives_fork = True`, a forked child can use it too.
     """
 
     info: EngineInfo
     width: int
-    """Numbers per row: the hidden size for `embed`; for `rerank` 2 or 1 (see `run`)."""
+    """Length of a row: the hidden size for `embed`; 2 or 1 for `rerank` (see `run`)."""
 
     def run(self, batch: Sequence[BatchInput], *, precise: bool = False) -> Float32Array:
         """Run one batch.
 
         Args:
-            batch: At most `info.max_batch_tokens` tokens, unless it is one single input.
+            batch: Inputs of at most `info.max_batch_tokens` tokens together, or a single input.
             precise: Compute in float32 regardless of the weights' dtype. An engine that cannot do
-                so ignores it, and the caller reports the rows that are not finite.
+                this raises `NonFiniteError`, or ignores it; then the caller reports rows that are
+                not finite.
 
         Returns:
             One row per input, in the order of `batch`. Shape: (len(batch), width).
-            `embed`: the embedding, uncut; normalized or not.
-            `rerank`: for token ids, the logits of `EngineConfig.head_rows` at the last token, by
-            default those of [no, yes]. For texts, the same or, with `width` 1, the score itself.
+            `embed`: the embedding in full length; it may or may not be normalized.
+            `rerank`: the logits of `EngineConfig.head_rows` at the last token, by default those of
+            [no, yes]. An `Engine[TextInput]` with `width` 1 may return the score itself instead.
 
         Raises:
             EngineMemoryError: The batch does not fit into memory; the caller may split it.
@@ -262,16 +266,16 @@ class Engine(Protocol[BatchInput]):
 
 
 class LaunchingEngine(Engine[BatchInput], Protocol):
-    """An engine whose device can compute while its thread prepares the next batch."""
+    """An engine whose device can compute a batch while the thread prepares the next one."""
 
     overlaps: bool
-    """True if the chosen device supports it. If not, `launch` is not called."""
+    """True if the chosen device supports this. Otherwise `launch` is not called."""
 
     def launch(self, batch: Sequence[BatchInput]) -> Pending:
-        """Start a batch and return a function that waits for its rows, which is called once.
+        """Start to compute a batch, and return a function that waits for its rows.
 
-        At most one other batch is launched before the caller waits. The errors of `run` may be
-        raised here or by waiting.
+        The returned function is called once. At most one other batch is launched before that. The
+        errors of `run` may be raised here or by that function.
         """
 
 
@@ -279,17 +283,17 @@ class PreparingEngine(Engine[BatchInput], Protocol):
     """An engine that can do work between batches to make later ones faster."""
 
     def prepare(self) -> bool:
-        """Do one step, of about 0.1 s. Return False if nothing is left to do."""
+        """Do one step, of about 0.1 s, and return False if nothing is left to do."""
 
 
 class Backend(Protocol):
-    """Computes the inputs of sessions: a `Worker` with an engine, or a connection to a server.
+    """Object that computes the inputs of sessions: a `Worker` with an engine, or a connection.
 
-    Thread-safe. Sessions of equal `EngineConfig` share one.
+    Thread-safe. Sessions with equal `EngineConfig` share one backend.
     """
 
     width: int
-    """Numbers per row, as in `Engine`."""
+    """Length of a row, as in `Engine`."""
 
     @property
     def info(self) -> EngineInfo:
@@ -305,12 +309,12 @@ class Backend(Protocol):
         """Start to compute inputs, without waiting for them.
 
         Args:
-            inputs: Any number, of the kind that this backend accepts.
-            offset: Added to a position to give the index that an error names.
+            inputs: Any number of inputs, of the type that this backend accepts.
+            offset: Position of the first input in the caller's list, for the index in errors.
 
         Returns:
-            A future of one finite row per input, in order. Shape: (len(inputs), width).
-            It can be cancelled, and fails with a `QuernstoneError`.
+            A future of one row per input, in order, without NaN or infinity. It can be cancelled,
+            and its exceptions are `QuernstoneError`s. Shape: (len(inputs), width).
 
         Raises:
             ClosedError: The backend was closed.
@@ -335,5 +339,5 @@ class Usage:
     truncated: int = 0
     """Inputs that were cut to `max_length`."""
     recomputed: int = 0
-    """Results that overflowed a 16-bit dtype and were computed again in float32, counted for all
-    users of the loaded model in this process."""
+    """Results that overflowed a 16-bit dtype and were computed again in float32. It counts those of
+    all objects that share the loaded model in this process."""
