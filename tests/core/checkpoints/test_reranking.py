@@ -104,7 +104,7 @@ def test_a_template_of_the_caller_equals_transformers(folder, engine):
 
 def test_answers_are_single_tokens(folder):
     for word in ("quernstones grind", ""):
-        with pytest.raises(ConfigError, match=r"is \d tokens|is empty; give one token"):
+        with pytest.raises(ConfigError, match=r"has \d tokens|is empty; pass one token"):
             Reranker(str(folder), template=PairTemplate(prefix="{query}: ", positive=word))
     with pytest.raises(ConfigError, match="no place to cut"):
         Reranker(str(folder), template=PairTemplate(prefix="{query}\n"))
@@ -119,7 +119,7 @@ def test_servers_refuse_a_template():
 def test_vllm_refuses_other_answers(folder):
     files = resolve(str(folder), "rerank")
     vllm._check_reranker(files, ())
-    with pytest.raises(ConfigError, match=r"scores the answers `no` and `yes`.*ids \[5\]"):
+    with pytest.raises(ConfigError, match=r"only supports the answers `no` and `yes`.*ids \[5\]"):
         vllm._check_reranker(files, (5,))
 
 

@@ -128,5 +128,5 @@ def test_padding_at_the_end_is_dropped_for_a_classification_head(ours):
 @pytest.mark.parametrize("prefix", ["{query}\n", "{query}.", "<|im_start|>{query} \n"])
 def test_a_template_without_a_place_to_cut_is_refused(prefix, ours):
     encoder = TokenEncoder(ours, max_length=100)
-    with pytest.raises(ConfigError, match=r"no place to cut .* put a word, or a mark and a space"):
+    with pytest.raises(ConfigError, match=r"no place to cut .* put a word, a punctuation mark and"):
         encoder.encode_pairs([("a", "b", "")], PairTemplate(prefix=prefix))

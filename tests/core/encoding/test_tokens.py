@@ -232,7 +232,7 @@ def test_a_query_that_leaves_no_room_is_an_error_naming_it(ours):
 
 
 def test_an_instruction_that_leaves_no_room_is_an_error(ours):
-    with pytest.raises(InputTooLongError, match="the instruction with its frame has"):
+    with pytest.raises(InputTooLongError, match="the instruction with the prompt around it has"):
         encoder(ours["embedding"], 20).encode_queries(["q"], "word " * 50)
 
 

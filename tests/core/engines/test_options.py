@@ -57,7 +57,7 @@ def test_an_object_has_the_same_digest_wherever_it_lies():
         ("torch", {"a": 1}, "the torch engine takes no `engine_options`, got a"),
         ("transformers", {"a": 1, "b": 2}, "takes no `engine_options`, got a, b"),
         ("vllm", ["a"], "`engine_options` is list, expected a mapping"),
-        ("vllm", {1: 2}, "a name that is not a string"),
+        ("vllm", {1: 2}, "must be strings; they are"),
         ("vllm", {"x": bytearray(b"1")}, "contains a bytearray, which is not hashable"),
         ("vllm", RemoteOptions(endpoint="http://host"), "is RemoteOptions, expected a mapping"),
         ("remote", {"endpoint": "http://host", "url": 1}, "no option url"),

@@ -101,7 +101,7 @@ def test_an_embedding_model_of_a_library(minilm):
         # Another limit needs another copy of the weights, which a client cannot make it load.
         for settings in ({"max_length": 16}, {"truncate": False}):
             with pytest.raises(
-                RemoteRequestError, match=r"`max_length` .* are those that it was loaded"
+                RemoteRequestError, match=r"`max_length` .* cannot be changed; leave"
             ):
                 Embedder(url, **settings)
 
@@ -109,7 +109,7 @@ def test_an_embedding_model_of_a_library(minilm):
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (PairTemplate(prefix="{query}: ", positive="1", negative="0"), "has other answers than"),
+        (PairTemplate(prefix="{query}: ", positive="1", negative="0"), "answers of the template"),
         (PairTemplate(prefix="{query}: ", positive="quernstones grind"), "tokens"),
     ],
     ids=["other answers", "several tokens"],

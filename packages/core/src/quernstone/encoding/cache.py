@@ -1,4 +1,4 @@
-"""The token ids of documents that several queries share."""
+"""Cache of token ids, for documents that several queries share."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 
 from quernstone.types import TokenArray
 
-# Documents kept for the length of a call: 16 MB of token ids.
+# Token ids that the cache of one call keeps: 16 MB.
 _MAX_TOKENS = 4_000_000
 # The overhead of an entry, expressed in tokens.
 _ENTRY_TOKENS = 64
 
 
 class DocumentCache:
-    """The token ids of the documents of one call.
+    """Cache of the token ids of the documents of one call.
 
-    It keeps the first documents, up to a number of tokens. Queries read the same documents in the
-    same order, so a cache that evicted the oldest would lose each one just before its next use.
+    It keeps the first documents, until a number of tokens is reached. All queries read the
+    documents in the same order, so a cache that evicted the oldest document would evict each one
+    just before its next use.
     """
 
     def __init__(self, max_tokens: int = _MAX_TOKENS) -> None:

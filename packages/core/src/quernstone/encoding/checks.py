@@ -1,4 +1,4 @@
-"""Checks of the arguments that callers pass."""
+"""Checks of callers' arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def check_texts(texts: Sequence[str], offset: int = 0, what: str = "text") -> No
 def check_list(name: str, values: object) -> None:
     """Raise an `InputError` unless `values` is an iterable with an order, such as a generator.
 
-    A single string would pass as a list of characters, and a mapping as a list of its keys.
+    Strings, mappings and sets are refused: a string would be read as a list of characters, a
+    mapping as a list of its keys, and a set has no order.
     """
     refused = isinstance(values, (str, bytes, Mapping, Set))
     if refused or not isinstance(values, Iterable):

@@ -1,4 +1,4 @@
-"""The contract between a session and the encoder of its inputs."""
+"""The protocol `Encoder`, by which a session prepares its inputs for a backend."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class EncodedBatch:
     truncated: list[int] = field(default_factory=list)
     """Positions of the inputs that were cut."""
     tokens: int = 0
-    """Tokens of all sequences, shared prefixes included; 0 if the engine tokenizes."""
+    """Total number of tokens, shared prefixes included; 0 if the engine tokenizes."""
 
 
 class Encode(Protocol[T]):
     """A function that encodes inputs."""
 
     def __call__(self, inputs: Sequence[T], /, *, offset: int = 0) -> EncodedBatch:
-        """Encode inputs; `offset` is added to the index that an error names."""
+        """Encode inputs; `offset` is the position of the first one, for the index in errors."""
 
 
 class Encoder(Protocol):
-    """Checks inputs and turns them into what a backend accepts.
+    """Object that checks inputs and converts them to inputs of a backend.
 
-    Its limits are fixed when it is created. See `TokenEncoder` and `TextEncoder`.
+    Its limits are fixed when it is created. Implemented by `TokenEncoder` and `TextEncoder`.
     """
 
     def encode_documents(self, texts: Sequence[str], *, offset: int = 0) -> EncodedBatch:

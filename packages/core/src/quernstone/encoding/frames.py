@@ -1,8 +1,9 @@
-"""Templates cut for one tokenizer, so that their parts can be tokenized on their own.
+"""Split a template into parts that can be tokenized separately.
 
-The tokens of the parts are those of the complete prompt. A text is only cut next to a control
-token, or where byte-level pre-tokenizers end a word whatever surrounds it: before a space that
-follows something else, and between a letter or a digit and a mark.
+A frame is the fixed text of a prompt around a query or a document. Tokenizing its parts separately
+must give the same tokens as tokenizing the complete prompt. So a text is only cut next to a
+control token, or where byte-level pre-tokenizers always end a word: before a space that follows
+another character, and between a letter or digit and a punctuation mark.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ _EMPTY = np.empty(0, dtype=np.int32)
 
 
 class PairFrame:
-    """The text around queries and documents, cut for a tokenizer."""
+    """The fixed text around queries and documents, as tokens of one tokenizer."""
 
     def __init__(
         self, template: PairTemplate, tokenizer: Tokenizer, ignored: int | None = None
     ) -> None:
-        """Cut a template.
+        """Split and tokenize a template.
 
         Args:
             template: The template.
-            tokenizer: The checkpoint's.
-            ignored: A token id that is dropped at the end of a prompt: a classification head
-                reads the last token that is not padding.
+            tokenizer: The tokenizer of the checkpoint.
+            ignored: A token id that is dropped at the end of a prompt. It is the padding token of
+                a classification head, which reads the last token that is not padding.
 
         Raises:
-            ConfigError: There is no place to cut between the query and the document.
+            ConfigError: The template cannot be cut between the query and the document.
         """
         self._tokenizer = tokenizer
         parts = tokenizer.split_control(template.prefix)
@@ -47,9 +48,9 @@ class PairFrame:
         end = end_of_places(last)
         if cut is None and 0 < end < len(last):
             raise ConfigError(
-                f"no place to cut {last!r} of the template's prefix after the query, because "
-                "tokens may cross all of it; put a word, or a mark and a space, or a control token "
-                "between query and document"
+                f"no place to cut {last!r} of the template's prefix after the query, because one "
+                "token may span all of it; put a word, a punctuation mark and a space, or a "
+                "control token between the query and the document"
             )
         cut = end if cut is None else cut
         self._lead = last[cut:]
@@ -65,7 +66,7 @@ class PairFrame:
         end = found.start() if found else len(first)
         self._tail, rest = first[:end], first[end:]
         self.tail = tokenizer.ids([self._tail])[0] if self._tail else _EMPTY
-        """Tokens of the start of the suffix, which is tokenized with the document."""
+        """Tokens of the start of the suffix, which is tokenized together with the document."""
         suffix = tokenizer.frame_ids(rest + "".join(ending)) if rest or ending else _EMPTY
         while len(suffix) and suffix[-1] == ignored:
             suffix = suffix[:-1]
@@ -73,19 +74,19 @@ class PairFrame:
         """Tokens of the rest of the suffix."""
 
     def stem(self, instruction: str) -> TokenArray:
-        """Return the tokens that all pairs of an instruction start with. Shape: (tokens,)."""
+        """Return the tokens that all pairs with an instruction begin with. Shape: (tokens,)."""
         return self._joined(self._stem, [("", instruction)])[0]
 
     def heads(self, heads: Sequence[tuple[str, str]]) -> list[TokenArray]:
-        """Return the tokens before the documents of each query and instruction."""
+        """Return the tokens before the document, for each (query, instruction)."""
         return self._joined(self._head, heads)
 
     def body(self, document: str) -> str:
-        """Return the text that is tokenized with a document."""
+        """Return a document with the parts of the frame that are tokenized together with it."""
         return f"{self._lead}{document}{self._tail}"
 
     def _merged(self, parts: Sequence[str]) -> list[str | TokenArray]:
-        """Return the parts, with the tokens of neighbouring fixed ones."""
+        """Tokenize the parts that are fixed text, joining neighbours; keep the others as text."""
         merged: list[str | TokenArray] = []
         for fixed, group in groupby(parts, key=lambda part: not end_of_places(part)):
             texts = list(group)
@@ -107,6 +108,6 @@ class PairFrame:
 
 
 def _last_cut(text: str) -> int | None:
-    """Return the last place to cut a text after the places of a template, if there is one."""
+    """Return the last position after `{query}` and `{instruction}` where a text can be cut."""
     start = end_of_places(text)
     return max((match.start() for match in _CUT.finditer(text, start + 1)), default=None)

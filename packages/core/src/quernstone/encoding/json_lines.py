@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
-"""Digits that may be an integer beyond 64 bits, which orjson reads as a float."""
+"""Pattern of integers that may exceed 64 bits, which orjson would read as floats."""
 _MOST_DIGITS = 4300
-"""Python refuses to convert longer integers; they stay text."""
+"""Most digits of an integer that Python converts; longer ones stay strings."""
 
 
 def parse_json(line: bytes) -> tuple[Any, int]:
@@ -51,10 +51,10 @@ def parse_json(line: bytes) -> tuple[Any, int]:
 
 
 def dump_json(value: Any) -> bytes:
-    """Return a line of JSON.
+    """Serialize a value as a line of JSON.
 
-    Integers may be of any size. Numpy arrays become lists, dates ISO 8601 strings, bytes base64,
-    and decimals and durations strings.
+    Integers may be of any size. Numpy arrays become lists, dates become ISO 8601 strings, bytes
+    become base64, and decimals and durations become strings.
     """
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     try:

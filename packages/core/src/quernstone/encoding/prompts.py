@@ -1,7 +1,7 @@
-"""The byte-exact texts that Qwen3-Embedding and Qwen3-Reranker were trained on.
+"""The prompts that Qwen3-Embedding and Qwen3-Reranker were trained with, byte for byte.
 
-They are defined only here. Engines that tokenize get these strings; engines that run token ids
-get the ids of these strings. Sources: the model cards of Qwen/Qwen3-Embedding-0.6B and
+They are defined only here. Engines that tokenize get these strings, and other engines get their
+token ids. Sources: the model cards of Qwen/Qwen3-Embedding-0.6B and
 Qwen/Qwen3-Reranker-0.6B, and `evaluation/qwen3_reranker_model.py` of QwenLM/Qwen3-Embedding.
 """
 
@@ -15,13 +15,13 @@ DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that
 """The instruction of both model cards."""
 
 EVAL_INSTRUCTION = "Given the user query, retrieval the relevant passages"
-"""The default of the official reranker evaluation, with its grammar."""
+"""The default of the official reranker evaluation, with its grammatical error."""
 
 ENDOFTEXT = "<|endoftext|>"
-"""The token whose hidden state is the embedding. Not the tokenizer's own `eos_token`."""
+"""The token whose hidden state is the embedding. It differs from the tokenizer's `eos_token`."""
 
 CONTROL_TOKENS = (ENDOFTEXT, "<|im_start|>", "<|im_end|>", "<think>", "</think>")
-"""Tokens that may occur in a frame, but not in a user's text."""
+"""Tokens that may occur in the fixed text of a prompt, but not in a user's text."""
 
 RERANK_PREFIX = (
     "<|im_start|>system\n"
@@ -33,8 +33,8 @@ _RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 RERANK_SUFFIXES: dict[RerankTemplate, str] = {
     "card": _RERANK_SUFFIX,
-    # The evaluation script renders the chat template, which ends the user's turn, and appends
-    # the suffix, which ends it again. The published tables come from this form.
+    # The evaluation script renders the chat template, which ends the user's turn, and then appends
+    # the suffix, which ends it again. The published scores were measured with this prompt.
     "eval": "<|im_end|>\n" + _RERANK_SUFFIX,
 }
 _RERANK_SEPARATORS: dict[RerankTemplate, str] = {"card": "\n", "eval": "\n\n"}
@@ -49,12 +49,12 @@ class Prompts:
     """The texts before a query and before a document; by default those of Qwen3-Embedding."""
 
     query: str = "Instruct: {instruction}\nQuery:"
-    """Holds `{instruction}`, or is the same for every query."""
+    """It contains `{instruction}`, or else is the same for every query."""
     document: str = ""
 
     @property
     def takes_instruction(self) -> bool:
-        """True if the instruction of a call is part of the prompt."""
+        """True if the prompt contains the instruction of a call."""
         return "{instruction}" in self.query
 
     def before_query(self, instruction: str) -> str:
@@ -77,8 +77,8 @@ def rerank_stem(instruction: str, template: RerankTemplate) -> str:
 def rerank_head(query: str, instruction: str, template: RerankTemplate) -> str:
     """Return the user's turn up to the document, which all documents of one query share.
 
-    It ends in `<Document>:`, without the space that follows. No Qwen3 token joins the colon with
-    a space, so tokenizing head and body separately gives the same ids as tokenizing both at once.
+    It ends in `<Document>:`, without the space after it. No Qwen3 token contains both the colon and
+    the space, so tokenizing head and body separately gives the same ids as tokenizing them at once.
     """
     separator = _RERANK_SEPARATORS[template]
     return f"{rerank_stem(instruction, template)} {query}{separator}<Document>:"

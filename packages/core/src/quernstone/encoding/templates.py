@@ -1,4 +1,4 @@
-"""Templates of rerankers: how a pair is rendered, and how the model's answer becomes a score."""
+"""`PairTemplate`: the prompt of a reranker, and how its answer becomes a score."""
 
 from __future__ import annotations
 
@@ -46,27 +46,27 @@ class PairTemplate:
     """
 
     prefix: str
-    """The text before the document. Holds `{query}` once, and may hold `{instruction}`."""
+    """The text before the document. It contains `{query}` once, and may contain `{instruction}`."""
     suffix: str = ""
     """The text after the document."""
     positive: str | None = None
-    """The answer of a match: one token, or for a classification head the name of a label. None:
-    the model's own, which for a language model without a stored one is `yes`."""
+    """The answer for a relevant document: one token, or the name of a classification head's label.
+    None uses the answer stored with the model, or `yes` if there is none."""
     negative: str | None = None
-    """The opposite answer. None: the model's own if `positive` is None, else only the logit of
-    `positive` counts."""
+    """The answer for an irrelevant document. None uses the model's own if `positive` is None as
+    well; otherwise only the logit of `positive` counts."""
     score: ScoreFunction = "probability"
-    """`probability` is sigmoid(logit / temperature), `logit` is logit / temperature. The logit is
-    that of `positive`, minus that of `negative` if there is one."""
+    """`probability` is sigmoid(logit / temperature), and `logit` is logit / temperature. The logit
+    is that of `positive`, minus that of `negative` if there is one."""
     temperature: float = 1.0
-    """Divides the logit."""
+    """Number by which the logit is divided."""
     instruction: str = ""
-    """The default of `Reranker(instruction=)`."""
+    """The instruction of calls and rerankers that do not pass one."""
     strip: bool = False
     """Remove white space around queries and documents."""
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for a template that can never work."""
+        """Raise `ConfigError` if a field is invalid or contradicts another one."""
         self._check_types()
         if self.prefix.count(QUERY) != 1 or self.prefix.count(INSTRUCTION) > 1:
             raise ConfigError(
@@ -74,14 +74,20 @@ class PairTemplate:
                 f"it is {self.prefix!r}"
             )
         if _PLACES.search(self.suffix):
-            raise ConfigError(f"`suffix` of a template is fixed text; it is {self.suffix!r}")
+            raise ConfigError(
+                f"`suffix` of a template must not contain `{QUERY}` or `{INSTRUCTION}`; it is "
+                f"{self.suffix!r}"
+            )
         if self.instruction and not self.takes_instruction:
-            raise ConfigError(f"`instruction` needs the place `{INSTRUCTION}` in `prefix`")
+            raise ConfigError(
+                f"`instruction` of a template needs `{INSTRUCTION}` in `prefix`; it is "
+                f"{self.prefix!r}"
+            )
         for name in ("positive", "negative"):
             if getattr(self, name) == "":
-                raise ConfigError(f"`{name}` of a template is empty; give one token, such as 'yes'")
+                raise ConfigError(f"`{name}` of a template is empty; pass one token, such as 'yes'")
         if self.negative is not None and self.positive is None:
-            raise ConfigError("`negative` of a template needs `positive`")
+            raise ConfigError("`negative` of a template needs `positive`: pass both")
         if self.positive is not None and self.positive == self.negative:
             raise ConfigError(f"`positive` and `negative` of a template are both {self.positive!r}")
         if self.score not in get_args(ScoreFunction):
@@ -93,7 +99,7 @@ class PairTemplate:
         for name in ("prefix", "suffix", "instruction", *answers):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in answers):
-                raise ConfigError(f"`{name}` of a template is {value!r}, not a text")
+                raise ConfigError(f"`{name}` of a template is {value!r}, expected a string")
         if not isinstance(self.strip, bool):
             raise ConfigError(f"`strip` of a template is {self.strip!r}; use True or False")
         number = self.temperature
@@ -103,7 +109,7 @@ class PairTemplate:
 
     @property
     def takes_instruction(self) -> bool:
-        """True if the instruction of a call is part of the prompt."""
+        """True if the prompt contains the instruction of a call."""
         return INSTRUCTION in self.prefix
 
     def render(self, query: str, document: str, instruction: str) -> str:
@@ -114,7 +120,7 @@ class PairTemplate:
 
     @property
     def name(self) -> str:
-        """A short text that differs between templates."""
+        """Short identifier that differs between templates."""
         return f"custom-{hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]}"
 
 
@@ -135,25 +141,25 @@ OFFICIAL: dict[RerankTemplate, PairTemplate] = {name: _official(name) for name i
 
 
 def full_template(template: AnyTemplate) -> PairTemplate:
-    """Return a template by its name, or as it is."""
+    """Return the template of a name; a `PairTemplate` is returned unchanged."""
     return template if isinstance(template, PairTemplate) else OFFICIAL[template]
 
 
 def template_name(template: AnyTemplate) -> str:
-    """Return a short text that differs between templates whose scores may differ."""
+    """Return a short identifier that differs between templates whose scores may differ."""
     return template if isinstance(template, str) else template.name
 
 
 def for_reranker(template: AnyTemplate | None, task: str) -> dict[str, AnyTemplate | None]:
-    """Return the argument `template` of a `Reranker`, and none for an `Embedder`.
+    """Return the keyword argument `template` of a `Reranker`; no argument for an `Embedder`.
 
     Raises:
-        ConfigError: A template is given for another task.
+        ConfigError: A template was passed for embedding.
     """
     if task == "rerank":
         return {"template": template}
     if template is not None:
-        raise ConfigError("`template` is for rerankers, and this model embeds")
+        raise ConfigError("`template` is for rerankers, and the task is to embed: leave it out")
     return {}
 
 
@@ -166,11 +172,11 @@ def check_template(template: object) -> None:
 
 
 def end_of_places(text: str) -> int:
-    """Return the end of the last place for a query or an instruction; 0 if there is none."""
+    """Return the end of the last `{query}` or `{instruction}` in a text; 0 if there is none."""
     return max((match.end() for match in _PLACES.finditer(text)), default=0)
 
 
 def fill(text: str, query: str, instruction: str) -> str:
-    """Put a query and an instruction into their places, and look for no places inside them."""
+    """Replace `{query}` and `{instruction}` in a text, but not inside the values themselves."""
     values = {QUERY: query, INSTRUCTION: instruction}
     return "".join(values.get(part, part) for part in _PLACES.split(text))

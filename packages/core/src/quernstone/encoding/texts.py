@@ -1,4 +1,4 @@
-"""Inputs of engines that tokenize themselves: checked here, rendered and cut there."""
+"""`TextEncoder`: inputs for engines that add the prompt, tokenize and cut themselves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from quernstone.types import RerankTemplate, TextInput
 
 
 class TextEncoder:
-    """Wraps inputs as `TextInput`s. It rejects the same inputs as `TokenEncoder`.
+    """Encoder that wraps inputs as `TextInput`s. It rejects the same inputs as `TokenEncoder`.
 
-    It cuts nothing: only the engine knows how many tokens a text has, and gets `max_length` and
-    `truncate` with its `EngineConfig`.
+    It does not cut texts, because only the engine knows how many tokens they have. The engine gets
+    `max_length` and `truncate` in its `EngineConfig`.
     """
 
     def encode_documents(self, texts: Sequence[str], *, offset: int = 0) -> EncodedBatch:

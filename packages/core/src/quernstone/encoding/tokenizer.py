@@ -1,8 +1,8 @@
 """The tokenizer file of a checkpoint.
 
-The vocabulary tokenizes users' texts with all added tokens removed, so `<|im_end|>` in a document
-becomes nine harmless tokens. The ids of the added tokens are used in frames only. The file's
-post-processor is dropped: `TokenEncoder` appends the pooled token, exactly once.
+Users' texts are tokenized without the added tokens, so `<|im_end|>` in a document becomes nine
+harmless tokens. The ids of the added tokens are only used in the fixed text of prompts. The file's
+post-processor is dropped, because `TokenEncoder` appends the pooled token, exactly once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from quernstone.encoding.prompts import CONTROL_TOKENS, ENDOFTEXT
 from quernstone.errors import ConfigError, ModelLoadError
 from quernstone.types import TokenArray
 
-# The tokenizer returns more than the id of each token: 25 MiB for 2,048 chunks of 400 characters.
-# Eight calls of 256 texts take no longer than one of 2,048.
+# The tokenizer returns more than the ids: 25 MiB for 2,048 chunks of 400 characters. Eight calls
+# with 256 texts each need less memory, and take no longer than one call with 2,048.
 _TEXTS_PER_CALL = 256
 
 
@@ -42,7 +42,10 @@ class Tokenizer:
             self._added = {token["content"]: token["id"] for token in spec["added_tokens"]}
             self._plain = _without_added_tokens(spec)
         except FileNotFoundError as error:
-            msg = f"`{folder}` holds no `tokenizer.json`, which this engine reads"
+            msg = (
+                f"`{folder}` has no `tokenizer.json`, which this engine needs: copy it from the "
+                "checkpoint"
+            )
             raise ModelLoadError(msg) from error
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise ModelLoadError(f"`{path}` is not a tokenizer file: {error}") from error
@@ -66,24 +69,27 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """The id of a token for padding, which no other token attends to."""
+        """The id of a token to pad with; no other token attends to it."""
         return int(self._added.get(ENDOFTEXT, 0))
 
     @property
     def added(self) -> list[str]:
-        """The control tokens and other added tokens, by their ids."""
+        """The control tokens and other added tokens, sorted by id."""
         return sorted(self._added, key=lambda token: self._added[token])
 
     def token_id(self, token: str) -> int:
         """Return the id of a single token, or raise a `ModelLoadError` if there is none."""
         found = self._added.get(token, self._plain.token_to_id(token))
         if found is None:
-            msg = f"`{self._path}` has no token {token!r}: not the tokenizer of this model"
+            msg = (
+                f"`{self._path}` has no token {token!r}, so it is the wrong tokenizer for this "
+                "model; use the tokenizer file that came with the checkpoint"
+            )
             raise ModelLoadError(msg)
         return int(found)
 
     def vocabulary(self) -> dict[str, int]:
-        """Return the ids of the pieces that texts are split into, without the added tokens."""
+        """Return the ids of all tokens that texts are split into, without the added tokens."""
         return dict(self._plain.get_vocab())
 
     def text(self, token_id: int) -> str:
@@ -92,24 +98,24 @@ class Tokenizer:
         return added or self._plain.decode([token_id])
 
     def no_and_yes(self) -> tuple[int, ...]:
-        """Return the ids of the answers of Qwen3-Reranker."""
+        """Return the ids of `no` and `yes`, the answers of Qwen3-Reranker."""
         return self.token_id("no"), self.token_id("yes")
 
     def answer_id(self, token: str) -> int:
-        """Return the id of a reranker's answer, or raise a `ConfigError` if it is several."""
+        """Return the id of a reranker's answer, or raise a `ConfigError` if it has several."""
         if token in self._added:
             return int(self._added[token])
         ids = self.ids([token])[0].tolist()
         if len(ids) != 1:
             raise ConfigError(
-                f"the answer {token!r} is {len(ids)} tokens ({ids}) of this model, and a template "
-                "needs single tokens"
+                f"the answer {token!r} has {len(ids)} tokens ({ids}) in this model; choose an "
+                "answer that is a single token"
             )
         return int(ids[0])
 
     def ids(self, texts: Sequence[str]) -> list[TokenArray]:
         """Tokenize users' texts, in which control tokens are ordinary text."""
-        if len(texts) == 1:  # without waking the tokenizer's threads
+        if len(texts) == 1:  # faster than a batch, which wakes the tokenizer's threads
             ids = self._plain.encode(texts[0], add_special_tokens=False).ids
             return [np.array(ids, dtype=np.int32)]
         found: list[TokenArray] = []
@@ -122,7 +128,7 @@ class Tokenizer:
         return found
 
     def frame_ids(self, text: str) -> TokenArray:
-        """Tokenize a text of ours, in which control tokens are control tokens."""
+        """Tokenize the fixed text of a prompt, in which control tokens get their own ids."""
         if text not in self._frames:
             parts = [
                 np.array([self.token_id(part)], dtype=np.int32)
@@ -134,7 +140,7 @@ class Tokenizer:
         return self._frames[text]
 
     def split_control(self, text: str) -> list[str]:
-        """Split a text of ours into control tokens and the texts between them, none empty."""
+        """Split the fixed text of a prompt into control tokens and the texts between them."""
         return [part for part in self._control.split(text) if part]
 
     def is_control(self, part: str) -> bool:
@@ -143,7 +149,7 @@ class Tokenizer:
 
 
 def split(joined: TokenArray, lengths: Iterable[int]) -> list[TokenArray]:
-    """Return views of arrays that lie end to end, which is faster than allocating each of them."""
+    """Split an array into parts of the given lengths, as views, which is faster than copying."""
     return [joined[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
 
 

@@ -1,4 +1,4 @@
-"""Texts as token ids: frames, truncation, shared prefixes, the pooled token."""
+"""`TokenEncoder`: texts to token ids, with prompts, truncation, prefixes and the pooled token."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from quernstone.errors import ConfigError, InputError, InputTooLongError
 from quernstone.pairs import InstructedPair
 from quernstone.types import Encoded, Prefix, TokenArray
 
-# Only this many characters per allowed token are tokenized at first: tokenizing 10 MB to keep
-# 8,192 tokens would take seconds. English has about 4.5 characters per token.
+# Of a long text, only this many characters per allowed token are tokenized at first. Tokenizing
+# 10 MB to keep 8,192 tokens would take seconds. English has about 4.5 characters per token.
 _CHARS_PER_TOKEN = 12
 
-# A position where a text can be cut without changing the ids before it: after a letter or a digit
-# and before a space or a mark, where every known pre-tokenizer ends a word.
+# Positions where a text can be cut without changing the ids before them: after a letter or digit
+# and before a space or punctuation mark, where every known pre-tokenizer ends a word.
 _WORD_END = re.compile(r"(?<=[^\W_])(?=[ \n,.;:!?、。，；：！？])")
 
 _NOTHING = np.empty(0, dtype=np.int32)
@@ -34,7 +34,7 @@ _Head = tuple[str, str]
 
 
 class TokenEncoder:
-    """Encodes inputs as token ids, for engines that run token ids. Thread-safe."""
+    """Encoder that converts inputs to token ids. Thread-safe."""
 
     def __init__(
         self,
@@ -51,21 +51,26 @@ class TokenEncoder:
         """Fix the limits and the prompts.
 
         Args:
-            tokenizer: The checkpoint's.
-            max_length: Tokens per sequence, the frame and the pooled token included.
-            truncate: Cut longer texts; otherwise they are an error.
-            share_prefix: Give queries of one instruction, and pairs of one query, a `Prefix`.
+            tokenizer: The tokenizer of the checkpoint.
+            max_length: Maximum number of tokens of a sequence, with the prompt and the pooled
+                token.
+            truncate: True cuts longer texts; False raises an error.
+            share_prefix: Give queries with the same instruction, and pairs with the same query, a
+                common `Prefix`.
             prompts: The texts before queries and documents to embed.
-            first_token: The token before a text to embed, its prompt included; empty for none.
-            final_token: The token after a text to embed, whose state is pooled; empty for none.
-            ignored: A token id that is dropped at the end of a pair, see `PairFrame`.
+            first_token: The token at the start of a text to embed, before its prompt; or empty.
+            final_token: The token at the end of a text to embed, whose state is pooled; or empty.
+            ignored: A token id that is dropped at the end of a pair; see `PairFrame`.
 
         Raises:
             ConfigError: `max_length` leaves no room for a text.
         """
         ends = [token for token in (first_token, final_token) if token]
         if max_length < len(ends):
-            msg = f"`max_length` is {max_length}, which {' and '.join(ends)} around a text exceed"
+            msg = (
+                f"`max_length` is {max_length}, which is less than the {len(ends)} tokens around "
+                f"every text ({' and '.join(ends)}); raise it"
+            )
             raise ConfigError(msg)
         self._tokenizer = tokenizer
         self._max_length = max_length
@@ -76,20 +81,23 @@ class TokenEncoder:
             np.array([tokenizer.token_id(token)] if token else [], dtype=np.int32)
             for token in (first_token, final_token)
         )
-        # An application has few instructions, and uses one with every query.
+        # An application uses few instructions, but one of them with every query.
         self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
         self._ignored = ignored
         self._frame = lru_cache(maxsize=8)(self._read_frame)
         self._pair_stem = lru_cache(maxsize=64)(self._read_pair_stem)
 
     def encode_documents(self, texts: Sequence[str], *, offset: int = 0) -> EncodedBatch:
-        """Encode documents after the model's prompt, if any, each ending in the pooled token."""
+        """Encode documents, with the model's prompt, if any, and the pooled token at the end."""
         return self._encode_texts(texts, self._prompts.document, offset)
 
     def encode_queries(
         self, texts: Sequence[str], instruction: str, *, offset: int = 0
     ) -> EncodedBatch:
-        """Encode queries after their instruction, a shared `Prefix`; only the query is ever cut."""
+        """Encode queries, with the instruction before them; only the query is ever cut.
+
+        The tokens of the instruction are a `Prefix` that all queries share.
+        """
         return self._encode_texts(texts, self._prompts.before_query(instruction), offset)
 
     def encode_pairs(
@@ -102,8 +110,8 @@ class TokenEncoder:
     ) -> EncodedBatch:
         """Encode pairs for the reranker; only the document is ever cut.
 
-        Pairs of one query and instruction share a `Prefix`. Equal documents are tokenized once,
-        or with a `cache` once in all calls that pass it.
+        Pairs with the same query and instruction share a `Prefix`. Equal documents are tokenized
+        once; with a `cache`, once for all calls that pass it.
         """
         check_texts([query for query, _, _ in pairs], offset, "query")
         check_texts([document for _, document, _ in pairs], offset, "document")
@@ -132,10 +140,10 @@ class TokenEncoder:
         return EncodedBatch(sequences, cut, total)
 
     def pair_encoder(self, template: AnyTemplate) -> Encode[InstructedPair]:
-        """Return `encode_pairs` with a cache of its own, for use in one call.
+        """Return `encode_pairs` with a new cache, for use in one call.
 
         Raises:
-            ConfigError: The template has no place to cut between query and document.
+            ConfigError: The template cannot be cut between the query and the document.
         """
         self._frame(full_template(template))
         return partial(self.encode_pairs, template=template, cache=DocumentCache())
@@ -146,7 +154,7 @@ class TokenEncoder:
         shared = prefix if self._share_prefix else None
         ends = len(self._start) + len(self._end)
         if frame_tokens + ends > self._max_length and texts:
-            what = "the instruction with its frame"
+            what = "the instruction with the prompt around it"
             raise InputTooLongError(offset, frame_tokens + ends, self._max_length, what)
         limit = self._max_length - ends
         ids = self._ids([frame + text for text in texts] if frame else texts, limit)
@@ -161,10 +169,10 @@ class TokenEncoder:
         return EncodedBatch(sequences, cut, sum(map(len, arrays)))
 
     def _read_query_frame(self, frame: str) -> tuple[int, Prefix | None]:
-        """Return the number of tokens of a frame, and the prefix of all queries that follow it.
+        """Return the number of tokens of the text before queries, and the prefix of all queries.
 
-        The prefix leaves out the last character, which may form a token with the query's first. It
-        is None if nothing remains.
+        The prefix leaves out the last character of that text, which may form a token together with
+        the first character of a query. It is None if nothing remains.
         """
         if not frame:
             return 0, None
@@ -176,7 +184,7 @@ class TokenEncoder:
         return PairFrame(template, self._tokenizer, self._ignored)
 
     def _read_pair_stem(self, instruction: str, template: PairTemplate) -> Prefix:
-        """Return the prefix that all pairs of an instruction share."""
+        """Return the prefix that all pairs with an instruction share."""
         return Prefix(self._frame(template).stem(instruction))
 
     def _pair_prefixes(self, heads: Iterable[_Head], template: PairTemplate) -> dict[_Head, Prefix]:
@@ -189,7 +197,7 @@ class TokenEncoder:
         return prefixes
 
     def _pair(self, index: int, prefix: Prefix, ids: TokenArray) -> Encoded:
-        """Return a pair that shares its prefix, if it can."""
+        """Return an encoded pair, which shares its prefix if sharing is on."""
         if self._share_prefix and len(prefix) and len(ids):
             return Encoded(ids, prefix)
         whole = np.concatenate((prefix.ids, ids))
@@ -203,7 +211,7 @@ class TokenEncoder:
         return self._ids([frame.body(document) for document in documents], self._max_length)
 
     def _ids(self, texts: Sequence[str], limit: int) -> list[TokenArray]:
-        """Return the token ids of each text, or at least `limit + 1` of them if it may be cut."""
+        """Tokenize texts; of a text that will be cut, return at least the first `limit + 1` ids."""
         size = limit * _CHARS_PER_TOKEN
         short = [text if len(text) <= size else _shorten(text, size) for text in texts]
         found = self._tokenizer.ids(short)
@@ -220,9 +228,10 @@ class TokenEncoder:
         offset: int,
         tail: TokenArray = _NOTHING,
     ) -> tuple[list[TokenArray], list[int]]:
-        """Return token ids cut to `limits`, and the positions of those that were cut.
+        """Return token ids cut to `limits`, and the positions of the texts that were cut.
 
-        With a `tail`, all end in it: it is tokenized with the text, and not counted by `limits`.
+        With a `tail`, all of `ids` end in it, because it was tokenized together with the text. It
+        does not count toward the limits, and is kept when a text is cut.
         """
         pairs = [(each, limit + len(tail)) for each, limit in zip(ids, limits, strict=True)]
         cut = [index for index, (each, limit) in enumerate(pairs) if len(each) > limit]
@@ -238,7 +247,7 @@ class TokenEncoder:
 def _append(
     bodies: Sequence[TokenArray], end: TokenArray, start: TokenArray | None = None
 ) -> list[TokenArray]:
-    """Return `bodies`, each followed by `end`, and after `start` if there is one."""
+    """Put `start`, if there is one, before each of `bodies`, and `end` after it."""
     if not bodies:
         return []
     first = () if start is None or not len(start) else (start,)
@@ -252,6 +261,6 @@ def _begins_with(ids: TokenArray, start: TokenArray) -> bool:
 
 
 def _shorten(text: str, size: int) -> str:
-    """Cut a text at the first end of a word after `size` characters, or not if there is none."""
+    """Cut a text at the first end of a word after `size` characters, if there is one."""
     place = _WORD_END.search(text, size)
     return text[: place.start()] if place else text

@@ -1,7 +1,7 @@
-"""Warn once when a bundled model reads a text in a language that it does not know.
+"""Warn once when a bundled model reads a text in a script that it does not know.
 
-The tiny models learned English. Their vocabulary splits other scripts into `[UNK]` and into single
-letters, whose vectors were never trained. `docs/tiny-models.md` says how much worse results get.
+The tiny models learned English. Their vocabulary splits other scripts into `[UNK]` and single
+letters, whose vectors were never trained. `docs/tiny-models.md` says how much worse results are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger("quernstone")
 MOST = 0.5
 """Warn if more than this share of a text's tokens is unknown."""
 
-# Enough of a text to judge it.
+# Characters of a text that are checked.
 _CHARS = 2000
 # Latin letters and general punctuation: a text without other characters is not tokenized again.
 _OTHER_SCRIPT = re.compile(r"[^\u0000-\u024f\u1e00-\u1eff\u2000-\u206f]")
@@ -36,10 +36,10 @@ _warned = threading.Event()
 
 
 class UnknownTexts:
-    """Finds texts that a bundled model does not know, and warns once per process."""
+    """Detector of texts that a bundled model does not know; it warns once per process."""
 
     def __init__(self, tokenizer: Tokenizer, task: Task) -> None:
-        """Take the tokenizer of the bundled model for a task."""
+        """Use the tokenizer of the bundled model for a task."""
         self._tokenizer = tokenizer
         self._task = task
 
@@ -62,11 +62,11 @@ class UnknownTexts:
         return float(self._is_unknown[ids].mean()) if len(ids) else 0.0
 
     def check(self, inputs: Sequence[object], offset: int = 0) -> None:
-        """Warn of the first input with a text that is mostly unknown, if no warning was given yet.
+        """Log a warning for the first input with a mostly unknown text, unless one was logged.
 
         Args:
             inputs: Texts, or pairs of a query and a document to rerank.
-            offset: Added to the index in the warning.
+            offset: Position of the first input, for the index in the warning.
         """
         if _warned.is_set():
             return

@@ -1,4 +1,4 @@
-"""Back-pressure: refuse work that would wait too long, by the rate at which work is being done."""
+"""Back-pressure: refuse requests that would wait too long, judging by the measured rate."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 
 from quernstone.serve.speed import Speed
 
-# A request that comes back so much later than its `Retry-After` says is still admitted before new
-# ones, but no place waits for it longer than a slot: many requests never come back.
+# A refused request may be retried this much later than its `Retry-After` says, and is still
+# admitted before new ones. But its place is counted only in its slot: many are never retried.
 _LATE_SECONDS = 5.0
-# The share of the longest wait up to which new requests may delay those that come back.
+# New requests are admitted only if retried ones would wait at most this share of the limit.
 _NEW = 0.75
-# Seconds ahead for which places are kept, and seconds of a slot: both bound the work per request.
+# Places are reserved up to so many seconds ahead, in slots of so many seconds. Both limit the work
+# of an admission.
 _HORIZON_SECONDS = 60
 _SLOT_SECONDS = 0.25
 
 
 class BusyError(Exception):
-    """There is too much work already. `.retry_after` is in seconds."""
+    """The queue is too long for a request. `.retry_after` is in seconds."""
 
     def __init__(self, wait: float, limit: float, retry_after: int) -> None:
         super().__init__(wait, limit, retry_after)
@@ -38,18 +39,18 @@ class BusyError(Exception):
 
 @dataclass(slots=True)
 class _Slot:
-    """Refused requests that should come back within a quarter of a second."""
+    """Refused requests that should be retried within the same quarter of a second."""
 
     tokens: int = 0
     keys: list[Hashable] = field(default_factory=list)
 
 
 class Admission:
-    """Counts the tokens that wait or are computed. For one event loop.
+    """Counter of the tokens that wait or are computed. For use in one event loop.
 
-    A refused request is promised a place: if it comes back when `Retry-After` has passed, it is
-    admitted before new requests. Otherwise they would take its place whenever clients ask for
-    more than can be computed.
+    A place is reserved for each refused request: if it is retried after `Retry-After`, it is
+    admitted before new requests. Otherwise, new requests would take its place as long as clients
+    ask for more than the server can compute.
     """
 
     def __init__(
@@ -57,23 +58,23 @@ class Admission:
     ) -> None:
         self._max_wait, self._speed, self._now = max_wait, speed, now
         self._admitted = 0
-        # Promises by the number of their slot, and the times at which those of a key are due.
+        # Reservations by slot number, and the times at which the requests of a key are due.
         self._slots: dict[int, _Slot] = defaultdict(_Slot)
         self._due: dict[Hashable, list[float]] = defaultdict(list)
 
     @property
     def waiting(self) -> int:
-        """Tokens that were admitted and are not finished."""
+        """Number of tokens that were admitted and are not finished."""
         return self._admitted
 
     @property
     def rate(self) -> float:
-        """Tokens per second while the server is busy; 0 as long as nothing was computed."""
+        """Tokens per second while the server is busy; 0 before the first batch."""
         return self._speed.rate
 
     @property
     def wait(self) -> float:
-        """Seconds until the admitted work is done, by the rate; 0 as long as there is none."""
+        """Estimated seconds until the admitted work is done; 0 before the first batch."""
         rate = self.rate
         return self._admitted / rate if rate else 0.0
 
@@ -83,10 +84,10 @@ class Admission:
 
         Args:
             tokens: Size of the request.
-            key: Equal for a request that was refused and comes back.
+            key: Identifies a request that was refused and is retried.
 
         Raises:
-            BusyError: They would wait longer than the limit, or take the place of a request that
+            BusyError: The request would wait longer than the limit, or take the place of one that
                 was refused before.
         """
         self._reserve(tokens, key)
@@ -99,7 +100,7 @@ class Admission:
                 self._speed.end()
 
     def _reserve(self, tokens: int, key: Hashable) -> None:
-        """Refuse a request that finds no place."""
+        """Raise `BusyError` if a request has to wait too long, and reserve a place for it."""
         now, wait = self._now(), self.wait
         self._expire(now)
         due = self._take(tokens, key)
@@ -110,7 +111,7 @@ class Admission:
         if wait <= self._max_wait:
             return
         if due is None:
-            # Half of the limit is left, because the rate changes.
+            # Plan for half of the limit, because the rate may change meanwhile.
             seconds = self._foresee(now)[1] - self._max_wait / 2
             due = now + max(1, math.ceil(seconds))
         if due - now < _HORIZON_SECONDS:
@@ -122,7 +123,7 @@ class Admission:
         raise BusyError(wait, self._max_wait, math.ceil(round(due - now, 6)))
 
     def _take(self, tokens: int, key: Hashable) -> float | None:
-        """Remove the first promise of a key, and return the time at which it is due."""
+        """Remove the first reservation of a key, and return the time at which it is due."""
         if key not in self._due:
             return None
         due = self._forget(key)
@@ -132,7 +133,7 @@ class Admission:
         return due
 
     def _expire(self, now: float) -> None:
-        """Forget the promises that were not used."""
+        """Remove the reservations that were not used."""
         last = _slot(now - _LATE_SECONDS)
         for number in [number for number in self._slots if number < last]:
             for key in self._slots.pop(number).keys:
@@ -146,14 +147,14 @@ class Admission:
         return due
 
     def _foresee(self, now: float, more: int = 0) -> tuple[float, float]:
-        """Imagine that all requests with a place come back in time.
+        """Simulate that all requests with a reservation are retried in time.
 
         Args:
-            now: The time.
-            more: Tokens that are admitted now.
+            now: The current time.
+            more: Number of tokens to admit now.
 
         Returns:
-            The longest wait that one of them finds, and the seconds until all work is done.
+            The longest wait of one of these requests, and the seconds until all work is done.
         """
         if not (rate := self.rate):
             return 0.0, 0.0
@@ -169,5 +170,5 @@ class Admission:
 
 
 def _slot(time: float) -> int:
-    """Return the number of the slot of a time."""
+    """Return the number of the slot that a time is in."""
     return math.floor(time / _SLOT_SECONDS)

@@ -62,7 +62,7 @@ def scores(model: str, computed: Computed) -> dict[str, Any]:
 
 
 def usage(computed: Computed) -> dict[str, int]:
-    """Return the tokens of a request, and the number of its inputs that were cut."""
+    """Return the number of tokens of a request, and the number of truncated inputs."""
     return {
         "prompt_tokens": computed.tokens,
         "total_tokens": computed.tokens,

@@ -29,12 +29,12 @@ _OPEN_PATHS = {"/health"}
 def create_app(
     load: Load, options: ServeOptions, *, failed: Callable[[], None] = lambda: None
 ) -> FastAPI:
-    """Create the application. It loads the models when it starts, while it answers `/health`.
+    """Create the application, which loads the models when it starts and answers `/health` already.
 
     Args:
-        load: Returns the models; called once, in a thread.
+        load: Function that returns the models; called once, in a thread.
         options: The limits.
-        failed: Called if the models cannot be loaded; `app.state.server.error` says why.
+        failed: Called if the models cannot be loaded; `app.state.server.error` is the exception.
     """
     state = State(options)
 
@@ -84,7 +84,7 @@ class _Guarded:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Pass a request on if it may."""
+        """Pass a request on if its path is open or its key is accepted."""
         guarded = scope["type"] == "http" and self._keys and scope["path"] not in _OPEN_PATHS
         if guarded and not self._keys.accept(_authorization(scope)):
             message = "the API key is missing or wrong; send `Authorization: Bearer KEY`"

@@ -1,4 +1,4 @@
-"""Errors as answers: a status, a type for programs and a message for people."""
+"""HTTP answers for errors: a status, a type for programs, and a message for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN_ERRORS = 3
 
 
 class RequestError(Exception):
-    """A request that cannot be answered."""
+    """Base of errors in requests, with their HTTP status."""
 
     status = 400
     kind = "invalid_request"
@@ -60,7 +60,7 @@ class DeadlineError(RequestError):
     kind = "timeout"
 
 
-# The first class that fits counts.
+# The first matching class counts.
 _STATUSES: list[tuple[type[Exception], int, str]] = [
     (InputError, 422, "invalid_input"),
     (NonFiniteError, 422, "not_finite"),
@@ -77,7 +77,7 @@ HANDLED: tuple[type[Exception], ...] = (
     ValidationError,
     *(kind for kind, _, _ in _STATUSES),
 )
-"""The errors that `answer_to` knows."""
+"""The errors that `answer_to` can convert."""
 
 
 def answer_to(error: Exception) -> Response:
@@ -108,7 +108,7 @@ def failure(
 
 
 def _invalid(error: ValidationError) -> Response:
-    """Describe the first faults of a body. The body itself is not quoted: it has users' texts."""
+    """Describe the first faults of a body, without quoting it, because it contains users' texts."""
     faults = error.errors(include_input=False, include_url=False, include_context=False)
     if faults[0]["type"] == "json_invalid":
         return failure(400, "invalid_json", f"the body is not JSON: {faults[0]['msg']}")

@@ -12,7 +12,7 @@ from quernstone.errors import ConfigError
 
 
 class Keys:
-    """The accepted keys. Holds digests only, so that nothing can print a key."""
+    """The accepted keys, kept only as digests, so that no key can be printed."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = [_digest(key) for key in keys]
@@ -21,9 +21,9 @@ class Keys:
         return bool(self._digests)
 
     def accept(self, authorization: str | None) -> bool:
-        """Return whether a header `Authorization: Bearer KEY` has an accepted key.
+        """Return True if a header `Authorization: Bearer KEY` has an accepted key.
 
-        Every key is compared, in a time that does not depend on the header.
+        All keys are compared, so the time does not depend on the header.
         """
         scheme, _, given = (authorization or "").partition(" ")
         digest = _digest(given.strip())
@@ -35,7 +35,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
     """Read one key per line. Empty lines, and lines that begin with `#`, are skipped.
 
     Raises:
-        ConfigError: A key has characters that a header cannot have, or there is no key.
+        ConfigError: A key has characters that a header cannot contain, or there is no key.
         OSError: The file cannot be read.
     """
     lines = enumerate(path.read_text().splitlines(), 1)
@@ -45,7 +45,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
         if line.strip() and not line.lstrip().startswith("#")
     )
     if not keys:
-        raise ConfigError(f"{path} has no key")
+        raise ConfigError(f"{path} has no key; write one key per line")
     return keys
 
 

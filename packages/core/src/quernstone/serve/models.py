@@ -28,7 +28,7 @@ M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Clients with other limits share the weights, so a variant is small.
+# Most variants of a model that are kept. They are small, because they share its weights.
 _VARIANTS = 32
 
 
@@ -39,7 +39,7 @@ class Computed:
     rows: Float32Array
     """Shape: (inputs, width)"""
     tokens: int
-    """Tokens of the inputs, prompts included; 0 if the engine tokenizes."""
+    """Total number of tokens, prompts included; 0 if the engine tokenizes."""
     truncated: Sequence[int]
     """Positions of the inputs that were cut."""
 
@@ -61,10 +61,12 @@ class Served(Generic[M]):
         self._variants: OrderedDict[Settings, M] = OrderedDict()
 
     async def variant(self, settings: Settings) -> M:
-        """Return the model with other settings; its limit is at most that of the server.
+        """Return the model with the settings of a request.
+
+        `max_length` is at most that of the server.
 
         Raises:
-            ConfigError: The settings need another copy of the weights.
+            ConfigError: The settings cannot be changed without loading the model again.
         """
         changes = self._changes(settings)
         if not changes:
@@ -80,7 +82,7 @@ class Served(Generic[M]):
         return self._variants[settings]
 
     def _changes(self, settings: Settings) -> dict[str, Any]:
-        """Return the settings that differ from the model's own, if it can have them."""
+        """Return the settings that differ from the model's own, or raise a `ConfigError`."""
         session = session_of(self.model)
         longest = session.max_length
         asked: dict[str, Any] = {
@@ -95,21 +97,22 @@ class Served(Generic[M]):
         }
         if session.tokenizer is None and changes.keys() & {"max_length", "truncate"}:
             raise ConfigError(
-                f"`{self.model.model}` runs in a library that tokenizes, so its `max_length` "
-                f"({longest}) and `truncate` ({session.truncate}) are those that it was loaded with"
+                f"`{self.model.model}` runs in a library that tokenizes, so the `max_length` "
+                f"({longest}) and `truncate` ({session.truncate}) that it was loaded with cannot "
+                "be changed; leave them out"
             )
         if "template" in changes and session.rows_of(changes["template"]) != session.head_rows:
             raise ConfigError(
-                f"the template has other answers than those that `{self.model.model}` was loaded "
-                "with; serve the model with this template"
+                f"the answers of the template differ from those that `{self.model.model}` was "
+                "loaded with; serve the model with this template"
             )
         return changes
 
     def check_name(self, asked: str | None) -> str:
-        """Return the name of the model, if a request asked for it or for none.
+        """Return the name of the model.
 
         Raises:
-            LookupError: It asked for another one.
+            LookupError: A request asked for a model with another name.
         """
         name = self.model.model
         if asked not in (None, "", name):
@@ -123,7 +126,7 @@ class Served(Generic[M]):
 
 
 class Models:
-    """The embedding model and the reranking model of a server; one may be missing."""
+    """The models of a server: an embedding model, a reranking model, or both."""
 
     def __init__(
         self, embedder: Embedder | None, reranker: Reranker | None, options: ServeOptions
@@ -153,7 +156,7 @@ class Models:
     async def embed(
         self, texts: Sequence[str], instruction: str | None, settings: Settings
     ) -> Computed:
-        """Embed queries, or documents if there is no instruction. Rows have the full length."""
+        """Embed queries, or documents if `instruction` is None, in full length."""
         embedder = await self.embedder.variant(settings)
         if instruction is None:
             documents = session_of(embedder).encoder.encode_documents
@@ -163,7 +166,7 @@ class Models:
     async def score(
         self, pairs: Sequence[tuple[str, str]], instruction: str | None, settings: Settings
     ) -> Computed:
-        """Compute P(yes) of pairs of a query and a document. Rows have one number."""
+        """Score (query, document) pairs. Shape of the rows: (pairs, 1)."""
         reranker = await self.reranker.variant(settings)
         inputs: list[InstructedPair] = instructed_pairs(reranker, pairs, instruction)
         encode = session_of(reranker).encoder.pair_encoder(reranker.template)
@@ -174,15 +177,20 @@ class Models:
     async def _compute(self, model: Model, inputs: Sequence[Any], encode: Encode[Any]) -> Computed:
         limit = self._options.max_inputs
         if len(inputs) > limit:
-            raise TooMuchError(f"{len(inputs)} inputs in a request, the limit is {limit}")
+            raise TooMuchError(
+                f"the request has {len(inputs)} inputs, the limit is {limit}; send several requests"
+            )
         session = session_of(model)
         run = _inline if is_small(inputs) else asyncio.to_thread
         batch, size, key = await run(_encode, session, inputs, encode)
         limit = self._options.max_tokens
         if batch.tokens > limit:
-            raise TooMuchError(f"{batch.tokens} tokens in a request, the limit is {limit}")
+            raise TooMuchError(
+                f"the request has {batch.tokens} tokens, the limit is {limit}; send several "
+                "requests, or shorter inputs"
+            )
         with self.admission.admit(size, key):
-            if not isinstance(session.backend, Worker):  # it does not say when batches begin
+            if not isinstance(session.backend, Worker):  # only workers report their batches
                 self.speed.begin(size)
             submitting = asyncio.ensure_future(run(session.submit, batch))
             try:
@@ -202,24 +210,24 @@ class Models:
 def _encode(
     session: Session, inputs: Sequence[Any], encode: Encode[Any]
 ) -> tuple[EncodedBatch, int, int]:
-    """Encode inputs, count their tokens as batches do, and hash the inputs."""
+    """Return the encoded inputs, their size in tokens as batches count it, and their hash."""
     batch = session.encode(inputs, encode)
     return batch, sum(map(len, batch.sequences)), hash(tuple(inputs))
 
 
 async def _inline(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function on the event loop, where `asyncio.to_thread` would use a thread."""
+    """Call a function on the event loop; a replacement for `asyncio.to_thread`."""
     return function(*args, **kwargs)
 
 
 def _drop(submitting: asyncio.Future[Future[Float32Array]]) -> None:
-    """Cancel what was submitted for a request that ended: a batch that has begun is computed."""
+    """Cancel the inputs of a request that has ended, except in a batch that has begun."""
     if submitting.exception() is None:
         submitting.result().cancel()
 
 
 Load = Callable[[], Models]
-"""Loads the models of a server; runs in a thread."""
+"""A function that loads the models of a server; it runs in a thread."""
 
 
 def _found(served: Served[M] | None, task: str, option: str) -> Served[M]:

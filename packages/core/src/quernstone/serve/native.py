@@ -1,8 +1,8 @@
-"""The protocol of our own remote engine: everything that an embedder in the process can do.
+"""The protocol of Quernstone's own remote engine, which supports all that a local model can do.
 
-The client sends texts that nothing was added to, and its limits. The server renders and cuts them
-as it would in its own process, and returns rows bit by bit, with the number of tokens and the
-positions of the texts that were cut. The description of the models has what provenance needs.
+The client sends texts without prompts, and its limits. The server adds the prompts, cuts the texts,
+and returns the exact rows, the number of tokens, and the positions of the texts that were cut. It
+also describes its models, with the digests by which a collection recognizes them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def compute(models: Models, request: NativeRequest) -> Computed:
     """Compute a request of our remote engine.
 
     Raises:
-        ConfigError: The client speaks another version of the protocol.
+        ConfigError: The client has another version of the protocol.
     """
     _check_protocol(request.protocol)
     settings = Settings(
@@ -79,11 +79,11 @@ async def compute(models: Models, request: NativeRequest) -> Computed:
 
 
 async def resolve_template(models: Models, request: TemplateRequest) -> dict[str, Any]:
-    """Return a template as the model uses it, and the rows of the head by which it is scored.
+    """Return a template as the model uses it, and the rows of the output head for its answers.
 
     Raises:
-        ConfigError: The client speaks another version of the protocol, or the model cannot score
-            by this template.
+        ConfigError: The client has another version of the protocol, or the model cannot use this
+            template.
     """
     _check_protocol(request.protocol)
     models.reranker.check_name(request.model)

@@ -24,8 +24,8 @@ class ServeOptions:
     max_tokens: int = 2_000_000
     """Tokens in a request, prompts included."""
     max_wait: float = 10.0
-    """Seconds that a request may have to wait for those before it, by the measured rate. One that
-    would wait longer is refused with 429."""
+    """Longest wait for earlier requests, in seconds, estimated from the measured rate. A request
+    that would wait longer is refused with 429."""
     timeout: float = 120.0
     """Seconds from the first byte of a request to its answer."""
     read_timeout: float = 30.0

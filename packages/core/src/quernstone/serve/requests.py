@@ -1,4 +1,4 @@
-"""Read a request and compute its answer: limits, deadlines, and clients that hang up."""
+"""Read a request and compute its answer, with limits, deadlines, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from quernstone.serve.schemas import Body
 
 B = TypeVar("B", bound=Body)
 HUNG_UP = 499
-"""The status of a request whose client hung up, in logs and metrics, as nginx has it."""
+"""Status of a request whose client disconnected, in logs and metrics, as in nginx."""
 
-# Less is checked or written in well under a millisecond, more in a thread.
+# Bodies up to this size are parsed and written on the event loop, in well under a millisecond;
+# larger ones in a thread.
 _INLINE_BYTES = 20_000
 
 
@@ -26,10 +27,10 @@ async def read_body(request: Request, schema: type[B], options: ServeOptions) ->
     """Read and check the body of a request.
 
     Raises:
-        TooMuchError: It is larger than the limit.
-        SlowError: It did not arrive in time.
-        ValidationError: It is not JSON, or not of this schema.
-        ClientDisconnect: The client hung up.
+        TooMuchError: The body is larger than the limit.
+        SlowError: The body did not arrive in time.
+        ValidationError: The body is not JSON, or does not match the schema.
+        ClientDisconnect: The client disconnected.
     """
     try:
         content = await asyncio.wait_for(_content(request, options.max_bytes), options.read_timeout)
@@ -50,7 +51,7 @@ async def _content(request: Request, limit: int) -> bytes:
         parts.append(part)
         size += len(part)
         if size > limit:
-            raise TooMuchError(f"the body has more than {limit} bytes, which is the limit")
+            raise TooMuchError(f"the body has more than {limit} bytes, the limit")
     return b"".join(parts)
 
 
@@ -60,7 +61,7 @@ async def answer(
     options: ServeOptions,
     handle: Callable[[B], Coroutine[Any, Any, Response]],
 ) -> Response:
-    """Read a request and run its handler, unless its time ends or its client hangs up first."""
+    """Read a request and run its handler, unless it times out or the client disconnects."""
     try:
         body = await read_body(request, schema, options)
         return await _before_deadline(request, options.timeout, handle(body))
@@ -73,7 +74,7 @@ async def answer(
 async def _before_deadline(
     request: Request, timeout: float, handler: Coroutine[Any, Any, Response]
 ) -> Response:
-    """Cancel the handler, and so its work, when its time is over or its client hangs up."""
+    """Run a handler, and cancel it and its work at the timeout or if the client disconnects."""
     work, hung_up = asyncio.ensure_future(handler), asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({work, hung_up}, timeout=timeout, return_when="FIRST_COMPLETED")
@@ -89,7 +90,7 @@ async def _before_deadline(
 
 
 async def _hung_up(request: Request) -> None:
-    """Wait until the client hangs up. The body has been read."""
+    """Wait until the client disconnects; call it after the body was read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

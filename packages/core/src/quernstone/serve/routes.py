@@ -28,7 +28,7 @@ from quernstone.serve.state import State
 B = TypeVar("B", bound=Body)
 Handler = Callable[[State, Request, B], Coroutine[Any, Any, Response]]
 
-# About so many bytes of JSON have a number, a number in base64, and a score with its index.
+# Approximate bytes of JSON for a number, for a number in base64, and for a score with its index.
 _DECIMAL, _BASE64, _ROW = 12, 6, 60
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         408: "The body did not arrive in time.",
         413: "The request is larger than a limit.",
         422: "A field or an input cannot be used; the message says which.",
-        429: "Too much is waiting. `Retry-After` says when to come back.",
+        429: "The queue is full. `Retry-After` says when to retry.",
         500: "The model failed.",
         503: "The server is loading its models or stopping.",
         504: "There was no answer in time.",
@@ -68,7 +68,7 @@ async def embeddings(state: State, request: Request, body: EmbeddingRequest) -> 
 
 
 async def rerank(state: State, request: Request, body: RerankRequest) -> Response:
-    """Order documents by how well they meet a query."""
+    """Order documents by their relevance to a query."""
     models = state.models()
     name = models.reranker.check_name(body.model)
     pairs = [(body.query, answers.text_of(document)) for document in body.documents]
@@ -78,7 +78,7 @@ async def rerank(state: State, request: Request, body: RerankRequest) -> Respons
 
 
 async def score(state: State, request: Request, body: ScoreRequest) -> Response:
-    """Compute the probability that each document meets its query."""
+    """Compute the probability that each document is relevant to its query."""
     models = state.models()
     name = models.reranker.check_name(body.model)
     pairs = body.pairs
@@ -95,7 +95,7 @@ async def run_native(state: State, request: Request, body: NativeRequest) -> Res
 
 
 async def resolve_template(state: State, _: Request, body: TemplateRequest) -> Response:
-    """Say how the reranking model scores by a template."""
+    """Describe how the reranking model uses a template."""
     return JSONResponse(await native.resolve_template(state.models(), body))
 
 
@@ -165,7 +165,7 @@ def _described_body(schema: type[Body]) -> dict[str, Any]:
 
 
 def _without_references(schema: Any, named: dict[str, Any]) -> Any:
-    """Replace references to named schemas, which OpenAPI looks up elsewhere, by the schemas."""
+    """Replace references by the named schemas, because OpenAPI resolves them from another place."""
     if isinstance(schema, list):
         return [_without_references(each, named) for each in schema]
     if not isinstance(schema, dict):

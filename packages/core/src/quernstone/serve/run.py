@@ -14,13 +14,13 @@ from quernstone.serve.state import State
 
 # Orchestrators kill a container ten seconds after SIGTERM.
 _DRAIN_SECONDS = 9
-# Longer than clients keep an idle connection: one that the server closes while a client sends its
-# next request is an error there.
+# Longer than clients keep an idle connection. If the server closed it first, just when a client
+# sends its next request, the client would get an error.
 _KEEP_ALIVE_SECONDS = 75
 
 
 class _Server(uvicorn.Server):
-    """A server that refuses new work as soon as it gets a signal."""
+    """Server that refuses new requests as soon as it receives a signal."""
 
     state: State
 

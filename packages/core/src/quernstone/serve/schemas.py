@@ -2,8 +2,8 @@
 
 Sources: OpenAI's `/v1/embeddings` (platform.openai.com/docs/api-reference/embeddings), Cohere's
 `/v1/rerank` and `/v2/rerank` (docs.cohere.com/reference/rerank), Jina's `/v1/rerank`
-(jina.ai/reranker), vLLM's `/score` (docs.vllm.ai, "Scoring"). A field that is unknown here is
-refused: ignoring it could change results.
+(jina.ai/reranker), vLLM's `/score` (docs.vllm.ai, "Scoring"). Unknown fields are refused, because
+ignoring them could change results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRUNCATE_FIELD = Field(
 
 
 class Body(BaseModel):
-    """A body whose fields are all known."""
+    """Base of all bodies, which refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -152,7 +152,7 @@ Template = Annotated[RerankTemplate | PairTemplate, BeforeValidator(_refuse_unkn
 
 
 class TemplateRequest(Body):
-    """The question how a template is scored; see `native`."""
+    """The request to describe how the model uses a template; see `native`."""
 
     protocol: int
     model: str | None = None

@@ -1,4 +1,4 @@
-"""The speed of the model, from the sizes and times of its batches."""
+"""Estimate the speed of the model from the sizes and times of its batches."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import threading
 import time
 from collections.abc import Callable
 
-# Older batches count less: by 1/e after this many seconds of computing.
+# Older batches count less: their weight falls to 1/e after this many seconds of computing.
 _MEMORY_SECONDS = 15.0
-# Sizes that differ by less than this share of their mean say nothing about the cost of a token.
+# If the sizes of batches spread by less than this share of their mean, the cost of a token cannot
+# be estimated from them.
 _SAME_SIZE = 0.01
 
 
 class Speed:
-    """Fits the seconds of a batch by a fixed part and a part for each token.
+    """Linear fit of the time of a batch: a fixed part, and a part for each token. Thread-safe.
 
-    The rate of small batches alone would say that a large one takes hours. For any thread.
+    Without the fixed part, the rate of small batches would predict hours for a large one.
     """
 
     def __init__(self, batch_tokens: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -29,14 +30,14 @@ class Speed:
         self._batch_tokens, self._now = batch_tokens, now
         self._lock = threading.Lock()
         self._running, self._since = 0, 0.0
-        # Fading sums over batches of 1, x, y, x * x, x * y: x in tokens, y in seconds.
+        # Weighted sums over batches of 1, x, y, x * x, x * y, with x in tokens and y in seconds.
         self._sums = (0.0,) * 5
 
     @property
     def rate(self) -> float:
-        """Tokens per second in full batches; 0 as long as no batch has ended.
+        """Tokens per second in full batches; 0 until a batch has ended.
 
-        If all batches had one size, all of their time is taken as the fixed part.
+        If all batches had the same size, all of their time counts as the fixed part.
         """
         count, tokens, seconds, squares, products = self._sums
         if not count:
@@ -52,14 +53,14 @@ class Speed:
         return 1 / per_token if per_token else math.inf
 
     def begin(self, tokens: int) -> None:
-        """Say that a batch begins; the one before it has ended."""
+        """Record that a batch begins, and that the previous one has ended."""
         with self._lock:
             now = self._now()
             self._end(now)
             self._running, self._since = tokens, now
 
     def end(self) -> None:
-        """Say that nothing is computed any more."""
+        """Record that the last batch has ended."""
         with self._lock:
             self._end(self._now())
 

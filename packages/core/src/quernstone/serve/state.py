@@ -20,14 +20,14 @@ class State:
         self.telemetry = Telemetry()
         self.status: Literal["loading", "ready", "stopping", "failed"] = "loading"
         self.error: BaseException | None = None
-        """Why loading failed."""
+        """The exception that was raised while loading, if any."""
         self._models: Models | None = None
 
     def models(self) -> Models:
         """Return the models.
 
         Raises:
-            NotReadyError: They are not loaded, or the server is stopping.
+            NotReadyError: The models are not loaded, or the server is stopping.
         """
         if self._models is None or self.status != "ready":
             raise NotReadyError(f"the server is {self.status}")
@@ -37,7 +37,7 @@ class State:
         """Load the models in a thread."""
         self._models = await asyncio.to_thread(load)
         self.telemetry.watch(self._models)
-        # A full garbage collection would walk all that is loaded, and stop every request.
+        # Otherwise a full garbage collection would walk all loaded objects and stop every request.
         gc.collect()
         gc.freeze()
         self.status = "ready"

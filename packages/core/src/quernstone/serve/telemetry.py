@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, and one line of JSON per request. Neither has a text or a key in it."""
+"""Metrics for Prometheus, and a log line of JSON per request. Neither contains texts or keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 13107
 
 @dataclass(slots=True)
 class Counted:
-    """The size of a request, which its handler records."""
+    """The size of a request, recorded by its handler."""
 
     inputs: int = 0
     tokens: int = 0
@@ -62,7 +62,7 @@ class Telemetry:
             **place,
         )
         self.tokens = Counter("quern_tokens", "Tokens computed, prompts included.", **place)
-        self.truncated = Counter("quern_truncated_inputs", "Inputs that were cut.", **place)
+        self.truncated = Counter("quern_truncated_inputs", "Inputs that were truncated.", **place)
         self.running = Gauge("quern_running_requests", "Requests in progress.", **place)
         waiting = "Tokens that wait or are computed."
         self._waiting = Gauge("quern_waiting_tokens", waiting, **place)
@@ -70,14 +70,14 @@ class Telemetry:
         self._rate = Gauge("quern_tokens_per_second", "Measured rate while busy.", **place)
 
     def watch(self, models: Models) -> None:
-        """Show the queue of a server and the batches of its models."""
+        """Connect the metrics to the queue of a server and to the batches of its models."""
         admission = models.admission
         self._waiting.set_function(lambda: admission.waiting)
         self._rate.set_function(lambda: admission.rate)
         self._wait.set_function(lambda: admission.wait)
         for model in models:
             backend = session_of(model).backend
-            if isinstance(backend, Worker):  # another server would not say
+            if isinstance(backend, Worker):  # a remote server does not report its batches
                 backend.on_batch = partial(self._observe_batch, models.speed)
 
     def _observe_batch(self, speed: Speed, batch: BatchStart) -> None:
@@ -88,7 +88,7 @@ class Telemetry:
             self._queue_seconds.observe(seconds)
 
     def render(self) -> bytes:
-        """Return the metrics as Prometheus reads them."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
@@ -99,7 +99,7 @@ class Observed:
         self._app, self._telemetry = app, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and record how it ended."""
+        """Pass a request on, and record its status, duration and size."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -122,7 +122,7 @@ class Observed:
                 await self._app(scope, receive, answer)
             finally:
                 seconds = time.perf_counter() - start
-                # Unknown paths have one name, or a scanner would fill the metrics.
+                # Unknown paths share one label; otherwise a scanner would fill the metrics.
                 path = getattr(scope.get("route"), "path", "other")
                 self._record(path, status, seconds, counted)
                 logger.info(
