@@ -98,8 +98,8 @@ def test_dimensions_out_of_range_name_both_numbers(dimensions, folder):
     [
         ({"engine": "onnx"}, "unknown engine 'onnx'; the engines are auto, torch, transformers"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"device": "cuda:99"}, "device 'cuda:99' is not there: this machine has"),
-        ({"device": "meta"}, "device 'meta' is not there"),
+        ({"device": "cuda:99"}, "device 'cuda:99' does not exist: this machine has"),
+        ({"device": "meta"}, "device 'meta' does not exist"),
         ({"dtype": "int3"}, "unknown dtype 'int3'; use auto, float32, bfloat16, float16"),
         ({"max_length": 0}, "`max_length` is 0"),
         ({"max_batch_tokens": -5}, "`max_batch_tokens` is -5"),

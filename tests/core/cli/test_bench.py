@@ -222,7 +222,7 @@ def test_texts_that_are_cut_are_counted_once_and_for_all(report, embedding_model
     found, _ = report
     assert "were too long" not in " ".join(_conclusions(found))
     said = " ".join(_conclusions(replace(found, workload=work)))
-    assert "3 of 5 were too long for the model, and cut." in said
+    assert "3 of 5 inputs were too long for the model and were cut." in said
     with _without_warnings():
         assert not logging.getLogger("quernstone").isEnabledFor(logging.WARNING)
     assert logging.getLogger("quernstone").isEnabledFor(logging.WARNING)

@@ -188,8 +188,8 @@ def test_a_missing_id_and_a_missing_field(quern, rows):
     ("arguments", "message"),
     [
         (["gone.txt"], "INPUT gone.txt: no such file"),
-        (["-", "-o", "out.csv"], "unknown ending; use .jsonl, .ndjson, .npy, .parquet, or -"),
-        (["-", "-o", "no/folder/out.npy"], "not a file in a folder that exists"),
+        (["-", "-o", "out.csv"], "unknown extension; use .jsonl, .ndjson, .npy, .parquet, or -"),
+        (["-", "-o", "no/folder/out.npy"], "the folder `no/folder` does not exist"),
         (["-", "--input-format", "xml"], "unknown input format 'xml'"),
         (["-", "--dimensions", "7"], "--dimensions is 7; this model gives 32 to 64"),
         (["-", "--dtype", "int3"], "'int3'"),

@@ -85,8 +85,8 @@ def test_groups_of_rows_stay_in_order(quern, monkeypatch):
 @pytest.mark.parametrize(
     ("stdin", "message"),
     [
-        (b'{"query": "q"}', "row 1: expected `query`, a string, and `documents`, a list"),
-        (b'{"query": 1, "documents": []}', "row 1: expected `query`, a string"),
+        (b'{"query": "q"}', "row 1: expected a string `query` and a list `documents`"),
+        (b'{"query": 1, "documents": []}', "row 1: expected a string `query`"),
         (b'{"query": "q", "documents": [7]}', "row 1: a document is a int"),
         (b'{"query": "q", "documents": [{"a": 1}]}', "row 1: no text column (`text`, "),
         (b'{"query": "q", "documents": []}\n{', "row 2: is not valid JSON"),

@@ -13,7 +13,7 @@ from quernstone import Embedder, Reranker
 from quernstone.doctor import diagnose
 
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
-PLAIN = "torch computes all that the files of this Qwen3 model say"
+PLAIN = "torch supports all fields in the files of this Qwen3 model"
 
 
 def pooled(folder):

@@ -243,11 +243,11 @@ def test_options_reach_the_library(minilm):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cpu"}, "may not hold 'device': use `device`"),
-        ({"truncate_dim": 32}, "may not hold 'truncate_dim': use `dimensions`"),
+        ({"device": "cpu"}, "must not contain 'device': use `device`"),
+        ({"truncate_dim": 32}, "must not contain 'truncate_dim': use `dimensions`"),
         ({"trust_remote_code": True}, "code that comes with a model is never run"),
         ({"model_kwargs": [1]}, "`model_kwargs` in `engine_options` is list"),
-        ({"model_kwargs": {"torch_dtype": "float16"}}, "may not hold a dtype: use `dtype`"),
+        ({"model_kwargs": {"torch_dtype": "float16"}}, "must not contain a dtype: use `dtype`"),
         (
             {"model_kwargs": {"use_safetensors": False}},
             "`model_kwargs` .* 'use_safetensors': neither",

@@ -103,4 +103,4 @@ def test_the_choice_is_logged(tmp_path, caplog):
     folder = random_model(tmp_path / "model", "qwen2")
     caplog.set_level(logging.INFO, "quernstone")
     choose_engine("auto", resolve(str(folder), "embed"))
-    assert "torch computes all that the files of this Qwen2 model say" in caplog.text
+    assert "torch supports all fields in the files of this Qwen2 model" in caplog.text

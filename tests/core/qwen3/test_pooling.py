@@ -222,5 +222,5 @@ def test_another_activation_goes_to_sentence_transformers(model):
 def test_what_no_engine_does_together_is_refused(model):
     folder = model("bidirectional")
     change(folder / "config.json", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
-    with pytest.raises(ModelLoadError, match=r"no engine runs .*bidirectional; `rope_scaling`"):
+    with pytest.raises(ModelLoadError, match=r"no engine supports .*bidirectional; `rope_scaling`"):
         Embedder(str(folder))

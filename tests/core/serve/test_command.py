@@ -45,7 +45,7 @@ def test_running_requests_finish_after_sigterm(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "which model? give --embed MODEL, --rerank MODEL, or both"),
+        ([], 2, "no model to serve: pass --embed MODEL, --rerank MODEL, or both"),
         (["--embed", "/no/such/model"], 1, "/no/such/model"),
         (["--embed", "tiny", "--max-wait", "0"], 2, "--max-wait is 0.0"),
     ],

@@ -105,7 +105,7 @@ def test_search_with_one_model_here_and_one_on_a_server(quern, serve, tmp_path):
     [
         (["--engine", "remote"], "give its address as --endpoint URL"),
         (["--dialect", "tei"], "give its address as --endpoint URL"),
-        (["--endpoint", "http://h", "--engine", "torch"], "--engine torch does not"),
+        (["--endpoint", "http://h", "--engine", "torch"], "--engine torch runs it here"),
         (["--endpoint", "h:80"], "not the address of a server"),
         (["--endpoint", f"https://u:{KEY}@h/?x=1"], "has a query or a fragment"),
         (["--endpoint", "http://h", "--dialect", "grpc"], "unknown dialect 'grpc'"),

@@ -220,7 +220,7 @@ def test_lists_of_devices(two_gpus, name, devices):
         ("cuda:0,", "'' is not an NVIDIA GPU"),
         ("cuda:0,cuda:0", "names cuda:0 twice: name it once"),
         ("cuda,cuda:0", "names cuda:0 twice"),
-        ("cuda:0,cuda:2", "device 'cuda:2' is not there: this machine has 2 of type 'cuda'"),
+        ("cuda:0,cuda:2", "device 'cuda:2' does not exist: this machine has 2 of type 'cuda'"),
         ("cuda:0,cuda:x", "unknown device 'cuda:x'; use auto, cpu, cuda, cuda:1"),
     ],
 )
@@ -232,7 +232,7 @@ def test_wrong_lists_of_devices(two_gpus, name, reason):
 @pytest.mark.parametrize("name", ["cuda:all", "cuda:0,cuda:1"])
 def test_lists_of_devices_without_a_gpu(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigError, match="is not there: this machine has 0 of type 'cuda'"):
+    with pytest.raises(ConfigError, match="does not exist: this machine has 0 of type 'cuda'"):
         Embedder("tiny", device=name)
 
 

@@ -78,10 +78,10 @@ def bench(
     template: Template = None,
     options: EngineOptions,
 ) -> None:
-    """Measure a model on this machine, and find its best batch size.
+    """Measure how fast a model runs on this machine, and find its best batch size.
 
-    Tries several token budgets per batch (`max_batch_tokens`), times single and concurrent calls
-    at the best one, and compares the rate with the time that the matrix products alone would take.
+    Tries several batch sizes (`max_batch_tokens`), measures the latency of single and concurrent
+    calls with the best one, and compares the time with that of the matrix products alone.
     """
     if task not in _TASKS:
         raise ConfigError(f"--task {task}: use {', '.join(_TASKS)}")
@@ -120,7 +120,7 @@ def bench(
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence the log: every run would warn of truncated texts, which the report mentions once."""
+    """Silence the log, because each run would warn of truncated texts; the report counts them."""
     logger = logging.getLogger("quernstone")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -239,7 +239,7 @@ def _conclusions(report: Report) -> Iterator[str]:
     if work.tokens is not None:
         yield f"Inputs have {work.median} tokens at the median, {work.p95} at the 95th percentile."
     if work.truncated:
-        yield f"{work.truncated} of {work.inputs} were too long for the model, and cut."
+        yield f"{work.truncated} of {work.inputs} inputs were too long for the model and were cut."
     default = next(one for one in report.budgets if one.max_batch_tokens == report.default)
     gain = best.inputs_per_second / default.inputs_per_second
     yield (
@@ -247,11 +247,11 @@ def _conclusions(report: Report) -> Iterator[str]:
         f"{gain:.2f} times the rate of the engine's own choice, {report.default}."
     )
     if report.floor is None:
-        yield f"Share of the floor: not known; {report.no_floor}."
+        yield f"The time of the matrix products alone is unknown: {report.no_floor}."
     else:
         yield (
-            "The model's matrix products alone, at this machine's own rate, would take "
-            f"{report.floor.share:.0%} of the time."
+            "The model's matrix products alone would take "
+            f"{report.floor.share:.0%} of the measured time on this machine."
         )
 
 

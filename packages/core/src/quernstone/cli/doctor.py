@@ -70,9 +70,9 @@ def doctor(
     rendered_by: RenderedBy = None,
     template: Template = None,
 ) -> None:
-    """Examine a model on an engine, or a server.
+    """Check a model, an engine or a server.
 
-    Says what is wrong and how to fix it. Checks that cannot be decided are skipped, with the
+    Reports what is wrong and how to fix it. Checks that cannot be done are skipped, with the
     reason. The exit code is 1 if a check failed.
     """
     from quernstone.doctor import diagnose
@@ -114,7 +114,7 @@ def doctor(
 def _on_server(
     address: str, model: str | None, task: str | None, dialect: str | None, rendered_by: str | None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the model's name, and the `engine` arguments; ask the server for what is missing."""
+    """Return the model's name and the `engine` arguments, asking the server for missing ones."""
     from quernstone.doctor import recognise
 
     if model is None or dialect is None:

@@ -11,11 +11,11 @@ from typing import Any, get_type_hints
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses of options.
+    """Let a command take dataclasses of options as parameters.
 
-    The fields of the dataclass are declared as Typer declares options, with `Annotated`. The
-    returned function has one parameter per field in the place of each dataclass parameter, and
-    passes the instances to `command`.
+    The fields of such a dataclass are annotated like the options of a Typer command. The returned
+    function has a parameter for each field instead of each dataclass, and passes instances of the
+    dataclasses to `command`.
 
         @dataclass(frozen=True)
         class ModelOptions:

@@ -1,6 +1,6 @@
-"""Options that several commands share, and the models they describe.
+"""Options that several commands share.
 
-Every option is declared once. Options that always appear together are the fields of a dataclass,
+Each option is declared once. Options that always occur together are the fields of a dataclass,
 which a command decorated with `expand_options` takes as one parameter.
 """
 
@@ -43,7 +43,7 @@ Dimensions = Annotated[
 ]
 Instruction = Annotated[
     str | None,
-    model_option(help="The search task, in one English sentence. (default: the model's own)"),
+    model_option(help="The search task, in one English sentence. (default: the model's default)"),
 ]
 Device = Annotated[str, model_option(help=f"Device to run on: {DEVICES}.")]
 DtypeName = Annotated[
@@ -59,7 +59,7 @@ Engine = Annotated[
     ),
 ]
 BatchTokens = Annotated[
-    int | None, model_option(min=1, help="Tokens per forward pass. (default: based on free memory)")
+    int | None, model_option(min=1, help="Most tokens per batch. (default: based on free memory)")
 ]
 Endpoint = Annotated[
     str | None,
@@ -96,8 +96,8 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 TextField = Annotated[
     str | None,
     table_option(
-        help="Field of the text, or several, such as title,description: each is put on a line "
-        f"after its name. (default: the first of {', '.join(TEXT_FIELDS)})"
+        help="Field with the text, or several, such as title,description, which are joined, one "
+        f"per line after its name. (default: the first of {', '.join(TEXT_FIELDS)})"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -105,7 +105,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How files are read, and which of their fields are the text."""
+    """Options for reading files, and for the fields that form the text."""
 
     text_field: TextField = None
     text_template: Annotated[
@@ -137,7 +137,7 @@ class TextOptions:
 
 
 def fields_of(text: str | None) -> tuple[str, ...] | None:
-    """Split the names of an option at commas; None if it is not given."""
+    """Split the value of an option at commas; None if the option is not given."""
     if text is None:
         return None
     return tuple(name for part in text.split(",") if (name := part.strip()))
@@ -145,7 +145,7 @@ def fields_of(text: str | None) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model runs on this machine."""
+    """Options for running a model on this machine."""
 
     device: Device = "auto"
     dtype: DtypeName = "auto"
@@ -155,7 +155,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class ModelOptions(EngineOptions):
-    """How a model runs, here or on a server."""
+    """Options for running a model, on this machine or on a server."""
 
     endpoint: Endpoint = None
     dialect: Dialect = None
@@ -179,7 +179,7 @@ class ModelOptions(EngineOptions):
 
 @dataclass(frozen=True)
 class RerankerOptions(ModelOptions):
-    """How a reranking model runs, here or on a server."""
+    """Options for running a reranking model, on this machine or on a server."""
 
     template: Template = None
     rendered_by: RenderedBy = None
@@ -224,10 +224,13 @@ def engine_settings(
     """
     if endpoint is None:
         if engine == "remote" or dialect or rendered_by:
-            raise ConfigError("which server? give its address as --endpoint URL")
+            raise ConfigError("the address of the server is missing: pass --endpoint URL")
         return {"engine": engine}
     if engine not in ("auto", "remote"):
-        raise ConfigError(f"--endpoint runs the model on a server, and --engine {engine} does not")
+        raise ConfigError(
+            f"--endpoint runs the model on a server, but --engine {engine} runs it here: pass one "
+            "of them"
+        )
     values = {"endpoint": endpoint, "dialect": dialect, "rendered_by": rendered_by}
     options = {name: value for name, value in values.items() if value is not None}
     return {"engine": "remote", "engine_options": options}
@@ -241,5 +244,5 @@ def default_model(task: str | None) -> str:
 
 
 def on_terminal() -> bool:
-    """Return whether to show progress: only if standard error is a terminal."""
+    """Return True if standard error is a terminal, and so progress can be shown."""
     return sys.stderr.isatty()

@@ -60,7 +60,7 @@ class NpyWriter:
         """Write the header again, with the final number of rows."""
         end = self._file.tell()
         self._file.seek(0)
-        # numpy pads the header so that a longer number of rows does not change its length
+        # numpy pads the header, so the number of rows does not change its length
         if self._header() != self._data:
             raise RuntimeError("the length of the .npy header changed with the number of rows")
         self._file.seek(end)
@@ -127,7 +127,7 @@ def vector_writer(path: Path) -> Callable[[BinaryIO, int, str | None], VectorWri
         return JsonlWriter
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
-        raise ConfigError(f"--output {path}: unknown ending; use {', '.join(_WRITERS)}, or -")
+        raise ConfigError(f"--output {path}: unknown extension; use {', '.join(_WRITERS)}, or -")
     return writer
 
 
@@ -138,7 +138,8 @@ def check_output(path: Path) -> None:
         ConfigError: The folder does not exist, or the path is a folder.
     """
     if str(path) != "-" and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise ConfigError(f"--output {path}: not a file in a folder that exists")
+        reason = "is a folder" if path.is_dir() else f"the folder `{path.parent}` does not exist"
+        raise ConfigError(f"--output {path}: {reason}")
 
 
 @contextmanager

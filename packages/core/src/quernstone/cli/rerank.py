@@ -70,8 +70,8 @@ def rerank(
 ) -> None:
     """Order documents by how well they answer a query.
 
-    In each row, `documents` is replaced by `results`, best first: the `index` of a document in its
-    row and its `score`, the probability (0 to 1) that it answers the query.
+    In each row, `results` replaces `documents`. It lists the best document first, each with its
+    `index` in the row and its `score`, the probability (0 to 1) that it answers the query.
     """
     from quernstone.cli.outputs import check_output, open_output
     from quernstone.cli.rows import RowInput
@@ -102,8 +102,8 @@ def _requests(source: RowInput) -> Iterator[_Request]:
             has = ", ".join(f"`{field}`" for field in row) or "nothing"
             raise SourceError(
                 source.name,
-                f"expected `query`, a string, and `documents`, a list; it has {has} "
-                "(for rows without a query give it with --query)",
+                f"expected a string `query` and a list `documents`; the row has {has} "
+                "(if rows have no query, pass it with --query)",
                 number,
             )
         texts = [
@@ -117,7 +117,7 @@ def _requests(source: RowInput) -> Iterator[_Request]:
 def _text(source: RowInput, number: int, document: object) -> str:
     if not isinstance(document, dict):
         found = type(document).__name__
-        reason = f"a document is a {found}, not a string or object"
+        reason = f"expected a string or an object as document, got {found}"
         raise SourceError(source.name, reason, number)
     return source.text(number, document)
 

@@ -29,13 +29,13 @@ class TextRow:
 
 
 class RowInput:
-    """Reads rows from a file or standard input, and stops at the first invalid one.
+    """Reader of rows from a file or standard input, which stops at the first invalid row.
 
     Args:
         path: `-` is standard input.
         layout: `jsonl`, `csv`, `parquet`, `lines` (each line is a text), or `auto`: by the file
-            extension, or by the first bytes of standard input.
-        options: How to read, and which fields are the text.
+            extension, or for standard input by its first bytes.
+        options: Options for reading, and for the fields that form the text.
         id_field: A field that every row must have.
 
     Raises:

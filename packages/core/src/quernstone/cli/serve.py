@@ -27,7 +27,7 @@ class LimitOptions:
     max_tokens: Annotated[int, limit_option(min=1, help="Tokens per request.")] = 2_000_000
     max_wait: Annotated[
         float,
-        limit_option(help="Seconds that a request may wait; else it gets 429."),
+        limit_option(help="Seconds that a request may wait; if it would wait longer, it gets 429."),
     ] = 10.0
     timeout: Annotated[float, limit_option(help="Seconds per request.")] = 120.0
 
@@ -58,8 +58,8 @@ def serve(
 ) -> None:
     """Serve an embedding model, a reranking model, or both, over HTTP.
 
-    It speaks OpenAI's `/v1/embeddings`, `/rerank` of Cohere and Jina, vLLM's `/score`, and all that
-    Quernstone itself can do: `Embedder("http://localhost:8000")`. Its documentation is at `/docs`.
+    Clients can use OpenAI's `/v1/embeddings`, `/rerank` of Cohere and Jina, vLLM's `/score`, or
+    Quernstone itself: `Embedder("http://localhost:8000")`. The server documents its API at `/docs`.
     """
     try:
         from quernstone.serve.keys import read_keys
@@ -71,11 +71,12 @@ def serve(
     from quernstone import Embedder, Reranker
 
     if embed is None and rerank is None:
-        raise ConfigError("which model? give --embed MODEL, --rerank MODEL, or both")
+        raise ConfigError("no model to serve: pass --embed MODEL, --rerank MODEL, or both")
     keys = read_keys(api_key_file) if api_key_file else ()
     if not keys and not uds and host not in ("127.0.0.1", "localhost", "::1"):
         typer.echo(
-            f"quern: anyone who reaches {host} can use this server; --api-key-file protects it",
+            f"quern: anyone who can reach {host} can use this server; protect it with "
+            "--api-key-file",
             err=True,
         )
     options = ServeOptions(
@@ -88,7 +89,10 @@ def serve(
         cors_origins=tuple(cors_origin or ()),
     )
     if engine.adapter and embed and rerank:
-        raise ConfigError("--adapter is for one model: serve the other by a second `quern serve`")
+        raise ConfigError(
+            "--adapter applies to one model, but there are two: serve the other with a second "
+            "`quern serve`"
+        )
     rendering = read_template(template)
     shared: dict[str, Any] = {
         "device": engine.device,

@@ -1,4 +1,4 @@
-"""The option `--template`: the name of a reranker's template, or a file that holds one."""
+"""The option `--template`: the name of a reranker's template, or a file that contains one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _SUFFIXES = (".json", ".toml")
 def read_template(value: str | None) -> AnyTemplate | None:
     """Return the template that the user named, or read it from a `.json` or `.toml` file.
 
-    The file holds the fields of a `PairTemplate`. Other names are checked by `Reranker`.
+    The file contains the fields of a `PairTemplate`.
 
     Raises:
-        ConfigError: The file does not exist, is damaged, or holds something else.
+        ConfigError: The name is unknown; or the file does not exist, is damaged, or contains
+            something else.
     """
     from quernstone.encoding.templates import OFFICIAL, PairTemplate
 

@@ -1,4 +1,4 @@
-"""Name options instead of Python's arguments in the messages of errors."""
+"""Name command-line options instead of Python arguments in error messages."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 from collections.abc import Mapping
 
 _BOTH = re.compile(r"`[^`]+` \(`?(--[\w-]+)`?\)|(--[\w-]+) \(`[^`]+`\)")
-"""An argument and its option, in either order: only the option is kept."""
+"""Pattern of an argument with its option, in either order; only the option is kept."""
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _SETTING = re.compile(r"(?<![\w'\"`=-])(?<!--set )([a-z]\w*)=(None|True|False|'[^']*'|\d+\b)")
-"""A setting and its value as Python prints them, without backticks."""
+"""Pattern of a setting and its value as Python prints them, without backticks."""
 
 
 def in_options(message: str, options: Mapping[str, str], *, bare: bool = True) -> str:
-    """Replace the names of arguments by those of options.
+    """Replace the names of Python arguments in a message by those of options.
 
     Args:
         message: The message of an error, which names arguments as `name` or `name=value`.
         options: The options of a command, by the names of their arguments.
-        bare: Also replace names without a value, and spell out settings that are not options. In
-            a message about data, they may be columns and values.
+        bare: Also replace names without a value, and rewrite settings that are not options. False
+            for messages about data, where names may be those of columns.
     """
 
     def replace(match: re.Match[str]) -> str:

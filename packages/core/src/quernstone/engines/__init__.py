@@ -43,13 +43,13 @@ def check_engine(name: str) -> None:
 def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> str:
     """Resolve `auto` for a local checkpoint, and check that the engine can run it.
 
-    `auto` chooses torch for the families that it computes, or the first of `ALL` that obeys all of
-    a model's fields. For other families it chooses sentence-transformers for its own models if it
-    is installed, and transformers for any other decoder.
+    For the model families of the torch engine, `auto` chooses the first engine of `ALL` that
+    supports all fields of the model's files. For other families it chooses sentence-transformers
+    for models in its format, if it is installed, and transformers for any other decoder.
 
     Raises:
-        ModelLoadError: The checkpoint has a field that no engine implements.
-        ConfigError: It has one that this engine does not implement.
+        ModelLoadError: The checkpoint has a field that no engine supports.
+        ConfigError: The checkpoint has a field that the chosen engine does not support.
         MissingExtraError: A package of the engine is not installed.
     """
     check_engine(name)
@@ -61,7 +61,7 @@ def choose_engine(name: str, checkpoint: Checkpoint, task: Task = "embed") -> st
     ]
     if not possible:
         listed = "; ".join(map(str, checkpoint.differences))
-        msg = f"no engine runs `{checkpoint.name}` as its files say: {listed}"
+        msg = f"no engine supports all fields in the files of `{checkpoint.name}`: {listed}"
         raise ModelLoadError(msg)
     if name == "auto":
         name = _automatic(checkpoint, task, possible)
@@ -98,7 +98,7 @@ def explain_choice(name: str, checkpoint: Checkpoint) -> str:
     if checkpoint.differences:
         return "; ".join(map(str, checkpoint.differences))
     if checkpoint.family is not None:
-        return f"torch computes all that the files of this {checkpoint.family.name} model say"
+        return f"torch supports all fields in the files of this {checkpoint.family.name} model"
     kind = f"torch has no decoder for a {checkpoint.architecture}"
     if name != "sentence-transformers":
         return kind
@@ -107,10 +107,10 @@ def explain_choice(name: str, checkpoint: Checkpoint) -> str:
 
 
 def takes_text(name: str, checkpoint: Checkpoint, task: Task) -> bool:
-    """Return whether an engine runs this checkpoint on texts, with the model's own tokenizer.
+    """Return True if an engine gets texts for this checkpoint, and tokenizes and cuts them itself.
 
-    All others get token ids of our prompts, truncated by us. So does sentence-transformers for
-    Qwen3-Embedding and for rerankers of the families that we compute.
+    Other engines get token ids of Quernstone's prompts, already cut. So does sentence-transformers
+    for Qwen3-Embedding, and for rerankers of the torch engine's families.
     """
     if name != "sentence-transformers":
         return name == "remote"
@@ -146,7 +146,7 @@ def each_device(config: EngineConfig) -> list[EngineConfig]:
     """Return a configuration for each of the GPUs that `config.device` names.
 
     Raises:
-        ConfigError: The list is wrong, or the engine distributes a model over GPUs itself.
+        ConfigError: The list is invalid, or the engine distributes a model over GPUs itself.
     """
     if "," not in config.device and not config.device.endswith(":all"):
         return [config]

@@ -23,8 +23,8 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 class Options(Mapping[str, object]):
     """Keyword arguments for the constructor of a library.
 
-    Read-only, and compared by value: engines with equal options are one engine. The representation
-    names the options and hides their values, which may contain an access token.
+    Read-only, and compared by value, so that equal options share one engine. The representation
+    shows the names of the options but not their values, which may contain an access token.
     """
 
     def __init__(self, values: Mapping[str, object]) -> None:
@@ -77,12 +77,15 @@ def read_options(engine: str, given: EngineOptions) -> Hashable:
 def at_address(
     model: str, engine: EngineName, options: EngineOptions
 ) -> tuple[str, EngineName, EngineOptions]:
-    """Turn the address of a `quern serve` in place of a model into settings of the remote engine.
+    """Convert the address of a `quern serve`, passed as model, to settings of the remote engine.
 
-    The empty name stands for the only model that it serves.
+    The returned name is empty, which stands for the server's only model for the task.
     """
     if engine not in ("auto", "remote"):
-        raise ConfigError(f"the model {model!r} is a server, which `engine={engine!r}` cannot run")
+        raise ConfigError(
+            f"the model {model!r} is a server, which `engine={engine!r}` cannot use; leave out "
+            "`engine`"
+        )
     if options is not None and not isinstance(options, Mapping):
         raise ConfigError(
             "an address in place of the model takes a mapping of further `engine_options`, "
@@ -103,17 +106,24 @@ def _mapping(given: object) -> Mapping[str, object]:
 
 
 def check_remote(**settings: object) -> None:
-    """Raise a `ConfigError` for a setting that only a server decides."""
+    """Raise a `ConfigError` for a setting that is up to the server."""
     for name, value in settings.items():
         if value not in ("auto", None):
-            msg = f'`{name}` is {value!r}, but with `engine="remote"` the server decides it'
+            msg = (
+                f'`{name}` is {value!r}, but with `engine="remote"` the server decides it: leave '
+                "it out"
+            )
             raise ConfigError(msg)
 
 
 def single_input_budget(engine: str, max_batch_tokens: int | None) -> int:
-    """Return the budget of `deterministic`: every input exceeds it, so it gets its own batch."""
+    """Return the batch size for `deterministic`, which is so small that each batch has one input.
+
+    Raises:
+        ConfigError: The engine plans its own batches, or `max_batch_tokens` was passed as well.
+    """
     if engine in ("vllm", "remote"):
-        msg = f'`deterministic` is not for `engine="{engine}"`, which plans its batches itself'
+        msg = f'`engine="{engine}"` plans its own batches, so `deterministic` cannot be used'
         raise ConfigError(msg)
     if max_batch_tokens is not None:
         msg = "`deterministic` plans batches by itself: leave `max_batch_tokens` out"

@@ -24,7 +24,7 @@ def whole_ids(sequence: Encoded) -> TokenArray:
 
 
 def padded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Group indices, longest first, so that no padded group exceeds the budget."""
+    """Group indices into batches, longest first, of at most `max_batch_tokens` with padding."""
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_batch_tokens:
@@ -37,7 +37,7 @@ def padded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[i
 def pad_left(
     sequences: Sequence[TokenArray], pad_id: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Pad on the left, like the model cards. Shape of each input: (sequences, longest)."""
+    """Pad sequences on the left, as in the model cards. Shape: (sequences, longest)."""
     ids = [torch.from_numpy(sequence).long() for sequence in sequences]
     pad = partial(pad_sequence, batch_first=True, padding_side="left")
     return {

@@ -1,4 +1,4 @@
-"""The choice of device and dtype."""
+"""Choose the device and the dtype."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
     """Resolve `auto` to CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        ConfigError: The device is unknown, or this machine has none.
+        ConfigError: The device is unknown, or this machine does not have it.
         EngineError: The device is a GPU, and this process was forked from one that used CUDA.
     """
     if name.split(":")[0] in ("auto", "cuda") and _cuda_is_lost():
@@ -42,7 +42,7 @@ def choose_device(name: str) -> torch.device:
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": mps}
     count = counts.get(device.type, 0)
     if (device.index or 0) >= count:
-        msg = f"device {name!r} is not there: this machine has {count} of type {device.type!r}"
+        msg = f"device {name!r} does not exist: this machine has {count} of type {device.type!r}"
         raise ConfigError(msg)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
@@ -50,10 +50,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(name: str) -> list[str]:
-    """Return the GPUs of a list such as `cuda:0,cuda:1`, or of `cuda:all`; else only `name`.
+    """Return the GPUs of a list such as `cuda:0,cuda:1`, or of `cuda:all`; otherwise only `name`.
 
     Raises:
-        ConfigError: A device is unknown or not a GPU, or this machine lacks it, or it occurs twice.
+        ConfigError: A device is unknown, is not a GPU, does not exist, or occurs twice.
         EngineError: This process was forked from one that used CUDA.
     """
     if name == "cuda:all":
@@ -87,7 +87,7 @@ def _cuda_is_lost() -> bool:
 def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     """Resolve `auto` to bfloat16 where the hardware computes in it, else float32.
 
-    Never float16 unless asked: activations of Qwen3-Embedding-8B overflow it
+    `auto` is never float16, which activations of Qwen3-Embedding-8B overflow
     (https://github.com/QwenLM/Qwen3-Embedding/issues/164).
     """
     if name in _DTYPES:

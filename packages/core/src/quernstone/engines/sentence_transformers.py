@@ -1,8 +1,8 @@
 """The sentence-transformers engine, with the library's modules, backends and options.
 
-Qwen3-Embedding and Qwen3-Reranker get token ids of our prompts, because the library would add a
-second prompt, renders rerankers differently, and truncates the template. Other models get texts,
-and use their own prompts and tokenizer.
+Qwen3-Embedding and Qwen3-Reranker get token ids of Quernstone's prompts. The library alone would
+add a second prompt, render rerankers differently, and truncate the template. Other models get
+texts, and use their own prompts and tokenizer.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _UNSAFE_OPTIONS = {"trust_remote_code", "use_safetensors"}
 
 
 class SentenceTransformersEngine:
-    """Runs a `SentenceTransformer` or a `CrossEncoder`."""
+    """Engine that runs a `SentenceTransformer` or a `CrossEncoder`."""
 
     def __init__(
         self, config: EngineConfig, checkpoint: Checkpoint, tokenization: Tokenizer | None
@@ -116,7 +116,7 @@ class SentenceTransformersEngine:
             torch.cuda.empty_cache()
 
     def _run_ids(self, model: Any, sequences: Sequence[TokenArray], pad_id: int) -> Float32Array:
-        """Run the library's modules on our token ids."""
+        """Run the library's modules on token ids of Quernstone's prompts."""
         features: dict[str, Any] = {
             **pad_left(sequences, pad_id, model.device),
             # If its tokenizer has a chat template, the model only supports messages.
@@ -198,7 +198,7 @@ class SentenceTransformersEngine:
 
 
 def _prepare_head(model: Any, checkpoint: Checkpoint, rows: Sequence[int]) -> list[int]:
-    """Make the library read these rows of the head. Return the labels, if the head has any."""
+    """Make the library return these rows of the head; return those of a classification head."""
     if checkpoint.labels:
         # It skips padding at the end of a sequence; ours is at the start.
         model.transformers_model.config.pad_token_id = -1
@@ -212,20 +212,21 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device) ->
     options = dict(cast("Options | None", config.options) or {})
     for name, instead in _REFUSED_OPTIONS.items():
         if name in options:
-            raise ConfigError(f"`engine_options` may not hold {name!r}: {instead}")
+            raise ConfigError(f"`engine_options` must not contain {name!r}: {instead}")
     for name, value in options.items():
         unsafe = _UNSAFE_OPTIONS.intersection(value if isinstance(value, Mapping) else ())
         if unsafe:
             raise ConfigError(
-                f"`{name}` in `engine_options` may not hold {min(unsafe)!r}: "
-                "neither code nor pickles of a model are ever run"
+                f"`{name}` in `engine_options` must not contain {min(unsafe)!r}: "
+                "code and pickles that come with a model are never run"
             )
     given = options.pop("model_kwargs", None) or {}
     if not isinstance(given, Mapping):
         msg = f"`model_kwargs` in `engine_options` is {type(given).__name__}, expected a mapping"
         raise ConfigError(msg)
     if {"dtype", "torch_dtype"} & given.keys():
-        raise ConfigError("`model_kwargs` in `engine_options` may not hold a dtype: use `dtype`")
+        msg = "`model_kwargs` in `engine_options` must not contain a dtype: use `dtype`"
+        raise ConfigError(msg)
     own: dict[str, object] = {}
     backend = options.get("backend", "torch")
     if backend == "torch":

@@ -1,6 +1,6 @@
-"""The transformers engine: the reference of our tests, and the engine for other decoders.
+"""The transformers engine: the reference in the tests, and the engine for other decoders.
 
-It gets the same token ids as the torch engine, so the two differ in arithmetic only.
+It gets the same token ids as the torch engine, so the two differ only in arithmetic.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BATCH_TOKENS = 4096
 
 
 class TransformersEngine:
-    """Runs any decoder that transformers can load and that pools its last token."""
+    """Engine for decoders that transformers can load and that pool their last token."""
 
     survives_fork = True
 
@@ -83,8 +83,8 @@ class TransformersEngine:
         """Refuse a model whose result is not at the last token.
 
         Raises:
-            ConfigError: It is an encoder such as BERT, and no file says that it pools so; or it
-                reads scores elsewhere.
+            ConfigError: The model is an encoder such as BERT whose files do not specify last-token
+                pooling, or a classifier whose scores are not at the last token.
         """
         advice = 'use `engine="sentence-transformers"`'
         if self._classifies and not hasattr(self._model, "score"):

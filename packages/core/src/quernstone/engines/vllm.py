@@ -1,7 +1,7 @@
 """The vLLM engine: paged attention, quantized weights, models split over several GPUs.
 
-It gets the token ids of our prompts, so that templates, truncation and the pooled token match the
-torch engine. vLLM computes in a separate process, which ends with the engine.
+It gets the token ids of Quernstone's prompts, so that templates, truncation and the pooled token
+match the torch engine. vLLM computes in a separate process, which ends with the engine.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _FIXED = {"convert", "pooler_config", "runner", "skip_tokenizer_init", "tokenize
 
 
 class VllmEngine:
-    """Runs Qwen3 checkpoints, and other decoders that pool their last token, with vLLM."""
+    """Engine that runs Qwen3, and other decoders that pool their last token, with vLLM."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
         if precise and self.info.dtype != "float32":
-            detail = f'and vLLM computes in {self.info.dtype} only; use `dtype="float32"`'
+            detail = f'and vLLM computes only in {self.info.dtype}; use `dtype="float32"`'
             raise NonFiniteError(0, detail)
         prompts = [{"prompt_token_ids": whole_ids(sequence).tolist()} for sequence in batch]
         task = "classify" if self._reranks else "embed"
@@ -131,8 +131,8 @@ class VllmEngine:
             outputs = self._llm.encode(prompts, self._pooling, pooling_task=task, use_tqdm=False)
         except EngineDeadError as error:
             raise EngineError(
-                "vLLM's engine process has ended, which is what it does on any error, out of "
-                "memory among them; its own messages above say why. Make a new embedder or reranker"
+                "vLLM's engine process has ended, as it does after any error, such as running out "
+                "of memory; its own messages above say why. Create a new embedder or reranker"
             ) from error
         rows = torch.stack([output.outputs.data for output in outputs]).float().numpy()
         if not self._reranks:
@@ -201,8 +201,8 @@ def _check_reranker(checkpoint: Checkpoint, head_rows: Sequence[int]) -> None:
         )
     if head_rows:
         raise ConfigError(
-            "the vllm engine scores the answers `no` and `yes`, and this template or model has "
-            f'others (token ids {list(head_rows)}); use `engine="torch"`'
+            "the vllm engine only supports the answers `no` and `yes`, but this template or model "
+            f'has others (token ids {list(head_rows)}); use `engine="torch"`'
         )
 
 
@@ -261,8 +261,8 @@ def _device(name: str, platform: Any) -> dict[str, Any]:
     kind, _, place = name.partition(":")
     if kind not in ("auto", platform.device_type) or (place and not place.isdigit()):
         raise ConfigError(
-            f"device {name!r} is not what this build of vLLM runs on, which is "
-            f'{platform.device_type!r}; use `device="auto"`'
+            f"this build of vLLM runs on {platform.device_type!r}, but `device` is {name!r}; use "
+            '`device="auto"`'
         )
     return {"device_ids": [int(place)]} if place else {}
 
