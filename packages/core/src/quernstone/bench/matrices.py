@@ -1,4 +1,4 @@
-"""The floor: the time of a model's matrix products at the best rate of this machine."""
+"""Measure the floor: the time that a model's matrix products alone take on this machine."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Comparison(Rate):
     engine: str
     dtype: str
     ratio: float
-    """Time relative to ours at the best budget: 2.0 takes twice as long."""
+    """Time relative to the measured model at its best budget: 2.0 takes twice as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

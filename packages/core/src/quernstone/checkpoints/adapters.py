@@ -167,7 +167,7 @@ def check_chosen(adapter: str | None, model: str, folder: Path) -> None:
 
 
 def unsupported_fields(config: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
-    """Yield the name, the value and the meaning of fields that no engine obeys."""
+    """Yield the name, the value and the meaning of fields that no engine supports."""
     if config.get("peft_type") != "LORA":
         yield "peft_type", config.get("peft_type"), "only LoRA adapters are supported"
         return

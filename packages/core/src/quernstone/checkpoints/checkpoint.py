@@ -60,12 +60,12 @@ class ModelConfig:
     o_bias: bool
     mlp_bias: bool
     window: int | None
-    """Tokens that a token attends to at most, itself included; None without a limit."""
+    """The attention window: most tokens that a token attends to, itself included; or None."""
     tie_word_embeddings: bool
     causal: bool
     """False if every token attends to the complete sequence."""
     pooling: Pooling
-    """Which tokens make the embedding."""
+    """The pooling: which token states become the embedding."""
     labels: int = 0
     """Labels of the classification head; 0 for a language model."""
 
@@ -101,11 +101,11 @@ class Checkpoint:
     final_token: str
     """The token after an embedded text, whose state is the embedding; empty for none."""
     task: Task
-    """Use of the model."""
+    """The task of the model."""
     modules: Modules
-    """Pooling and dense layers, as the files say."""
+    """Pooling and dense layers, from the files of sentence-transformers."""
     differences: tuple[Difference, ...]
-    """Fields by which a decoder differs from the official Qwen3 checkpoints."""
+    """The fields in which a model differs from the official Qwen3 checkpoints."""
 
     @property
     def family(self) -> Family | None:
@@ -177,7 +177,7 @@ class Checkpoint:
 
     @property
     def reranker_files(self) -> RerankerFiles:
-        """The files that say how a reranker renders and answers."""
+        """The files that define the prompt and the answers of a reranker."""
         return RerankerFiles(
             config=self.raw_config,
             module_folder=self.module_folder,

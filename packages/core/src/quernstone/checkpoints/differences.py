@@ -1,7 +1,8 @@
 """Compare the files of a model folder with those of the official Qwen3 checkpoints.
 
 A fine-tune may change more than the weights: the direction of attention, pooling, a dense head, the
-prompts. Every field is implemented by our engines, known not to affect results, or a `Difference`.
+prompts. Every field is either supported by Quernstone's engines, or known not to affect results, or
+a `Difference`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Difference:
     value: object
     meaning: str
     engines: EngineNames
-    """The engines that obey the field; none if it needs code that comes with the model."""
+    """The engines that support the field; none if it needs code that comes with the model."""
 
     def __str__(self) -> str:
         return f"`{self.field}` in `{self.file}` is {self.value!r}: {self.meaning}"
@@ -95,7 +96,7 @@ _BIDIRECTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "is_causal": (lambda value: value is not False, "its attention is bidirectional"),
     "use_bidirectional_attention": (operator.not_, "its attention is bidirectional"),
 }
-"""Like `_FORWARD`, for fields that not every version of the libraries obeys."""
+"""Like `_FORWARD`, for fields that not every version of the libraries supports."""
 
 _ROPE = ("rope_scaling", "rope_parameters")
 
@@ -105,7 +106,7 @@ _RERANKING = {
     "sentence_transformers",
 }  # fmt: skip
 
-# Names of sentence-transformers' modules that our engine computes, in their order.
+# Names of sentence-transformers' modules that the torch engine supports, in their order.
 _MODULES = re.compile("Transformer Pooling( Dense)*( Normalize)?")
 _LIBRARY_MODULES = "sentence_transformers."
 
@@ -130,9 +131,9 @@ def find_differences(
     module_folder: Path,
     tokenizer_folder: Path,
 ) -> tuple[Difference, ...]:
-    """Return everything by which a model differs from Qwen's, for one task.
+    """Return all differences of a model from Qwen's checkpoints, for one task.
 
-    Nothing is compared for models that our engine does not compute.
+    Nothing is compared for models that the torch engine does not compute.
 
     Args:
         config: The contents of its `config.json`.
@@ -187,7 +188,7 @@ def _code(config: Mapping[str, Any], family: Family, task: Task) -> Iterator[Dif
         yield Difference("config.json", "auto_map", stored, _CODE, ())
     if family.code:
         kind = config.get("model_type")
-        meaning, engines = "our engine computes what its code does, which is never run", _OURS
+        meaning, engines = "the torch engine computes what its code does, which is never run", _OURS
         if task == "rerank":
             meaning, engines = "it is a model for embedding", ()
         yield Difference("config.json", "model_type", kind, meaning, engines)

@@ -1,4 +1,4 @@
-"""The decoders of transformers that our engine computes.
+"""The decoders of transformers that the torch engine supports.
 
 They share one decoder layer, and differ in the norms of heads, in biases, in windows of attention
 and in how a missing field of `config.json` is read. A new family is a row of `FAMILIES`.
@@ -32,7 +32,7 @@ class Family:
     bidirectional: bool = False
     """True if every token attends to the complete sequence, whatever the files say."""
     code: frozenset[str] = frozenset()
-    """Classes that come with these models. They are never run: our engine computes the same."""
+    """Classes that come with these models. They are never run; the torch engine replaces them."""
     irrelevant: frozenset[str] = frozenset()
     """More fields of `config.json` that do not affect results."""
 
@@ -104,7 +104,7 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
 
 
 def runs_code(names: Iterable[str], family: Family) -> bool:
-    """Return True unless all of these classes are ones whose results our engine computes.
+    """Return True unless all of these classes are ones whose results the torch engine computes.
 
     In a fine-tune, `org/model--` before a name says where the code is.
     """
@@ -136,7 +136,7 @@ _SCALINGS: Mapping[str, tuple[set[str], set[str]]] = {
         {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
     ),
 }
-"""Fields of each type of RoPE that our engine computes: those it needs, those that may be there."""
+"""Required and optional fields of each type of RoPE that the torch engine supports."""
 
 _ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _ORIGINAL = "original_max_position_embeddings"
@@ -158,7 +158,7 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_known_rope(config: Mapping[str, Any]) -> bool:
-    """Return True if our engine computes the RoPE of a `config.json`."""
+    """Return True if the torch engine computes the RoPE of a `config.json`."""
     rope = read_rope(config)
     required, optional = _SCALINGS.get(str(rope["rope_type"]), ({"-"}, set()))
     numbers = {key: value for key, value in rope.items() if key not in ("rope_type", "type")}

@@ -10,13 +10,13 @@ from typing import Literal, cast
 from quernstone.checkpoints.files import read_json, read_modules
 
 Pooling = Literal["lasttoken", "mean", "cls"]
-"""The pooling of our engine, with the names of sentence-transformers."""
+"""The pooling of the torch engine, with the names of sentence-transformers."""
 
 _POOLINGS = {"lasttoken": "lasttoken", "mean": "mean", "mean_tokens": "mean", "cls": "cls",
              "cls_token": "cls"}  # fmt: skip
 
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
-"""Activations of dense layers that our engine computes, as named in `torch.nn`."""
+"""Activations of dense layers that the torch engine supports, as named in `torch.nn`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Modules:
     types: tuple[str, ...]
     """The full name of each module's class."""
     pooling: str | None
-    """The kinds of pooling, joined by `+`; one of `Pooling` for what our engine computes. None
-    without a pooling module."""
+    """The kinds of pooling, joined by `+`; for the torch engine, one of `Pooling`. None without a
+    pooling module."""
     dense: tuple[DenseConfig, ...]
     """The dense layers in order."""
 
@@ -50,7 +50,7 @@ class Modules:
 
     @property
     def own_pooling(self) -> Pooling:
-        """The pooling for our engine; `lasttoken` if the files name none."""
+        """The pooling for the torch engine; `lasttoken` if the files name none."""
         return cast("Pooling", self.pooling or "lasttoken")
 
 

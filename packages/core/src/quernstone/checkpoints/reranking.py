@@ -39,7 +39,7 @@ _WAYS_OUT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankerFiles:
-    """The files of a reranker that say how it renders and answers."""
+    """The files that define the prompt and the answers of a reranker."""
 
     config: Mapping[str, Any]
     """The contents of `config.json`."""

@@ -1,4 +1,4 @@
-"""Wait for callers of one event loop that are ready at about the same time, to share a batch."""
+"""Wait for other callers of an event loop that are ready at the same time, to share a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 _MAX_SECONDS = 0.02
 _QUIET_ITERATIONS = 2
-"""Iterations of the loop without a new caller that end the wait.
+"""The wait ends after so many iterations of the loop without a new caller.
 
 A web server needs one iteration to get from a request to its handler.
 """
@@ -44,11 +44,11 @@ _gatherings: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gathering] = WeakKeyD
 
 
 async def others_are_ready() -> None:
-    """Wait until no more callers arrive on this event loop, for 20 ms at most.
+    """Wait until no more callers arrive on this event loop, for at most 20 ms.
 
-    A busy loop holds the GIL, which an engine needs between its kernels: the first query of a
-    burst, computed alone in the meantime, took longer than all of them together. Without other
-    callers the wait is two iterations of the loop.
+    A busy loop holds the GIL, which an engine needs between its kernels. So computing the first
+    query of a burst alone, while the others arrive, takes longer than computing all of them
+    together. Without other callers, the wait is two iterations of the loop.
     """
     loop = asyncio.get_running_loop()
     await _gatherings.setdefault(loop, _Gathering()).join(loop)

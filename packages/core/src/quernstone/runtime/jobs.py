@@ -1,4 +1,4 @@
-"""Jobs of a worker, and the batches that they share."""
+"""The jobs of a worker, and the batches that they share."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from quernstone.types import Float32Array, Input
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Sequences of one call, and the rows computed for them.
+    """The sequences of one call, and the rows that were computed for them.
 
-    Equal sequences are computed once: the other sequences of a batch change the last bits of a
-    result, and a text must not rank above a copy of itself.
+    Equal sequences are computed once. Otherwise they could get different rows, because the other
+    sequences of a batch change the last bits of a result.
     """
 
     sequences: Sequence[Input]
     offset: int
-    """Added to a position to give the index that an error names."""
+    """Position of the first sequence in the caller's list, for the index in errors."""
     rows: Float32Array
     """Shape: (len(sequences), engine.width)"""
     future: Future[Float32Array] = field(default_factory=Future)
     queue: Queue = field(init=False)
     left: int = field(init=False)
-    """Sequences whose rows are missing."""
+    """Number of sequences whose rows are missing."""
     submitted: float = field(default_factory=time.monotonic)
     begun: bool = False
-    """True as soon as a batch has a sequence of it."""
+    """True once a batch contains one of its sequences."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
 
@@ -51,7 +51,7 @@ class Job:
             self.future.set_result(self.queue.repeat(self.rows))
 
     def fail(self, error: Exception) -> None:
-        """Set an error, unless the job is done: cancelled, or failed by another batch."""
+        """Fail the job, unless it was cancelled or has failed already."""
         if self._end():
             self.future.set_exception(error)
 
@@ -65,22 +65,22 @@ class Job:
 
 
 Items = list[tuple[Job, int]]
-"""The contents of a batch: jobs, and positions among their sequences."""
+"""The contents of a batch: (job, position of the sequence in the job) pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchStart:
-    """A batch that begins, for metrics."""
+    """Description of a batch that is about to run, for metrics."""
 
     inputs: int
     tokens: int
-    """Tokens, or an estimate if the engine tokenizes. Those of shared prefixes are not counted."""
+    """Number of tokens without shared prefixes; an estimate if the engine tokenizes."""
     waits: list[float]
-    """Seconds since submission of each job of which this is the first batch."""
+    """For each job whose first batch this is, the seconds since it was submitted."""
 
 
 def start_of(items: Items) -> BatchStart:
-    """Describe a batch that begins, and mark its jobs as begun."""
+    """Describe a batch that is about to run, and mark its jobs as begun."""
     now = time.monotonic()
     new = {job for job, _ in items if not job.begun}
     for job in new:
@@ -90,7 +90,7 @@ def start_of(items: Items) -> BatchStart:
 
 
 def by_job(items: Items) -> dict[Job, list[int]]:
-    """Return the numbers of each job's items in a batch."""
+    """Return, for each job, the positions of its items in a batch."""
     numbers: dict[Job, list[int]] = {}
     for number, (job, _) in enumerate(items):
         numbers.setdefault(job, []).append(number)

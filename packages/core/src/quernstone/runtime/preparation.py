@@ -1,4 +1,4 @@
-"""When a worker does what makes later batches faster, such as recording CUDA graphs."""
+"""Decide when a worker prepares later batches, such as by recording CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from quernstone.types import Engine
 
-# A worker that is never idle does a step after this many seconds, so that it gets there as well.
+# A worker that is never idle does a step after this many seconds, so that it finishes eventually.
 _BUSY_SECONDS = 1.0
 
 
@@ -22,7 +22,7 @@ class Preparation:
         self._last = time.monotonic()
 
     def is_due(self, *, idle: bool) -> bool:
-        """Return whether to do a step now."""
+        """Return True if a step should be done now."""
         return self.pending and (idle or time.monotonic() - self._last >= _BUSY_SECONDS)
 
     def do_step(self) -> None:

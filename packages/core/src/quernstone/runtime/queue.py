@@ -1,4 +1,4 @@
-"""The jobs that wait for the engines of a worker, and what the engines' threads agree on."""
+"""The queue of a worker: jobs that wait for its engines, and the state that its threads share."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from quernstone.errors import ClosedError, QuernstoneError
 from quernstone.runtime.jobs import Items, Job, by_job, without_done
 from quernstone.types import Input
 
-# Seconds that a fork waits for the end of a batch, or of loading.
+# Longest time that a fork waits for a batch, or for a model that is loading.
 _FORK_PATIENCE = 60.0
 
 
 class JobQueue:
-    """One queue for all engines of a worker: each takes the next batch when it is free."""
+    """Queue of all engines of a worker, each of which takes the next batch when it is free."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.closing = False
         """True if no more jobs are accepted."""
         self.busy = 0
-        """Engines that are loading, or computing a batch."""
+        """Number of engines that are loading or computing a batch."""
         self.known: Input | None = None
-        """An input that one of several engines has computed, to tell a broken engine from a batch
-        that no engine can compute."""
+        """An input that one of several engines has computed. If an engine fails on it later, the
+        engine is broken; if not, the failed batch is at fault."""
         self._jobs: list[Job] = []
         self._engines = self._leaving = 0
         self._forks = 0  # threads that are about to fork
@@ -49,11 +49,11 @@ class JobQueue:
             self._engines += 1
 
     def wait(self, *, launched: bool, pending: bool) -> bool:
-        """Wait until an engine has something to do. Return False if its thread is to end.
+        """Wait until an engine has something to do, and return False if its thread should end.
 
         Args:
-            launched: It is computing a batch, whose rows are to be fetched.
-            pending: It has other work for when it is idle.
+            launched: The engine is computing a batch whose rows have to be fetched.
+            pending: The engine has other work to do when it is idle.
         """
         with self.changed:
             while not (
@@ -97,14 +97,14 @@ class JobQueue:
             self.changed.notify_all()
 
     def drop_done(self) -> None:
-        """Forget the jobs that are done."""
+        """Remove the jobs that are done."""
         with self.changed:
             self._jobs = [job for job in self._jobs if job.left and not job.future.done()]
 
     def leave(self) -> bool:
-        """Let an engine that is broken take no more batches. Return False if it is the last one.
+        """Remove a broken engine, unless it is the last one; then return False.
 
-        It calls `left` after it has put its batches back.
+        After putting its batches back, the engine must call `left`.
         """
         with self.changed:
             if not self.has_several_engines:
@@ -114,19 +114,19 @@ class JobQueue:
             return True
 
     def left(self) -> None:
-        """End what `leave` began."""
+        """Complete `leave`, after the engine has put its batches back."""
         with self.changed:
             self._leaving -= 1
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Accept no more jobs. Threads end when those in the queue are done."""
+        """Accept no more jobs. The threads end when the jobs in the queue are done."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
 
     def abort(self, error: QuernstoneError) -> None:
-        """Fail all jobs because a thread ends, and accept no more."""
+        """Fail all jobs with an error, and accept no more."""
         with self.changed:
             self.close()
             jobs = list(self._jobs)
@@ -136,7 +136,7 @@ class JobQueue:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Wait for forks that are about to happen, and make others wait for the block."""
+        """Wait for forks that are about to happen, and let later forks wait for the block."""
         with self.changed:
             self.changed.wait_for(lambda: not self._forks)
             self.busy += 1
@@ -148,19 +148,19 @@ class JobQueue:
                 self.changed.notify_all()
 
     def before_fork(self, *, wait: bool) -> None:
-        """Let no engine begin a batch and, with `wait`, wait until all are at rest."""
+        """Keep engines from starting batches; with `wait`, also wait until all of them are idle."""
         with self.changed:
             self._forks += 1
             if wait:
                 self.changed.wait_for(lambda: not self.busy, _FORK_PATIENCE)
 
     def after_fork(self) -> None:
-        """Continue in the parent."""
+        """Let the engines of the parent continue."""
         with self.changed:
             self._forks -= 1
             self.changed.notify_all()
 
     def in_child(self) -> None:
-        """Forget the jobs and threads of the parent."""
+        """Reset the queue in a forked child, which has none of the parent's jobs and threads."""
         self.changed = threading.Condition()
         self._jobs, self._engines, self._leaving, self._forks = [], 0, 0, 0

@@ -109,7 +109,7 @@ class Runner:
             logger.warning("memory of %s may not be free: %s", self.engine.info.device, error)
 
     def _run_next(self, launched: Launched | None) -> Launched | None:
-        """Run the next batch, or launch it, finish the one launched before, and return it."""
+        """Run the next batch, or launch it and return it, after finishing the launched one."""
         engine = self.engine
         items = [] if self.broken else self._queue.take(engine.info.max_batch_tokens)
         if items:
@@ -144,7 +144,7 @@ class Runner:
             rows = wait()
             if rows.shape != (len(items), engine.width):
                 raise EngineError(
-                    f"the {engine.info.engine} engine gave an array of shape {rows.shape} for "
+                    f"the {engine.info.engine} engine returned an array of shape {rows.shape} for "
                     f"{len(items)} inputs, expected ({len(items)}, {engine.width})"
                 )
             bad = self._recompute_non_finite(items, rows)
@@ -163,7 +163,7 @@ class Runner:
             self._queue.known = min(sequences_of(items), key=len)
 
     def _handle(self, items: Items, error: Exception) -> None:
-        """Run the items of a failed batch again where that can help; otherwise fail their jobs."""
+        """Run the items of a failed batch again if that may succeed; otherwise fail their jobs."""
         match error:
             case EngineMemoryError():
                 self.halved += 1
@@ -190,9 +190,9 @@ class Runner:
                     job.fail(_engine_error(error, self.engine.info.engine))
 
     def _is_broken(self, error: Exception) -> bool:
-        """Return True if this engine now fails for good and another one can take over.
+        """Return True if this engine is broken and another one can take over.
 
-        It fails for good if it cannot compute an input that one of them has computed before.
+        It is broken if it cannot compute an input that one of the engines has computed before.
         """
         known = self._queue.known
         if self.broken or known is None or not self._queue.has_several_engines:
@@ -209,10 +209,11 @@ class Runner:
     def _recompute_non_finite(self, items: Items, rows: Float32Array) -> set[int]:
         """Replace rows that overflowed the engine's dtype by rows computed in float32.
 
-        Returns the numbers of the rows that still are not finite.
+        Returns:
+            The positions of the rows that are still not finite.
         """
         bad = _non_finite(rows)
-        for number in bad:  # one by one: they are rare, and float32 needs twice the memory
+        for number in bad:  # one by one: few rows overflow, and float32 needs twice the memory
             job, place = items[number]
             if job.future.done():
                 continue
@@ -235,16 +236,16 @@ def _part(rows: Float32Array, numbers: list[int]) -> Float32Array:
 
 
 def _non_finite(rows: Float32Array) -> list[int]:
-    """Return the numbers of the rows that hold NaN or infinity."""
+    """Return the positions of the rows that contain NaN or infinity."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(rows.sum()):  # no other sum of such numbers is finite, and it needs no copy
+        if np.isfinite(rows.sum()):  # then all numbers are finite; this check needs no copy
             return []
     numbers: list[int] = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
     return numbers
 
 
 def _engine_error(error: BaseException, engine: str) -> QuernstoneError:
-    """Wrap an error of a library, so that callers get one type with the origin as its cause."""
+    """Wrap an error of a library in an `EngineError`, with the original as its cause."""
     if isinstance(error, QuernstoneError):
         return error
     wrapped = EngineError(f"the {engine} engine failed: {type(error).__name__}: {error}")

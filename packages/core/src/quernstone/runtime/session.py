@@ -1,4 +1,4 @@
-"""A session: what an embedder or a reranker holds of a model that the process shares."""
+"""`Session`: the connection from an embedder or a reranker to a model that it shares."""
 
 from __future__ import annotations
 
@@ -71,13 +71,14 @@ logger = logging.getLogger("quernstone")
 
 T = TypeVar("T")
 
-# Shared by all sessions of a checkpoint: reading the official 11 MB file takes half a second.
+# Sessions share the tokenizer of a checkpoint, because reading the official 11 MB file takes half
+# a second.
 _tokenizer = lru_cache(maxsize=8)(Tokenizer)
 
-# Per device: one window is computed while the next is encoded.
+# Windows per device: one is computed while the next is encoded.
 _WINDOWS_AHEAD = 2
-# An async call encodes up to this many inputs on the event loop (well under a millisecond), and
-# more of them in a thread.
+# An async call encodes up to this many inputs on the event loop, in well under a millisecond, and
+# larger numbers of them in a thread.
 _INLINE_INPUTS = 16
 _INLINE_CHARS = 20_000
 
@@ -85,7 +86,10 @@ _NOT_SHARED = "switched off by `prefix_sharing=False`"
 
 
 class Session:
-    """One user's hold on a loaded model, or on a connection to a server."""
+    """Connection from one `Embedder` or `Reranker` to a loaded model or a server, which it shares.
+
+    It resolves the settings, encodes inputs, submits them window by window, and counts usage.
+    """
 
     def __init__(
         self,
@@ -128,7 +132,7 @@ class Session:
             if not takes_text(name, checkpoint, task):
                 tokenizer = _tokenizer(checkpoint.tokenizer_folder, checkpoint.vocab_size)
         self.own_prompts = checkpoint is not None and tokenizer is None
-        """True if the model has a tokenizer and prompts of its own, so that ours do not apply."""
+        """True if a library tokenizes and adds the model's own prompts, so Quernstone adds none."""
         options = read_options(name, engine_options)
         self._rendering = partial(
             choose_rendering,
@@ -139,7 +143,7 @@ class Session:
             exact_server=getattr(options, "dialect", "") == "quernstone",
         )
         self.template, self.head_rows = self._rendering(template)
-        """The rendering of a reranker's pairs, and the rows of its head: see `EngineConfig`."""
+        """Rows of a reranker's output head that give the score; see `EngineConfig`."""
         if deterministic:
             max_batch_tokens = single_input_budget(name, max_batch_tokens)
         config = EngineConfig(
@@ -167,9 +171,9 @@ class Session:
             return Worker(*(partial(load_engine, one, checkpoint, tokenizer) for one in configs))
 
         self.backend = sharing.acquire(config, start)
-        """The model or the connection, shared by all sessions of an equal configuration."""
+        """The loaded model or the connection, shared by sessions with equal configurations."""
         self.width = self.backend.width
-        """Numbers per row that the engine returns."""
+        """Length of a row that the engine returns."""
         engines = self.backend.engines if isinstance(self.backend, Worker) else 1
         self._windows_ahead = _WINDOWS_AHEAD * engines
         self._release = weakref.finalize(self, sharing.release, config)
@@ -179,9 +183,9 @@ class Session:
         self.digest = checkpoint.digest if checkpoint else ""
         self.instruction = checkpoint.instruction if checkpoint else DEFAULT_INSTRUCTION
         self.prompts = checkpoint.prompts if checkpoint and tokenizer else Prompts()
-        """The texts that we put before queries and documents to embed."""
+        """The texts that are put before queries and documents to embed."""
         self.normalizes = checkpoint is None or checkpoint.modules.normalizes
-        """True if embeddings get length 1."""
+        """True if embeddings are normalized to length 1."""
         if info.served:
             self._adopt(info.served, template)
         self.truncate = truncate
@@ -193,7 +197,7 @@ class Session:
         """None if the engine tokenizes."""
         self._share_prefix = share_prefix
         self.encoder: Encoder = TextEncoder()
-        """Encodes the inputs of `run` within the limits of this session."""
+        """Encoder with the limits of this session."""
         if tokenizer:
             self.encoder = TokenEncoder(
                 tokenizer,
@@ -211,7 +215,7 @@ class Session:
             else None
         )
         self._usage = Usage()
-        self._usage_locks: dict[int, threading.Lock] = {}  # a forked child needs one of its own
+        self._usage_locks: dict[int, threading.Lock] = {}  # per process: a fork may copy a held one
 
     @property
     def info(self) -> EngineInfo:
@@ -222,15 +226,15 @@ class Session:
         return info
 
     def rows_of(self, template: AnyTemplate) -> tuple[int, ...]:
-        """Return the rows of the head by which a template is scored; see `head_rows`.
+        """Return the rows of the output head for the answers of a template; see `head_rows`.
 
         Raises:
-            ConfigError: The template is not possible with this model.
+            ConfigError: The model cannot use this template.
         """
         return self._rendering(template)[1]
 
     def _adopt(self, served: ServedModel, template: AnyTemplate | None) -> None:
-        """Describe the model of a `quern serve` as if it were loaded here."""
+        """Take over the properties of the model of a `quern serve`."""
         self.model, self.digest, self.adapter = served.name, served.digest, served.adapter
         self.instruction = served.instruction
         self.own_prompts, self.normalizes = served.own_prompts, served.normalizes
@@ -243,7 +247,7 @@ class Session:
             self.template, self.head_rows = cast("RemoteBackend", self.backend).resolve(template)
 
     def close(self) -> None:
-        """Release the model; it is unloaded when no other session of the process holds it."""
+        """Release the model; it is unloaded when no other session of the process uses it."""
         self._release()
 
     def run(

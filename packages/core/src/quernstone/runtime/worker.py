@@ -1,4 +1,4 @@
-"""A loaded model with its jobs: one queue, and one engine on each device.
+"""`Worker`: a loaded model with one queue of jobs, and one engine on each device.
 
 Callers submit jobs and get futures. Each engine takes the next batch from all waiting jobs when it
 is free (`runner.Runner`), so that faster devices compute a larger share.
@@ -27,19 +27,19 @@ _workers: WeakSet[Worker] = WeakSet()
 
 
 class Worker:
-    """Runs the jobs of any number of threads and event loops, also after a fork."""
+    """Backend that runs the jobs of any number of threads and event loops, also after a fork."""
 
     def __init__(self, *loads: Callable[[], Engine[Any]]) -> None:
-        """Load the engines, each on a thread of its own, or raise the error of one that fails.
+        """Load the engines, each on its own thread; if one fails, raise its error.
 
-        They are loaded one after another: loading compiles kernels and registers operators, which
-        libraries do not expect from several threads at once.
+        They are loaded one after another, because loading compiles kernels and registers operators,
+        which libraries do not support in several threads at once.
 
         Raises:
             ConfigError: The devices chose different dtypes.
         """
         self.on_batch: Callable[[BatchStart], None] | None = None
-        """Called for each batch when it begins, on the thread of its engine."""
+        """Function that is called before each batch, on the thread of its engine."""
         self._queue = JobQueue()
         self._runners: list[Runner] = []
         _workers.add(self)
@@ -64,8 +64,8 @@ class Worker:
                     info = self.info
                     why = "was busy" if self._queue.busy else f"runs on {info.device!r}"
                     raise EngineError(
-                        f"the model was loaded before this process was forked, and its engine, "
-                        f"{info.engine}, {why}: load the model after the fork, or start "
+                        f"the model was loaded before this process was forked, and its engine "
+                        f"({info.engine}) {why}: load the model after the fork, or start "
                         "processes with the method `spawn`"
                     )
                 for runner in self._runners:
@@ -75,7 +75,7 @@ class Worker:
 
     @property
     def info(self) -> EngineInfo:
-        """See `Engine`. With several devices, those that are in use."""
+        """Description of the engines that are in use; see `Engine`."""
         infos = [runner.engine.info for runner in self._runners if not runner.broken]
         return _joined(infos) if len(infos) > 1 else infos[0]
 
@@ -86,12 +86,12 @@ class Worker:
 
     @property
     def recomputed(self) -> int:
-        """Rows that overflowed the engine's dtype and were computed again in float32."""
+        """Number of rows that overflowed the engine's dtype and were computed again in float32."""
         return sum(runner.recomputed for runner in self._runners)
 
     @property
     def halved(self) -> int:
-        """Batches that did not fit into memory."""
+        """Number of batches that did not fit into memory and were halved."""
         return sum(runner.halved for runner in self._runners)
 
     @property
@@ -100,13 +100,13 @@ class Worker:
         return Usage(recomputed=self.recomputed)
 
     def set_budget(self, max_batch_tokens: int) -> None:
-        """Change the budget of later batches, to try several with one loaded model."""
+        """Change the size of later batches, to try several sizes with one loaded model."""
         for runner in self._runners:
             engine = runner.engine
             engine.info = replace(engine.info, max_batch_tokens=max_batch_tokens)
 
     def close(self) -> None:
-        """Finish what was submitted, free the engines, end their threads."""
+        """Finish the submitted jobs, free the engines, and end their threads."""
         self._queue.close()
         for runner in self._runners:
             if runner.thread is None:
