@@ -39,7 +39,7 @@ OVERRIDES = (
 )
 KEY = "sk-Vt3rqhidden"
 PARSES = "the server reads the text, and parses control tokens in it"
-COUNTS_NOTHING = "the server tokenises, and tokens are not counted"
+COUNTS_NOTHING = "the server tokenizes, and does not report the number of tokens"
 QUERY = "how do I grind grain into flour?"
 DOCUMENTS = [
     "A quern is a hand mill: two round stones, of which the upper one turns.",

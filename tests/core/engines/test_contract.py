@@ -7,7 +7,7 @@ import pytest
 from quernstone import Embedder, Reranker
 from quernstone.testing import EmbedderContract, RerankerContract
 
-COUNTS_NOTHING = "the library tokenises, and does not say how many tokens there were"
+COUNTS_NOTHING = "the library tokenizes, and does not report the number of tokens"
 OWN_TEXT = "a cross-encoder other than Qwen3 reads the query and the document alone"
 
 
