@@ -87,10 +87,13 @@ def test_groups_of_rows_stay_in_order(quern, monkeypatch):
     [
         (b'{"query": "q"}', "row 1: expected a string `query` and a list `documents`"),
         (b'{"query": 1, "documents": []}', "row 1: expected a string `query`"),
-        (b'{"query": "q", "documents": [7]}', "row 1: a document is a int"),
+        (
+            b'{"query": "q", "documents": [7]}',
+            "row 1: expected a string or an object as document, got int",
+        ),
         (b'{"query": "q", "documents": [{"a": 1}]}', "row 1: no text column (`text`, "),
         (b'{"query": "q", "documents": []}\n{', "row 2: is not valid JSON"),
-        (b"plain text", "row 1: expected `query`"),
+        (b"plain text", "row 1: expected a string `query`"),
     ],
 )
 def test_bad_rows(quern, stdin, message):

@@ -250,7 +250,7 @@ def test_options_reach_the_library(minilm):
         ({"model_kwargs": {"torch_dtype": "float16"}}, "must not contain a dtype: use `dtype`"),
         (
             {"model_kwargs": {"use_safetensors": False}},
-            "`model_kwargs` .* 'use_safetensors': neither",
+            "`model_kwargs` .* 'use_safetensors': code and pickles",
         ),
         ({"config_kwargs": {"trust_remote_code": True}}, "`config_kwargs` .* 'trust_remote_code'"),
         ({"backend": "onnx"}, "`dtype` is 'float32', but the files of the onnx backend decide it"),

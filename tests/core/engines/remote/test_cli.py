@@ -103,8 +103,8 @@ def test_search_with_one_model_here_and_one_on_a_server(quern, serve, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "remote"], "give its address as --endpoint URL"),
-        (["--dialect", "tei"], "give its address as --endpoint URL"),
+        (["--engine", "remote"], "the address of the server is missing: pass --endpoint URL"),
+        (["--dialect", "tei"], "the address of the server is missing: pass --endpoint URL"),
         (["--endpoint", "http://h", "--engine", "torch"], "--engine torch runs it here"),
         (["--endpoint", "h:80"], "not the address of a server"),
         (["--endpoint", f"https://u:{KEY}@h/?x=1"], "has a query or a fragment"),
