@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
     """Index of the last token of each sequence. Shape: (sequences,)"""
     attention: BatchAttention
     prefixes: AllKeys | None
-    """Those of the batch's groups."""
+    """Keys and values of the prefixes of the batch's groups; None without prefixes."""
     dtype: torch.dtype
     """The dtype to compute in. Weights of another dtype are converted one by one."""
 
@@ -89,7 +89,7 @@ class RMSNorm:
     def join(
         self, qkv: Tensor, rope: Tensor, source: Tensor, prefix: PrefixKeys
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Do the same to queries and keys, and join keys and values, see `Elementwise.join`."""
+        """Normalize and rotate queries and keys, then join keys and values: `Elementwise.join`."""
         return _join(self._elementwise, qkv, self._weight, rope, source, prefix)
 
     def _in_blocks(self, x: Tensor, rope: Tensor | None) -> Tensor:
@@ -179,7 +179,7 @@ class MergedMLP:
 
 
 class _KeyCollector:
-    """Collects keys and values of a batch's sequences after those of their prefixes, by layer."""
+    """Collector of the keys and values of sequences, with those of their prefixes, by layer."""
 
     def __init__(self, batch: PackedBatch, inputs: Inputs, config: ModelConfig) -> None:
         self._lengths = joined_lengths(batch).tolist()
@@ -196,7 +196,7 @@ class _KeyCollector:
             self._rows = torch.from_numpy(rows).to(device)
 
     def update(self, key: Tensor, value: Tensor, prefix: PrefixKeys | None) -> None:
-        """Append the next layer. Attention that gets joined keys has joined them already."""
+        """Append the next layer. If attention takes joined keys, they include the prefixes."""
         shared = (None, None) if prefix is None else (prefix.key, prefix.value)
         for place, (own, before) in enumerate(zip((key, value), shared, strict=True)):
             if self._rows is not None and before is not None:
@@ -205,7 +205,7 @@ class _KeyCollector:
         self._layer += 1
 
     def sequences(self) -> list[Tensor]:
-        """Copy each sequence into a tensor of its own, which can be freed without the others."""
+        """Copy each sequence into its own tensor, so that each can be freed separately."""
         parts = self._keys.split(self._lengths)
         if len(parts) == 1:
             return list(parts)
@@ -222,7 +222,7 @@ class Context(NamedTuple):
     ends: Tensor
     attention: BatchAttention
     cache: _KeyCollector | None
-    """Gets the keys and values of all layers but the last, if given."""
+    """Collects the keys and values of all layers but the last; None to drop them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +339,8 @@ class Qwen3:
     def pooled(self, inputs: Inputs) -> Tensor:
         """Return the final hidden state of each sequence's last token. Shape: (sequences, hidden).
 
-        With another pooling, the states of all tokens are pooled. This neither waits for the device
-        nor sends anything to it.
+        With another pooling, the states of all tokens are pooled. The call does not wait for the
+        device, and copies nothing to it.
         """
         hidden_states, context = self._before_last(inputs)
         shared = _in_layer(inputs, -1)
@@ -352,7 +352,8 @@ class Qwen3:
     def prefix_keys(self, batch: PackedBatch, inputs: Inputs) -> list[AllKeys]:
         """Return the keys and values of every sequence, for use as a shared prefix.
 
-        Those of a sequence that has a prefix include the prefix. `inputs` are those of `batch`.
+        If a sequence has a prefix, they include those of the prefix. `inputs` must belong to
+        `batch`.
         """
         cache, last = _KeyCollector(batch, inputs, self.config), self.last_layer
         if not isinstance(last.self_attn, LastAttention):
