@@ -71,8 +71,7 @@ logger = logging.getLogger("quernstone")
 
 T = TypeVar("T")
 
-# Sessions share the tokenizer of a checkpoint, because reading the official 11 MB file takes half
-# a second.
+# Shared by sessions of a checkpoint, because reading the official 11 MB file takes half a second.
 _tokenizer = lru_cache(maxsize=8)(Tokenizer)
 
 # Windows per device: one is computed while the next is encoded.
@@ -86,10 +85,7 @@ _NOT_SHARED = "switched off by `prefix_sharing=False`"
 
 
 class Session:
-    """Connection from one `Embedder` or `Reranker` to a loaded model or a server, which it shares.
-
-    It resolves the settings, encodes inputs, submits them window by window, and counts usage.
-    """
+    """Connection from one `Embedder` or `Reranker` to a shared model, or to a server."""
 
     def __init__(
         self,
