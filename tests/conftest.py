@@ -20,6 +20,7 @@ pytest.register_assert_rewrite("quernstone.testing")
 pytest_plugins = ["pytester", "quernstone.testing.capabilities"]
 
 Checkpoints = Callable[..., Path]
+EVALUATION = "tests/core/evaluation"
 TINY = Path(quernstone.__file__).parent / "checkpoints" / "tiny"
 
 _NEEDS = {
@@ -65,14 +66,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a file in one process of `pytest -n`, so that they share loaded models.
 
-    The table of capabilities is compared with what the contract suites of its folder found.
+    The table of capabilities is compared with what the contract suites of its folder found. The
+    tests of the evaluation share a run of all tasks.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             folder, _, name = nodeid.partition("::")[0].rpartition("/")
-            together = name in ("test_contract.py", "test_table.py")
-            return folder if together else f"{folder}/{name}"
+            shared = name in ("test_contract.py", "test_table.py")
+            return folder if shared or folder == EVALUATION else f"{folder}/{name}"
 
     return ByFile(config, log)
