@@ -65,7 +65,7 @@ def payloads(target):
 
 @pytest.mark.parametrize(
     ("kind", "vector"),
-    [("embedded", ""), ("edge", ""), ("edge", "dense"), ("rest", ""), ("grpc", "dense")],
+    [("embedded", ""), ("edge", ""), ("rest", ""), ("grpc", "dense")],
 )
 def test_a_collection_moves_to_another_model_and_back(
     loaded, migrate, embedder, other, kind, vector
@@ -168,7 +168,7 @@ def test_a_text_that_is_written_meanwhile_gets_its_own_vector(loaded, migrate, w
     assert verify(target, other, sample=39).passed
 
 
-@pytest.mark.parametrize("kind", ["edge", "grpc"])
+@pytest.mark.parametrize("kind", ["edge"])
 def test_without_the_condition_a_text_would_get_a_wrong_vector(
     loaded, migrate, embedder, other, kind, monkeypatch
 ):
