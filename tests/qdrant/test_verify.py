@@ -39,7 +39,7 @@ def some_point(client, number=0):
 def test_an_intact_collection_passes(client, embedder, layout):
     loader = QdrantLoader(client, "docs", embedder, layout=layout, chunk_size=50, chunk_overlap=0)
     chunks = loader.load(RECORDS).chunks
-    report = verify(as_target(client, "docs"), embedder, sample=40, anew=10)
+    report = verify(as_target(client, "docs"), embedder, sample=40, re_embed=10)
     assert report.passed, report.problems
     assert (report.points, report.vectors, report.embedded, report.foreign) == (chunks, 40, 10, 0)
     assert report.least_cosine > 0.9999
@@ -83,7 +83,7 @@ def test_a_changed_vector_is_found(client, embedder, target):
     point = some_point(client)
     wrong = [models.PointVectors(id=point.id, vector=[1.0, *[0.0] * 63])]
     client.update_vectors("docs", points=wrong)
-    report = verify(target, embedder, sample=1000, anew=1000)
+    report = verify(target, embedder, sample=1000, re_embed=1000)
     assert report.failures == 1
     assert report.problems[0].startswith(f"point {point.id}: its text embedded again has a cosine")
     assert verify(
@@ -156,7 +156,7 @@ def test_every_named_vector_is_compared_with_the_text(client, embedder):
     point, other = client.scroll("docs", limit=2, with_vectors=True)[0]
     changed = [models.PointVectors(id=point.id, vector=other.vector)]
     client.update_vectors("docs", points=changed)
-    report = verify(as_target(client, "docs"), embedder, anew=1000)
+    report = verify(as_target(client, "docs"), embedder, re_embed=1000)
     assert report.failures == 2
     assert ["`dense`" in problem for problem in report.problems] == [True, False]
     assert "`prefix`" in report.problems[1]

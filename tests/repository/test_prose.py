@@ -29,7 +29,6 @@ AVOIDED = {
 FIRST_WORDS = re.compile(r"(?:What|Whether|Of|The same)\b")
 
 ALLOWED: dict[str, str] = {
-    "anew: Number of sampled points": "an argument of `verify`",
     "How is bread made?": "a text that the doctor embeds",
     "Bread is made from flour": "a text that the doctor embeds",
 }

@@ -51,7 +51,7 @@ def test_collection_info_and_verify(quern, docs):
     point = client.scroll("docs", limit=1)[0][0]
     client.set_payload("docs", payload={"page_content": "forged"}, points=[point.id])
     client.close()
-    bad = quern("collection", "verify", "-c", "docs", "--anew", 0, "--json")
+    bad = quern("collection", "verify", "-c", "docs", "--re-embed", 0, "--json")
     assert bad.exit_code == 1
     report = orjson.loads(bad.stdout)
     assert (report["passed"], report["failures"], report["embedded"]) == (False, 1, 0)
@@ -61,7 +61,7 @@ def test_collection_info_and_verify(quern, docs):
     repaired = quern("collection", "repair", "-c", "docs")
     assert repaired.exit_code == 0
     assert repaired.stdout.startswith("docs: 4 points read; 1 payloads, 0 BM25 vectors and 0 short")
-    assert quern("collection", "verify", "-c", "docs", "--anew", 0).exit_code == 0
+    assert quern("collection", "verify", "-c", "docs", "--re-embed", 0).exit_code == 0
 
     client = QdrantClient(path="qdrant-data")
     client.set_payload("docs", payload={"quernstone": {}}, points=[point.id])

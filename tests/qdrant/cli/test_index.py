@@ -56,10 +56,10 @@ def test_a_deferral_is_shown_and_ended(quern, crashed):
         shown = quern("collection", command, "-c", "docs").stdout
         assert "indexing is deferred by a load that began at " in shown
         assert "`quern collection index --restore` ends the deferral" in shown
-    verified = quern("collection", "verify", "-c", "docs", "--anew", 0)
+    verified = quern("collection", "verify", "-c", "docs", "--re-embed", 0)
     assert "indexing is deferred by a load" in verified.stdout
     verified = orjson.loads(
-        quern("collection", "verify", "-c", "docs", "--anew", 0, "--json").stdout
+        quern("collection", "verify", "-c", "docs", "--re-embed", 0, "--json").stdout
     )
     assert len(verified["deferred"]) == 1
 

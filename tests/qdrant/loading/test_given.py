@@ -33,7 +33,7 @@ def records(vectors, field="embedding"):
 
 
 def is_right(client, embedder, count=30):
-    report = verify(as_target(client, "docs"), embedder, sample=count, anew=count)
+    report = verify(as_target(client, "docs"), embedder, sample=count, re_embed=count)
     assert report.passed, report.problems
     assert report.embedded == count
     assert report.least_cosine > 0.999999
@@ -71,7 +71,7 @@ def test_only_changed_vectors_are_written_again(loader, client, embedder, vector
     changed = vectors.copy()
     changed[3] = vectors[4]
     assert loader.load_vectors(records(changed)).embedded == 1
-    assert verify(as_target(client, "docs"), embedder, sample=30, anew=30).failures == 1
+    assert verify(as_target(client, "docs"), embedder, sample=30, re_embed=30).failures == 1
     # Embedded from its text, a point gets another vector.
     plain = [
         {name: value for name, value in row.items() if name != "embedding"}

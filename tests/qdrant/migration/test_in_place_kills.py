@@ -62,7 +62,7 @@ def check_vectors(target, embedder, name):
     for point in points:
         expected = embedder.embed_documents([point.payload["page_content"]])[0]
         np.testing.assert_allclose(point.vectors[name], expected, atol=1e-5)
-    checked = verify(target, embedder, sample=100, anew=100)
+    checked = verify(target, embedder, sample=100, re_embed=100)
     assert checked.passed, checked.problems
     return len(points)
 

@@ -112,7 +112,7 @@ def check(old, new):
 def check_vectors(new, name):
     """Compare every new vector with its text."""
     other = models()[1]
-    checked = verify(new, other, sample=10, anew=10)
+    checked = verify(new, other, sample=10, re_embed=10)
     assert checked.passed, checked.problems
     for point in new.scroll(None, with_vectors=True):
         vector = other.embed_documents([point.payload["page_content"]])[0]

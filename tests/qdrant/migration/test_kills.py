@@ -108,8 +108,8 @@ def check(make_embedder, tmp_path_factory, kind, runs):
             assert report.conflicts == 0
             new = ClientTarget(client, report.new)
             assert texts(new) == texts(old)
-            checked = verify(new, other, sample=100, anew=100)
+            checked = verify(new, other, sample=100, re_embed=100)
             assert checked.passed, checked.problems
             assert checked.embedded == len(texts(old))
             migration().rollback()
-            assert verify(ClientTarget(client, "docs"), embedder, sample=100, anew=100).passed
+            assert verify(ClientTarget(client, "docs"), embedder, sample=100, re_embed=100).passed

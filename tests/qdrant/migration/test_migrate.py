@@ -314,7 +314,7 @@ def test_a_changed_payload_keeps_its_present_text(loaded, migrate, other):
     target.client.set_payload("docs-1", {"page_content": "Edited by hand."}, [point.id])
     report = migrate(target, other).run()
     assert report.changed == 1
-    assert verify(target.pinned(), other, sample=120, anew=120).passed
+    assert verify(target.pinned(), other, sample=120, re_embed=120).passed
 
 
 def test_the_async_form_and_the_function(loaded, tmp_path, other, embedder):

@@ -75,7 +75,7 @@ def verify(
     embedder: AnyEmbedder | None = None,
     *,
     sample: int = 256,
-    anew: int = 16,
+    re_embed: int = 16,
     seed: int = 0,
     patience: float = 300.0,
     progress: Callable[[int], None] | None = None,
@@ -90,7 +90,7 @@ def verify(
         target: The collection.
         embedder: An embedder with the collection's model; None: do not embed anything.
         sample: Number of points to read with their vectors.
-        anew: Number of sampled points whose text is embedded again.
+        re_embed: Number of sampled points whose text is embedded again.
         seed: Seed of the random sample.
         patience: See `QdrantLoader`.
         progress: Called after every thousand points with the number of points read so far.
@@ -121,7 +121,7 @@ def verify(
     )
     check.indexes(state)
     check.all_points(progress)
-    check.sampled_vectors(model, anew)
+    check.sampled_vectors(model, re_embed)
     retry.call(lambda: check_unchanged(named, target, provenance))
     return check.result()
 
@@ -219,7 +219,7 @@ class _Check:
             fields, with_vectors=with_vectors, start=last, every_replica=False
         )
 
-    def sampled_vectors(self, embedder: TextEmbedder | None, anew: int) -> None:
+    def sampled_vectors(self, embedder: TextEmbedder | None, re_embed: int) -> None:
         """Check the dense vectors of the sample, and embed some of its texts again."""
         self._rng.shuffle(self._sample)
         valid: list[tuple[StoredPoint, Mapping[str, Float32Array]]] = []
@@ -231,8 +231,8 @@ class _Check:
                 self._fail(f"{checked.name}: {problem}")
             if not problems and (checked.content or checked.unchecked):
                 valid.append((point, vectors))
-        if embedder is not None and valid[:anew]:
-            self._embed_again(embedder, valid[:anew])
+        if embedder is not None and valid[:re_embed]:
+            self._embed_again(embedder, valid[:re_embed])
 
     def result(self) -> Verification:
         """Return the figures and problems so far."""

@@ -40,7 +40,7 @@ def verify(
     sample: Annotated[
         int, typer.Option(min=0, help="Number of random points whose vectors are checked.")
     ] = 256,
-    anew: Annotated[
+    re_embed: Annotated[
         int,
         typer.Option(min=0, help="How many texts of the sample to embed again; 0 needs no model."),
     ] = 16,
@@ -64,7 +64,7 @@ def verify(
         state = Retry(OPENING_PATIENCE).call(target.state)
         provenance = Provenance.read(state)
         embedder = None
-        if anew and provenance is not None:
+        if re_embed and provenance is not None:
             embedder = stack.enter_context(
                 open_embedder(options, model, None, collection.name, provenance)
             )
@@ -72,7 +72,7 @@ def verify(
             target,
             embedder,
             sample=sample,
-            anew=anew,
+            re_embed=re_embed,
             progress=_show_count if on_terminal() else None,
         )
     if as_json:
