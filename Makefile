@@ -155,8 +155,8 @@ check: install-dev
 
 # every extra except vllm resolves to wheels on each Python, and the types hold
 VERSIONS ?= 3.10 3.11 3.12 3.13 3.14
-EXTRAS := torch transformers sentence-transformers modelscope serve parquet testing eval qdrant \
-	documents ray
+EXTRAS := torch transformers sentence-transformers hopper modelscope serve parquet testing eval \
+	qdrant documents ray
 versions: install-dev
 	set -e; for version in $(VERSIONS); do \
 		for resolution in highest lowest-direct; do \

@@ -226,8 +226,8 @@ def test_pairs_of_different_queries_keep_their_places():
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ([("q", "d"), ("q",)], "input 1: tuple is not a"),
-        ([("q", "d"), "qd"], "input 1: str is not a"),
+        ([("q", "d"), ("q",)], "input 1: expected .* pair, got a tuple of 1"),
+        ([("q", "d"), "qd"], "input 1: expected .* pair, got a str"),
         ([("q", "d"), ("q", None)], "input 1"),
         ("qd", "`pairs` is str"),
     ],

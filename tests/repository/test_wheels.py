@@ -25,6 +25,7 @@ EXTRAS = {
     ("quernstone", "sentence-transformers"): (
         "Embedder('tiny', engine='sentence-transformers').close()"
     ),
+    ("quernstone", "hopper"): "",  # its library needs CUDA
     ("quernstone", "modelscope"): "import modelscope",
     ("quernstone", "serve"): "import quernstone.serve.app",
     ("quernstone", "parquet"): "import quernstone.tables.parquet",

@@ -44,7 +44,7 @@ def test_a_collection_is_migrated_in_place(quern, docs, checkpoints):
     assert "a new vector 'wide' is filled in the same collection, in place" in plan.output
     assert "beside the old vectors" in plan.output
     beside = quern("migrate", *where, "--model", model, "--dry-run").output
-    assert "in place (`in_place`, --in-place) is possible" in beside
+    assert "`in_place` (--in-place) is possible" in beside
     refused = quern("migrate", *given, "--hybrid").output
     assert "cannot be migrated in place: `bm25` is None" in " ".join(refused.split())
     result = quern("migrate", *given)

@@ -282,7 +282,7 @@ def test_obstacles_are_named(loaded, migrate, embedder, other, place, tmp_path):
         with pytest.raises(ConfigError, match=r"from Qdrant 1.18 on, but this one is 1.17.0"):
             migrate(old, other).run()
     beside = migrate(target, other, in_place=False, alias="live", state_folder=tmp_path)
-    assert "in place (`in_place`, --in-place) is possible" in beside.plan().notes[-1]
+    assert "`in_place` (--in-place) is possible" in beside.plan().notes[-1]
     beside.run(switch=False)
     with pytest.raises(ConfigError, match="second collection is under way"):
         migrate(target, other).run()

@@ -77,7 +77,7 @@ def test_scores_are_equal_to_the_last_bit(checkpoints, texts, dtype):
 
 
 def test_only_where_we_plan_the_batches():
-    with pytest.raises(ConfigError, match='not for `engine="remote"`'):
+    with pytest.raises(ConfigError, match='`engine="remote"` plans its own batches'):
         Embedder("http://localhost:8000", engine="remote", deterministic=True)
     with pytest.raises(ConfigError, match="leave `max_batch_tokens` out"):
         Reranker("tiny", deterministic=True, max_batch_tokens=100)

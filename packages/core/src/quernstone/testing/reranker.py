@@ -138,7 +138,7 @@ class RerankerContract(Contract[Reranker]):
     @shows("wrong_input")
     @pytest.mark.parametrize("wrong", ["ab", (QUERY,), (QUERY, "b", "c"), None, {"a": 1, "b": 2}])
     def test_what_is_no_pair_is_named_by_index(self, subject: Reranker, wrong: Any) -> None:
-        with pytest.raises(InputError, match=r"not a \(query, document\) pair") as caught:
+        with pytest.raises(InputError, match=r"expected a \(query, document\) pair") as caught:
             subject.score([(QUERY, "fine"), wrong])
         assert caught.value.index == 1
 

@@ -110,7 +110,7 @@ def in_place_note(target: Target, state: CollectionState, wish: SettingsWish) ->
     obstacles = list(_obstacles(target, state, Provenance.read(state), wish))
     if obstacles:
         return f"in place is not possible: {'; '.join(obstacles)}"
-    return "in place (`in_place`, --in-place) is possible: it stores no payload twice"
+    return "`in_place` (--in-place) is possible: it stores no payload twice"
 
 
 def _obstacles(
