@@ -36,6 +36,8 @@ class OpenedCollection:
     embedder: QueryEmbedder
     """The embedder of its model."""
     limits: Limits
+    closings: int
+    """`Target.closings` before it was read."""
     checked: float
     """Time at which reading it began, by `time.monotonic`."""
 
@@ -58,6 +60,7 @@ class OpenedCollection:
         while True:
             now = time.monotonic()
             target = named.pinned()
+            closings = target.closings
             try:
                 state = target.state()
             except CollectionNotFoundError:
@@ -72,13 +75,14 @@ class OpenedCollection:
                 provenance=provenance,
                 embedder=embedder,
                 limits=state.limits,
+                closings=closings,
                 checked=now,
             )
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """Name and identity of the collection; another one differs in one of them."""
-        return self.target.collection, self.provenance.identity
+    def identity(self) -> tuple[str, str, int]:
+        """Name, identity and closings of the collection; another one differs in one of them."""
+        return self.target.collection, self.provenance.identity, self.closings
 
     def is_current(self, named: Target) -> bool:
         """Return True if a name still leads to this collection, as it was when it was opened.
@@ -93,7 +97,9 @@ class OpenedCollection:
         if named.collection != self.target.collection:
             places.append(named)
         try:
-            return all(Provenance.read(place.state()) == self.provenance for place in places)
+            return self.target.closings == self.closings and all(
+                Provenance.read(place.state()) == self.provenance for place in places
+            )
         except CollectionNotFoundError:
             return False
 

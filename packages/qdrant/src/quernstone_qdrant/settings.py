@@ -24,8 +24,7 @@ from quernstone_qdrant.documents.paths import field_paths
 from quernstone_qdrant.documents.records import NEWEST_RECORD_RULE, RecordRule
 
 Rows: TypeAlias = "Float32Array | Sequence[Bm25Text | SparseVector]"
-"""One vector per point of a batch. Shape: (points, dimensions); or texts to encode for BM25, or
-their sparse vectors."""
+"""One vector per point, (points, dimensions), or texts to encode for BM25, or sparse vectors."""
 AnyRows: TypeAlias = "Rows | Sequence[Float32Array]"
 """Rows, or one multivector per point, each of shape (vectors, dimensions)."""
 
@@ -138,8 +137,7 @@ class CollectionSettings:
     max_indexing_threads: int | None = None
     """Threads that build one graph; 0: the server chooses."""
     payload_m: int | None = None
-    """Edges per node of the additional graphs of filtered points. With `m=0` there is one graph per
-    tenant, and none of all points."""
+    """Edges per node of the graphs of filtered points. With `m=0` only tenants have graphs."""
     graph_on_disk: bool | None = None
     """Keep the graph on disk."""
     payload_on_disk: bool | None = None

@@ -135,8 +135,8 @@ class Finder:
     ) -> tuple[OpenedCollection, Sequence[Float32Array], list[list[SearchHit]] | None]:
         """Search like `find`, but once.
 
-        A collection that has its identity after a search had it during the search, because the
-        identity is random.
+        A collection that has its identity after a search had it during the search: identities are
+        random, and one that comes back in Edge, by a migration that is rolled back, was closed.
 
         Returns:
             As of `find`; if the collection was replaced, what is to be searched now, by which

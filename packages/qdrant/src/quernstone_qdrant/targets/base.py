@@ -79,6 +79,11 @@ class Target(Protocol):
         """Number of threads that may use the target at once; 1 means only its creator's thread."""
         ...
 
+    @property
+    def closings(self) -> int:
+        """How often the files were closed, and perhaps exchanged; 0 without files."""
+        ...
+
     def pinned(self) -> Target:
         """Return a target for the collection that the name stands for now.
 

@@ -73,6 +73,8 @@ _SERVER_WRITERS = 4
 class ClientTarget(CollectionAccess):
     """One collection reached through a `QdrantClient`. See `Target`."""
 
+    closings = 0
+
     def __init__(self, client: QdrantClient, collection: str) -> None:
         super().__init__(client, collection)
         # The embedded client has no locks, and only the thread that opened its SQLite file may

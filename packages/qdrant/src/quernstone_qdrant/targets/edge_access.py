@@ -61,6 +61,7 @@ class EdgeAccess:
         self.writers = _WRITERS
         self._home = self.path / folder_name(collection)
         self._opened: edge.EdgeShard | None = None
+        self.closings = 0
         self._opening = threading.Lock()
         self._describing = threading.RLock()
         """Held while the description is read and replaced: threads may change different parts."""
@@ -164,6 +165,7 @@ class EdgeAccess:
         with self._opening:
             if self._opened is not None:
                 shard, self._opened = self._opened, None
+                self.closings += 1
                 with self._failures("closing the files"):
                     shard.flush()
                     shard.close()
