@@ -65,6 +65,23 @@ def test_a_load_of_a_replaced_collection_is_not_complete(server, make_embedder, 
 
 
 @pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
+def test_a_collection_that_is_created_between_two_requests_is_read(
+    server, embedder, monkeypatch, grpc
+):
+    """Its configuration is not found, and then it exists."""
+    target = as_target(server.client(prefer_grpc=grpc), "docs")
+    exists = type(target).exists
+
+    def created(self):
+        monkeypatch.undo()
+        QdrantLoader(server.client(), "docs", embedder)
+        return exists(self)
+
+    monkeypatch.setattr(type(target), "exists", created)
+    assert Provenance.read(target.state()).model == embedder.model
+
+
+@pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
 @pytest.mark.parametrize("shorter", [False, True])
 def test_a_load_writes_nothing_into_the_collection_of_another_model(
     server, make_embedder, grpc, shorter

@@ -157,8 +157,7 @@ class CollectionAccess:
         """Number of copies of each point that the server keeps."""
         if self.kind == "embedded":
             return 1
-        with self._failures("reading the configuration"):
-            return self._described().replicas
+        return self._described().replicas
 
     @contextmanager
     def _replicas(self, every_replica: bool) -> Iterator[models.ReadConsistencyType | None]:
@@ -214,19 +213,19 @@ class CollectionAccess:
 
     def _read_state(self) -> CollectionState:
         try:
-            with self._failures("reading the configuration"):
-                return self._described()
+            return self._described()
         except TransientError:
             raise
         except TargetError:
-            if self.exists():
-                raise
+            if self.exists():  # perhaps it was created between the two requests
+                return self._described()
         with self._failures("listing the collections"):
             names = [found.name for found in self._management.get_collections().collections]
         raise CollectionNotFoundError(self.collection, sorted(names))
 
     def _described(self) -> CollectionState:
-        info = self._management.get_collection(self.collection)
+        with self._failures("reading the configuration"):
+            info = self._management.get_collection(self.collection)
         return collection_state(info, embedded=self.kind == "embedded")
 
     @functools.cached_property
