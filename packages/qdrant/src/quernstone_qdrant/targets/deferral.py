@@ -267,7 +267,8 @@ def _restore(
     target: DeferrableCollection, original: IndexConfig, ended: list[Registration]
 ) -> None:
     target.change_index(original)
-    now = target.state().index
+    state = target.state()
+    now = state.index
     wrong = [
         f"{what} is {found} instead of {wanted}"
         for what, found, wanted in (
@@ -277,7 +278,7 @@ def _restore(
         )
         if wanted is not None and found != wanted
     ]
-    if wrong:
+    if wrong and not any(one.running for one in deferrals(state)):  # else one began meanwhile
         raise TargetError(
             f"the index of collection {target.collection!r} is still deferred: {', '.join(wrong)}; "
             "run `quern collection index --restore`"
