@@ -125,7 +125,7 @@ def settings_of(given: Any, fields: Iterable[str], *, model: str) -> Any:
 
 
 def _advice(name: str, known: Collection[str]) -> list[str]:
-    """Return a line of advice on an unknown name; none if there is no advice."""
+    """Return advice on an unknown name, as one line; an empty list if nothing is close to it."""
     advice = ADVICE.get(name)
     if advice is None:
         close = get_close_matches(name, known, n=1, cutoff=0.8)

@@ -35,7 +35,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
     """Read one key per line. Empty lines, and lines that begin with `#`, are skipped.
 
     Raises:
-        ConfigError: A key has characters that a header cannot contain, or there is no key.
+        ConfigError: No key was given, or one contains characters that a header cannot.
         OSError: The file cannot be read.
     """
     lines = enumerate(path.read_text().splitlines(), 1)

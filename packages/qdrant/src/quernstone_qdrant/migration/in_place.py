@@ -88,9 +88,10 @@ class InPlaceMigration:
         size = self._options.batch_size
         read = self._retry.call(lambda: list(islice(self._target.scroll(None, batch=size), size)))
         total = missing = self._retry.call(self._target.count)
+        filling = self._filling(new, None)
         if new.settings.vector in state.vectors:
-            missing = self._filling(new, None).missing()
-        texts = [one.text for one in self._filling(new, None).texts(read, PassCounts())]
+            missing = filling.missing()
+        texts = [one.text for one in filling.texts(read, PassCounts())]
         memory, disk = memory_and_disk(
             replace(new.settings, bm25=None), new.dimensions, total, payload_bytes=0
         )

@@ -208,8 +208,8 @@ class QdrantMigration:
                 continues it.
 
         Raises:
-            CollectionError: There is no migration, the old collection was deleted, or points lack
-                the old vector and there is no `old_embedder`.
+            CollectionError: No migration is under way, the old collection was deleted, or points
+                lack the old vector and `old_embedder` was not passed.
         """
         return self._under_way().rollback(delete=delete)
 
@@ -217,9 +217,9 @@ class QdrantMigration:
         """Delete the old collection after the switch, or the old vector.
 
         Raises:
-            CollectionError: There is no migration, it is not switched, or points were written to
-                the old collection, or without the new vector, since the last pass: run the
-                migration again first.
+            CollectionError: No migration is under way, it has not switched yet, or points were
+                written to the old collection, or without the new vector, since the last pass: run
+                the migration again first.
         """
         return self._under_way().finish()
 
