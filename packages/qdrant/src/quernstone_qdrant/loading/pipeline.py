@@ -181,6 +181,8 @@ class Pipeline:
             QuernstoneError: The first error, in the order of the batches. An error of the target
                 aborts the load. After any other error, batches that were already read are still
                 written.
+            BaseException: Anything else that the records, the embedder or the client raised, such
+                as `KeyboardInterrupt`, or the panic of a library in Rust. It aborts the load.
         """
         jobs = [self._read_all, *[self._embed_all] * EMBEDDING_CALLS]
         jobs += [self._serve] * self._writers
@@ -232,7 +234,7 @@ class Pipeline:
     # ---------------------------------------------------------------------------- reader thread
 
     def _read_all(self) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             while self._acquire_slot():
                 batch = next(self._batches, None)
@@ -240,7 +242,7 @@ class Pipeline:
                     break
                 self._read += 1
                 self._enter("look up", batch)
-        except Exception as error:  # noqa: BLE001 - raised again on the calling thread
+        except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
             failure = error
         self._inbox.put(partial(self._end_reading, failure))
 
@@ -297,7 +299,7 @@ class Pipeline:
     def _try(self, step: _Step, batch: Batch) -> bool:
         try:
             step(batch)
-        except Exception as error:  # noqa: BLE001 - raised again on the calling thread
+        except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
             self._settle(batch, error)
             return False
         return True
@@ -326,7 +328,9 @@ class Pipeline:
         queue.append(batch)
         self._target_work.put(self._do_next)
 
-    def _settle(self, batch: Batch, error: Exception | None = None, *, lost: bool = False) -> None:
+    def _settle(
+        self, batch: Batch, error: BaseException | None = None, *, lost: bool = False
+    ) -> None:
         """Remove a batch that is written, has failed (`error`), or is abandoned (`lost`)."""
         with self._lock:
             if batch.stage is not None:
@@ -341,7 +345,7 @@ class Pipeline:
 
     # ---------------------------------------------------------------------- the calling thread
 
-    def _finish(self, batch: Batch, error: Exception | None, *, done: bool) -> None:
+    def _finish(self, batch: Batch, error: BaseException | None, *, done: bool) -> None:
         self._finished += 1
         self._slots.release()
         if self._finished == 1:
@@ -354,12 +358,14 @@ class Pipeline:
         if error is not None:
             self._fail(batch.number, error)
 
-    def _end_reading(self, error: Exception | None) -> None:
+    def _end_reading(self, error: BaseException | None) -> None:
         self._reading = False
         if error is not None:
             self._fail(self._read, error)
 
-    def _fail(self, number: int, error: Exception) -> None:
+    def _fail(self, number: int, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            raise error  # `run` aborts the load
         self._errors.append((number, error))
         if isinstance(error, QuernstoneError) and not isinstance(error, TargetError):
             self._draining = True
