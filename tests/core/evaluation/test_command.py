@@ -38,15 +38,20 @@ def test_two_stages_and_a_summary(quern):
     )
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "2 of 2 tasks done, results in one\n"
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
-        "1/2 LocalRetrieval (Retrieval)",
-        "2/2 LocalReranking (Reranking)",
+    lines = [line for line in done.stderr.splitlines() if line[1:3] == "/2"]
+    assert [line.split(":")[0] for line in lines] == [
+        *["1/2 LocalRetrieval (Retrieval)"] * 2,
+        *["2/2 LocalReranking (Reranking)"] * 2,
     ]
+    assert lines[0].startswith("1/2 LocalRetrieval (Retrieval): started at ")
+    assert lines[1].endswith(" s")
     done = quern(
         *("rerank", "--predictions", "one", "-o", "two", "--tasks-file", TASKS),
         *("--tasks", "LocalRetrieval", "--languages", "eng", "--candidates", 5),
     )
     assert done.exit_code == 0, done.stderr
+    # in a pipe as well
+    assert "reranking LocalRetrieval: 300 of 300 (100%), " in done.stderr
     assert done.stdout.splitlines()[2].startswith("| LocalRetrieval | ")
     assert Path("two/reranked.md").read_text() == "".join(
         done.stdout.splitlines(keepends=True)[:-1]
@@ -119,6 +124,14 @@ def test_a_failed_task_is_exit_code_1(quern):
         ([], "pass a benchmark, tasks, or a file of tasks"),
         (["-t", "STS12", "--protocol", "x"], "unknown protocol 'x'; use official or mteb"),
         (["-t", "STS12", "--languages", "klingon"], "klingon"),
+        (
+            ["-t", "STS12,STS22", "--languages", "cmn"],
+            "STS12: not in any of the languages cmn, only in eng",
+        ),
+        (
+            ["-b", "MTEB(cmn, v1)", "--languages", "zho"],
+            "no task is in any of the languages zho, only in cmn",
+        ),
         (["--tasks-file", "gone.py"], "`gone.py` is not a Python file"),
         (
             ["-t", "STS12", "--instructions", "gone.json"],

@@ -6,6 +6,7 @@ import pytest
 
 from quernstone import Embedder
 from quernstone.errors import ConfigError
+from quernstone.evaluation import mrl
 from quernstone.evaluation.mrl import measure_dimensions, powers
 from quernstone.evaluation.plots import curve
 from quernstone.evaluation.run import run
@@ -46,6 +47,41 @@ def test_what_was_measured_is_not_measured_again(tasks, official, tmp_path):
     assert json.loads((tmp_path / "mrl.json").read_text()) == {
         "LocalReranking": {"32": first["LocalReranking"][32]}
     }
+
+
+def test_a_failing_task_is_reported_and_vectors_outlive_an_interruption(
+    tasks, official, tmp_path, monkeypatch
+):
+    broken, fine = tasks("LocalReranking", "LocalSTS")
+
+    def gone(**kwargs):
+        raise OSError("gone")
+
+    def stop(encoder, task, dimensions):
+        if dimensions == 32:
+            raise KeyboardInterrupt
+        return score(encoder, task, dimensions)
+
+    score, seen = mrl._score, []
+    with Embedder("tiny", dtype="float32") as embedder:
+        monkeypatch.setattr(mrl, "_score", stop)
+        with pytest.raises(KeyboardInterrupt):
+            measure_dimensions(embedder, [fine], tmp_path, official, dimensions=[32, 256])
+        before = embedder.usage.inputs
+        monkeypatch.setattr(mrl, "_score", score)
+        broken.load_data = gone
+        curves = measure_dimensions(
+            *(embedder, [broken, tasks("LocalSTS")[0]], tmp_path, official),
+            dimensions=[32, 256],
+            on_task=lambda *one: seen.append(one),
+        )
+        assert embedder.usage.inputs == before
+    assert seen == [
+        ("LocalReranking", {}, "OSError: gone"),
+        ("LocalSTS", curves["LocalSTS"], ""),
+    ]
+    assert list(curves) == ["LocalSTS"]
+    assert not (tmp_path / ".vectors").exists()
 
 
 def test_lengths():

@@ -8,6 +8,7 @@ import pytest
 
 from quernstone import Embedder, Reranker
 from quernstone.errors import ConfigError
+from quernstone.evaluation.adapters import CrossEncoder
 from quernstone.evaluation.errors import ResultsError
 from quernstone.evaluation.predictions import Predictions
 from quernstone.evaluation.rerank import Reranked, comparison, rerank
@@ -143,6 +144,69 @@ def test_the_comparison_flags_what_got_worse():
     ]
 
 
+def test_parts_give_the_scores_of_the_whole(
+    second_stage, first_stage, english, reranker, official, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("quernstone.evaluation.adapters.PART", 2 * TOP_K)
+    calls, score = [], CrossEncoder.score
+
+    def counted(self, queries, documents, instructions):
+        calls.append(len(documents))
+        return score(self, queries, documents, instructions)
+
+    monkeypatch.setattr(CrossEncoder, "score", counted)
+    old = shutil.copytree(first_stage, tmp_path / "old")
+    change(old, lambda saved: saved["en"]["test"].update(q0={}))
+    rerank(reranker, english(), Predictions(old), tmp_path / "new", official, top_k=TOP_K)
+    assert calls == [2 * TOP_K] * 29 + [TOP_K]
+    new, whole = (
+        json.loads((folder / "predictions/LocalRetrieval_predictions.json").read_text())
+        for folder in (tmp_path / "new", second_stage[0])
+    )
+    expected = {**whole["en"]["test"], "q0": {}}
+    assert new["en"]["test"] == {name: pytest.approx(expected[name], abs=1e-6) for name in expected}
+    assert "LocalRetrieval: 1 of 60 queries have no candidates, and score 0" in caplog.messages
+
+
+def test_splits_that_are_not_evaluated_need_no_predictions(
+    second_stage, first_stage, english, reranker, official, tmp_path
+):
+    """A task may load its training split and all of its languages."""
+    [task] = english()
+    task.load_data()
+    task.dataset["en"]["train"] = dict(task.dataset["en"]["test"])
+    task.dataset["zh"] = {"test": dict(task.dataset["en"]["test"])}
+    [outcome] = rerank(reranker, [task], Predictions(first_stage), tmp_path, official, top_k=TOP_K)
+    assert (outcome.first, outcome.score) == (
+        second_stage[1][0].first,
+        pytest.approx(second_stage[1][0].score),
+    )
+
+
+def test_both_stages_are_compared_in_the_same_languages(
+    second_stage, tasks, english, embedder, reranker, official, tmp_path
+):
+    """Chinese follows English in the same folders: its scores are those of Chinese alone."""
+
+    def chinese():
+        return [task.filter_languages(["zho"]) for task in tasks("LocalRetrieval")]
+
+    for folder, run_before in (("both", english), ("alone", None)):
+        for some in filter(None, (run_before, chinese)):
+            run(embedder, some(), tmp_path / folder / "one", official)
+            [outcome] = rerank(
+                reranker,
+                some(),
+                Predictions(tmp_path / folder / "one"),
+                tmp_path / folder / "two",
+                official,
+                top_k=1,
+            )
+        if folder == "both":
+            expected = outcome
+    assert (outcome.first, outcome.score) == (expected.first, expected.score)
+
+
 # ------------------------------------------------------------------------- what cannot be reranked
 
 
@@ -175,6 +239,10 @@ def change(folder, edit):
             "1 of 60 queries of en/test have no predictions (the first is 'q0')",
         ),
         (lambda saved: saved["en"].update(test={"q0": 1}), "is not a ranking"),
+        (
+            lambda saved: saved["en"]["test"]["q0"].update(x1=2.0, x2=3.0),
+            "2 of 202 documents of en/test are not in the corpus (such as 'x1')",
+        ),
     ],
 )
 def test_predictions_of_another_split(edit, message, copied, english, reranker, official, tmp_path):
@@ -210,6 +278,19 @@ def test_a_folder_of_another_reranker_is_refused(second_stage, first_stage, engl
         pytest.raises(ConfigError, match=message),
     ):
         rerank(other, english(), Predictions(first_stage), folder, official, top_k=TOP_K)
+
+
+def test_another_first_stage_at_the_same_path_is_refused(
+    second_stage, copied, english, reranker, official, tmp_path
+):
+    folder = shutil.copytree(second_stage[0], tmp_path / "second")
+    # the path does not matter, so both folders may be moved
+    rerank(reranker, english(), Predictions(copied), folder, official, top_k=TOP_K)
+    content = json.loads((copied / "run.json").read_text())
+    content["settings"]["dimensions"] = 64
+    (copied / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="`first stage's dimensions` is 32 there and 64 here"):
+        rerank(reranker, english(), Predictions(copied), folder, official, top_k=TOP_K)
 
 
 def test_both_stages_refuse_the_folder_of_the_other(second_stage, english, embedder, official):

@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 
 from quernstone.errors import ConfigError
 from quernstone.evaluation.adapters import Encoder
-from quernstone.evaluation.run import run
+from quernstone.evaluation.folder import RunFolder
+from quernstone.evaluation.run import run, settings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -144,6 +145,29 @@ def test_a_finished_run_embeds_nothing(tasks, embedder, official, tmp_path):
     outcomes = run(embedder, tasks(*SOME), tmp_path, official)
     assert embedder.usage.inputs == before
     assert all(one.score is not None for one in outcomes)
+    assert all(one.kept.startswith("20") for one in outcomes)
+
+
+def test_results_of_other_data_are_computed_again(tasks, embedder, official, tmp_path, caplog):
+    [task] = tasks("LocalReranking")
+    run(embedder, [task], tmp_path, official)
+    [path] = tmp_path.glob("results/*/*/LocalReranking.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "dataset_revision": "0"}))
+    [outcome] = run(embedder, tasks("LocalReranking"), tmp_path, official)
+    assert outcome.kept == ""
+    assert json.loads(path.read_text())["scores"] == content["scores"]
+    assert json.loads(path.read_text())["dataset_revision"] == "1"
+    assert "LocalReranking: computing again, because its results are of revision 0" in caplog.text
+
+
+def test_a_folder_has_one_writer(embedder, official, tmp_path):
+    with (
+        RunFolder(tmp_path, settings_of(embedder, official)),
+        pytest.raises(ConfigError, match="another process is evaluating into"),
+    ):
+        run(embedder, [], tmp_path, official)
+    assert run(embedder, [], tmp_path, official) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from quernstone.cli.options import (
     ModelOptions,
     RerankerOptions,
     RerankingModel,
-    on_terminal,
     output_option,
 )
 from quernstone.cli.table import new_app
@@ -61,7 +61,7 @@ def run(
             model, dimensions=dimensions, max_length=rules.max_length
         ) as embedder:
             outcomes = _run_tasks(embedder, selected, output, rules)
-    _finish(outcomes, output)
+    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
 
 
 @app.command()
@@ -104,6 +104,7 @@ def rerank(
             )
         rules = tasks.rules(selected)
         saved = Predictions(predictions)
+        report = _Progress(selected)
         with options.reranker(
             model,
             default_template=cast("RerankTemplate", variant or rules.template),
@@ -116,13 +117,14 @@ def rerank(
                 output,
                 rules,
                 top_k=top_k or candidates,
-                on_task=_Progress(len(selected)).task,
-                progress=on_terminal(),
+                on_start=report.start,
+                on_task=report.task,
+                progress=True,
             )
     table = comparison(outcomes)
     (output / "reranked.md").write_text(table, encoding="utf-8")
     typer.echo(table, nl=False)
-    _finish(outcomes, output)
+    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
 
 
 @app.command()
@@ -197,6 +199,7 @@ def mrl(
         lengths = [_whole_number(one) for one in commas(dimensions)]
         selected = tasks.select()
         rules = tasks.rules(selected)
+        report = _Progress(selected)
         with options.embedder(model, max_length=rules.max_length) as embedder:
             curves = measure_dimensions(
                 embedder,
@@ -204,10 +207,14 @@ def mrl(
                 output,
                 rules,
                 dimensions=lengths,
-                on_task=_show_curve,
-                progress=on_terminal(),
+                on_start=report.start,
+                on_task=report.curve,
+                progress=True,
             )
-        curve(output / "mrl.png", curves, model)
+        if curves:
+            curve(output / "mrl.png", curves, model)
+    names = [task.metadata.name for task in selected]
+    _finish([name for name in names if name not in curves], len(names), output)
 
 
 @app.command("instructions")
@@ -244,7 +251,7 @@ def compare_instructions(
         (output / "instructions.md").write_text(text, encoding="utf-8")
         bar_chart(output / "instructions.png", summaries, title=model)
     typer.echo(text, nl=False)
-    _finish(outcomes, output)
+    _finish([one.task for one in outcomes if one.error], len(outcomes), output)
 
 
 def _run_tasks(
@@ -252,38 +259,55 @@ def _run_tasks(
 ) -> list[Outcome]:
     from quernstone.evaluation.run import run as run_tasks
 
-    report = _Progress(len(selected)).task
-    return run_tasks(embedder, selected, output, rules, on_task=report, progress=on_terminal())
+    report = _Progress(selected)
+    return run_tasks(
+        *(embedder, selected, output, rules),
+        on_start=report.start,
+        on_task=report.task,
+        progress=True,
+    )
 
 
 class _Progress:
-    """Prints one line on standard error for each finished task."""
+    """Prints when each task starts and ends: lines on standard error."""
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+    def __init__(self, tasks: Sequence[AbsTask]) -> None:
+        self._places = {
+            task.metadata.name: f"{place}/{len(tasks)} {task.metadata.name} ({task.metadata.type})"
+            for place, task in enumerate(tasks, 1)
+        }
+
+    def start(self, task: AbsTask) -> None:
+        """Print the name of a task."""
+        now = time.strftime("%H:%M")
+        typer.echo(f"{self._places[task.metadata.name]}: started at {now}", err=True)
 
     def task(self, outcome: Any) -> None:
         """Print the score of a task, or why it failed."""
-        self._done += 1
-        place = f"{self._done}/{self._total} {outcome.task} ({outcome.type})"
         if outcome.error:
-            typer.echo(f"{place}: FAILED: {' '.join(outcome.error.split())}", err=True)
+            self._failed(outcome.task, outcome.error)
             return
         first = getattr(outcome, "first", None)
         before = "" if first is None else f"{100 * first:.2f} -> "
-        typer.echo(f"{place}: {before}{100 * outcome.score:.2f}, {outcome.seconds:.1f} s", err=True)
+        after = f"computed on {outcome.kept}" if outcome.kept else f"{outcome.seconds:.1f} s"
+        place = self._places[outcome.task]
+        typer.echo(f"{place}: {before}{100 * outcome.score:.2f}, {after}", err=True)
+
+    def curve(self, task: str, scores: dict[int, float], error: str) -> None:
+        """Print the scores of a task at each length on standard output, or why it failed."""
+        if error:
+            self._failed(task, error)
+            return
+        line = "  ".join(f"{length}: {score:.2f}" for length, score in sorted(scores.items()))
+        typer.echo(f"{task}  {line}")
+
+    def _failed(self, task: str, error: str) -> None:
+        typer.echo(f"{self._places[task]}: FAILED: {' '.join(error.split())}", err=True)
 
 
-def _show_curve(task: str, scores: dict[int, float]) -> None:
-    line = "  ".join(f"{length}: {score:.2f}" for length, score in sorted(scores.items()))
-    typer.echo(f"{task}  {line}")
-
-
-def _finish(outcomes: Sequence[Any], output: Path) -> None:
-    """Print where the results are, and exit with code 1 if a task failed."""
-    failed = [one.task for one in outcomes if one.error]
-    done, total = len(outcomes) - len(failed), len(outcomes)
-    typer.echo(f"{done} of {total} tasks done, results in {output}")
+def _finish(failed: Sequence[str], total: int, output: Path) -> None:
+    """Print where the results are, and exit with code 1 if tasks failed."""
+    typer.echo(f"{total - len(failed)} of {total} tasks done, results in {output}")
     if failed:
         typer.echo(f"failed: {', '.join(failed)}; run the command again to retry them", err=True)
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from quernstone import Embedder, Reranker
 from quernstone.errors import ConfigError
 from quernstone.evaluation.protocol import Protocol
+from quernstone.progress import progress_bar
 from quernstone.types import Float32Array
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
 
 MAX_EXHAUSTIVE = 1000
 """Maximum number of documents in a corpus that is scored completely for every query."""
+
+PART = 8192
+"""Pairs to prepare at once: two windows of the reranker."""
+
+SHOWN = 1000
+"""A call with fewer texts shows no progress: many tasks make dozens of short calls."""
+
+logger = logging.getLogger("quernstone")
 
 
 class Encoder(AbsEncoder):
@@ -65,17 +75,17 @@ class Encoder(AbsEncoder):
         """Embed texts with an instruction. Shape: (len(texts), dimensions)."""
         # many tasks repeat texts in pairs and candidates: embed each only once
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        vectors = self._embedder.embed_queries(list(places), instruction, progress=self._progress)
+        progress = self._progress and len(places) >= SHOWN
+        vectors = self._embedder.embed_queries(list(places), instruction, progress=progress)
         return vectors[[places[text] for text in texts]]
 
 
 class CrossEncoder:
     """mteb cross-encoder that uses a `Reranker`."""
 
-    def __init__(self, reranker: Reranker, protocol: Protocol, *, progress: bool = False) -> None:
+    def __init__(self, reranker: Reranker, protocol: Protocol) -> None:
         self._reranker = reranker
         self._protocol = protocol
-        self._progress = progress
         self.mteb_model_meta = model_meta(reranker)
 
     def predict(
@@ -118,7 +128,6 @@ class CrossEncoder:
             [query for query, _, _ in heads],
             [documents[end - count : end] for end, (_, _, count) in zip(ends, heads, strict=True)],
             instruction=[instruction for _, instruction, _ in heads],
-            progress=self._progress,
         )
         scores = np.empty(len(queries), dtype=np.float32)
         for end, own in zip(ends, ranked, strict=True):
@@ -134,27 +143,56 @@ class CandidateSearch(SearchCrossEncoderWrapper):
     a task.
     """
 
+    def __init__(self, model: CrossEncoder, *, progress: bool = False) -> None:
+        super().__init__(model)
+        self._progress = progress
+
     def search(
         self,
         queries: QueryDatasetType,
         *,
+        task_metadata: TaskMetadata,
         top_ranked: TopRankedDocumentsType | None = None,
         **kwargs: Any,
     ) -> RetrievalOutputType:
-        """Score candidates. See mteb's `SearchProtocol.search`.
+        """Score candidates, in bounded memory. See mteb's `SearchProtocol.search`.
 
         Raises:
             ConfigError: The task has no candidates, and its corpus is too large to score.
         """
-        if top_ranked is None and self.task_corpus is not None:
-            documents = list(self.task_corpus["id"])
+        name, corpus = task_metadata.name, self.task_corpus
+        if corpus is None:
+            raise ValueError("index a corpus first")
+        documents = list(corpus["id"])
+        if top_ranked is None:
             if len(documents) > MAX_EXHAUSTIVE:
                 raise ConfigError(
                     f"no candidates to rerank, and {len(documents)} documents are too many to "
                     f"score for every query (at most {MAX_EXHAUSTIVE}); run stage one first"
                 )
             top_ranked = dict.fromkeys(queries["id"], documents)
-        return super().search(queries, top_ranked=top_ranked, **kwargs)
+        asked = list(queries["id"])
+        counts = [len(top_ranked.get(query, ())) for query in asked]
+        if empty := counts.count(0):
+            logger.warning(
+                "%s: %d of %d queries have no candidates, and score 0", name, empty, len(asked)
+            )
+        places = {document: place for place, document in enumerate(documents)}
+        results: RetrievalOutputType = {query: {} for query in asked}
+        with progress_bar(f"reranking {name}", sum(counts), show=self._progress) as advance:
+            for part in _parts(counts):
+                own = [document for place in part for document in top_ranked[asked[place]]]
+                # mteb prepares and copies the text of each pair: give it a part at once
+                self.task_corpus = corpus.select([places[one] for one in dict.fromkeys(own)])
+                results |= super().search(
+                    queries.select(part),
+                    task_metadata=task_metadata,
+                    top_ranked=top_ranked,
+                    **kwargs,
+                )
+                advance(len(own))
+        self.task_corpus = None
+        return results
 
 
 def model_meta(model: Embedder | Reranker) -> ModelMeta:
@@ -181,6 +219,21 @@ def model_name(name: str) -> str:
     if Path(name).is_dir():
         return f"local/{Path(name).resolve().name}"
     return name if "/" in name else f"quernstone/{name}"
+
+
+def _parts(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the places of queries with candidates, in groups of about `PART` pairs."""
+    part: list[int] = []
+    pairs = 0
+    for place, count in enumerate(counts):
+        if count:
+            part.append(place)
+            pairs += count
+        if pairs >= PART:
+            yield part
+            part, pairs = [], 0
+    if part:
+        yield part
 
 
 def _column(inputs: DataLoader[BatchedInput], name: str) -> Iterator[str]:

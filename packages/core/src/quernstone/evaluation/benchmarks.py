@@ -32,10 +32,11 @@ def select_tasks(
         names: Names of tasks in the benchmark or the file, or of any task in mteb without both.
         file: A Python file that defines tasks.
         languages: ISO 639-3 codes such as `eng`, or `eng-Latn`. Tasks in other languages are
-            skipped; multilingual tasks only run on these.
+            skipped unless `names` has them; multilingual tasks only run on these.
 
     Raises:
-        ConfigError: A name is unknown (the message suggests similar ones), or no task remains.
+        ConfigError: A name is unknown (the message suggests similar ones), a named task has none of
+            the languages, or no task remains.
     """
     if benchmark is None and file is None:
         if not names:
@@ -47,12 +48,21 @@ def select_tasks(
         tasks = _named(tasks, names, str(benchmark or file)) if names else tasks
     if languages:
         try:
-            tasks = list(mteb.filter_tasks(tasks, languages=list(languages)))
+            found = list(mteb.filter_tasks(tasks, languages=list(languages)))
         except ValueError as error:  # not an ISO code
             raise ConfigError(str(error)) from error
-        tasks = [task.filter_languages(list(languages)) for task in tasks]
-    if not tasks:
-        raise ConfigError(f"no task has any of the languages {', '.join(languages)}")
+        other = [task for task in tasks if task not in found]
+        if not found or (other and names):
+            known = sorted({one for task in other for one in task.metadata.languages})
+            none = (
+                f"{', '.join(task.metadata.name for task in other)}: not" if names else "no task is"
+            )
+            more = ", ..." if len(known) > 20 else ""
+            raise ConfigError(
+                f"{none} in any of the languages {', '.join(languages)}, only in "
+                f"{', '.join(known[:20])}{more}"
+            )
+        tasks = [task.filter_languages(list(languages)) for task in found]
     return tasks
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 from mteb import ResultCache
 from mteb.abstasks import AbsTask
 
@@ -25,7 +26,10 @@ _RUN = "run.json"
 
 
 class RunFolder:
-    """Folder that is written by an evaluation and by the runs that resume it."""
+    """Folder that is written by an evaluation and by the runs that resume it.
+
+    Other processes cannot write to it until the end of a `with` block.
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Create a folder, or open that of an earlier run with the same settings.
@@ -35,17 +39,35 @@ class RunFolder:
             settings: All settings that scores depend on, as JSON values.
 
         Raises:
-            ConfigError: The folder contains results of another model or of other settings.
+            ConfigError: The folder contains results of another model or of other settings, or
+                another process is writing to it.
             ResultsError: Its `run.json` is damaged.
         """
         self.path = path
-        self._run: dict[str, Any] = {"settings": dict(settings), "tasks": {}}
-        existing = read_run(path)
-        if existing is not None:
-            _refuse_other(path, existing["settings"], settings)
-            self._run = existing
         path.mkdir(parents=True, exist_ok=True)
-        self._save()
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise ConfigError(
+                f"another process is evaluating into `{path}`: wait for it, or choose another "
+                "folder"
+            ) from None
+        try:
+            existing = read_run(path)
+            if existing is not None:
+                _refuse_other(path, existing["settings"], settings)
+            self._run = existing or {"settings": dict(settings), "tasks": {}}
+            self._save()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     @property
     def predictions(self) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import mteb
 import numpy as np
@@ -23,12 +24,17 @@ from quernstone.types import Float32Array, unit_prefix
 
 RESULTS = "mrl.json"
 
+logger = logging.getLogger("quernstone")
+
 Curves = dict[str, dict[int, float]]
 """Main scores times 100: task -> dimensions -> score."""
 
 
 class CuttingEncoder(Encoder):
-    """Encoder that keeps vectors on disk, so that texts are embedded once and cut to any length."""
+    """Encoder that keeps vectors on disk, so that texts are embedded once and cut to any length.
+
+    After an interruption the vectors are still there.
+    """
 
     dimensions: int
 
@@ -46,7 +52,9 @@ class CuttingEncoder(Encoder):
             digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
         file = self._folder / f"{digest.hexdigest()}.npy"
         if not file.exists():
-            np.save(file, super().embed(texts, instruction))
+            part = file.with_suffix(".part.npy")
+            np.save(part, super().embed(texts, instruction))
+            part.replace(file)
         # a cut unit vector has the same direction as the cut vector
         return unit_prefix(np.load(file, mmap_mode="r"), self.dimensions)
 
@@ -58,10 +66,13 @@ def measure_dimensions(
     protocol: Protocol,
     *,
     dimensions: Sequence[int] = (),
-    on_task: Callable[[str, dict[int, float]], None] = lambda task, scores: None,  # noqa: ARG005
+    on_start: Callable[[AbsTask], None] = lambda task: None,  # noqa: ARG005
+    on_task: Callable[[str, dict[int, float], str], None] = lambda *_: None,
     progress: bool = False,
 ) -> Curves:
     """Run tasks with vectors of several lengths; finished tasks are skipped.
+
+    A task that fails is reported, and the next one runs.
 
     Args:
         embedder: The model, with all its dimensions.
@@ -69,8 +80,12 @@ def measure_dimensions(
         output: The folder of this measurement, for `mrl.json`.
         protocol: The rules.
         dimensions: Lengths of the vectors; empty for 32, 64, ... and the model's own.
-        on_task: Called with the scores of each task.
-        progress: Show a progress bar for each call of the model.
+        on_start: Called before each task that has no scores yet.
+        on_task: Called with each task's name and scores, and the error if it failed.
+        progress: Show the progress of each long call of the model.
+
+    Returns:
+        The scores of all tasks that did not fail.
 
     Raises:
         ConfigError: A length exceeds the model's, or the folder belongs to another model.
@@ -79,24 +94,34 @@ def measure_dimensions(
     wrong = [one for one in wanted if not 1 <= one <= embedder.dimensions]
     if wrong:
         raise ConfigError(f"dimensions {wrong}: this model gives up to {embedder.dimensions}")
-    folder = RunFolder(output, {**settings_of(embedder, protocol), "measured": wanted})
-    kept = output / RESULTS
-    curves: Curves = {
-        task: {int(one): score for one, score in line.items()}
-        for task, line in (read_json(kept) if kept.exists() else {}).items()
-    }
-    for task in tasks:
-        folder.add_task(task)
-        name = task.metadata.name
-        if name not in curves:
-            with TemporaryDirectory(prefix="quern-mrl-") as vectors:
-                encoder = CuttingEncoder(embedder, protocol, Path(vectors), progress=progress)
-                curves[name] = {one: _score(encoder, task, one) for one in reversed(wanted)}
-            write_json(
-                kept, {task: {str(d): s for d, s in line.items()} for task, line in curves.items()}
-            )
-        on_task(name, curves[name])
-    return {task.metadata.name: curves[task.metadata.name] for task in tasks}
+    kept, vectors = output / RESULTS, output / ".vectors"
+    with RunFolder(output, {**settings_of(embedder, protocol), "measured": wanted}) as folder:
+        curves: Curves = {
+            task: {int(one): score for one, score in line.items()}
+            for task, line in (read_json(kept) if kept.exists() else {}).items()
+        }
+        for task in tasks:
+            folder.add_task(task)
+            name, error = task.metadata.name, ""
+            if name not in curves:
+                on_start(task)
+                vectors.mkdir(exist_ok=True)
+                encoder = CuttingEncoder(embedder, protocol, vectors, progress=progress)
+                try:
+                    curves[name] = {one: _score(encoder, task, one) for one in reversed(wanted)}
+                except Exception as failure:
+                    logger.debug("task %s failed", name, exc_info=True)
+                    error = f"{type(failure).__name__}: {failure}"
+                else:
+                    shutil.rmtree(vectors)
+                    write_json(kept, {one: _text_keys(line) for one, line in curves.items()})
+            on_task(name, curves.get(name, {}), error)
+    names = [task.metadata.name for task in tasks]
+    return {name: curves[name] for name in names if name in curves}
+
+
+def _text_keys(line: dict[int, float]) -> dict[str, float]:
+    return {str(length): score for length, score in line.items()}
 
 
 def powers(largest: int) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mteb.abstasks import AbsTask
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
 from quernstone.errors import ConfigError
 from quernstone.evaluation.errors import ResultsError
@@ -35,9 +35,33 @@ class TaskPredictions:
     """`model_name` and `revision`, if the file contains them."""
     path: Path
 
-    def as_mteb(self) -> dict[str, Any]:
-        """Return the content of the file that mteb 2 would write."""
-        return {_META: dict(self.model), **self.rankings}
+    def as_mteb(self, task: AbsTaskRetrieval, top_k: int) -> dict[str, Any]:
+        """Return the best documents as a file of mteb 2, with all splits of the loaded task.
+
+        Raises:
+            ResultsError: A document is not in the corpus.
+        """
+        content: dict[str, Any] = {_META: dict(self.model)}
+        for subset, splits in task.dataset.items():
+            content[subset] = {}
+            for split, data in splits.items():
+                used = subset in task.hf_subsets and split in task.eval_splits
+                ranking = self.rankings[subset][split] if used else {}
+                content[subset][split] = _best(ranking, top_k)
+                if used:
+                    self._check_documents(content[subset][split], data, f"{subset}/{split}")
+        return content
+
+    def _check_documents(self, best: Ranking, data: Mapping[str, Any], where: str) -> None:
+        asked, corpus = set(data["queries"]["id"]), set(data["corpus"]["id"])
+        found = {one for query in best if query in asked for one in best[query]}
+        missing = sorted(found - corpus)
+        if missing:
+            raise ResultsError(
+                self.path,
+                f"{len(missing)} of {len(found)} documents of {where} are not in the corpus (such "
+                f"as {missing[0]!r}): they are of another data set",
+            )
 
 
 class Predictions:
@@ -49,7 +73,14 @@ class Predictions:
         Raises:
             ConfigError: The folder does not exist or contains no predictions.
         """
-        self.path = path / "predictions" if read_run(path) is not None else path
+        run = read_run(path)
+        self.path = path if run is None else path / "predictions"
+        self.settings: dict[str, Any] = {"predictions": str(path.resolve())}
+        """What tells them apart from others: the settings of their run, else the path."""
+        if run is not None:
+            self.settings = {
+                f"first stage's {key}": run["settings"][key] for key in run["settings"]
+            }
         if not any(self.path.glob(f"*{_SUFFIX}")):
             raise ConfigError(f"`{path}` contains no predictions (files `*{_SUFFIX}`)")
 
@@ -86,6 +117,14 @@ class Predictions:
             wanted = f"splits {list(task.eval_splits)} of subsets {_listed(task.hf_subsets)}"
             raise ResultsError(self.path, f"no predictions of {name} for {wanted}{existing}")
         return TaskPredictions(rankings, {}, self.path)
+
+
+def _best(ranking: Ranking, top_k: int) -> Ranking:
+    """Return the best documents of each query, best first; equal scores keep their order."""
+    return {
+        query: dict(sorted(scores.items(), key=lambda one: -one[1])[:top_k])
+        for query, scores in ranking.items()
+    }
 
 
 def _check(found: TaskPredictions, task: AbsTask) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import mteb
@@ -21,7 +22,7 @@ from quernstone.evaluation.errors import ResultsError
 from quernstone.evaluation.folder import RunFolder, read_json, write_json
 from quernstone.evaluation.predictions import Predictions, TaskPredictions
 from quernstone.evaluation.protocol import Protocol
-from quernstone.evaluation.run import is_finished, run_task
+from quernstone.evaluation.run import is_finished, main_scores, run_task, saved_result
 
 logger = logging.getLogger("quernstone")
 
@@ -40,6 +41,8 @@ class Reranked:
     """Main score after reranking; None if the task failed."""
     seconds: float
     error: str = ""
+    kept: str = ""
+    """Date of the results if an earlier run computed them."""
 
     @property
     def hurts(self) -> bool:
@@ -89,6 +92,7 @@ def rerank(
     protocol: Protocol,
     *,
     top_k: int = 100,
+    on_start: Callable[[AbsTask], None] = lambda task: None,  # noqa: ARG005
     on_task: Callable[[Reranked], None] = lambda outcome: None,  # noqa: ARG005
     progress: bool = False,
 ) -> list[Reranked]:
@@ -104,8 +108,9 @@ def rerank(
         output: The folder for this combination of reranker and first stage.
         protocol: The rules.
         top_k: Documents of each query to rerank.
+        on_start: Called before each task that has no results yet.
         on_task: Called after each task.
-        progress: Show a progress bar for each call of the model.
+        progress: Show the progress of each task.
 
     Returns:
         One outcome for each task, in order.
@@ -116,23 +121,25 @@ def rerank(
     """
     settings = {
         "model": reranker.model,
+        "adapter": reranker.adapter,
         "revision": reranker.revision,
+        "engine": reranker.info.engine,
         "dtype": reranker.info.dtype,
         "template": template_name(reranker.template),
         "max_length": reranker.max_length,
         "protocol": protocol.name,
         "instructions": "none" if protocol.bare else protocol.instructions.digest,
         "top_k": top_k,
-        "predictions": str(predictions.path.resolve()),
+        **predictions.settings,
     }
-    folder = RunFolder(output, settings)
-    search = CandidateSearch(CrossEncoder(reranker, protocol, progress=progress))
+    search = CandidateSearch(CrossEncoder(reranker, protocol), progress=progress)
     outcomes = []
-    for task in tasks:
-        folder.add_task(task)
-        outcome = _rerank_task(search, task, predictions, folder, top_k)
-        on_task(outcome)
-        outcomes.append(outcome)
+    with RunFolder(output, settings) as folder:
+        for task in tasks:
+            folder.add_task(task)
+            outcome = _rerank_task(search, task, predictions, folder, top_k, on_start)
+            on_task(outcome)
+            outcomes.append(outcome)
     return outcomes
 
 
@@ -162,6 +169,7 @@ def _rerank_task(
     predictions: Predictions,
     folder: RunFolder,
     top_k: int,
+    on_start: Callable[[AbsTask], None],
 ) -> Reranked:
     started = time.perf_counter()
     name, kind = task.metadata.name, str(task.metadata.type)
@@ -176,7 +184,7 @@ def _rerank_task(
         reason = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - started
         return Reranked(task=name, type=kind, first=None, score=None, seconds=seconds, error=reason)
-    done = run_task(search, task, folder)
+    done = run_task(search, task, folder, on_start)
     if task.data_loaded:
         task.unload_data()
     return Reranked(
@@ -186,6 +194,7 @@ def _rerank_task(
         score=done.score,
         seconds=time.perf_counter() - started,
         error=done.error,
+        kept=done.kept,
     )
 
 
@@ -198,23 +207,25 @@ def _prepare(
 ) -> float:
     """Add the candidates to the task and return the score of stage one."""
     name = task.metadata.name
-    kept = folder.path / FIRST_STAGE
-    firsts: dict[str, float] = read_json(kept) if kept.exists() else {}
-    if name in firsts and is_finished(search, task, folder):
-        return firsts[name]
-    saved = predictions.of_task(task)
-    if not task.data_loaded:
-        task.load_data()
-    task.convert_v1_dataset_format_to_v2(None)
-    result = mteb.evaluate(
-        SavedSearch(saved), task, cache=None, co2_tracker=False, show_progress_bar=False
-    )
-    firsts[name] = float(result.task_results[0].get_score())
-    write_json(kept, firsts)
-    candidates = folder.path / f"{name}.candidates.json"
-    write_json(candidates, saved.as_mteb())
-    try:
-        task.convert_to_reranking(candidates, top_k=top_k)
-    finally:
-        candidates.unlink()
-    return firsts[name]
+    file = folder.path / FIRST_STAGE
+    firsts: dict[str, dict[str, float]] = read_json(file) if file.exists() else {}
+    wanted = [f"{subset}/{split}" for subset in task.hf_subsets for split in task.eval_splits]
+    found = saved_result(search, task, folder)
+    kept = firsts.setdefault(name, {})
+    if found is None or not is_finished(found, task, folder) or not kept.keys() >= set(wanted):
+        saved = predictions.of_task(task)
+        if not task.data_loaded:
+            task.load_data()
+        task.convert_v1_dataset_format_to_v2(None)
+        result = mteb.evaluate(
+            SavedSearch(saved), task, cache=None, co2_tracker=False, show_progress_bar=False
+        )
+        kept |= main_scores(result.task_results[0], task)
+        write_json(file, firsts)
+        candidates = folder.path / f"{name}.candidates.json"
+        write_json(candidates, saved.as_mteb(task, top_k))
+        try:
+            task.convert_to_reranking(candidates, top_k=top_k)
+        finally:
+            candidates.unlink()
+    return fmean(kept[one] for one in wanted)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import mteb
@@ -44,8 +45,9 @@ class Outcome:
     score: float | None
     """Main score of all splits and subsets, 0 to 1; None if the task failed."""
     seconds: float
-    """0 if the results already existed."""
     error: str = ""
+    kept: str = ""
+    """Date of the results if an earlier run computed them."""
 
 
 OnTask = Callable[[Outcome], None]
@@ -57,6 +59,7 @@ def run(
     output: Path,
     protocol: Protocol,
     *,
+    on_start: Callable[[AbsTask], None] = lambda task: None,  # noqa: ARG005
     on_task: OnTask = lambda outcome: None,  # noqa: ARG005
     progress: bool = False,
 ) -> list[Outcome]:
@@ -70,8 +73,9 @@ def run(
         tasks: Tasks to run, in this order.
         output: The folder for this model with these settings.
         protocol: The rules.
+        on_start: Called before each task that has no results yet.
         on_task: Called after each task.
-        progress: Show a progress bar for each call of the model.
+        progress: Show the progress of each long call of the model.
 
     Returns:
         An outcome for each task, in order.
@@ -79,14 +83,14 @@ def run(
     Raises:
         ConfigError: The folder belongs to another model or to other settings.
     """
-    folder = RunFolder(output, settings_of(embedder, protocol))
     encoder = Encoder(embedder, protocol, progress=progress)
     outcomes = []
-    for task in tasks:
-        folder.add_task(task)
-        outcome = run_task(encoder, task, folder)
-        on_task(outcome)
-        outcomes.append(outcome)
+    with RunFolder(output, settings_of(embedder, protocol)) as folder:
+        for task in tasks:
+            folder.add_task(task)
+            outcome = run_task(encoder, task, folder, on_start)
+            on_task(outcome)
+            outcomes.append(outcome)
     return outcomes
 
 
@@ -94,7 +98,9 @@ def settings_of(embedder: Embedder, protocol: Protocol) -> dict[str, Any]:
     """Return all settings that the scores of a run depend on."""
     return {
         "model": embedder.model,
+        "adapter": embedder.adapter,
         "revision": embedder.revision,
+        "engine": embedder.info.engine,
         "dtype": embedder.info.dtype,
         "dimensions": embedder.dimensions,
         "max_length": embedder.max_length,
@@ -103,50 +109,85 @@ def settings_of(embedder: Embedder, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def run_task(model: MTEBModels, task: AbsTask, folder: RunFolder) -> Outcome:
+def run_task(
+    model: MTEBModels,
+    task: AbsTask,
+    folder: RunFolder,
+    on_start: Callable[[AbsTask], None] = lambda task: None,  # noqa: ARG005
+) -> Outcome:
     """Run one task, or its missing part, and turn a failure into an outcome."""
     started = time.perf_counter()
     name, kind = task.metadata.name, str(task.metadata.type)
     # Only rankings can be reranked; other predictions would only take space.
     predictions = folder.predictions if isinstance(task, AbsTaskRetrieval) else None
+    kept = ""
     try:
-        restart = _must_restart(model, task, folder)
-        result = mteb.evaluate(
-            model,
-            task,
-            cache=folder.cache(),
-            overwrite_strategy="always" if restart else "only-missing",
-            prediction_folder=predictions,
-            encode_kwargs=ENCODE,
-            co2_tracker=False,
-            show_progress_bar=False,
-        )
-        if result.exceptions:
-            raise RuntimeError(result.exceptions[0].exception)
-        score = float(result.task_results[0].get_score())
+        found = saved_result(model, task, folder)
+        if found is not None and is_finished(found, task, folder):
+            kept = f"{found.date:%Y-%m-%d %H:%M}" if found.date else "an earlier run"
+        else:
+            on_start(task)
+            restart = found is not None and _must_restart(found, task, folder)
+            result = mteb.evaluate(
+                model,
+                task,
+                cache=folder.cache(),
+                overwrite_strategy="always" if restart else "only-missing",
+                prediction_folder=predictions,
+                encode_kwargs=ENCODE,
+                co2_tracker=False,
+                show_progress_bar=False,
+            )
+            if result.exceptions:
+                raise RuntimeError(result.exceptions[0].exception)
+            [found] = result.task_results
+        score = fmean(main_scores(found, task).values())
     except Exception as error:
         logger.debug("task %s failed", name, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - started
         return Outcome(task=name, type=kind, score=None, seconds=seconds, error=reason)
-    return Outcome(task=name, type=kind, score=score, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Outcome(task=name, type=kind, score=score, seconds=seconds, kept=kept)
 
 
-def is_finished(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
+def main_scores(found: TaskResult, task: AbsTask) -> dict[str, float]:
+    """Return the main scores, 0 to 1, by `subset/split` of the task; results may have more."""
+    return {
+        f"{entry['hf_subset']}/{split}": float(entry["main_score"])
+        for split in task.eval_splits
+        for entry in found.scores[split]
+        if entry["hf_subset"] in task.hf_subsets
+    }
+
+
+def saved_result(model: MTEBModels, task: AbsTask, folder: RunFolder) -> TaskResult | None:
+    """Return the saved results of a task, which may lack subsets."""
+    name, cache = task.metadata.name, folder.cache()
+    _remove_if_damaged(cache.get_task_result_path(name, model.mteb_model_meta))
+    return cache.load_task_result(name, model.mteb_model_meta)
+
+
+def is_finished(found: TaskResult, task: AbsTask, folder: RunFolder) -> bool:
     """Return True if a folder has all results and predictions of a task."""
-    found = _saved_result(model, task, folder)
     return (
-        found is not None
-        and not found.get_missing_evaluations(task)
+        not found.get_missing_evaluations(task)
         and not _lacks_predictions(task, folder, found)
+        and not _is_of_other_data(found, task)
     )
 
 
-def _must_restart(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
-    """Return True if the existing results of a task cannot be extended."""
-    found = _saved_result(model, task, folder)
-    if found is None:
-        return False
+def _must_restart(found: TaskResult, task: AbsTask, folder: RunFolder) -> bool:
+    """Return True if the existing results of an unfinished task cannot be extended."""
+    if _is_of_other_data(found, task):
+        logger.warning(
+            "%s: computing again, because its results are of revision %s of the data, and mteb now "
+            "has %s",
+            task.metadata.name,
+            found.dataset_revision,
+            task.metadata.revision,
+        )
+        return True
     if isinstance(task, _DRAWING):
         # the random numbers of a subset depend on those drawn for the previous ones
         return bool(found.get_missing_evaluations(task))
@@ -154,10 +195,8 @@ def _must_restart(model: MTEBModels, task: AbsTask, folder: RunFolder) -> bool:
     return _lacks_predictions(task, folder, found)
 
 
-def _saved_result(model: MTEBModels, task: AbsTask, folder: RunFolder) -> TaskResult | None:
-    name, cache = task.metadata.name, folder.cache()
-    _remove_if_damaged(cache.get_task_result_path(name, model.mteb_model_meta))
-    return cache.load_task_result(name, model.mteb_model_meta)
+def _is_of_other_data(found: TaskResult, task: AbsTask) -> bool:
+    return bool(found.dataset_revision != task.metadata.revision)
 
 
 def _lacks_predictions(task: AbsTask, folder: RunFolder, found: TaskResult) -> bool:
