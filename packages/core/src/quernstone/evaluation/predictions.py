@@ -76,7 +76,7 @@ class Predictions:
         run = read_run(path)
         self.path = path if run is None else path / "predictions"
         self.settings: dict[str, Any] = {"predictions": str(path.resolve())}
-        """What tells them apart from others: the settings of their run, else the path."""
+        """Settings that identify these predictions: those of their run, or the path."""
         if run is not None:
             self.settings = {
                 f"first stage's {key}": run["settings"][key] for key in run["settings"]
