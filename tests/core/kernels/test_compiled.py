@@ -237,7 +237,8 @@ PRODUCTS = {
 def test_products(weight, tile, capability, tmp_path):
     types = {"x": NUMBER, "weight": weight, "scale": FLOAT, "out": NUMBER}
     types |= {"rows": "i32", "stride": "i32"}
-    constants = {"OUTPUTS": 12288, "INPUTS": 4096, "GROUP": 8, "HAS_SCALE": weight == "*i8", **tile}
+    constants = {"OUTPUTS": 12288, "INPUTS": 4096, "GROUP": 8, "HAS_SCALE": weight == "*i8"}
+    constants |= tile.constants
     kernel, options = products.product_kernel, dict(launch.PRODUCT_OPTIONS)
     listing = assembled(
         kernel, types, constants, options, capability, tmp_path, unaligned=("rows",)

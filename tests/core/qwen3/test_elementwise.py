@@ -81,6 +81,8 @@ class Recorder:
 
     def __init__(self):
         self.calls = []
+        self.checked = []
+        self.check_starting = self.checked.append
 
     def __getattr__(self, name):
         def run(*inputs):
@@ -122,6 +124,7 @@ def test_all_that_a_model_needs_is_compiled_when_it_is_loaded(launch, monkeypatc
     normed = steps.norm_for_product(torch.ones(1, 8).bfloat16(), torch.ones(8))
     assert isinstance(normed, Rounded) == fp8
     assert launch.used == [True]
+    assert launch.checked == [CUDA]
     compiled = {name for name, dtype in launch.calls if dtype == torch.bfloat16}
     needed = set(ops.DEFINITIONS) - {"fixed_linear"}  # that of `deterministic`
     if rounding != "int8":

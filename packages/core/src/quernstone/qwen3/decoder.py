@@ -247,8 +247,8 @@ class Attention:
         qkv = self.qkv_proj(hidden_states).unflatten(1, (-1, self.config.head_dim))
         source = context.attention.source
         if source is None:
-            qk, value = qkv.split([heads + kv_heads, kv_heads], 1)
-            query, key = self.qk_norm(qk, context.rope).split([heads, kv_heads], 1)
+            qk, value = qkv.split_with_sizes([heads + kv_heads, kv_heads], 1)
+            query, key = self.qk_norm(qk, context.rope).split_with_sizes([heads, kv_heads], 1)
         else:
             prefixes = prefixes or no_prefixes(qkv, kv_heads)
             query, key, value = self.qk_norm.join(qkv, context.rope, source, prefixes)

@@ -115,6 +115,7 @@ def _use_triton(
         run_all(launch, config, device, each, fp8=rounding == "fp8" and each == dtype)
         if rounding == "int8":
             run_products(launch, config, device, each)
+    launch.check_starting(device)
     kernels.use_triton()
 
 
