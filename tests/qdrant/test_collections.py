@@ -246,7 +246,7 @@ def test_a_collection_remembers_its_settings(client, load, embedder, stored):
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("overrides", "message"),
     [
         (
             {"layout": "langchain"},
@@ -259,10 +259,10 @@ def test_a_collection_remembers_its_settings(client, load, embedder, stored):
         ({"hybrid": True}, "created with bm25=None, but bm25='auto' is requested"),
     ],
 )
-def test_other_settings_are_refused(load, client, embedder, wish, message):
+def test_other_settings_are_refused(load, client, embedder, overrides, message):
     load()
     with pytest.raises(CollectionError, match=message):
-        QdrantLoader(client, "docs", embedder, **wish)
+        QdrantLoader(client, "docs", embedder, **overrides)
 
 
 def test_a_prepared_collection_with_a_named_vector_is_adopted(client, load, embedder):

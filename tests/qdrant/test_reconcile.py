@@ -5,10 +5,10 @@ from qdrant_client import models
 
 from quernstone.errors import ConfigError
 from quernstone_qdrant import CollectionError, QdrantLoader, QdrantSearcher
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.provenance import Provenance, change_settings
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import as_target
-from quernstone_qdrant.wish import SettingsWish
 
 RECORDS = [{"id": f"d{n}", "text": f"stone mill {n}", "year": 1200 + n} for n in range(20)]
 RULES = {"node_rule": 2, "record_rule": 2}
@@ -43,7 +43,7 @@ def vector(**changes):
 
 
 @pytest.mark.parametrize(
-    ("created", "wish", "message"),
+    ("created", "overrides", "message"),
     [
         ({}, {"preset": "uint8"}, "its datatype is float32, but the settings need uint8"),
         (
@@ -87,12 +87,12 @@ def vector(**changes):
     ],
 )
 def test_what_an_empty_collection_cannot_get_is_refused_before_anything_is_written(
-    client, running, embedder, created, wish, message
+    client, running, embedder, created, overrides, message
 ):
     client.create_collection("docs", **{"vectors_config": COSINE, **created})
     before = len(running.requests)
     with pytest.raises(CollectionError, match=message):
-        QdrantLoader(client, "docs", embedder, **wish)
+        QdrantLoader(client, "docs", embedder, **overrides)
     assert changes_of(running, before) == []
     assert not running.collections["docs"].metadata
 
@@ -211,8 +211,8 @@ def test_the_type_of_an_index_changes(client, embedder):
 
 
 def test_tenants(client, running, embedder):
-    wish = {"indexes": {"customer": "tenant"}, "payload_m": 16, "m": 0}
-    QdrantLoader(client, "docs", embedder, settings=wish).load(RECORDS)
+    overrides = {"indexes": {"customer": "tenant"}, "payload_m": 16, "m": 0}
+    QdrantLoader(client, "docs", embedder, settings=overrides).load(RECORDS)
     index = running.collections["docs"].payload_schema["metadata.customer"]
     assert index["params"]["is_tenant"] is True
     assert config(running)["hnsw_config"]["payload_m"] == 16
@@ -293,13 +293,13 @@ def test_an_empty_collection_is_not_described_with_a_setting_that_the_server_lac
 def test_settings_change_without_a_model(client, embedder):
     QdrantLoader(client, "docs", embedder).load(RECORDS)
     notes = []
-    wish = SettingsWish(changes={"m": 24, "graph_on_disk": True})
-    changed = change_settings(as_target(client, "docs"), wish, note=notes.append)
+    overrides = SettingsOverrides(changes={"m": 24, "graph_on_disk": True})
+    changed = change_settings(as_target(client, "docs"), overrides, note=notes.append)
     assert notes == ["changed m from 16 to 24", "changed graph_on_disk from False to True"]
     assert recorded(client) == changed.settings
     client.create_collection("foreign", vectors_config=COSINE)
     with pytest.raises(CollectionError, match="another program created it"):
-        change_settings(as_target(client, "foreign"), wish)
+        change_settings(as_target(client, "foreign"), overrides)
 
 
 def test_an_unknown_setting_is_named(client, embedder):

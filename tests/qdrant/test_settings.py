@@ -6,6 +6,7 @@ import pytest
 from quernstone.errors import ConfigError
 from quernstone.types import unit_prefix
 from quernstone_qdrant.documents.bm25 import Bm25Text
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.settings import (
     BM25,
     PREFIX,
@@ -13,7 +14,6 @@ from quernstone_qdrant.settings import (
     CollectionSettings,
     VectorSettings,
 )
-from quernstone_qdrant.wish import SettingsWish
 
 
 def unit_vectors(rows, dimensions, seed=0):
@@ -167,19 +167,19 @@ def test_a_prefix_must_be_shorter():
 
 def test_wishes_change_what_they_name():
     made = CollectionSettings(vector="dense", prefix=64, bm25="text", layout="plain")
-    assert SettingsWish().apply_to(made) == made
-    assert SettingsWish(hybrid=True).apply_to(made) == made
-    assert SettingsWish(hybrid=False).apply_to(made).bm25 is None
-    assert SettingsWish(layout="langchain").apply_to(made).prefix == 64
-    assert SettingsWish(preset="binary", hybrid=True).apply_to(made) == dataclasses.replace(
+    assert SettingsOverrides().apply_to(made) == made
+    assert SettingsOverrides(hybrid=True).apply_to(made) == made
+    assert SettingsOverrides(hybrid=False).apply_to(made).bm25 is None
+    assert SettingsOverrides(layout="langchain").apply_to(made).prefix == 64
+    assert SettingsOverrides(preset="binary", hybrid=True).apply_to(made) == dataclasses.replace(
         PRESETS["binary"], bm25="auto"
     )
     own = CollectionSettings(m=32)
-    assert SettingsWish(preset=own).apply_to(made) == own
+    assert SettingsOverrides(preset=own).apply_to(made) == own
     with pytest.raises(ConfigError, match="`preset` is 'fast'; it must be one of dense, mrl"):
-        SettingsWish(preset="fast")
+        SettingsOverrides(preset="fast")
     with pytest.raises(ConfigError, match="`layout` is 'flat'"):
-        SettingsWish(layout="flat")
+        SettingsOverrides(layout="flat")
 
 
 def test_differences_name_both_sides_and_accept_what_auto_became():

@@ -31,7 +31,7 @@ LAYERS = {
     "quernstone_qdrant": [
         ["errors"],
         ["documents"],
-        ["settings", "wish", "filters", "embedders"],
+        ["settings", "overrides", "filters", "embedders"],
         [
             "sources",
             "targets",

@@ -15,12 +15,12 @@ EmbedderFor: TypeAlias = "Callable[[Provenance], AnyEmbedder]"
 
 
 class EmbedderChoice:
-    """The embedders that a searcher has so far, and a function that gives it others.
+    """The embedders of a searcher: those in use so far, and a function that opens others.
 
     Args:
         embedder: The first embedder.
-        embedder_for: Returns the embedder for a collection that none of the known ones fits. It is
-            called once per model, on the thread that searches first. None: there are no others.
+        embedder_for: Opens the embedder of a collection's model, if no known embedder has it. It is
+            called once per model, on the thread that searches first. None: never open another.
     """
 
     def __init__(self, embedder: AnyEmbedder, embedder_for: EmbedderFor | None) -> None:

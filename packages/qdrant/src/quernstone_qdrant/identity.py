@@ -1,4 +1,4 @@
-"""Recognize that a collection was replaced, or migrated in place, since it was opened."""
+"""Detect that a collection was replaced, or migrated in place, since it was opened."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from quernstone_qdrant.targets import Target
 
 
 def check_unchanged(named: Target, pinned: Target, provenance: Provenance | None) -> None:
-    """Raise an error if a name leads to another collection than when it was opened.
+    """Raise an error if a name no longer leads to the collection that was opened.
 
     Args:
         named: The collection by the name that the user gave, which may be an alias.
-        pinned: The collection that it was when it was opened.
+        pinned: The collection that was opened.
         provenance: Its provenance at that time; None if another program created it.
 
     Raises:
@@ -71,9 +71,9 @@ def check_identity(pinned: Target, provenance: Provenance) -> None:
 def raise_if_replaced(
     error: TargetError | RecordError, named: Target, pinned: Target, provenance: Provenance
 ) -> None:
-    """Explain the refusal of a request by `check_unchanged`, if it is due to another collection.
+    """Raise `CollectionReplacedError` if a request failed because the collection was replaced.
 
-    A temporary error is not, and must not wait for another request.
+    Returns if it was not. A temporary error has another reason, so nothing is requested for it.
 
     Raises:
         CollectionReplacedError: See `check_unchanged`. Its cause is `error`.

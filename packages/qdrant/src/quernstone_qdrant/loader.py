@@ -18,8 +18,9 @@ from quernstone_qdrant.embedders import (
     as_embedder,
     is_normalized,
 )
-from quernstone_qdrant.loading.given import Vectors
+from quernstone_qdrant.loading.precomputed import Vectors
 from quernstone_qdrant.loading.run import Load, LoadPlan, Prune
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.provenance import Provenance, prepare_collection
 from quernstone_qdrant.report import Depths, LoadReport
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
@@ -27,7 +28,6 @@ from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.sources.arrow import as_rows
 from quernstone_qdrant.store import REQUEST_BYTES
 from quernstone_qdrant.targets import Target, as_target
-from quernstone_qdrant.wish import SettingsWish
 
 
 class QdrantLoader:
@@ -135,7 +135,7 @@ class QdrantLoader:
         provenance = prepare_collection(
             target,
             model,
-            SettingsWish(preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}),
+            SettingsOverrides(preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}),
             allow_mismatch=allow_mismatch,
             note=notes.append,
             patience=patience,

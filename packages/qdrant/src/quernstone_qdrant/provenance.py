@@ -1,4 +1,4 @@
-"""Record which model computed a collection's vectors, and compare it at every use."""
+"""Record which model computed a collection's vectors, and check it whenever they are used."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from quernstone_qdrant.errors import (
     CollectionError,
     ProvenanceError,
 )
+from quernstone_qdrant.overrides import NO_OVERRIDES, SettingsOverrides
 from quernstone_qdrant.reconcile import adopted_settings, reconcile, updated_settings
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings
 from quernstone_qdrant.targets import CollectionState, Target
 from quernstone_qdrant.targets.base import IDENTITY_PREFIX, METADATA_KEY
-from quernstone_qdrant.wish import ANY_SETTINGS, SettingsWish
 
 _ADOPTION_SECONDS = 1.0
-"""Time after which loaders that adopt the same collection at once agree on one record: the last."""
+"""Seconds to wait after adopting a collection. If several loaders adopt it at once, the last record
+wins, and after this time all of them read that one."""
 METADATA_PATIENCE = 5.0
 """Seconds until a cluster must show metadata that it has accepted."""
 
@@ -209,7 +210,7 @@ def check_provenance(
 def prepare_collection(
     target: Target,
     embedder: TextEmbedder,
-    wish: SettingsWish = ANY_SETTINGS,
+    overrides: SettingsOverrides = NO_OVERRIDES,
     *,
     allow_mismatch: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -224,7 +225,7 @@ def prepare_collection(
     Args:
         target: The collection, which may be missing.
         embedder: Embedder of the vectors.
-        wish: Settings requested for a new collection, or expected of an existing one.
+        overrides: Requested settings, for a new or an existing collection.
         allow_mismatch: Accept a collection of another model, and record the second model in it.
         note: Called with each change of an existing collection, in words.
         patience: Seconds in which to retry each request that fails temporarily.
@@ -235,56 +236,79 @@ def prepare_collection(
         ProvenanceError: It was created with another model, revision or vector size.
     """
     wanted = replace(Provenance.of(embedder, target.collection), identity=uuid4().hex)
-    key = {f"{IDENTITY_PREFIX}{wanted.identity}": True}
     retry = Retry(patience)
-    noted: dict[str, None] = {}  # once each, also if a change is retried
-    if not retry.call(target.exists):
-        settings = wish.apply_to(CollectionSettings()).resolved(wanted.dimensions)
-        wanted = replace(wanted, settings=settings)
-        retry.call(lambda: target.create(settings, wanted.dimensions, wanted.metadata()))
-        state = retry.call(lambda: _described_state(target))
-    else:
+    changes: dict[str, None] = {}  # a dict, so that a change that is retried is noted once
+    if retry.call(target.exists):
         state = retry.call(target.state)
-    if Provenance.read(state) is None and not retry.call(target.count):
-        settings = adopted_settings(
-            state, wish, wanted.dimensions, embedded=target.kind == "embedded"
-        )
-        wanted = replace(wanted, settings=settings)
-        add, size, adopted = noted.setdefault, wanted.dimensions, state
-        retry.call(lambda: reconcile(target, adopted, settings, size, requested=None, note=add))
-        retry.call(lambda: target.describe({**wanted.metadata(), **key}))
-        if target.kind == "server":
-            time.sleep(_ADOPTION_SECONDS)
+    else:
+        settings = overrides.apply_to(CollectionSettings()).resolved(wanted.dimensions)
+        created = replace(wanted, settings=settings)
+        retry.call(lambda: target.create(settings, created.dimensions, created.metadata()))
         state = retry.call(lambda: _described_state(target))
-        if Provenance.read(state) is None:
-            raise CollectionError(
-                target.collection,
-                "the server does not store collection metadata; upgrade it to Qdrant 1.16 or newer",
-            )
+    if Provenance.read(state) is None and not retry.call(target.count):
+        state = _adopt(target, state, wanted, overrides, retry, changes.setdefault)
     recorded = check_provenance(state, target.collection, wanted, allow_mismatch=allow_mismatch)
-    described = retry.call(lambda: _with_settings(target, state, recorded, wish, noted.setdefault))
-    for change in noted:
+    updated = retry.call(
+        lambda: _with_settings(target, state, recorded, overrides, changes.setdefault)
+    )
+    for change in changes:
         note(change)
     if not recorded.is_model_of(wanted):
-        described = described.mixed_with(wanted)
+        updated = updated.mixed_with(wanted)
     if wanted.identity in state.identities:  # this loader created or adopted it
-        recorded, described = (replace(p, identity=wanted.identity) for p in (recorded, described))
+        recorded, updated = (replace(p, identity=wanted.identity) for p in (recorded, updated))
     elif not recorded.identity and target.kind == "server":  # an older version created it
-        described = replace(described, identity=wanted.identity)
-    if described != recorded:  # recorded last: the server has confirmed the changes
-        own = key if described.identity == wanted.identity else {}
-        retry.call(lambda: target.describe({**described.metadata(), **own}))
+        updated = replace(updated, identity=wanted.identity)
+    if updated != recorded:  # recorded last, after the server has confirmed the changes
+        key = _identity_key(wanted) if updated.identity == wanted.identity else {}
+        retry.call(lambda: target.describe({**updated.metadata(), **key}))
+    return updated
+
+
+def _adopt(
+    target: Target,
+    state: CollectionState,
+    wanted: Provenance,
+    overrides: SettingsOverrides,
+    retry: Retry,
+    note: Callable[[str], None],
+) -> CollectionState:
+    """Record a model in an empty collection that another program created; return its new state."""
+    settings = adopted_settings(
+        state, overrides, wanted.dimensions, embedded=target.kind == "embedded"
+    )
+    adopted = replace(wanted, settings=settings)
+    retry.call(
+        lambda: reconcile(target, state, settings, adopted.dimensions, requested=None, note=note)
+    )
+    retry.call(lambda: target.describe({**adopted.metadata(), **_identity_key(adopted)}))
+    if target.kind == "server":
+        time.sleep(_ADOPTION_SECONDS)
+    described = retry.call(lambda: _described_state(target))
+    if Provenance.read(described) is None:
+        raise CollectionError(
+            target.collection,
+            "the server does not store collection metadata; upgrade it to Qdrant 1.16 or newer",
+        )
     return described
 
 
+def _identity_key(provenance: Provenance) -> dict[str, bool]:
+    """Return the metadata that names a collection's identity in its key.
+
+    If several loaders adopt a collection at once, it keeps the keys of all of them.
+    """
+    return {f"{IDENTITY_PREFIX}{provenance.identity}": True}
+
+
 def change_settings(
-    target: Target, wish: SettingsWish, *, note: Callable[[str], None] = lambda _: None
+    target: Target, overrides: SettingsOverrides, *, note: Callable[[str], None] = lambda _: None
 ) -> Provenance:
     """Change settings of an existing collection in place, without a model.
 
     Args:
         target: The collection.
-        wish: The requested settings.
+        overrides: The requested settings.
         note: Called with each change, in words.
 
     Raises:
@@ -296,22 +320,24 @@ def change_settings(
         raise CollectionError(
             target.collection, "another program created it; only collections of ours can change"
         )
-    described = _with_settings(target, state, recorded, wish, note)
-    if described != recorded:
-        target.describe(described.metadata())
-    return described
+    updated = _with_settings(target, state, recorded, overrides, note)
+    if updated != recorded:
+        target.describe(updated.metadata())
+    return updated
 
 
 def _with_settings(
     target: Target,
     state: CollectionState,
     recorded: Provenance,
-    wish: SettingsWish,
+    overrides: SettingsOverrides,
     note: Callable[[str], None],
 ) -> Provenance:
-    """Change what is requested in the collection; return the provenance to record then."""
-    settings = updated_settings(recorded.settings, wish, recorded.dimensions, target.collection)
-    reconcile(target, state, settings, recorded.dimensions, requested=wish.names, note=note)
+    """Apply the requested settings to the collection; return the provenance to record for it."""
+    settings = updated_settings(
+        recorded.settings, overrides, recorded.dimensions, target.collection
+    )
+    reconcile(target, state, settings, recorded.dimensions, requested=overrides.names, note=note)
     created = target.create_indexes(settings)
     if created and state.points:
         note(f"created the payload indexes of {', '.join(created)}, which were missing")

@@ -31,22 +31,28 @@ from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
 from quernstone_qdrant.errors import RecordError, TargetError
 from quernstone_qdrant.identity import check_identity, check_unchanged, raise_if_replaced
 from quernstone_qdrant.loading.batches import BatchReader
-from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
+from quernstone_qdrant.loading.source_guard import SourceGuard
 from quernstone_qdrant.loading.steps import embed, look_up, write
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.provenance import Provenance, prepare_collection
 from quernstone_qdrant.report import LoadReport
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.settings import CollectionSettings, DeferIndex, Preset
 from quernstone_qdrant.store import REQUEST_BYTES, PointStore
 from quernstone_qdrant.targets import Target, as_target
-from quernstone_qdrant.wish import SettingsWish
 
 try:
     import ray
     from ray.data import ActorPoolStrategy, Dataset
 
-    from quernstone_qdrant.ray_rows import COLUMN, Done, result_or_error, unpacked, unwrapped
+    from quernstone_qdrant.ray_rows import (
+        COLUMN,
+        GroupResult,
+        original_errors,
+        result_or_error,
+        unpacked,
+    )
 except ImportError as error:
     raise MissingExtraError("ray", "ray", "quernstone-qdrant") from error
 
@@ -164,7 +170,7 @@ class RayLoader:
         self._connect, self._collection = connect, collection
         self._open_embedder = open_embedder
         self._workers, self._gpus, self._cpus = workers, gpus, cpus
-        self._wish = SettingsWish(
+        self._overrides = SettingsOverrides(
             preset=preset, layout=layout, hybrid=hybrid, changes=settings or {}
         )
         self._chunking = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
@@ -199,7 +205,7 @@ class RayLoader:
             ray.init()
         self._check_cores()
         started = time.monotonic()
-        with unwrapped(), ExitStack() as stack:
+        with original_errors(), ExitStack() as stack:
             plan = self._plan(source)
             named = stack.enter_context(closing(as_target(self._connect(), self._collection)))
             target = stack.enter_context(closing(as_target(self._connect(), plan.collection)))
@@ -218,12 +224,12 @@ class RayLoader:
                 Retry(self._patience).call(lambda: check_unchanged(named, target, plan.provenance))
             if self._index_timeout is not None:
                 target.wait_for_index(self._index_timeout)
-            with suppress(TargetError):  # a finished load does not fail for lack of these figures
+            with suppress(TargetError):  # the load is complete, even without these figures
                 state = Retry(min(self._patience, OPENING_PATIENCE)).call(target.state)
                 report = replace(report, points=state.points, status=state.status)
         return replace(report, notes=(*plan.notes, *deferral), seconds=time.monotonic() - started)
 
-    def _notify(self, done: Done, report: LoadReport) -> None:
+    def _notify(self, done: GroupResult, report: LoadReport) -> None:
         for failure in done.failures:
             if not self._skip_errors:
                 raise failure
@@ -246,7 +252,11 @@ class RayLoader:
         prepare = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_prepare)
         name, provenance, notes = ray.get(
             prepare.remote(
-                self._connect, self._collection, self._open_embedder, self._wish, self._patience
+                self._connect,
+                self._collection,
+                self._open_embedder,
+                self._overrides,
+                self._patience,
             )
         )
         return _Plan(
@@ -283,14 +293,14 @@ def _prepare(
     connect: Connect,
     collection: str,
     open_embedder: OpenEmbedder,
-    wish: SettingsWish,
+    overrides: SettingsOverrides,
     patience: float,
 ) -> tuple[str, Provenance, list[str]]:
     named = as_target(connect(), collection)
     target = Retry(min(patience, OPENING_PATIENCE)).call(named.pinned)
     notes: list[str] = []
     provenance = prepare_collection(
-        target, as_embedder(open_embedder()), wish, note=notes.append, patience=patience
+        target, as_embedder(open_embedder()), overrides, note=notes.append, patience=patience
     )
     target.close()
     return target.collection, provenance, notes
@@ -318,13 +328,13 @@ def _looked_up(rows: pa.Table, plan: _Plan) -> list[Batch]:
         namespace=provenance.namespace,
         fingerprint=provenance.fingerprint,
         replace_sources=plan.replace_sources,
-        renames=False,
+        allow_renames=False,
         skip_errors=True,
     )
     batches = list(reader.batches(rows.to_pylist()))
     for batch in batches:
         look_up(batch, _store(plan), provenance.namespace, guard)
-    return [_lightened(batch) for batch in batches]
+    return [_without_texts(batch) for batch in batches]
 
 
 class _Embed:
@@ -347,10 +357,10 @@ def _write(row: pa.Table, plan: _Plan) -> pa.Table:
     return result_or_error(lambda: _written(unpacked(row), plan))
 
 
-def _written(batches: list[Batch], plan: _Plan) -> Done:
+def _written(batches: list[Batch], plan: _Plan) -> GroupResult:
     for batch in batches:
         write(batch, _store(plan), skip_errors=True)
-    return Done.of(batches)
+    return GroupResult.of(batches)
 
 
 def _store(plan: _Plan) -> PointStore:
@@ -367,8 +377,8 @@ def _store(plan: _Plan) -> PointStore:
     return store
 
 
-def _lightened(batch: Batch) -> Batch:
-    """Drop what later stages do not need: each chunk refers to the text of its whole document."""
+def _without_texts(batch: Batch) -> Batch:
+    """Drop the texts of whole documents, to which chunks refer: later stages do not need them."""
     points = [
         replace(p, chunk=replace(p.chunk, record=replace(p.chunk.record, text="")))
         for p in batch.points

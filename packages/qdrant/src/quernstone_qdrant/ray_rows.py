@@ -44,7 +44,7 @@ def unpacked(row: pa.Table) -> list[Batch]:
 
 
 @contextmanager
-def unwrapped() -> Iterator[None]:
+def original_errors() -> Iterator[None]:
     """Raise the original error of a worker instead of the `RayTaskError` around it."""
     try:
         yield
@@ -55,8 +55,8 @@ def unwrapped() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """The result for one group of documents."""
+class GroupResult:
+    """The figures of one group of documents that was written."""
 
     seen: int
     chunks: int
@@ -68,7 +68,7 @@ class Done:
     failures: tuple[QuernstoneError, ...]
 
     @classmethod
-    def of(cls, batches: list[Batch]) -> Done:
+    def of(cls, batches: list[Batch]) -> GroupResult:
         """Sum up written batches."""
         return cls(
             seen=sum(batch.seen for batch in batches),
@@ -82,7 +82,7 @@ class Done:
         )
 
     def added_to(self, report: LoadReport, seconds: float) -> LoadReport:
-        """Return a report with this group added, after so many seconds."""
+        """Return `report` with this group added. `seconds` is the time since the load began."""
         return replace(
             report,
             seen=report.seen + self.seen,

@@ -1,4 +1,4 @@
-"""Compare an existing collection with the settings it should have, and change what can change.
+"""Compare an existing collection with its wanted settings, and change those that can change.
 
 Everything is compared before anything is written, so a collection that is refused stays as it was.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from quernstone_qdrant.errors import CollectionError, ProvenanceError
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.settings import (
     BM25,
     CONFIGURED,
@@ -19,7 +20,6 @@ from quernstone_qdrant.settings import (
 )
 from quernstone_qdrant.targets import CollectionState, Target, VectorState
 from quernstone_qdrant.targets.deferral import deferrals
-from quernstone_qdrant.wish import SettingsWish
 
 _ELSEWHERE = "use another collection"
 
@@ -36,14 +36,14 @@ class Mismatch:
 
 
 def updated_settings(
-    existing: CollectionSettings, wish: SettingsWish, dimensions: int, collection: str
+    existing: CollectionSettings, overrides: SettingsOverrides, dimensions: int, collection: str
 ) -> CollectionSettings:
     """Return the settings of an existing collection with the changes that are requested.
 
     Raises:
         CollectionError: A setting is requested that cannot change.
     """
-    differences = wish.apply_to(existing).differences(existing)
+    differences = overrides.apply_to(existing).differences(existing)
     fixed = [one for one in differences if one[0] not in IN_PLACE]
     if fixed:
         found = ", ".join(f"{name}={value!r}" for name, value, _ in fixed)
@@ -58,11 +58,11 @@ def updated_settings(
 
 
 def adopted_settings(
-    state: CollectionState, wish: SettingsWish, dimensions: int, *, embedded: bool
+    state: CollectionState, overrides: SettingsOverrides, dimensions: int, *, embedded: bool
 ) -> CollectionSettings:
     """Return the settings of an empty collection that another program created.
 
-    What is not requested stays as that program chose it, where the settings can express it.
+    Settings that are not requested stay as that program chose them, if ours can express them.
     """
     found = CollectionSettings()
     if len(state.vectors) == 1 and not embedded:
@@ -74,7 +74,7 @@ def adopted_settings(
             quantization=quantization,  # type: ignore[arg-type]
             on_disk=vector.on_disk,
         )
-    return wish.apply_to(found).resolved(dimensions)
+    return overrides.apply_to(found).resolved(dimensions)
 
 
 def reconcile(
@@ -93,9 +93,9 @@ def reconcile(
         state: Its state.
         settings: The settings that it should have.
         dimensions: Size of the embeddings.
-        requested: Settings that the caller names. Of the others, a difference is an error, because
-            another program may have changed them on purpose. None: the collection is empty, and
-            gets all settings.
+        requested: Names of the settings that the caller requests. A difference in any other setting
+            is an error, because another program may have changed it on purpose. None: the
+            collection is empty, and gets all settings.
         note: Called with each change, in words.
 
     Raises:
@@ -112,14 +112,17 @@ def reconcile(
             "; ".join(f"{one.what} is {one.found!r}, not {one.wanted!r}" for one in fixed)
             + f", which cannot change: do not request it, or {_ELSEWHERE}",
         )
-    foreign = [] if requested is None else [one for one in found if one.setting not in requested]
-    if foreign:
+    unrequested = (
+        [] if requested is None else [one for one in found if one.setting not in requested]
+    )
+    if unrequested:
         raise CollectionError(
             target.collection,
             "; ".join(
-                f"{one.what} is {one.found!r}, but {one.wanted!r} is recorded" for one in foreign
+                f"{one.what} is {one.found!r}, but {one.wanted!r} is recorded"
+                for one in unrequested
             )
-            + f": request {', '.join(f'{one.setting}={one.wanted!r}' for one in foreign)} to "
+            + f": request {', '.join(f'{one.setting}={one.wanted!r}' for one in unrequested)} to "
             "change the collection, or the present value to record it",
         )
     if any(one.setting == "m" for one in found) and deferrals(state):
@@ -132,7 +135,7 @@ def reconcile(
     for one in found:
         note(f"changed {one.what} from {one.found!r} to {one.wanted!r}")
     if missing:
-        # Vectors are added without a choice of storage, so it is set afterwards.
+        # Qdrant adds vectors with its default storage, so set ours afterwards.
         names |= {"quantization", "on_disk"}
         note(f"added {_described(missing)}")
     if missing or found or adopting:
@@ -178,11 +181,11 @@ def _check_vectors(
                 "wrongly: create it with `SparseVectorParams(modifier=Modifier.IDF)`, or "
                 f"{_ELSEWHERE}",
             )
-    idle = [name for name in state.sparse if name != BM25 or settings.bm25 != "sparse"]
-    if idle and adopting:
+    unfilled = [name for name in state.sparse if name != BM25 or settings.bm25 != "sparse"]
+    if unfilled and adopting:
         raise CollectionError(
             collection,
-            f"it has the sparse vector `{idle[0]}`, which these settings would leave empty: "
+            f"it has the sparse vector `{unfilled[0]}`, which these settings would leave empty: "
             f"load with `hybrid=True` if it is named `{BM25}`, or {_ELSEWHERE}",
         )
     return missing
@@ -221,7 +224,7 @@ def _mismatches(
     found: list[Mismatch] = []
     needed = settings.vectors(dimensions)
     for name, vector in state.vectors.items():
-        if name not in needed:  # that of a migration in place
+        if name not in needed:  # the vector of a migration in place
             continue
         for setting in ("quantization", "on_disk"):
             is_now, wanted = getattr(vector, setting), getattr(needed[name], setting)

@@ -34,11 +34,11 @@ REQUEST_BYTES = 2 << 20
 """A hundred or more typical vectors. A server accepts 32 MB (`max_request_size_mb`), but a client
 holds several copies of a write, as objects and as text, on each thread."""
 MAX_POINT_BYTES = 32 << 20
-"""A REST server accepts 32 MiB (`max_request_size_mb`). gRPC takes more, but what one transport
-takes the other must as well."""
+"""A REST server accepts 32 MiB (`max_request_size_mb`). gRPC accepts more, but both transports
+should accept the same points."""
 _BATCH = 4096
 _SMALLEST_PAGE = 2
-"""A page starts with the last point of the previous one."""
+"""Minimum page size: a page repeats the last point of the previous one."""
 _Kind: TypeAlias = Literal["retrieve", "scroll", "upsert", "delete"]
 _LIMITS: Mapping[_Kind, Sequence[str]] = {
     "retrieve": ("read_rate",),
@@ -49,9 +49,9 @@ _LIMITS: Mapping[_Kind, Sequence[str]] = {
 """The fields of `Limits` that bound the points of each kind of request."""
 T = TypeVar("T")
 _REPLICA_PATIENCE = 5.0
-"""Seconds to retry a lookup on every replica before the remaining ones are asked."""
+"""Seconds to retry a lookup on every replica before the remaining replicas are asked."""
 _REPLICA_LOST_SECONDS = 30.0
-"""Seconds after such a lookup during which the next ones do not wait for the lost replica."""
+"""Seconds after a replica was lost in which further lookups do not wait for it."""
 
 
 class PointStore:
@@ -104,10 +104,10 @@ class PointStore:
         return found
 
     def look_up(self, ids: Sequence[str]) -> tuple[dict[str, Payload], bool]:
-        """Return the payloads of existing points, and False if they are those of one replica.
+        """Return the payloads of existing points by id, and True if every replica confirmed them.
 
-        After a few seconds without one of the replicas, the others are asked: a load continues
-        while a node is down.
+        If a replica does not answer within a few seconds, one of the others is asked, so that a
+        load continues while a node is down.
 
         Raises:
             TargetError: The points cannot be read.
@@ -165,7 +165,7 @@ class PointStore:
             except LimitError:
                 if size <= _SMALLEST_PAGE:
                     raise
-                self._learn("scroll", size)
+                self._lower_limit("scroll", size)
                 continue
             yield from (point for point in page if point.id != start)
             if len(page) < size:
@@ -177,19 +177,19 @@ class PointStore:
     ) -> list[Refusal[Point]]:
         """Write points, and return once all are confirmed.
 
-        A request whose content or size is refused is divided until the points at fault are alone.
+        A request whose content or size is refused is bisected to find the points at fault.
 
         Args:
             points: The points to store.
             embeddings: Shape: (len(points), dimensions)
-            skip_refused: Leave out the points that are refused alone.
+            skip_refused: Skip points that are refused in a request of their own.
 
         Returns:
             The points that were left out.
 
         Raises:
             WriteError: Some points are not confirmed; the error names them. Also raised with
-                `skip_refused` if no point at all was accepted, as then the points are not at fault.
+                `skip_refused` if no point at all was accepted: then the points are not at fault.
             CollectionError: The collection was replaced.
         """
         self._retry.call(self._check)
@@ -303,7 +303,7 @@ class PointStore:
     def _divided(
         self, kind: _Kind, ids: Sequence[str], request: Callable[[Sequence[str]], T]
     ) -> Iterator[T]:
-        """Make a request for as many ids at a time as the collection's limits allow."""
+        """Request all of `ids`, in parts as large as the collection's limits allow."""
         start = 0
         while start < len(ids):
             part = ids[start : start + self._size(kind, len(ids))]
@@ -312,7 +312,7 @@ class PointStore:
             except LimitError:
                 if len(part) == 1:
                     raise
-                self._learn(kind, len(part))
+                self._lower_limit(kind, len(part))
             else:
                 start += len(part)
 
@@ -329,8 +329,11 @@ class PointStore:
         allowed: list[int | None] = [getattr(limits, name) for name in _LIMITS[kind]]
         return max(1, min([wanted, self._most[kind], *(n for n in allowed if n is not None)]))
 
-    def _learn(self, kind: _Kind, refused: int) -> None:
-        """Read the limits again after a request for `refused` points exceeded one."""
+    def _lower_limit(self, kind: _Kind, refused: int) -> None:
+        """Read the limits again after a request for `refused` points exceeded one.
+
+        If the collection shows no such limit, use half as many points from now on.
+        """
         self._known_limits = None
         if self._size(kind, refused) == refused:
             self._most[kind] = refused // 2
@@ -348,7 +351,7 @@ class PointStore:
             yield slice(start, len(sizes))
 
     def _send(self, request: Request[P], *, skip_refused: bool) -> list[Refusal[P]]:
-        """Write points, and return those that are refused: without `skip_refused`, the first."""
+        """Write points, and return the refused ones; without `skip_refused`, only the first."""
         ids, size = request.ids, sum(request.sizes)
         try:
             if len(ids) == 1 and size > MAX_POINT_BYTES and self._target.kind == "server":
@@ -356,8 +359,8 @@ class PointStore:
                     f"a server takes at most {MAX_POINT_BYTES:,} bytes (collection "
                     f"{self._target.collection!r})"
                 )
-            # After a lost answer the points are written again rather than looked up: one replica
-            # that has them says nothing about the others.
+            # After a lost response, write the points again instead of looking them up: finding
+            # them on one replica would not prove that the others have them.
             self._retry.call(lambda: self._target.upsert(ids, request.payloads, request.rows))
         except (TooLargeError, LimitError, RefusedError) as error:
             if len(ids) == 1:

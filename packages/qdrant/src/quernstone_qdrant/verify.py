@@ -1,4 +1,4 @@
-"""Verify a collection: check every payload and a sample of the vectors, and embed some again."""
+"""Verify a collection: check all payloads and a sample of the vectors, and embed some again."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Verification:
     """Points that an older version loaded and whose hash does not match, perhaps only because
     Qdrant rounded their floats. They are not failures, but nothing confirms them either."""
     endless: int = 0
-    """Points of a version that did not store which chunk is the last of its document. Of a document
-    of such points, missing last chunks are not noticed."""
+    """Points of an older version, which did not store which chunk is the last of its document. If
+    such a document has lost its last chunks, that is not noticed."""
     vectors: int
     """Sampled points whose dense vectors were checked: names, sizes, lengths, finite numbers, and
     the short vector of an MRL pair against the full one."""
@@ -162,7 +162,7 @@ class _Check:
             )
 
     def all_points(self, progress: Callable[[int], None] | None) -> None:
-        """Check what is checked for every point, and draw the sample."""
+        """Check every payload, BM25 vector and chunk sequence, and draw the sample."""
         names = [BM25] if self._settings.bm25 == "sparse" else False
         with ChunkSequences(self._provenance.namespace) as sequences:
             for point in self._read(None, names):
@@ -297,7 +297,11 @@ class _Check:
                     )
 
     def _vectors_of(self, point: str, *, confirmed: bool) -> Mapping[str, Float32Array]:
-        """Read the vectors of a point; it may have been `confirmed` by every replica before."""
+        """Read the vectors of a point.
+
+        `confirmed` is True if every replica had confirmed its payload: if one no longer answers,
+        the point counts as unconfirmed.
+        """
         read = partial(self._target.scroll, [OWN_KEY], with_vectors=True, batch=1, start=point)
         if self._every_replica:
             try:

@@ -1,4 +1,4 @@
-"""The points of one write: their sizes, their parts, and the points that a target refuses."""
+"""A write request: its points, their sizes, how it is divided, and the points that are refused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ P = TypeVar("P", Point, StoredPoint)
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Generic[P]):
-    """A point that was refused in a request of its own."""
+    """A point that was refused although it was the only one in its request."""
 
     point: P
     reason: str
-    """The server's message, and which point it is."""
+    """The server's message, and the name of the point."""
     error: TargetError
 
 
@@ -51,7 +51,13 @@ class Request(Generic[P]):
 
 
 def refusal_reason(error: TargetError, point: Point | StoredPoint, size: int) -> str:
-    """Describe the refusal of a point in a request of its own."""
+    """Describe why a point that was the only one in its request was refused.
+
+    Args:
+        error: The error of the request.
+        point: The point.
+        size: Its estimated size in bytes.
+    """
     if isinstance(point, Point):
         chunk = f"chunk {point.chunk.number} of record {point.chunk.record.key!r}"
     else:

@@ -1,4 +1,4 @@
-"""Compare stored BM25 vectors with those of their texts."""
+"""Compare stored BM25 vectors with newly computed ones."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from quernstone_qdrant.targets import StoredPoint
 
 
 class ChunkSequences:
-    """The chunks of all documents, of which each must follow another one.
+    """A check that the chunks of each document are numbered without gaps.
 
-    A point's id is derived from its document and number, so it gives the ids of the chunks before
-    and after it. The ids that were read and those that must exist take 48 bytes per point, on disk
-    beyond 96 MB. Points of versions that did not store which chunk is a document's last are
-    counted: a document of such points that lost its last chunks looks like a shorter one.
+    A point's id is derived from its document and chunk number, so the ids of the chunks before and
+    after it can be computed. The ids that were read and those that must exist take 48 bytes per
+    point, on disk beyond 96 MB. Older versions did not store which chunk is a document's last. Such
+    points are counted, because a document that lost its last chunks looks like a shorter one.
 
     Use it as a context manager: it deletes its files when the block ends.
 
@@ -30,9 +30,9 @@ class ChunkSequences:
         self._namespace = namespace
         self._found, self._needed, self._following = SeenHashes(), SeenHashes(), SeenHashes()
         self._gaps = SeenHashes()
-        """The first chunk of each gap that has a chunk after it."""
+        """Ids of the first missing chunk of each gap."""
         self.endless = 0
-        """Points that do not say whether they are the last of their document."""
+        """Points that do not store whether they are the last of their document."""
 
     def add(self, key: str, number: int, last: bool | None) -> None:
         """Add chunk `number` of document `key`. All must be added before `gaps` is called.
@@ -51,10 +51,10 @@ class ChunkSequences:
             self._following.add(self._digest(key, number + 1))
 
     def gaps(self, read: Callable[[], Iterator[StoredPoint]]) -> Iterator[tuple[str, range]]:
-        """Yield each document and the numbers of a run of chunks that it lacks.
+        """Yield (key, chunk numbers) for each run of chunks that a document lacks.
 
         Args:
-            read: Reads the field `OWN_KEY` of all points; called if there is a gap.
+            read: Reads the field `OWN_KEY` of all points; called only if there is a gap.
         """
         if self._needed <= self._found:
             return
@@ -67,10 +67,10 @@ class ChunkSequences:
                 yield key, range(first, number)
 
     def cut(self, read: Callable[[], Iterator[StoredPoint]]) -> Iterator[tuple[str, int]]:
-        """Yield each document that lost its last chunks, and the last number that it has.
+        """Yield (key, number of its last stored chunk) for each document that lost its last chunks.
 
         Args:
-            read: Like that of `gaps`, which must be exhausted before.
+            read: As for `gaps`, which must be exhausted first.
         """
         if self._following <= self._found:
             return
@@ -81,11 +81,11 @@ class ChunkSequences:
 
     @property
     def complete(self) -> bool:
-        """True if no chunk is missing. All must be added before."""
+        """True if no chunk is missing. Add all chunks first."""
         return self._needed <= self._found and self._following <= self._found
 
     def _identified(self, points: Iterator[StoredPoint]) -> Iterator[tuple[str, int, object]]:
-        """Yield key, number and `last` of each point that has the id of its document and chunk."""
+        """Yield (key, number, last) of each point whose id is that of its document and chunk."""
         for point in points:
             own = point.payload.get(OWN_KEY)
             key, number = (own.get("key"), own.get("chunk")) if isinstance(own, dict) else (0, 0)

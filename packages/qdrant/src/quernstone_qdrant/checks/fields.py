@@ -1,4 +1,4 @@
-"""Find fields that no document has, such as misspelt ones in a filter."""
+"""Find fields that no document has, such as a misspelled one in a filter."""
 
 from __future__ import annotations
 

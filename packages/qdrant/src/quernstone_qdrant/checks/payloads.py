@@ -1,4 +1,4 @@
-"""Check the payload of a point against its hash, and its copies of the content with each other."""
+"""Check the payload of a point against its hash, and the copies of its content with each other."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class CheckedPayload:
     rounded: bool = False
     """True if Qdrant rounded floats of the payload, by at most one part in 2^50."""
     unchecked: bool = False
-    """True if the hash does not match, which rounded floats may explain: an older version wrote
-    the point, without the last bits of its floats."""
+    """True if the hash does not match, but rounded floats may explain that: an older version wrote
+    the point, and did not store the last bits of its floats."""
 
 
 class PayloadCheck:
-    """Checks payloads of one collection."""
+    """A check of the payloads of one collection."""
 
     def __init__(self, provenance: Provenance) -> None:
         self._provenance = provenance

@@ -24,14 +24,14 @@ _Doubles = npt.NDArray[np.float64]
 
 
 class VectorCheck:
-    """Checks vectors of one collection."""
+    """A check of the vectors of one collection."""
 
     def __init__(self, provenance: Provenance) -> None:
         self._settings = provenance.settings
         self._expected = self._settings.vectors(provenance.dimensions)
 
     def problems(self, vectors: Mapping[str, Float32Array]) -> list[str]:
-        """Describe every vector of a point that is missing, damaged, or not its prefix."""
+        """Describe each missing or damaged vector, and a short vector that does not match."""
         found = {name: self.problem(name, vectors.get(name)) for name in self._expected}
         wrong = [
             f"its vector{f' `{name}`' if name else ''} {problem}"
@@ -43,10 +43,10 @@ class VectorCheck:
         return wrong
 
     def is_prefix(self, vectors: Mapping[str, Float32Array]) -> bool:
-        """Return True if the short vector is that of the full one, except for rounding.
+        """Return True if the short vector is the prefix of the full one, except for rounding.
 
         Args:
-            vectors: The vectors of a point, valid apart from that.
+            vectors: The vectors of a point, each of which is valid by itself.
         """
         if PREFIX not in self._expected:
             return True
@@ -102,7 +102,7 @@ class VectorCheck:
         return self._wrong_length(name, vector)
 
     def _wrong_length(self, name: str, vector: Float32Array) -> str | None:
-        """Describe a vector that is not a unit vector, before its conversion to uint8."""
+        """Describe a vector whose length, before the conversion to uint8, is not 1."""
         tolerance, clipped = _LENGTH_TOLERANCE, False
         values = vector.astype(np.float64)
         if self._is_uint8(name):
@@ -116,9 +116,9 @@ class VectorCheck:
         return None
 
     def _decoded(self, stored: Float32Array, dimensions: int) -> tuple[_Doubles, _Doubles]:
-        """Return values of the full vector and their largest rounding errors.
+        """Return the values of a stored full vector, and the largest rounding error of each.
 
-        The error of a uint8 value that was clipped is infinite.
+        Both have the shape of `stored`. The error of a clipped uint8 value is infinite.
         """
         datatype = self._settings.datatype
         values = stored.astype(np.float64)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from quernstone_qdrant.documents.deadletter import DeadLetters
     from quernstone_qdrant.documents.records import Record
     from quernstone_qdrant.loading.batches import BatchReader
-    from quernstone_qdrant.loading.given import Vectors
     from quernstone_qdrant.loading.pipeline import Batch
+    from quernstone_qdrant.loading.precomputed import Vectors
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.sources import FileCounts, FileRecords
 
@@ -118,14 +118,14 @@ class DryRun:
         from quernstone_qdrant.documents.points import make_point
         from quernstone_qdrant.documents.records import to_record
         from quernstone_qdrant.loading.batches import BatchReader
-        from quernstone_qdrant.loading.given import GivenVectors
+        from quernstone_qdrant.loading.precomputed import PrecomputedVectors
 
         provenance, arguments = self.provenance, self._batches.arguments()
         settings = provenance.settings
         convert: Callable[[object, int], Record]
         convert = partial(to_record, record_rule=settings.record_rule)
         if self._vectors is not None:
-            convert = GivenVectors(convert, self._vectors, provenance.dimensions)
+            convert = PrecomputedVectors(convert, self._vectors, provenance.dimensions)
         return BatchReader(
             Chunker(arguments["chunk_size"], arguments["chunk_overlap"]),
             partial(
@@ -168,13 +168,13 @@ def wished_provenance(
         ProvenanceError: It was created with another model.
         ConfigError: A setting is not valid.
     """
+    from quernstone_qdrant.overrides import SettingsOverrides
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.reconcile import updated_settings
     from quernstone_qdrant.settings import CollectionSettings
-    from quernstone_qdrant.wish import SettingsWish
 
     given = storage.arguments()
-    wish = SettingsWish(
+    overrides = SettingsOverrides(
         preset=given["preset"],
         layout=given["layout"],
         hybrid=given["hybrid"],
@@ -184,9 +184,9 @@ def wished_provenance(
     if existing is not None:
         wanted = Provenance.of(embedder, name)
         existing.check(wanted, name, allow_mismatch=updates.allow_mismatch)
-        settings = updated_settings(existing.settings, wish, size, name)
+        settings = updated_settings(existing.settings, overrides, size, name)
         return replace(existing, settings=settings)
-    settings = wish.apply_to(CollectionSettings()).resolved(size)
+    settings = overrides.apply_to(CollectionSettings()).resolved(size)
     return replace(Provenance.of(embedder, name), settings=settings)
 
 

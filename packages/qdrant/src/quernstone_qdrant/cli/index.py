@@ -39,12 +39,12 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Show the index of a collection; change its settings in place, or end a deferral."""
+    from quernstone_qdrant.overrides import SettingsOverrides
     from quernstone_qdrant.provenance import change_settings
     from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
     from quernstone_qdrant.targets.client import ClientTarget
     from quernstone_qdrant.targets.deferral import restore_index
     from quernstone_qdrant.targets.index_report import index_report
-    from quernstone_qdrant.wish import SettingsWish
 
     done: list[str] = []
     with collection.open() as target:
@@ -55,9 +55,9 @@ def index(
         if restore and not done:
             done.append("nothing to restore: no load defers indexing")
         if assignments:
-            wish = SettingsWish(changes=assigned(assignments))
+            overrides = SettingsOverrides(changes=assigned(assignments))
             changes: dict[str, None] = {}  # once each, also if one is retried
-            retry.call(lambda: change_settings(target, wish, note=changes.setdefault))
+            retry.call(lambda: change_settings(target, overrides, note=changes.setdefault))
             done += changes
         if wait is not None:
             target.wait_for_index(wait, lambda running: typer.echo(running or "waiting", err=True))

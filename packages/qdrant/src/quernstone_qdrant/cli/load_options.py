@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quernstone_qdrant.documents.deadletter import DeadLetters
-    from quernstone_qdrant.loading.given import Vectors
+    from quernstone_qdrant.loading.precomputed import Vectors
     from quernstone_qdrant.loading.run import Prune
     from quernstone_qdrant.sources import ReadOptions
     from quernstone_qdrant.targets import Target

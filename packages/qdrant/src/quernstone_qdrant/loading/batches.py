@@ -12,8 +12,8 @@ from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.documents.records import Record, is_random_id, to_record
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.loading.duplicates import Distant, KnownKeys
-from quernstone_qdrant.loading.indexed import index_error
+from quernstone_qdrant.loading.duplicates import KnownKeys, LateDuplicates
+from quernstone_qdrant.loading.index_types import index_type_error
 from quernstone_qdrant.loading.pipeline import Batch
 from quernstone_qdrant.loading.seen import SeenHashes
 from quernstone_qdrant.settings import FieldType
@@ -38,8 +38,8 @@ class BatchReader:
         source: Source of the records that do not name one.
         seen: Receives the ids of all points; None if they are not needed.
         indexes: Types of the indexed metadata fields; a value of another type is an error.
-        convert: Converts a value and its position to a record. The nodes of a document may be
-            anywhere among the values, so about 150 bytes are kept for each such document.
+        convert: Converts a value and its position to a record. The nodes of a document need not be
+            consecutive, so about 150 bytes are kept for each such document.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class BatchReader:
         self.sources: set[str] = set()
         """Sources of the records read so far."""
         self._keys = KnownKeys()
-        self._distant = Distant(0, [])
+        self._late_duplicates = LateDuplicates(0, [])
         self._convert = convert
         self._nodes: dict[str, int] = {}
-        """Number of nodes read so far of each document that came as nodes."""
+        """Number of nodes read so far, by the key of their document."""
         self._random_ids = 0
         self._batch = Batch(0)
 
@@ -78,8 +78,9 @@ class BatchReader:
                 "LlamaIndex: if the next run gives them others, it adds them again; set them, as "
                 "with `Document(id_=...)` or `SimpleDirectoryReader(filename_as_id=True)`"
             )
-        if self._distant.count and self._skip_errors:
-            notes.append(f"{self._distant.count:,} records {_REPLACED}: {self._distant}; {_UNIQUE}")
+        late = self._late_duplicates
+        if late.count and self._skip_errors:
+            notes.append(f"{late.count:,} records {_REPLACED}: {late}; {_UNIQUE}")
         return notes
 
     def batches(self, records: Iterable[object]) -> Iterator[Batch]:
@@ -99,7 +100,7 @@ class BatchReader:
         except QuernstoneError:
             yield self._close()
             raise
-        self._distant = self._keys.distant()
+        self._late_duplicates = self._keys.late_duplicates()
         for end in self._nodes.items():
             self._batch.ends.append(end)
             if len(self._batch.ends) >= self._size:
@@ -107,11 +108,12 @@ class BatchReader:
         batch = self._batch
         if batch.seen or batch.failures or batch.points or batch.ends:
             yield self._close()
-        if self._distant.count and not self._skip_errors:
+        late = self._late_duplicates
+        if late.count and not self._skip_errors:
             raise RecordError(
-                next(iter(self._distant.keys), ""),
-                f"{self._distant.count:,} records {_REPLACED}, and every run would write both of "
-                f"them again: {self._distant}; {_UNIQUE}",
+                next(iter(late.keys), ""),
+                f"{late.count:,} records {_REPLACED}, and every run would write both of them "
+                f"again: {late}; {_UNIQUE}",
             )
 
     def _record(self, value: object, position: int) -> Record | None:
@@ -122,14 +124,14 @@ class BatchReader:
         self._batch.seen += 1
         try:
             record = self._convert(value, position)
-            reason = index_error(record.metadata, self._indexes) if self._indexes else None
+            reason = index_type_error(record.metadata, self._indexes) if self._indexes else None
             if reason is not None:
                 raise RecordError(record.key, reason)
-            is_repeat = self._keys.is_repeat(record)
+            is_duplicate = self._keys.is_duplicate(record)
         except RecordError as error:
             self._skip(error, value)
             return None
-        if is_repeat:
+        if is_duplicate:
             return None
         if self._source and not record.source:
             record = replace(record, source=self._source)
@@ -154,7 +156,7 @@ class BatchReader:
         self._batch.ends.append((record.key, chunks))
 
     def _add_node(self, record: Record) -> None:
-        """Add a node as the next chunk of its document, whose end is the end of the records."""
+        """Add a node as the next chunk of its document, which ends only with the last record."""
         number = self._nodes.get(record.key)
         if number is None:
             number = self._nodes[record.key] = 0

@@ -15,13 +15,13 @@ from quernstone_qdrant.loading.seen import SeenHashes
 _REMEMBERED = 65_536
 _SHOWN = 3
 _NAMED = 100_000
-"""Maximum number of keys that are kept in memory until the end, because they may be repeats."""
+"""Maximum number of possible duplicates whose keys are kept in memory, for the report."""
 _FILTER_BITS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
-class Distant:
-    """Records that replaced another one of the same key and other content, long before them."""
+class LateDuplicates:
+    """Records that replaced a much earlier record with the same key but different content."""
 
     count: int
     keys: list[str]
@@ -39,37 +39,41 @@ class Distant:
 class KnownKeys:
     """The keys of a load.
 
-    The last 65,536 of them are in memory, so that a repeated key is an error of its record. The
-    others are found at the end of the load, by 16 bytes per record that exceed memory to disk.
+    The last 65,536 keys are in memory, so a duplicate of one of them is an error at its record.
+    Duplicates of earlier keys are found at the end of the load, from 16 bytes per record, which
+    spill to disk.
     """
 
     def __init__(self) -> None:
         self._digests: OrderedDict[str, bytes] = OrderedDict()
         self._all = SeenHashes()
-        self._filter = _Filter()
+        self._filter = _BloomFilter()
         self._suspects: dict[bytes, str] = {}
-        """Keys that may be repeats, by their digests."""
-        self._forgotten = False
+        """Keys that may be duplicates, by their digests."""
+        self._evicted = False
+        """True once a key was dropped from `_digests`."""
 
-    def distant(self) -> Distant:
-        """Return the records that replaced another one of the same key that was long forgotten.
+    def late_duplicates(self) -> LateDuplicates:
+        """Return the duplicates of keys that were no longer in memory.
 
         Call this once, after the last record.
         """
         with self._all as hashes:
-            if not self._forgotten:
-                return Distant(0, [])
-            count, digests = hashes.clashes(_NAMED)
-        return Distant(count, [self._suspects[one] for one in digests if one in self._suspects])
+            if not self._evicted:
+                return LateDuplicates(0, [])
+            count, digests = hashes.conflicts(_NAMED)
+        return LateDuplicates(
+            count, [self._suspects[one] for one in digests if one in self._suspects]
+        )
 
-    def is_repeat(self, record: Record) -> bool:
+    def is_duplicate(self, record: Record) -> bool:
         """Return True if an identical record was seen before.
 
         Raises:
             RecordError: A different record with the same key was seen before. The two would
                 overwrite each other in every run.
         """
-        # Several nodes have the key of their document.
+        # All nodes of a document have the document's key.
         node_id = (record.node or {}).get("id_")
         identity = record.key if node_id is None else f"{record.key}\0{node_id}"
         content = orjson.dumps([record.text, record.metadata], option=orjson.OPT_SORT_KEYS)
@@ -83,19 +87,19 @@ class KnownKeys:
                 "own",
             )
         if known is None:
-            place = hashlib.blake2b(identity.encode(), digest_size=16).digest()
-            self._all.add(place[:8] + digest[:8])
-            if self._filter.add(place) and len(self._suspects) < _NAMED:
-                self._suspects[place[:8]] = record.key
+            key_digest = hashlib.blake2b(identity.encode(), digest_size=16).digest()
+            self._all.add(key_digest[:8] + digest[:8])
+            if self._filter.add(key_digest) and len(self._suspects) < _NAMED:
+                self._suspects[key_digest[:8]] = record.key
         self._digests[identity] = digest
         if len(self._digests) > _REMEMBERED:
-            self._forgotten = True
+            self._evicted = True
             self._digests.popitem(last=False)
         return known is not None
 
 
-class _Filter:
-    """A Bloom filter in 16 MiB: what it has not seen is never taken for a repeat."""
+class _BloomFilter:
+    """A Bloom filter of 16 MiB: `add` may wrongly return True, but never False."""
 
     def __init__(self) -> None:
         self._bits = bytearray(_FILTER_BITS // 8)

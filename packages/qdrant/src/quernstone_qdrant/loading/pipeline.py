@@ -40,7 +40,8 @@ IN_FLIGHT = 10
 """Maximum number of batches between reading and counting: enough for the embedder, for as many more
 waiting for it, and for those being written."""
 MODEL_SECONDS = 2.0
-"""Seconds after `stop` until batches in the model are abandoned: a large model may need minutes."""
+"""Seconds after `stop` until batches that are being embedded are abandoned: a large model may take
+minutes."""
 TARGET_SECONDS = 6.0
 """Seconds after `stop` until writes are abandoned. Containers are killed after ten."""
 _POLL_SECONDS = 0.05
@@ -62,15 +63,15 @@ class Batch:
     seen: int = 0
     """Records that were read for this batch."""
     unread: float = 0.0
-    """Part of the last record that follows in later batches, by characters: 0 to 1."""
+    """Fraction of the last record, by characters, that follows in later batches: 0 to 1."""
     chunks: int = 0
     skipped: int = 0
     """Chunks that are already stored, unchanged."""
     unconfirmed: int = 0
-    """Chunks that one replica has, unchanged, and another one could not be asked about."""
+    """Unchanged chunks that are written again, because not every replica could be asked."""
     chars: int = 0
     refreshed: list[Point] = field(default_factory=list)
-    """Stored points of LlamaIndex nodes of which only ids or other node fields changed."""
+    """Stored points of LlamaIndex nodes whose text is unchanged but whose other fields changed."""
     vectors: Float32Array | None = None
     """Shape: (len(points), dimensions)"""
     failures: list[Failure] = field(default_factory=list)
@@ -93,7 +94,7 @@ class Batch:
     stage: Stage | None = None
 
     def refuse(self, keys: Iterable[str]) -> None:
-        """Drop the chunks of documents."""
+        """Drop the chunks of the documents with these keys, here and in later batches."""
         self.refused.update(keys)
         if not self.refused:
             return
@@ -145,7 +146,7 @@ class Pipeline:
         self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
         self._target_work = SimpleQueue() if self._writers else self._inbox
         self._at_target = 0
-        """Tasks that were handed to the target threads and have not ended."""
+        """Unfinished tasks of the target threads."""
         self._look_ups: deque[Batch] = deque()
         self._writes: deque[Batch] = deque()
         self._to_embed: SimpleQueue[Batch | None] = SimpleQueue()
@@ -208,7 +209,7 @@ class Pipeline:
             for _ in range(self._writers):
                 self._target_work.put(None)
         if self._finished == self._read:
-            for thread in threads[1:]:  # not the reader, whose source may block forever
+            for thread in threads[1:]:  # the reader's source may block forever
                 thread.join()
         if self._errors:
             raise min(self._errors, key=lambda numbered: numbered[0])[1]
@@ -218,7 +219,7 @@ class Pipeline:
         return self._stopping or self._draining or self._aborted
 
     def _is_abandoned(self) -> bool:
-        """Return True if the batches in flight are not waited for any longer after `stop`."""
+        """Return True if `stop` was called so long ago that batches in flight are abandoned."""
         seconds = time.monotonic() - self._stopped_at
         if seconds < MODEL_SECONDS:
             return False
@@ -337,7 +338,7 @@ class Pipeline:
                 self._in_stage[batch.stage] -= 1
             batch.lost = batch.lost or lost or error is not None
             batch.settled = True
-            batch.previous = None  # lets go of the batches of a very long document
+            batch.previous = None  # frees the earlier batches of a very long document
             follower, batch.follower = batch.follower, None
         self._inbox.put(partial(self._finish, batch, error, done=not lost))
         if follower is not None:

@@ -33,10 +33,10 @@ _PATIENCE = 300.0
 """Seconds; see `QdrantLoader`."""
 
 
-class Candidates:
-    """The points that loaders wrote before a load began: only these may be pruned.
+class PruneCandidates:
+    """The points that loaders wrote before this load began. Only these may be pruned.
 
-    Another loader of the same source may write at the same time, and a pruner does not know its
+    Another loader of the same source may write at the same time, and this load does not know its
     documents. So a candidate is deleted only if every replica still has it with the same content.
     Takes 56 bytes per point, on disk beyond 32 MB.
 
@@ -97,12 +97,13 @@ class Candidates:
         Raises:
             TargetError: The points cannot be read from every replica.
         """
-        kept = None if sources is None else {_digest(source, _SOURCE_SIZE) for source in sources}
+        digests = None if sources is None else {_digest(source, _SOURCE_SIZE) for source in sources}
         missing: dict[str, bytes] = {}
         self._file.seek(0)
         while entry := self._file.read(_ENTRY.size):
             point, key, content, source = _ENTRY.unpack(entry)
-            if (kept is None or source in kept) and (key if by_key else point) not in seen:
+            considered = digests is None or source in digests
+            if considered and (key if by_key else point) not in seen:
                 missing[str(uuid.UUID(bytes=point))] = content
             if len(missing) == _BATCH:
                 yield _unchanged(store, missing)
@@ -110,7 +111,7 @@ class Candidates:
         if missing:
             yield _unchanged(store, missing)
 
-    def __enter__(self) -> Candidates:
+    def __enter__(self) -> PruneCandidates:
         return self
 
     def __exit__(
@@ -123,7 +124,7 @@ class Candidates:
 
 
 def key_digest(key: str) -> bytes:
-    """Return the digest that `quern collection prune` stores for each document, from its key.
+    """Return the digest by which `quern collection prune` recognizes a document.
 
     That command does not split documents, so it does not know the ids of their chunks.
     """
@@ -135,7 +136,7 @@ def _digest(text: str, size: int = 16) -> bytes:
 
 
 def _unchanged(store: PointStore, points: Mapping[str, bytes]) -> list[str]:
-    """Return the ids of points that still have the content of this digest."""
+    """Return the ids of the points whose content still has the digest in `points`."""
     stored = store.payloads(list(points))
     return [
         point
@@ -193,8 +194,8 @@ def prune_missing(
     store = PointStore(target, provenance.settings, retry, check=check)
     sources: set[str] = set()
     first: list[str] = []
-    with SeenHashes() as seen, Candidates(provenance.namespace) as before:
-        before.collect(store)
+    with SeenHashes() as seen, PruneCandidates(provenance.namespace) as candidates:
+        candidates.collect(store)
         for record in records:
             if isinstance(record, SourceError):
                 raise record
@@ -220,7 +221,7 @@ def prune_missing(
             )
         scope = None if every_source else sources
         deleted = 0
-        for ids in before.gone(store, seen, scope, by_key=True):
+        for ids in candidates.gone(store, seen, scope, by_key=True):
             if not dry_run:
                 store.delete(ids)
             deleted += len(ids)
@@ -228,7 +229,7 @@ def prune_missing(
 
 
 def refuse_limited(records: object) -> None:
-    """Raise a `ConfigError` for records that may be cut short: the rest must not be deleted."""
+    """Raise a `ConfigError` if `records` may be incomplete: pruning would delete the rest."""
     if isinstance(records, FileRecords) and records.incomplete:
         raise ConfigError(
             f"{records.incomplete}, and pruning would delete what was not read: load without "

@@ -19,14 +19,14 @@ from quernstone_qdrant.documents.records import to_record
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionReplacedError, TargetError
 from quernstone_qdrant.identity import check_identity, check_unchanged, raise_if_replaced
+from quernstone_qdrant.loading.batch_size import AdaptiveBatchSize
 from quernstone_qdrant.loading.batches import BatchReader
 from quernstone_qdrant.loading.garbage_collection import MANY_RECORDS, freeze_existing_objects
-from quernstone_qdrant.loading.given import GivenVectors, Vectors
-from quernstone_qdrant.loading.guard import SourceGuard
-from quernstone_qdrant.loading.pace import Pace
 from quernstone_qdrant.loading.pipeline import Batch, Pipeline
-from quernstone_qdrant.loading.prune import Candidates, refuse_limited
+from quernstone_qdrant.loading.precomputed import PrecomputedVectors, Vectors
+from quernstone_qdrant.loading.prune import PruneCandidates, refuse_limited
 from quernstone_qdrant.loading.seen import SeenHashes
+from quernstone_qdrant.loading.source_guard import SourceGuard
 from quernstone_qdrant.loading.steps import embed, look_up, write
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.report import Depths, LoadReport
@@ -86,7 +86,7 @@ class Load:
         self._plan = plan
         self._files = records if isinstance(records, FileRecords) else None
         self._prune_scope = prune
-        self._stopping = self._indexing = self._many = False
+        self._stopping = self._indexing = self._frozen = False
         self._newest = -1
         """Number of the newest batch that was counted."""
         self._index = ""
@@ -106,8 +106,8 @@ class Load:
         )
         self._letters: DeadLetters | None = None
         self._seen = SeenHashes() if prune else None
-        self._before = Candidates(provenance.namespace) if prune else None
-        self._pace = Pace()
+        self._candidates = PruneCandidates(provenance.namespace) if prune else None
+        self._batch_size = AdaptiveBatchSize()
         dimensions = provenance.dimensions
         convert = partial(
             to_record, node_rule=layout.node_rule, record_rule=provenance.settings.record_rule
@@ -116,12 +116,14 @@ class Load:
             plan.chunker,
             partial(make_point, provenance.namespace, provenance.fingerprint, layout=layout),
             size=plan.batch_size,
-            batch_chars=lambda: self._pace.batch_chars,
+            batch_chars=lambda: self._batch_size.chars,
             skip_errors=plan.skip_errors,
             source=source,
             seen=self._seen,
             indexes=provenance.settings.indexes,
-            convert=convert if vectors is None else GivenVectors(convert, vectors, dimensions),
+            convert=convert
+            if vectors is None
+            else PrecomputedVectors(convert, vectors, dimensions),
         )
         self._pipeline = Pipeline(
             self._reader.batches(records),
@@ -134,7 +136,7 @@ class Load:
                     namespace=provenance.namespace,
                     fingerprint=provenance.fingerprint,
                     replace_sources=plan.replace_sources,
-                    renames=bool(prune),
+                    allow_renames=bool(prune),
                     skip_errors=plan.skip_errors,
                 ),
             ),
@@ -164,16 +166,16 @@ class Load:
             self._stack = stack
             if plan.dead_letter is not None:
                 self._letters = stack.enter_context(DeadLetters(plan.dead_letter))
-            if self._seen is not None and self._before is not None:
+            if self._seen is not None and self._candidates is not None:
                 stack.enter_context(self._seen)
-                stack.enter_context(self._before)
+                stack.enter_context(self._candidates)
             self._deferral = stack.enter_context(plan.target.deferred_index(plan.defer_index))
             try:
-                if self._before is not None:
-                    self._before.collect(self._store, lambda: self._stopping)
+                if self._candidates is not None:
+                    self._candidates.collect(self._store, lambda: self._stopping)
                 self._pipeline.run()
-                if self._seen is not None and self._before is not None:
-                    self._prune(self._seen, self._before)
+                if self._seen is not None and self._candidates is not None:
+                    self._prune(self._seen, self._candidates)
                 self._retry.call(lambda: check_unchanged(plan.named, plan.target, plan.provenance))
             except CollectionReplacedError:
                 raise
@@ -193,7 +195,7 @@ class Load:
             with suppress(_Stopped):
                 plan.target.wait_for_index(timeout, self._show_index)
             self._indexing = False
-        with suppress(TargetError):  # a finished load does not fail for lack of these figures
+        with suppress(TargetError):  # the load is complete, even without these figures
             state = Retry(min(plan.patience, OPENING_PATIENCE)).call(plan.target.state)
             self.report = replace(self.report, points=state.points, status=state.status)
         self._count(stopped=self._stopping)
@@ -205,11 +207,11 @@ class Load:
             raise _Stopped
 
     def _embed(self, batch: Batch) -> None:
-        with self._pace.embedding(sum(len(point.text) for point in batch.points)):
+        with self._batch_size.measure(sum(len(point.text) for point in batch.points)):
             embed(batch, self._plan.embedder, skip_errors=self._plan.skip_errors)
 
     def _count_batch(self, batch: Batch) -> None:
-        """Add a confirmed batch to the report, and hand out its errors."""
+        """Add a confirmed batch to the report, and report its errors to the caller."""
         if batch.number > self._newest:
             self._newest = batch.number
             self.report = replace(self.report, unread=batch.unread)
@@ -223,8 +225,8 @@ class Load:
             replaced=batch.replaced,
             removed=0 if batch.lost else len(batch.stale),
         )
-        if not self._many and self.report.seen >= MANY_RECORDS:
-            self._many = True
+        if not self._frozen and self.report.seen >= MANY_RECORDS:
+            self._frozen = True
             self._stack.enter_context(freeze_existing_objects())
         for failure in batch.failures:
             if not self._plan.skip_errors:
@@ -237,13 +239,13 @@ class Load:
         if self._plan.progress is not None:
             self._plan.progress(self.report)
 
-    def _prune(self, seen: SeenHashes, before: Candidates) -> None:
+    def _prune(self, seen: SeenHashes, candidates: PruneCandidates) -> None:
         if self.report.failed or not self.report.seen:
             return
         if self._files is not None and self._files.files.unfollowed:
             return
         sources = None if self._prune_scope == "collection" else self._reader.sources
-        for ids in before.gone(self._store, seen, sources):
+        for ids in candidates.gone(self._store, seen, sources):
             if self._stopping:
                 return
             self._store.delete(ids)

@@ -1,8 +1,8 @@
 """A set of hashes that spills to disk: the points that a load has seen.
 
 After a load, points that it has not seen are pruned. Storing the number of the load in every point
-would rewrite the whole collection in every run. This set takes 16 bytes per point on disk, and one
-pass over the ids in the collection.
+would rewrite the whole collection in every run. This set needs only 16 bytes per point on disk and
+one pass over the ids in the collection.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class SeenHashes:
             if len(bucket := self._bucket(number))
         )
 
-    def clashes(self, most: int) -> tuple[int, list[bytes]]:
-        """Find the hashes of which the first half is that of another one, but not the second.
+    def conflicts(self, most: int) -> tuple[int, list[bytes]]:
+        """Find hashes that share their first 8 bytes with another hash, but not the last 8.
 
         Returns:
-            Their number, and the first halves of at most `most` of them.
+            The number of such hashes, and the first 8 bytes of at most `most` of them.
         """
         count, found = 0, list[bytes]()
         for number in range(_BUCKETS):

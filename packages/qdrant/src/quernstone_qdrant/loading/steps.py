@@ -15,8 +15,8 @@ from quernstone_qdrant.documents.deadletter import Failure
 from quernstone_qdrant.documents.points import Point, has_node_of, is_stored, point_id
 from quernstone_qdrant.embedders import TextEmbedder, is_normalized
 from quernstone_qdrant.errors import RecordError
-from quernstone_qdrant.loading.guard import SourceGuard
 from quernstone_qdrant.loading.pipeline import Batch
+from quernstone_qdrant.loading.source_guard import SourceGuard
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.writes import Refusal
 
@@ -29,8 +29,8 @@ def look_up(
 ) -> None:
     """Keep only points that are missing, changed or unconfirmed; set `stale` and `refreshed`.
 
-    A point is unconfirmed while one of its replicas cannot be reached. Stale points are those of
-    documents that became shorter, past the new end. `guard` protects documents of other sources.
+    A point is unconfirmed while one of its replicas cannot be reached. Stale points are those past
+    the end of a document that became shorter. `guard` protects documents of other sources.
     """
     ends = [(point_id(namespace, key, chunks), key, chunks) for key, chunks in batch.ends]
     ids = [point.id for point in batch.points] + [end_id for end_id, _, _ in ends]
@@ -101,12 +101,17 @@ def _embedded(texts: list[str], embedder: TextEmbedder) -> Float32Array:
     if not texts:  # does not load the model
         return np.empty((0, embedder.dimensions), np.float32)
     vectors = validated(embedder.embed_documents(texts), len(texts), embedder.dimensions)
-    # Collections compare directions.
+    # Collections compare vectors by cosine, so they store unit vectors.
     return vectors if is_normalized(embedder) else unit_prefix(vectors, embedder.dimensions)
 
 
 def validated(vectors: Float32Array, count: int, dimensions: int) -> Float32Array:
-    """Reject vectors that no target can store: third-party embedders may return anything."""
+    """Return `vectors` if a target can store them: other libraries may return anything.
+
+    Raises:
+        EngineError: The shape is not (count, dimensions).
+        NonFiniteError: A vector has NaN or infinity.
+    """
     if vectors.shape != (count, dimensions):
         raise EngineError(
             f"the embedder returned an array of shape {vectors.shape} for {count} texts; it must "

@@ -47,7 +47,7 @@ class BesideMigration:
         source = Source.read(pair, self._retry, self._text_field, self._vector_name)
         if not pair.switched:
             self._options.queries.check(source.provenance, source.dimensions, pair.old.collection)
-        wanted = source.wanted(embedder, self._options.wish, pair.name)
+        wanted = source.wanted(embedder, self._options.overrides, pair.name)
         found = open_destination(pair, source, wanted, self._retry)
         record = self._record(found)
         self._running.update(notes=source.notes)
@@ -72,7 +72,7 @@ class BesideMigration:
         embedder = self._options.model()
         pair = self._open(embedder.model)
         source = Source.read(pair, self._retry, self._text_field, self._vector_name)
-        new = source.wanted(embedder, self._options.wish, pair.name)
+        new = source.wanted(embedder, self._options.overrides, pair.name)
         plan = plan_migration(
             pair,
             source,
@@ -84,7 +84,7 @@ class BesideMigration:
         )
         if pair.switched:
             return plan
-        note = in_place_note(pair.old, source.state, self._options.wish)
+        note = in_place_note(pair.old, source.state, self._options.overrides)
         return replace(plan, notes=(*plan.notes, note))
 
     def rollback(self, *, delete: bool = False) -> MigrationReport:

@@ -24,11 +24,11 @@ from quernstone_qdrant.migration.contents import (
 )
 from quernstone_qdrant.migration.joining import MIGRATION_KEY, carried_metadata
 from quernstone_qdrant.migration.switching import Pair, migration_record
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings
 from quernstone_qdrant.targets import CollectionState, StoredPoint
-from quernstone_qdrant.wish import SettingsWish
 
 _SAMPLE = 100
 _KEPT = ("layout", "bm25", "language", "bm25_rule", "node_rule", "embed_metadata", "indexes")
@@ -109,23 +109,29 @@ class Source:
         """Return what rebuilds its points for the new collection."""
         return Contents(self.provenance, new, self.origin, self.text_field)
 
-    def settings(self, wish: SettingsWish, dimensions: int) -> CollectionSettings:
+    def settings(self, overrides: SettingsOverrides, dimensions: int) -> CollectionSettings:
         """Return the settings of the new collection. A preset keeps layout, BM25 and indexes."""
-        settings = wish.apply_to(self.base)
-        if wish.preset is not None and not isinstance(wish.preset, CollectionSettings):
+        settings = overrides.apply_to(self.base)
+        if overrides.preset is not None and not isinstance(overrides.preset, CollectionSettings):
             kept = {
                 name: getattr(self.base, name)
                 for name in _KEPT
-                if name not in wish.changes
-                and not (name == "layout" and wish.layout is not None)
-                and not (name in ("bm25", "bm25_rule") and wish.hybrid is not None)
+                if name not in overrides.changes
+                and not (name == "layout" and overrides.layout is not None)
+                and not (name in ("bm25", "bm25_rule") and overrides.hybrid is not None)
             }
             settings = replace(settings, **kept)
-        if self.base.bm25 is None and settings.bm25 is not None and "bm25_rule" not in wish.changes:
+        if (
+            self.base.bm25 is None
+            and settings.bm25 is not None
+            and "bm25_rule" not in overrides.changes
+        ):
             settings = replace(settings, bm25_rule="auto")
         return settings.resolved(dimensions)
 
-    def wanted(self, embedder: TextEmbedder, wish: SettingsWish, collection: str) -> Provenance:
+    def wanted(
+        self, embedder: TextEmbedder, overrides: SettingsOverrides, collection: str
+    ) -> Provenance:
         """Return the provenance of the new collection.
 
         Raises:
@@ -134,7 +140,7 @@ class Source:
         new = Provenance.of(embedder, collection)
         old = self.provenance
         namespace = collection_namespace(collection) if old is None else old.namespace
-        settings = self.settings(wish, new.dimensions)
+        settings = self.settings(overrides, new.dimensions)
         new = replace(new, namespace=namespace, settings=settings, identity=uuid4().hex)
         if (
             old is not None

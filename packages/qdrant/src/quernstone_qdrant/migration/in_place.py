@@ -324,7 +324,7 @@ class InPlaceMigration:
         record = InPlaceRecord.read(state)
         options, name = self._options, self._target.collection
         if record is None:
-            return planned_record(self._target, state, embedder, options.wish, options.to)
+            return planned_record(self._target, state, embedder, options.overrides, options.to)
         if not record.new.has_vectors_of(Provenance.of(embedder, name)):
             raise CollectionError(
                 name,

@@ -13,13 +13,13 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.migration.joining import MIGRATION_KEY
 from quernstone_qdrant.migration.switching import migration_record
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.settings import BM25, PREFIX
 from quernstone_qdrant.targets import ClientTarget, CollectionState, Target
 from quernstone_qdrant.targets.base import METADATA_KEY
 from quernstone_qdrant.targets.configuration import ADDS_VECTORS_SINCE, version_of
 from quernstone_qdrant.targets.edge import EdgeTarget
-from quernstone_qdrant.wish import SettingsWish
 
 _VECTOR = "vector"
 _BESIDE = "leave out `in_place` (--in-place) to migrate to a second collection beside it"
@@ -64,7 +64,7 @@ def planned_record(
     target: Target,
     state: CollectionState,
     embedder: TextEmbedder,
-    wish: SettingsWish,
+    overrides: SettingsOverrides,
     vector: str | None,
 ) -> InPlaceRecord:
     """Return the record of a new migration in place.
@@ -73,7 +73,7 @@ def planned_record(
         target: The collection itself, not an alias.
         state: Its state.
         embedder: Embedder of the new vector.
-        wish: Requested settings, which must be those of the collection.
+        overrides: Requested settings, which must be those of the collection.
         vector: Name of the new vector; None: derive it from the model.
 
     Raises:
@@ -81,7 +81,7 @@ def planned_record(
             error names each obstacle.
     """
     old, new = Provenance.read(state), Provenance.of(embedder, target.collection)
-    obstacles = list(_obstacles(target, state, old, wish))
+    obstacles = list(_obstacles(target, state, old, overrides))
     if vector is not None and vector in ("", PREFIX, BM25, *state.vectors, *state.sparse):
         obstacles.append(f"the new vector cannot have the name {vector!r}: it is taken or reserved")
     if old is None or obstacles:
@@ -105,16 +105,16 @@ def planned_record(
     return InPlaceRecord(old=old if old.identity else replace(old, identity=uuid4().hex), new=new)
 
 
-def in_place_note(target: Target, state: CollectionState, wish: SettingsWish) -> str:
+def in_place_note(target: Target, state: CollectionState, overrides: SettingsOverrides) -> str:
     """Say whether a migration in place is possible, for the plan of one beside."""
-    obstacles = list(_obstacles(target, state, Provenance.read(state), wish))
+    obstacles = list(_obstacles(target, state, Provenance.read(state), overrides))
     if obstacles:
         return f"in place is not possible: {'; '.join(obstacles)}"
     return "`in_place` (--in-place) is possible: it stores no payload twice"
 
 
 def _obstacles(
-    target: Target, state: CollectionState, old: Provenance | None, wish: SettingsWish
+    target: Target, state: CollectionState, old: Provenance | None, overrides: SettingsOverrides
 ) -> Iterator[str]:
     """Describe what stands against a migration in place."""
     if isinstance(target, ClientTarget) and target.kind == "server":
@@ -139,7 +139,7 @@ def _obstacles(
     for name in state.vectors:
         if name not in old.settings.vectors(old.dimensions) and name not in state.unused:
             yield f"it has another dense vector `{name}`"
-    for name, value, wanted in wish.apply_to(old.settings).differences(old.settings):
+    for name, value, wanted in overrides.apply_to(old.settings).differences(old.settings):
         yield f"`{name}` is {value!r}, and a change to {wanted!r} needs new payloads or vectors"
 
 

@@ -19,11 +19,11 @@ from quernstone_qdrant.migration.in_place import InPlaceMigration
 from quernstone_qdrant.migration.in_place_record import InPlaceRecord
 from quernstone_qdrant.migration.options import MigrationOptions
 from quernstone_qdrant.migration.report import MigrationPlan, MigrationReport, RunningReport
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.settings import CollectionSettings, Preset
 from quernstone_qdrant.store import REQUEST_BYTES
 from quernstone_qdrant.targets import Target, as_target
-from quernstone_qdrant.wish import SettingsWish
 
 
 class QdrantMigration:
@@ -131,7 +131,7 @@ class QdrantMigration:
         self._options = MigrationOptions(
             target=as_target(client, collection),
             embedder=None if embedder is None else as_embedder(embedder),
-            wish=SettingsWish(
+            overrides=SettingsOverrides(
                 preset=preset, layout=layout, hybrid=hybrid, changes=dict(settings or {})
             ),
             queries=Queries.of(queries, old_embedder),

@@ -8,9 +8,9 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.migration.comparison import Queries
 from quernstone_qdrant.migration.report import RunningReport
+from quernstone_qdrant.overrides import SettingsOverrides
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
 from quernstone_qdrant.targets import Target
-from quernstone_qdrant.wish import SettingsWish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class MigrationOptions:
     target: Target
     """The collection by the name that programs use."""
     embedder: TextEmbedder | None
-    wish: SettingsWish
+    overrides: SettingsOverrides
     queries: Queries
     to: str | None
     batch_size: int

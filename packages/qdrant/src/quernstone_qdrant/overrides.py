@@ -1,4 +1,4 @@
-"""Settings that a caller requests of a new or an existing collection."""
+"""The collection settings that a caller requests, for a new or an existing collection."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from quernstone_qdrant.settings import PRESETS, CollectionSettings, Preset, chec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SettingsWish:
-    """Changes that the caller requests to a collection's settings; None leaves a value unchanged.
+class SettingsOverrides:
+    """The settings that a caller requests. None leaves a setting unchanged.
 
     Raises:
         ConfigError: The preset or the layout is unknown.
@@ -33,7 +33,8 @@ class SettingsWish:
                 f"{', '.join(known.name for known in fields(CollectionSettings))}"
             )
         if self.preset is not None or not self.changes:
-            self.apply_to(CollectionSettings())  # else the changes may need the collection's others
+            # Changes alone may only be valid with the other settings of an existing collection.
+            self.apply_to(CollectionSettings())
 
     @property
     def names(self) -> frozenset[str]:
@@ -59,5 +60,5 @@ class SettingsWish:
         return settings
 
 
-ANY_SETTINGS = SettingsWish()
-"""A request without changes."""
+NO_OVERRIDES = SettingsOverrides()
+"""Leaves every setting unchanged."""

@@ -19,8 +19,8 @@ from quernstone_qdrant.loading.pipeline import Batch
 class SourceGuard:
     """A check that a batch only replaces documents of its own sources.
 
-    A document whose first chunk is unchanged has moved to another source, which is accepted. A
-    stored document without a source may be replaced.
+    A document whose first chunk is unchanged has only moved to another source, which is allowed. A
+    stored document without a source may also be replaced.
     """
 
     collection: str
@@ -28,13 +28,13 @@ class SourceGuard:
     fingerprint: str
     replace_sources: bool
     """Count the documents of other sources that are replaced, instead of refusing them."""
-    renames: bool
-    """Accept rows that are stored under another key: the load prunes the old ones."""
+    allow_renames: bool
+    """Accept rows that are stored under another key, because the load prunes the old ones."""
     skip_errors: bool
 
     def extra_ids(self, batch: Batch) -> list[str]:
         """Return the ids of points to look up, besides those of the batch."""
-        if self.renames:
+        if self.allow_renames:
             return []
         return [self._point(record.alias) for record in _first_chunks(batch) if record.alias]
 
@@ -48,7 +48,7 @@ class SourceGuard:
         Raises:
             CollectionError: Rows are stored under their row numbers, and would be stored again.
         """
-        if not self.renames:
+        if not self.allow_renames:
             self._check_aliases(batch, stored)
         conflicts: dict[str, RecordError] = {}
         for place, point in enumerate(batch.points):
@@ -56,7 +56,7 @@ class SourceGuard:
             source = _own(payload).get("source")
             if point.chunk.number or not isinstance(source, str) or source == record.source:
                 continue
-            if payload is None or self._begins_as(point, payload, source):
+            if payload is None or self._is_moved(point, payload, source):
                 continue
             if self.replace_sources:
                 batch.replaced += 1
@@ -81,8 +81,8 @@ class SourceGuard:
                     "rows stored without ids, or load without an id field as before",
                 )
 
-    def _begins_as(self, point: Point, payload: dict[str, Any], source: str) -> bool:
-        """Return True if the stored chunk has the same content, from another source."""
+    def _is_moved(self, point: Point, payload: dict[str, Any], source: str) -> bool:
+        """Return True if the stored chunk differs from `point` only in its source."""
         chunk = point.chunk
         before = content_hash(
             point.layout,

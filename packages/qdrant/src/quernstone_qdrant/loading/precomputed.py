@@ -1,4 +1,4 @@
-"""Records that bring their vectors."""
+"""Load records with vectors that were computed before."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from quernstone_qdrant.documents.records import Record
 from quernstone_qdrant.errors import RecordError
 
 Vectors: TypeAlias = "str | NDArray[Any]"
-"""The field that holds the vector of a record, or one row per record."""
+"""Name of the field with the vector of a record, or an array of shape (records, dimensions)."""
 
 
-class GivenVectors:
-    """Converts values to records with the vectors that belong to them.
+class PrecomputedVectors:
+    """A converter of values to records with their precomputed vectors.
 
     Args:
         convert: Converts a value and its position to a record.
@@ -63,7 +63,7 @@ class GivenVectors:
             metadata = dict(record.metadata)
             given = metadata.pop(self._vectors, None)
             record = replace(record, metadata=metadata)
-            if given is None:  # of a dead letter, or a LlamaIndex node
+            if given is None:  # a dead letter or a LlamaIndex node has it as an attribute
                 given = record.vector if record.vector is not None else _embedding(value)
         if given is None:
             raise RecordError(record.key, f"it has no vector in the field `{self._vectors}`")

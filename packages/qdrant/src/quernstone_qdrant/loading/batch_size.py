@@ -17,12 +17,12 @@ _MAX_CHARS = 1_024_000
 """About 256,000 tokens: ten such batches and their vectors fit in a small machine's memory."""
 
 
-class Pace:
-    """The measured throughput of an embedder, and the batch size it allows. Thread-safe.
+class AdaptiveBatchSize:
+    """The size of the next batch, from the measured throughput of an embedder. Thread-safe.
 
-    Texts of similar length share a forward pass, which works better the more texts there are to
-    choose from. So a fast model gets large batches. A slow model gets small ones, because a large
-    one would show no progress for minutes.
+    Texts of similar length share a forward pass, and a large batch has more of them. So a fast
+    model gets large batches. A slow model gets small ones, because a large one would show no
+    progress for minutes.
     """
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class Pace:
         self._batch_chars = _FIRST_CHARS
 
     @property
-    def batch_chars(self) -> int:
+    def chars(self) -> int:
         """Number of characters that the next batch should have."""
         return self._batch_chars
 
     @contextmanager
-    def embedding(self, chars: int) -> Iterator[None]:
-        """Measure the embedding call inside the block; calls may overlap.
+    def measure(self, chars: int) -> Iterator[None]:
+        """Measure the time of the embedding call inside the block. Calls may overlap.
 
         Args:
             chars: Total length of the texts in this call.

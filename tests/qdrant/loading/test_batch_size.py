@@ -1,46 +1,46 @@
-"""The batch size of a load follows the speed of the embedder."""
+"""The batch size of a load adapts to the speed of the embedder."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from quernstone_qdrant import QdrantLoader
-from quernstone_qdrant.loading import pace
-from quernstone_qdrant.loading.pace import Pace
+from quernstone_qdrant.loading import batch_size
+from quernstone_qdrant.loading.batch_size import AdaptiveBatchSize
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(batch_size, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
-def test_a_batch_is_what_the_embedder_does_in_six_seconds(clock):
-    measured = Pace()
-    with measured.embedding(50_000):
+def test_a_batch_takes_the_embedder_six_seconds(clock):
+    size = AdaptiveBatchSize()
+    with size.measure(50_000):
         clock.seconds += 1
-    assert measured.batch_chars == 300_000
+    assert size.chars == 300_000
 
 
-def test_neither_the_time_between_calls_nor_that_of_two_at_a_time_counts_twice(clock):
-    measured = Pace()
-    with measured.embedding(50_000):
+def test_idle_time_is_not_counted_and_overlapping_calls_count_once(clock):
+    size = AdaptiveBatchSize()
+    with size.measure(50_000):
         clock.seconds += 1
-        with measured.embedding(50_000):
+        with size.measure(50_000):
             clock.seconds += 1
     clock.seconds += 1000
-    with measured.embedding(200_000):
+    with size.measure(200_000):
         clock.seconds += 1
-    assert measured.batch_chars == 6 * 300_000 // 3
+    assert size.chars == 6 * 300_000 // 3
 
 
 @pytest.mark.parametrize(("seconds", "chars"), [(0.0, 1_024_000), (1000.0, 32_000)])
 def test_there_are_limits(clock, seconds, chars):
-    measured = Pace()
-    with measured.embedding(50_000):
+    size = AdaptiveBatchSize()
+    with size.measure(50_000):
         clock.seconds += seconds
-    assert measured.batch_chars == chars
+    assert size.chars == chars
 
 
 @pytest.fixture

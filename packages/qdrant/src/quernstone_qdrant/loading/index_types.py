@@ -1,4 +1,4 @@
-"""Check that metadata has the types of the payload indexes."""
+"""Check the types of metadata values against the payload indexes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 from quernstone_qdrant.settings import FieldType
 
 
-def index_error(metadata: Mapping[str, Any], indexes: Mapping[str, FieldType]) -> str | None:
-    """Return the reason if an index does not hold a value: a filter would never find it."""
+def index_type_error(metadata: Mapping[str, Any], indexes: Mapping[str, FieldType]) -> str | None:
+    """Describe the first value whose type its index cannot hold: filters would never find it.
+
+    Returns:
+        The reason for the record's error; None if every value fits.
+    """
     for name, kind in indexes.items():
         for value in _values(metadata, name):
             if value is not None and not _fits(value, kind):

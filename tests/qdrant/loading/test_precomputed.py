@@ -126,8 +126,8 @@ def test_rows_of_a_file_that_were_left_out_load_later(client, embedder, vectors,
     rows[2]["n"] = "two"
     lines, letters = tmp_path / "rows.jsonl", tmp_path / "left-out.jsonl"
     lines.write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    wish = {"indexes": {"n": "integer"}}
-    loader = QdrantLoader(client, "docs", embedder, settings=wish, dead_letter=letters)
+    overrides = {"indexes": {"n": "integer"}}
+    loader = QdrantLoader(client, "docs", embedder, settings=overrides, dead_letter=letters)
     report = loader.load_vectors(read_paths([lines]))
     assert (report.embedded, report.failed) == (29, 1)
     letters.write_text(letters.read_text().replace('"n":"two"', '"n":2'))
