@@ -130,7 +130,7 @@ def assert_same(stored):
             i: payload for i, (payload, _) in there.items()
         }
         for point, (_, vector) in there.items():
-            # the embedded client normalises in float32 or float64, as a point came
+            # the embedded client normalizes in float32 or float64, as a point came
             np.testing.assert_allclose(here[point][1], vector, atol=1e-7)
 
     return check

@@ -69,7 +69,7 @@ def test_every_preset_is_searched_without_being_named(load, embedder, preset):
 
 
 @pytest.mark.parametrize("preset", ["mrl", "binary", "turbo", "uint8"])
-def test_edge_finds_the_same_with_an_index_and_quantised_vectors(tmp_path, embedder, preset):
+def test_edge_finds_the_same_with_an_index_and_quantized_vectors(tmp_path, embedder, preset):
     from quernstone_qdrant import EdgeTarget
 
     target = EdgeTarget(tmp_path / "edge", "docs")

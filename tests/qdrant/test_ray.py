@@ -159,7 +159,7 @@ def test_the_report_names_what_the_target_does_not_have(in_process, embedder):
     from quernstone_qdrant.ray import RayLoader
 
     loader = RayLoader(lambda: in_process, "docs", lambda: embedder, workers=1, preset="binary")
-    assert loader.load([]).ignored == ("quantisation", "vectors on disk")
+    assert loader.load([]).ignored == ("quantization", "vectors on disk")
 
 
 def test_rows_of_other_sources_and_values_of_other_types_are_errors(in_process, embedder):

@@ -1,4 +1,4 @@
-"""What is found by short and by quantised vectors, on a smaller scale than benchmarks/recall.py."""
+"""What is found by short and by quantized vectors, on a smaller scale than benchmarks/recall.py."""
 
 import pytest
 from benchmarks.recall import SETTINGS, Precomputed, measure
@@ -9,7 +9,7 @@ from quernstone import Embedder
 
 @pytest.fixture(scope="module")
 def rows():
-    # At 10 MB of vectors, which is 10,240 of 256 numbers, Edge begins to index and to quantise.
+    # At 10 MB of vectors, which is 10,240 of 256 numbers, Edge begins to index and to quantize.
     chunks, questions = chunks_and_questions(10_500, 150, size=80, packages=())
     questions = list(dict.fromkeys(questions))
     with Embedder("tiny", dtype="float32") as model:

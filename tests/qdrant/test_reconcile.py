@@ -343,7 +343,7 @@ def test_the_embedded_client_records_and_names_what_it_ignores(embedder):
     (note,) = report.notes
     assert note == "`defer_index` (`--defer-index`) is ignored: the embedded client has no index"
     assert report.ignored == (
-        "quantisation", "vectors on disk", "an HNSW graph", "payload indexes",
+        "quantization", "vectors on disk", "an HNSW graph", "payload indexes",
         "payloads on disk", "replicas",
     )  # fmt: skip
 

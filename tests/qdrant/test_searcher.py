@@ -154,7 +154,7 @@ def test_a_refused_collection_is_refused_again(either_client, make_embedder, mon
             searcher.search("stone")
 
 
-def test_a_misspelt_field_of_a_filter_is_warned_of_once(client, embedder):
+def test_a_misspelled_field_of_a_filter_is_warned_of_once(client, embedder):
     QdrantLoader(client, "docs", embedder).load([{"id": "a", "text": "A quern.", "year": 1200}])
     searcher = QdrantSearcher(client, "docs", embedder)
     with pytest.warns(UserWarning, match="no document of collection 'docs' has the field 'yaer'"):

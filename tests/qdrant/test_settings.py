@@ -165,7 +165,7 @@ def test_a_prefix_must_be_shorter():
         settings.resolved(64)
 
 
-def test_wishes_change_what_they_name():
+def test_overrides_change_only_what_they_name():
     made = CollectionSettings(vector="dense", prefix=64, bm25="text", layout="plain")
     assert SettingsOverrides().apply_to(made) == made
     assert SettingsOverrides(hybrid=True).apply_to(made) == made

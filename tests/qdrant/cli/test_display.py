@@ -96,7 +96,7 @@ def test_eighty_columns_are_enough(screen, monkeypatch, snapshot, shown):
     seen = screen(terminal=True, columns=80)
     monkeypatch.setenv("NO_COLOR", "1")  # the rest of the bar is then blank
     with LoadDisplay(2_000_000, every=0) as display:
-        display._progression = SimpleNamespace(snapshot=lambda _: Snapshot(*snapshot))
+        display._tracker = SimpleNamespace(snapshot=lambda _: Snapshot(*snapshot))
         with display.show(stand_in(), Reports()):
             seen.wait_for(shown, " left", "━")
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.getvalue())

@@ -15,7 +15,7 @@ from quernstone.cli import app
 from quernstone.errors import ConfigError
 from quernstone_qdrant import QdrantLoader
 from quernstone_qdrant.cli.collections import StorageOptions, assigned
-from quernstone_qdrant.targets.deferral import DEFERRED_KEY
+from quernstone_qdrant.targets.deferred_indexing import DEFERRED_KEY
 
 RECORDS = [{"id": f"d{n}", "text": f"stone mill {n}"} for n in range(20)]
 
@@ -51,11 +51,11 @@ def crashed(server, embedder):
     return server.collections["docs"]
 
 
-def test_a_deferral_is_shown_and_ended(quern, crashed):
+def test_deferred_indexing_is_shown_and_ended(quern, crashed):
     for command in ("info", "index"):
         shown = quern("collection", command, "-c", "docs").stdout
         assert "indexing is deferred by a load that began at " in shown
-        assert "`quern collection index --restore` ends the deferral" in shown
+        assert "`quern collection index --restore` resumes indexing" in shown
     verified = quern("collection", "verify", "-c", "docs", "--re-embed", 0)
     assert "indexing is deferred by a load" in verified.stdout
     verified = orjson.loads(
@@ -88,7 +88,7 @@ def test_a_killed_load_is_shown_and_ended(quern, server):
     assert server.collections["docs"].config["hnsw_config"]["m"] == 0
     assert "indexing is deferred by a load" in quern("collection", "info", "-c", "docs").stdout
     done = quern("collection", "index", "-c", "docs", "--restore")
-    assert "ended the deferral of a load that began at " in done.stdout
+    assert "restored what was deferred by a load that began at " in done.stdout
     assert server.collections["docs"].config["hnsw_config"]["m"] == 16
 
 
@@ -207,9 +207,9 @@ def test_any_one_request_may_fail(server, quern, embedder, monkeypatch, command,
 
     while number < next(count):
         server.chaos = None
-        deferral = saved if options == ["--restore"] else None
+        original = saved if options == ["--restore"] else None
         client.update_collection(
-            "docs", metadata={**record, f"{DEFERRED_KEY}:1": deferral}, hnsw_config={"m": 16}
+            "docs", metadata={**record, f"{DEFERRED_KEY}:1": original}, hnsw_config={"m": 16}
         )
         server.chaos, count = fail, itertools.count(1)
         result = quern("collection", command, "-c", "docs", *options, "--json")

@@ -46,7 +46,7 @@ def test_list_sources_and_delete(quern, docs, tmp_path, place):
 
 
 @places
-def test_a_folder_of_the_other_kind_is_recognised(quern, docs, place):
+def test_a_folder_of_the_other_kind_is_recognized(quern, docs, place):
     assert quern("load", docs, "-c", "docs", *place).exit_code == 0
     other = "--edge" if place[0] == "--path" else "--path"
     for command in (

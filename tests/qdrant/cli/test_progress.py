@@ -3,7 +3,7 @@
 import pytest
 
 from quernstone_qdrant import LoadReport, QdrantLoader
-from quernstone_qdrant.cli.progress import Progression, Snapshot, figures
+from quernstone_qdrant.cli.progress import ProgressTracker, Snapshot, figures
 
 
 def test_figures_name_what_is_rare_only_when_it_happened():
@@ -15,15 +15,15 @@ def test_figures_name_what_is_rare_only_when_it_happened():
 
 
 def test_the_rate_and_the_time_left_are_those_of_the_last_minute():
-    progression = Progression(2_000)
-    progression.snapshot(LoadReport(), now=0.0)
+    tracker = ProgressTracker(2_000)
+    tracker.snapshot(LoadReport(), now=0.0)
     # a resumed load first skips 1,000 documents in a second, then embeds two a second
-    progression.snapshot(LoadReport(seen=1_000, chunks=1_000), now=1.0)
-    early = progression.snapshot(LoadReport(seen=1_020, chunks=1_020), now=11.0)
+    tracker.snapshot(LoadReport(seen=1_000, chunks=1_000), now=1.0)
+    early = tracker.snapshot(LoadReport(seen=1_020, chunks=1_020), now=11.0)
     assert early.chunk_rate == pytest.approx(1_020 / 11)
     for now in range(21, 102, 10):
         seen = 1_000 + 2 * (now - 1)
-        late = progression.snapshot(LoadReport(seen=seen, chunks=seen), now=float(now))
+        late = tracker.snapshot(LoadReport(seen=seen, chunks=seen), now=float(now))
     assert late.chunk_rate == 2.0
     assert late.seconds_left == (2_000 - 1_200) / 2
     assert late.line() == "60% 1,200 of 2,000, 2 chunks/s, 6:40 left, 0 failed"
@@ -49,10 +49,10 @@ def test_one_huge_document_advances_by_chunks(client, embedder):
     loader = QdrantLoader(
         client, "docs", embedder, chunk_size=100, batch_size=8, progress=reports.append
     )
-    progression = Progression(3)
+    tracker = ProgressTracker(3)
     records = [{"id": "a", "text": "Rain."}, {"id": "b", "text": text}, {"id": "c", "text": "Ice."}]
     loader.load(records)
-    percents = [progression.snapshot(report).percent for report in reports]
+    percents = [tracker.snapshot(report).percent for report in reports]
     assert percents == sorted(percents)
     inside = [percent for percent in percents if 100 / 3 < percent < 200 / 3]
     assert len(inside) == len(set(inside)) > 10

@@ -12,7 +12,7 @@ from quernstone import Embedder
 from quernstone.errors import InputError
 
 
-def test_ranges_and_misspelt_fields_of_filters(quern, docs):
+def test_ranges_and_misspelled_fields_of_filters(quern, docs):
     (docs / "rows.csv").write_text("text,unit price\nbarley,5\nwheat,15\n")
     quern("load", docs, "-c", "docs", "--types", "unit price=int", "--index", "unit price=integer")
     options = ("-c", "docs", "--no-rerank", "--json", "--filter")
@@ -51,7 +51,7 @@ def test_a_collection_of_ones_own_is_searched_by_words_and_filtered(quern, docs)
     options = ("--preset", "mrl", "--prefix", 48, "--layout", "plain", "--hybrid")
     done = quern("load", docs, "-c", "docs", *options, "--index", "source=keyword", "--json")
     assert done.exit_code == 0, done.stderr
-    lacks = ["quantisation", "vectors on disk", "payload indexes"]
+    lacks = ["quantization", "vectors on disk", "payload indexes"]
     assert orjson.loads(done.stdout)["ignored"] == lacks
     assert (
         done.stderr

@@ -132,7 +132,7 @@ def test_what_the_settings_do_not_name_is_reported(place, embedder):
     assert report.notes == (
         "the payload index of `metadata.f` (float) is not in the settings: not copied",
     )
-    assert report.ignored == ("quantisation", "payload indexes")
+    assert report.ignored == ("quantization", "payload indexes")
 
 
 @pytest.mark.parametrize("there", PLACES)

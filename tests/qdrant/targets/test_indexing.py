@@ -111,12 +111,12 @@ def test_grey_is_woken_up(server, target):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (("red", None, 0), "its optimiser failed: the server gives no reason; see its log"),
-        (("yellow", "no space left", 0), "its optimiser failed: no space left"),
-        (("red", "no space left", 0), "its optimiser failed: no space left"),
+        (("red", None, 0), "its optimizer failed: the server gives no reason; see its log"),
+        (("yellow", "no space left", 0), "its optimizer failed: no space left"),
+        (("red", "no space left", 0), "its optimizer failed: no space left"),
     ],
 )
-def test_red_is_an_error_that_says_what_the_optimiser_said(server, target, state, message):
+def test_red_is_an_error_that_says_what_the_optimizer_said(server, target, state, message):
     States(server, ("yellow", None, 0), state)
     with pytest.raises(CollectionError, match=message):
         wait_until_green(target, timeout=30, interval=0)

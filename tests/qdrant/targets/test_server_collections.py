@@ -9,7 +9,7 @@ from quernstone_qdrant import QdrantLoader, QdrantSearcher
 from quernstone_qdrant.documents.layouts import LAYOUTS
 from quernstone_qdrant.settings import PRESETS, CollectionSettings
 from quernstone_qdrant.targets import ClientTarget
-from quernstone_qdrant.targets.deferral import deferrals
+from quernstone_qdrant.targets.deferred_indexing import deferring_loads
 
 WORDS = "stone mill grain rain roof bread hand water flour wheel wind corn oven".split()
 RNG = np.random.default_rng(7)
@@ -101,9 +101,9 @@ def test_indexing_is_put_off_and_back(server, collection, embedder, how):
     with target.deferred_index(how):
         inside = target.state()
         assert (inside.index.m, inside.index.threshold)[how == "threshold"] == 0
-        assert len(deferrals(inside)) == 1
+        assert len(deferring_loads(inside)) == 1
     assert target.state().index == before
-    assert deferrals(target.state()) == []
+    assert deferring_loads(target.state()) == []
     assert loader.load(RECORDS).embedded == len(RECORDS)
     assert target.state().index == before
     assert target.state().status == "green"

@@ -206,7 +206,7 @@ def test_two_stages(load):
     assert "params" not in search
 
 
-def test_quantised_vectors_are_oversampled_and_rescored(load):
+def test_quantized_vectors_are_oversampled_and_rescored(load):
     server, searcher = load("binary")
     searcher.search("quern", limit=5, prefetch=30)
     quantization = server.searches[0]["params"]["quantization"]

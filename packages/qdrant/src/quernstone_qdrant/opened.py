@@ -1,4 +1,4 @@
-"""A collection as a searcher opened it: the target, settings and limits that belong together."""
+"""A snapshot of a collection that a searcher opened: target, settings, embedder and limits."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class OpenedCollection:
     embedder: QueryEmbedder
     """The embedder of its model."""
     limits: Limits
-    closings: int
-    """`Target.closings` before it was read."""
+    close_count: int
+    """`Target.close_count` before it was read."""
     checked: float
     """Time at which reading it began, by `time.monotonic`."""
 
@@ -60,7 +60,7 @@ class OpenedCollection:
         while True:
             now = time.monotonic()
             target = named.pinned()
-            closings = target.closings
+            close_count = target.close_count
             try:
                 state = target.state()
             except CollectionNotFoundError:
@@ -75,14 +75,14 @@ class OpenedCollection:
                 provenance=provenance,
                 embedder=embedder,
                 limits=state.limits,
-                closings=closings,
+                close_count=close_count,
                 checked=now,
             )
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """Name, identity and closings of the collection; another one differs in one of them."""
-        return self.target.collection, self.provenance.identity, self.closings
+        """Name, identity and close count; any other collection differs in one of them."""
+        return self.target.collection, self.provenance.identity, self.close_count
 
     def is_current(self, named: Target) -> bool:
         """Return True if a name still leads to this collection, as it was when it was opened.
@@ -97,7 +97,7 @@ class OpenedCollection:
         if named.collection != self.target.collection:
             places.append(named)
         try:
-            return self.target.closings == self.closings and all(
+            return self.target.close_count == self.close_count and all(
                 Provenance.read(place.state()) == self.provenance for place in places
             )
         except CollectionNotFoundError:
@@ -185,7 +185,7 @@ class OpenedCollection:
         return list(dict.fromkeys(ordered))
 
     def _conditions(self, ids: list[str]) -> Iterator[FieldCondition | HasIdCondition]:
-        """Yield filters of which each uses one index, so that strict mode allows it."""
+        """Yield one filter per index: strict mode refuses filters without an index."""
         yield FieldCondition(key=KEY_FIELD, match=MatchAny(any=ids))
         if NODE_FIELD in self._settings.key_fields():
             yield FieldCondition(key=NODE_FIELD, match=MatchAny(any=ids))

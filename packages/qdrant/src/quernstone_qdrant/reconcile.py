@@ -19,7 +19,7 @@ from quernstone_qdrant.settings import (
     VectorSettings,
 )
 from quernstone_qdrant.targets import CollectionState, Target, VectorState
-from quernstone_qdrant.targets.deferral import deferrals
+from quernstone_qdrant.targets.deferred_indexing import deferring_loads
 
 _ELSEWHERE = "use another collection"
 
@@ -125,11 +125,11 @@ def reconcile(
             + f": request {', '.join(f'{one.setting}={one.wanted!r}' for one in unrequested)} to "
             "change the collection, or the present value to record it",
         )
-    if any(one.setting == "m" for one in found) and deferrals(state):
+    if any(one.setting == "m" for one in found) and deferring_loads(state):
         raise CollectionError(
             target.collection,
-            "`m` cannot change while a load defers indexing; load again after it, or end the "
-            "deferral with `quern collection index --restore`",
+            "`m` cannot change while a load defers indexing; load again after it, or restore the "
+            "index settings with `quern collection index --restore`",
         )
     names = {one.setting for one in found}
     for one in found:
@@ -231,7 +231,7 @@ def _mismatches(
             if is_now != wanted:
                 what = f"{setting} of vector `{name}`" if name else setting
                 found.append(Mismatch(setting, what, is_now, wanted))
-    deferred = deferrals(state)
+    deferred = deferring_loads(state)
     for name in CONFIGURED:
         wanted, is_now = getattr(settings, name), state.config.get(name)
         if name == "m" and deferred:

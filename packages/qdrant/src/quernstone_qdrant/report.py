@@ -44,7 +44,7 @@ class LoadReport:
     stopped: bool = False
     """True if `QdrantLoader.stop` ended the load before all records were read."""
     ignored: tuple[str, ...] = ()
-    """Collection settings that the target does not support, such as `quantisation`."""
+    """Collection settings that the target does not support, such as `quantization`."""
     notes: tuple[str, ...] = ()
     """Changes of an existing collection, and deviations from what was asked, in words."""
     points: int | None = None
@@ -66,4 +66,4 @@ class Depths:
     indexing: bool = False
     """True once everything is written and the load waits for the index."""
     index: str = ""
-    """Work of the server's optimiser meanwhile, in words."""
+    """Work of the server's optimizer meanwhile, in words."""

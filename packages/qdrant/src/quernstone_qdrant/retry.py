@@ -17,7 +17,7 @@ OPENING_PATIENCE = 5.0
 a server that restarts."""
 
 _FIRST_SECONDS = 0.5
-_MOST_SECONDS = 30.0
+_MAX_SECONDS = 30.0
 
 
 class Retry:
@@ -98,4 +98,4 @@ class Retry:
         return max(0.0, min(pause, self.patience - (state.seconds_since_start or 0.0)))
 
 
-_backoff = tenacity.wait_random_exponential(multiplier=_FIRST_SECONDS, max=_MOST_SECONDS)
+_backoff = tenacity.wait_random_exponential(multiplier=_FIRST_SECONDS, max=_MAX_SECONDS)

@@ -22,7 +22,7 @@ from quernstone_qdrant.embedders import (
 )
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.searching.finding import MOST_SEARCHES, Finder
+from quernstone_qdrant.searching.finding import MAX_SEARCHES, Finder
 from quernstone_qdrant.searching.hits import SearchHit
 from quernstone_qdrant.searching.options import (
     OneSearchOptions,
@@ -57,7 +57,7 @@ class QdrantSearcher:
     """A searcher for a collection that a `QdrantLoader` filled.
 
     The collection records how it stores its points, so all presets and layouts are searched in the
-    same way. A collection with a vector pair is searched in two stages. Hits on quantised vectors
+    same way. A collection with a vector pair is searched in two stages. Hits on quantized vectors
     are rescored with the full vectors. With BM25, dense and BM25 results are combined by reciprocal
     rank fusion.
 
@@ -178,7 +178,7 @@ class QdrantSearcher:
             candidates: Number of hits to rerank; None: four times `limit`, at least 20. Has no
                 effect without a reranker.
             prefetch: Number of points that each earlier stage passes on: the short vectors of a
-                pair, quantised vectors, or the dense and BM25 parts of a hybrid search. None: 20
+                pair, quantized vectors, or the dense and BM25 parts of a hybrid search. None: 20
                 times the number of hits to fetch, at least 200, or what the collection's strict
                 mode allows. Larger values come closer to an
                 exact search, and are slower.
@@ -276,7 +276,7 @@ class QdrantSearcher:
         finder.plan(opened, questions)  # check the arguments first
         vectors: Sequence[Float32Array] = self._vectors(opened, vector)
         vectors = vectors or embed(opened.embedder, questions)
-        for _ in range(MOST_SEARCHES):
+        for _ in range(MAX_SEARCHES):
             opened, vectors, found = finder.find(opened, questions, vectors)
             if reranker is None:
                 return found
@@ -287,7 +287,7 @@ class QdrantSearcher:
             opened, vectors, more = finder.find_once(opened, again, vectors)
             if more is not None:
                 return merged_all(questions, seeds, rerank_all(reranker, questions, more, None))
-        raise finder.restless()
+        raise finder.replaced_repeatedly()
 
     async def _asearch_all(
         self,
@@ -305,7 +305,7 @@ class QdrantSearcher:
         await call(finder.plan, opened, questions)
         vectors: Sequence[Float32Array] = self._vectors(opened, vector)
         vectors = vectors or await aembed(opened.embedder, questions)
-        for _ in range(MOST_SEARCHES):
+        for _ in range(MAX_SEARCHES):
             opened, vectors, found = await call(finder.find, opened, questions, vectors)
             if reranker is None:
                 return found
@@ -317,7 +317,7 @@ class QdrantSearcher:
             if more is not None:
                 others = await arerank_all(reranker, questions, more, None)
                 return merged_all(questions, seeds, others)
-        raise finder.restless()
+        raise finder.replaced_repeatedly()
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call on another thread, unless only the creator's thread may use the target."""

@@ -84,7 +84,7 @@ class VectorSettings:
     datatype: Datatype = "float32"
     quantization: Quantization | None = None
     on_disk: bool = False
-    """Keep the full vectors on disk; quantised vectors are always in RAM."""
+    """Keep the full vectors on disk; quantized vectors are always in RAM."""
     graph: bool = True
     """Build an HNSW graph. A vector that only rescores the hits of another one needs none."""
 
@@ -110,7 +110,7 @@ class CollectionSettings:
     """Type of the full vector's values. Only `QdrantSearcher` can search `uint8`: values are scaled
     and compared by Euclidean distance, which ranks them as the cosine does."""
     quantization: Quantization | None = None
-    """Quantisation of the vector that is searched first. Full vectors rescore the hits."""
+    """Quantization of the vector that is searched first. Full vectors rescore the hits."""
     on_disk: bool = False
     """Keep full vectors on disk."""
     bm25: Lexical | None = None
@@ -131,7 +131,7 @@ class CollectionSettings:
     m: int | None = None
     """Edges per node of the HNSW graph; None: the server's default, as for all later fields."""
     ef_construct: int | None = None
-    """Neighbours considered when building the graph."""
+    """Neighbors considered when building the graph."""
     full_scan_threshold: int | None = None
     """Size in KB of the vectors below which a search compares them all instead of the graph."""
     max_indexing_threads: int | None = None
@@ -257,7 +257,7 @@ class CollectionSettings:
     def needs_server(self) -> list[str]:
         """Describe the settings that the embedded client silently ignores."""
         server_only = {
-            "quantisation": self.quantization is not None,
+            "quantization": self.quantization is not None,
             f"{self.datatype} storage": self.datatype != "float32",
             "vectors on disk": self.on_disk,
             "an HNSW graph": any(getattr(self, name) is not None for name in GRAPH),

@@ -45,7 +45,7 @@ _WORSE = 2
 _RUNS = (3, 50)
 """Minimum and maximum runs of a workload; `seconds` decides in between."""
 _FIRST_INPUTS = 4
-_MOST_INPUTS = 100_000
+_MAX_INPUTS = 100_000
 _CALLERS = 4
 _CALLS = 8
 """Minimum number of calls: 20 documents take a large model on a small machine many seconds."""
@@ -211,14 +211,14 @@ def _workload(subject: MeasuredModel[Any], seconds: float) -> tuple[Workload, fl
     """
     inputs = _FIRST_INPUTS
     subject.prepare(inputs)()  # the first run is slower
-    while (elapsed := _timed(subject.prepare(inputs))) < seconds / 8 and inputs < _MOST_INPUTS:
+    while (elapsed := _timed(subject.prepare(inputs))) < seconds / 8 and inputs < _MAX_INPUTS:
         inputs *= 2
     rate, least = inputs / elapsed, 2 * subject.user.info.max_batch_tokens
     wanted = rate * seconds / _RUNS[0]
     while True:
-        steps = math.ceil(min(wanted, _MOST_INPUTS) / subject.step)
+        steps = math.ceil(min(wanted, _MAX_INPUTS) / subject.step)
         workload = subject.workload(steps * subject.step)
-        if workload.planned >= least or workload.inputs >= _MOST_INPUTS:
+        if workload.planned >= least or workload.inputs >= _MAX_INPUTS:
             return workload, workload.inputs / rate
         wanted = 1.05 * workload.inputs * least / workload.planned
 

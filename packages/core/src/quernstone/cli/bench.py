@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from quernstone.types import Dtype, EngineName, Task
 
 _TASKS = ("auto", "embed", "rerank")
-_MOST_TEXTS = 20_000
+_MAX_TEXTS = 20_000
 
 
 @expand_options
@@ -145,7 +145,7 @@ def _texts(path: Path, text_field: str | None) -> list[str]:
     from quernstone.tables import TableOptions
 
     rows = RowInput(path, "auto", TableOptions(text_field=fields_of(text_field))).texts()
-    found = list(islice((row.text for row in rows if row.text.strip()), _MOST_TEXTS))
+    found = list(islice((row.text for row in rows if row.text.strip()), _MAX_TEXTS))
     if not found:
         raise ConfigError(f"--texts {path}: contains no text")
     return found

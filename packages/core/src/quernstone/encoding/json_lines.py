@@ -14,7 +14,7 @@ import orjson
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 """Pattern of integers that may exceed 64 bits, which orjson would read as floats."""
-_MOST_DIGITS = 4300
+_MAX_DIGITS = 4300
 """Most digits of an integer that Python converts; longer ones stay strings."""
 
 
@@ -40,7 +40,7 @@ def parse_json(line: bytes) -> tuple[Any, int]:
         value = json.loads(
             line.decode(),
             parse_constant=replaced.append,  # returns None
-            parse_int=lambda digits: int(digits) if len(digits) <= _MOST_DIGITS else digits,
+            parse_int=lambda digits: int(digits) if len(digits) <= _MAX_DIGITS else digits,
         )
     except UnicodeDecodeError as error:
         reason = f"invalid UTF-8: {error.reason}"

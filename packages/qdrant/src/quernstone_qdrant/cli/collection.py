@@ -18,7 +18,7 @@ from quernstone_qdrant.cli.index import index
 from quernstone_qdrant.cli.info import info
 from quernstone_qdrant.cli.manage import delete, list_collections, sources
 from quernstone_qdrant.cli.options import CollectionModel, CollectionOptions, open_embedder
-from quernstone_qdrant.cli.remembered import Remembered
+from quernstone_qdrant.cli.recorded_options import RecordedOptions
 
 if TYPE_CHECKING:
     from quernstone_qdrant.repair import Repair
@@ -56,7 +56,7 @@ def verify(
     """
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
-    from quernstone_qdrant.targets.deferral import deferrals
+    from quernstone_qdrant.targets.deferred_indexing import deferring_loads
     from quernstone_qdrant.verify import verify as check
 
     with ExitStack() as stack:
@@ -76,11 +76,11 @@ def verify(
             progress=_show_count if on_terminal() else None,
         )
     if as_json:
-        deferred = [load.describe() for load in deferrals(state)]
+        deferred = [load.describe() for load in deferring_loads(state)]
         print_json({"passed": report.passed, "deferred": deferred, **dataclasses.asdict(report)})
     else:
         _print(report)
-        for load in deferrals(state):
+        for load in deferring_loads(state):
             typer.echo(f"indexing is deferred by {load.describe()}")
     if not report.passed:
         raise typer.Exit(1)
@@ -147,7 +147,7 @@ def prune(
     refuse_to_prune_by(paths)
     reading = files.reading()
     with collection.open() as target:
-        id_field = Remembered.read(target).id_field(reading.id_field, reading.namespace)
+        id_field = RecordedOptions.read(target).id_field(reading.id_field, reading.namespace)
         records = read_paths(paths, options=dataclasses.replace(reading, id_field=id_field))
         deleted = prune_missing(target, records, every_source=every_source, dry_run=dry_run)
     if as_json:

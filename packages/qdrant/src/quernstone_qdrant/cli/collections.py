@@ -120,7 +120,7 @@ def assigned(assignments: Iterable[str]) -> dict[str, object]:
         ConfigError: A name is not a setting, or a value is not of its type.
     """
     types = get_type_hints(CollectionSettings)
-    del types["indexes"]  # has an option of its own
+    del types["indexes"]  # set by --index
     values: dict[str, object] = {}
     for text in assignments:
         name, _, value = text.partition("=")

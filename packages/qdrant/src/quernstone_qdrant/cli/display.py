@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from quernstone.cli.options import on_terminal
-from quernstone_qdrant.cli.progress import Progression, Watched
+from quernstone_qdrant.cli.progress import ProgressTracker, WatchedLoad
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 _REPORT_SECONDS = 5.0
 """Seconds between two versions of a report file."""
 _TICK_SECONDS = 0.25
-_LEAST_BAR = 4
+_MIN_BAR = 4
 _WIDE = 120
-"""Columns from which on the queues of the stages are shown."""
+"""Minimum width of a terminal, in columns, for showing the queues of the stages."""
 
 
 class LoadDisplay:
-    """Shows how far a load is, and keeps its report files up to date.
+    """A display of a running load, which also keeps its report files up to date.
 
-    On a terminal it draws a bar. Otherwise it prints a line now and then.
+    On a terminal it draws a progress bar. Otherwise it prints a line every few seconds.
 
     Args:
         total: Number of records; None if unknown.
@@ -41,13 +41,13 @@ class LoadDisplay:
 
     def __init__(self, total: int | None, *, every: float) -> None:
         self._every = every
-        self._progression = Progression(total)
+        self._tracker = ProgressTracker(total)
         self._total = total
-        self._loader: Watched | None = None
+        self._loader: WatchedLoad | None = None
         self._bar: Progress | None = self._make_bar() if on_terminal() else None
 
     @contextmanager
-    def show(self, loader: Watched, files: ReportFiles) -> Iterator[None]:
+    def show(self, loader: WatchedLoad, files: ReportFiles) -> Iterator[None]:
         """Show the progress of a loader inside the block, and write its report at the end."""
         self._loader = loader
         ended = threading.Event()
@@ -62,14 +62,14 @@ class LoadDisplay:
         finally:
             ended.set()
             thread.join()
-            files.finish(self._progression.snapshot(loader.report), error)
+            files.finish(self._tracker.snapshot(loader.report), error)
 
-    def _watch(self, loader: Watched, files: ReportFiles, ended: threading.Event) -> None:
+    def _watch(self, loader: WatchedLoad, files: ReportFiles, ended: threading.Event) -> None:
         """Print lines and write the report files until the load ends."""
         printed = time.monotonic()
         reported = -math.inf
         while not ended.wait(_TICK_SECONDS):
-            now, snapshot = time.monotonic(), self._progression.snapshot(loader.report)
+            now, snapshot = time.monotonic(), self._tracker.snapshot(loader.report)
             if now - reported >= _REPORT_SECONDS:
                 reported = now
                 files.update(snapshot)
@@ -92,7 +92,7 @@ class LoadDisplay:
 
         # Created now, so that it uses the current standard error: warnings appear above the bar.
         return Progress(
-            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=_LEAST_BAR)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=_MIN_BAR)),
             Figures(table_column=Column(no_wrap=True, overflow="ellipsis")),
             expand=True,
             console=Console(stderr=True),
@@ -104,7 +104,7 @@ class LoadDisplay:
         loader = self._loader
         if loader is None or self._bar is None:
             return "opening"
-        snapshot, depths = self._progression.snapshot(loader.report), loader.depths
+        snapshot, depths = self._tracker.snapshot(loader.report), loader.depths
         self._bar.update(task.id, completed=snapshot.done)
         line = f"{snapshot.line(always_failed=False)}{_indexing(loader)}"
         if depths.indexing or self._bar.console.width < _WIDE:
@@ -128,7 +128,7 @@ class LoadDisplay:
             self._bar.stop()
 
 
-def _indexing(loader: Watched) -> str:
+def _indexing(loader: WatchedLoad) -> str:
     """Return an addition to the line of progress while the index is built."""
     depths = loader.depths
     return f", indexing{f': {depths.index}' if depths.index else ''}" if depths.indexing else ""

@@ -13,7 +13,7 @@ import typer
 from quernstone.cli.printing import print_json
 from quernstone.errors import QuernstoneError
 from quernstone_qdrant.cli.collections import StorageOptions
-from quernstone_qdrant.cli.failures import LeftOut
+from quernstone_qdrant.cli.failures import SkippedErrors
 from quernstone_qdrant.cli.files import describe_files
 from quernstone_qdrant.cli.load_options import BatchOptions, UpdateOptions
 from quernstone_qdrant.cli.options import CollectionOptions
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _MEASURED = 64
-"""Chunks that are embedded to measure the rate."""
+"""Number of chunks that are embedded to measure the rate."""
 _BATCH_CHARS = 1 << 20
 
 
@@ -56,10 +56,10 @@ class DryRun:
 
     Args:
         collection: Name of the collection.
-        provenance: That of the collection, or of the one that the load would create.
+        provenance: Provenance of the collection, or of the one that the load would create.
         batches: How texts are split.
-        left_out: Receives errors; None raises the first one.
-        letters: Receives the records that a load would leave out; None for none.
+        skipped: Receives errors; None: the first one is raised.
+        letters: Receives the records that a load would skip; None: they are not written.
         vectors: See `QdrantLoader.load_vectors`; None: texts are split and embedded.
     """
 
@@ -69,7 +69,7 @@ class DryRun:
         provenance: Provenance,
         batches: BatchOptions,
         *,
-        left_out: LeftOut | None,
+        skipped: SkippedErrors | None,
         letters: DeadLetters | None,
         vectors: Vectors | None = None,
     ) -> None:
@@ -78,13 +78,13 @@ class DryRun:
         self.collection, self.provenance = collection, provenance
         self.report, self.depths = LoadReport(), Depths()
         self._batches, self._vectors = batches, vectors
-        self._left_out, self._letters = left_out, letters
+        self._skipped, self._letters = skipped, letters
 
     def run(self, records: FileRecords, embedder: Embedder) -> Preview:
         """Read everything, and embed a few chunks to measure the rate.
 
         Raises:
-            SourceError, RecordError: An item cannot be loaded, and errors are not left out.
+            SourceError, RecordError: An item cannot be loaded, and errors are not skipped.
         """
         found, sample = Preview(), list[str]()
         reader, started = self._reader(), time.monotonic()
@@ -133,7 +133,7 @@ class DryRun:
             ),
             size=arguments["batch_size"],
             batch_chars=lambda: _BATCH_CHARS,
-            skip_errors=self._left_out is not None,
+            skip_errors=self._skipped is not None,
             indexes=settings.indexes,
             convert=convert,
         )
@@ -142,8 +142,8 @@ class DryRun:
         for failure in batch.failures:
             if self._letters is not None:
                 self._letters.add(failure)
-            if self._left_out is not None:
-                self._left_out.add(failure.error)
+            if self._skipped is not None:
+                self._skipped.add(failure.error)
         self.report = replace(
             self.report,
             seen=self.report.seen + batch.seen,
@@ -154,7 +154,7 @@ class DryRun:
         )
 
 
-def wished_provenance(
+def expected_provenance(
     embedder: Embedder,
     collection: CollectionOptions,
     storage: StorageOptions,

@@ -1,4 +1,4 @@
-"""Report what a load leaves out, and what ends it."""
+"""Report the errors that a load skips, and the one that ends it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quernstone.errors import ConfigError, QuernstoneError
 _SHOWN = 10
 
 
-class LeftOut:
+class SkippedErrors:
     """A printer of the first ten errors that a load skips; at the end it prints their number.
 
     Args:
@@ -34,7 +34,7 @@ class LeftOut:
             reason = in_options(" ".join(str(error).split()), {}, bare=False)
             typer.echo(f"quern: left out: {reason}", err=True)
 
-    def __enter__(self) -> LeftOut:
+    def __enter__(self) -> SkippedErrors:
         return self
 
     def __exit__(

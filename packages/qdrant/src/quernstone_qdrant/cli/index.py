@@ -25,8 +25,8 @@ def index(
         bool,
         typer.Option(
             "--restore",
-            help="End a deferral: restore the index settings that a load saved before it deferred "
-            "indexing. Use it after a load was killed.",
+            help="Restore the index settings that a load saved before it deferred indexing. Use it "
+            "after a load was killed.",
         ),
     ] = False,
     assignments: Annotated[
@@ -38,12 +38,12 @@ def index(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the index of a collection; change its settings in place, or end a deferral."""
+    """Show the index of a collection, change its settings in place, or resume its indexing."""
     from quernstone_qdrant.overrides import SettingsOverrides
     from quernstone_qdrant.provenance import change_settings
     from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
     from quernstone_qdrant.targets.client import ClientTarget
-    from quernstone_qdrant.targets.deferral import restore_index
+    from quernstone_qdrant.targets.deferred_indexing import restore_index
     from quernstone_qdrant.targets.index_report import index_report
 
     done: list[str] = []
@@ -51,7 +51,7 @@ def index(
         retry = Retry(OPENING_PATIENCE)
         if restore and isinstance(target, ClientTarget):
             ended = retry.call(lambda: restore_index(target))
-            done += [f"ended the deferral of {one.describe()}" for one in ended]
+            done += [f"restored what was deferred by {one.describe()}" for one in ended]
         if restore and not done:
             done.append("nothing to restore: no load defers indexing")
         if assignments:
@@ -75,7 +75,7 @@ def index(
 
 
 def index_lines(report: IndexReport, points: int) -> list[str]:
-    """Return the lines that describe an index to a person."""
+    """Describe an index in lines of text."""
     from quernstone_qdrant.targets.index_report import STATUS_WORDS
 
     if report.segments is None:
@@ -92,7 +92,7 @@ def index_lines(report: IndexReport, points: int) -> list[str]:
         lines.append(f"{report.indexed:,} vectors indexed, by the server's count")
     lines += [f"indexing is deferred by {load}" for load in report.deferred]
     if report.deferred:
-        lines.append("if no load runs, `quern collection index --restore` ends the deferral")
+        lines.append("if no load runs, `quern collection index --restore` resumes indexing")
     if report.version:
         lines.append(f"Qdrant {report.version}")
     return [*lines, *(f"warning: {warning}" for warning in report.warnings)]

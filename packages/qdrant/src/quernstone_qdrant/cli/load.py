@@ -14,8 +14,8 @@ from quernstone.cli.expand import expand_options
 from quernstone.cli.options import Dimensions, Json, ModelOptions
 from quernstone_qdrant.cli.collections import StorageOptions
 from quernstone_qdrant.cli.display import LoadDisplay
-from quernstone_qdrant.cli.dry_run import DryRun, print_preview, wished_provenance
-from quernstone_qdrant.cli.failures import LeftOut, with_remedy
+from quernstone_qdrant.cli.dry_run import DryRun, expected_provenance, print_preview
+from quernstone_qdrant.cli.failures import SkippedErrors, with_remedy
 from quernstone_qdrant.cli.files import FileOptions, existing
 from quernstone_qdrant.cli.load_options import (
     BatchOptions,
@@ -24,7 +24,7 @@ from quernstone_qdrant.cli.load_options import (
     VectorOptions,
     check_inputs,
     dead_letters,
-    tolerated,
+    skipped_errors,
     warn_of_embedded,
 )
 from quernstone_qdrant.cli.load_report import (
@@ -34,7 +34,7 @@ from quernstone_qdrant.cli.load_report import (
     print_summary,
 )
 from quernstone_qdrant.cli.options import CollectionModel, CollectionOptions, open_embedder
-from quernstone_qdrant.cli.remembered import Remembered
+from quernstone_qdrant.cli.recorded_options import RecordedOptions
 from quernstone_qdrant.cli.signals import StopSignals
 
 
@@ -77,10 +77,10 @@ def load(
     vectors = given.given(paths)
     nothing = updates.dry_run and collection.is_missing
     with nullcontext() if nothing else collection.open(create=True) as target:
-        remembered = Remembered.read(target) if target else Remembered(collection.name)
-        batches = remembered.batches(batches)
-        id_field = remembered.id_field(reading.id_field, reading.namespace)
-        dimensions = remembered.dimensions(dimensions, allow_mismatch=updates.allow_mismatch)
+        recorded = RecordedOptions.read(target) if target else RecordedOptions(collection.name)
+        batches = recorded.batches(batches)
+        id_field = recorded.id_field(reading.id_field, reading.namespace)
+        dimensions = recorded.dimensions(dimensions, allow_mismatch=updates.allow_mismatch)
         if id_field != reading.id_field:
             reading = replace(reading, id_field=id_field)
             check_inputs(paths, reading, updates, errors)
@@ -92,15 +92,15 @@ def load(
             model,
             dimensions,
             collection.name,
-            remembered.provenance,
+            recorded.provenance,
             allow_mismatch=updates.allow_mismatch,
         ) as embedder:
             if target is None or updates.dry_run:
-                made = wished_provenance(
-                    embedder, collection, storage, remembered.provenance, updates
+                made = expected_provenance(
+                    embedder, collection, storage, recorded.provenance, updates
                 )
                 with (
-                    tolerated(errors) as left_out,
+                    skipped_errors(errors) as skipped,
                     dead_letters(errors) as letters,
                     LoadDisplay(total, every=errors.progress_every) as display,
                 ):
@@ -108,7 +108,7 @@ def load(
                         collection.name,
                         made,
                         batches,
-                        left_out=left_out,
+                        skipped=skipped,
                         letters=letters,
                         vectors=vectors,
                     )
@@ -120,20 +120,20 @@ def load(
                 return
             with (
                 StopSignals() as signals,
-                LeftOut(errors.dead_letter) as left_out,
+                SkippedErrors(errors.dead_letter) as skipped,
                 LoadDisplay(total, every=errors.progress_every) as display,
             ):
                 loader = QdrantLoader(
                     target,
                     collection.name,
                     embedder,
-                    on_error=left_out.add,
+                    on_error=skipped.add,
                     **storage.arguments(),
                     **batches.arguments(),
                     **updates.arguments(),
                     **errors.arguments(),
                 )
-                remembered.record(target, batches, id_field, reading.namespace)
+                recorded.record(target, batches, id_field, reading.namespace)
                 signals.stop(loader)
                 reports = ReportFiles(loader, collection, errors.report_file)
                 with display.show(loader, reports), with_remedy():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quernstone.errors import ConfigError
-from quernstone_qdrant.cli.failures import LeftOut, check_writable, with_remedy
+from quernstone_qdrant.cli.failures import SkippedErrors, check_writable, with_remedy
 from quernstone_qdrant.cli.options import AllowMismatch
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from quernstone_qdrant.targets import Target
 
 _EMBEDDED_RECORDS = 20_000
-"""Number of records up to which the embedded client is recommended, by its own makers as well."""
+"""Number of records up to which Qdrant recommends the embedded client."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,10 @@ class ErrorOptions:
         return {"skip_errors": self.skip_errors, "dead_letter": self.dead_letter}
 
 
-def tolerated(errors: ErrorOptions) -> AbstractContextManager[LeftOut | None]:
+def skipped_errors(errors: ErrorOptions) -> AbstractContextManager[SkippedErrors | None]:
     """Return a printer of errors; None if the first error ends the command."""
     if errors.skip_errors or errors.dead_letter is not None:
-        return LeftOut(errors.dead_letter)
+        return SkippedErrors(errors.dead_letter)
     return nullcontext()
 
 
@@ -209,7 +209,7 @@ def dead_letters(errors: ErrorOptions) -> AbstractContextManager[DeadLetters | N
 def check_inputs(
     paths: Sequence[Path], reading: ReadOptions, updates: UpdateOptions, errors: ErrorOptions
 ) -> None:
-    """Raise what would end the load later, before a model is loaded.
+    """Check paths and options before a model is loaded.
 
     Raises:
         ConfigError: A file cannot be written, or the options contradict each other.
@@ -231,7 +231,7 @@ def check_inputs(
 
 
 def warn_of_embedded(target: Target, records: int | None) -> None:
-    """Print what to use instead, before a large load into the embedded client."""
+    """Print a warning before a large load into the embedded client, with alternatives."""
     if target.kind == "embedded" and records is not None and records > _EMBEDDED_RECORDS:
         typer.echo(
             f"quern: these are {records:,} records; above {_EMBEDDED_RECORDS:,}, the embedded "

@@ -15,7 +15,7 @@ from quernstone.cli.printing import print_json
 from quernstone.cli.wording import in_options
 from quernstone_qdrant.cli.files import describe_files, describe_skipped, describe_unfollowed
 from quernstone_qdrant.cli.options import CollectionOptions
-from quernstone_qdrant.cli.progress import Snapshot, Watched, figures
+from quernstone_qdrant.cli.progress import Snapshot, WatchedLoad, figures
 
 if TYPE_CHECKING:
     from quernstone_qdrant.report import LoadReport
@@ -24,19 +24,20 @@ _STALE_SECONDS = 60.0
 
 
 class ReportFiles:
-    """The JSON reports of a load, which can be read at every moment.
+    """The JSON reports of a load. Each file is complete at any time.
 
     Args:
         loader: The loader.
-        collection: Its collection. Beside one in a folder there is a report until the load ends,
-            for `quern collection info`, which cannot open the folder meanwhile.
+        collection: Its collection. For a collection in a folder, a report is written next to it
+            until the load ends: `quern collection info` reads that, because it cannot open the
+            folder meanwhile.
         path: The report that the user asked for; None for none.
-        is_dry_run: Nothing is stored, so that there is no report beside the collection.
+        is_dry_run: Nothing is stored, so no report is written next to the collection.
     """
 
     def __init__(
         self,
-        loader: Watched,
+        loader: WatchedLoad,
         collection: CollectionOptions,
         path: Path | None,
         *,
@@ -106,7 +107,7 @@ class ReportFiles:
 
 
 def running_report(collection: CollectionOptions) -> Path | None:
-    """Return the path of the report beside a collection in a folder; None for a server."""
+    """Return the path of the report next to a collection in a folder; None for a server."""
     from quernstone_qdrant.targets.edge_files import folder_name
 
     if collection.url is not None:
@@ -156,7 +157,7 @@ def _now() -> str:
 
 
 def print_notes(report: LoadReport, *, pruning: bool) -> None:
-    """Print what a load changed, guessed or did not do."""
+    """Print notes on what a load changed, guessed or skipped."""
     notes = [*report.notes]
     if report.ignored:
         ignored = ", ".join(report.ignored)

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from quernstone_qdrant.provenance import Provenance
     from quernstone_qdrant.report import Depths, LoadReport
 
-_WINDOW = 60.0
-"""Seconds over which the rates are measured: a resumed load first skips much faster than it
-embeds."""
+_RATE_SECONDS = 60.0
+"""Seconds over which rates are averaged: a resumed load skips chunks much faster than it embeds."""
 
 
-class Watched(Protocol):
+class WatchedLoad(Protocol):
     """A load whose progress is shown: that of a `QdrantLoader`, or a dry run."""
 
     @property
@@ -26,7 +25,7 @@ class Watched(Protocol):
 
     @property
     def provenance(self) -> Provenance:
-        """That of the collection."""
+        """Provenance of the collection."""
 
     @property
     def report(self) -> LoadReport:
@@ -74,7 +73,7 @@ class Snapshot:
         return ", ".join(parts)
 
 
-class Progression:
+class ProgressTracker:
     """The progress of a load, from snapshots of its report.
 
     Args:
@@ -92,7 +91,7 @@ class Progression:
         done = report.seen - report.unread
         with self._lock:
             self._samples.append((now, done, report.chunks))
-            while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW:
+            while len(self._samples) > 1 and now - self._samples[1][0] >= _RATE_SECONDS:
                 self._samples.popleft()
             then, done_then, chunks_then = self._samples[0]
         seconds = now - then

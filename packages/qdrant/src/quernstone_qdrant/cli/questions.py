@@ -1,4 +1,4 @@
-"""Read questions from a file, one per line, and answer them window by window."""
+"""Read questions from a file, one per line, and answer them in batches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from quernstone_qdrant.searcher import QdrantSearcher
     from quernstone_qdrant.searching.hits import SearchHit
 
-_WINDOW = 64
-"""Questions that are answered together: they share batches of the models and one request."""
+_BATCH = 64
+"""Number of questions that are answered together, in shared batches and one request."""
 
 
 class QuestionFile:
@@ -42,7 +42,7 @@ class QuestionFile:
         self._path, self._rows = path, RowInput(path, "lines")
         self._empty = 0
         questions = self._read()
-        first = list(islice(questions, _WINDOW))
+        first = list(islice(questions, _BATCH))
         if not first:
             raise ConfigError(f"{self._rows.name} has no query: write one per line")
         self._questions = chain(first, questions)
@@ -71,7 +71,7 @@ class QuestionFile:
         """Yield the questions with their hits, in the order of the file.
 
         Args:
-            searcher: What answers them: `search_many`, or `search` if they are to be grouped.
+            searcher: Its `search_many` answers them, or its `search` if hits are grouped.
             limit: Maximum number of hits of each question.
             options: Other arguments of `QdrantSearcher.search`.
 
@@ -81,7 +81,7 @@ class QuestionFile:
         rows = self.rows()
         single = OneSearchOptions.__annotations__.keys() - SearchOptions.__annotations__.keys()
         given = {name: value for name, value in options.items() if value is not None}
-        while window := list(islice(rows, _WINDOW)):
+        while window := list(islice(rows, _BATCH)):
             if not single & given.keys():
                 try:
                     found = searcher.search_many([row.text for row in window], limit, **given)

@@ -22,7 +22,7 @@ _HOURS = {"h": 1, "d": 24, "w": 24 * 7, "y": 24 * 365}
 
 @dataclass(frozen=True)
 class RankingOptions:
-    """Options of a search that choose, rank and read hits otherwise."""
+    """Options that change which hits are chosen, how they are ranked and from which replicas."""
 
     per_document: Annotated[
         int | None, typer.Option(min=1, help="Largest number of hits of one document.")

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from quernstone_qdrant.loader import QdrantLoader
 
 _SIGNALLED = 128
-"""Exit codes of processes that a signal ended are this plus the signal's number, as in shells."""
+"""A process that a signal ends has this exit code plus the signal's number, as in shells."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Stops the load in the block at the first Ctrl-C or SIGTERM, and aborts it at the second.
+    """A handler that stops a load at the first Ctrl-C or SIGTERM, and aborts it at the second.
 
-    If a signal came and the block raises, the process ends without closing the model, which may be
+    If the block raises after a signal, the process ends without closing the model, which may be
     busy for minutes.
     """
 

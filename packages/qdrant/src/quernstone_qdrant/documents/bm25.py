@@ -10,7 +10,7 @@ A rule decides which terms a text has. A collection keeps the rule that it was c
 1. Terms are runs of letters and digits, as on a server by default. Chinese, Japanese and Thai have
    no spaces between words, so a whole clause is one term.
 2. Runs of scripts without spaces, and of Hangul, become terms of one character and of each two
-   neighbours. Half-width and full-width forms are equal. All else is as in rule 1.
+   neighbors. Half-width and full-width forms are equal. All else is as in rule 1.
 
 Dictionary tokenizers were worse: where they cut depends on the rest of the text, so a query and a
 document that share a word may share no term, and a new version may cut elsewhere. The server's

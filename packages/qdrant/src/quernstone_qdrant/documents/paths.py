@@ -8,7 +8,7 @@ from quernstone.errors import ConfigError
 
 _PART = re.compile(r'("[^"\\]*"|[^"\\.\[\]]+)((?:\[\])*)')
 _PLAIN = re.compile(r"[\w-]+")
-_MOST_DOTS = 5
+_MAX_DOTS = 5
 """Names with more dots have more than 32 readings; they must be quoted."""
 
 
@@ -39,9 +39,9 @@ def field_paths(name: str) -> list[str]:
     parts = _parts(name)
     if parts is None:  # brackets or quotes that are part of a name
         return [field_path(name)]
-    if len(parts) > _MOST_DOTS + 1:
+    if len(parts) > _MAX_DOTS + 1:
         raise ConfigError(
-            f"the field {name!r} has more than {_MOST_DOTS} dots: put names that have dots in "
+            f"the field {name!r} has more than {_MAX_DOTS} dots: put names that have dots in "
             'double quotes, such as "a.b".c'
         )
     readings: list[list[str]] = [[parts[0]]]

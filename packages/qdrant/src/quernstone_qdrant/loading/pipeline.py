@@ -34,7 +34,7 @@ from quernstone_qdrant.report import Depths
 Stage: TypeAlias = Literal["look up", "embed", "write"]
 
 EMBEDDING_CALLS = 3
-"""Concurrent calls of the embedder: one batch is computed while the next is tokenised, and the
+"""Concurrent calls of the embedder: one batch is computed while the next is tokenized, and the
 engine merges concurrent batches into shared forward passes."""
 IN_FLIGHT = 10
 """Maximum number of batches between reading and counting: enough for the embedder, for as many more

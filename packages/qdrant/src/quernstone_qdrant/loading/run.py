@@ -90,7 +90,7 @@ class Load:
         self._newest = -1
         """Number of the newest batch that was counted."""
         self._index = ""
-        self._deferral: list[str] = []
+        self._deferral_notes: list[str] = []
         """Notes of the deferred index."""
         self._started = time.monotonic()
         self.report = LoadReport(ignored=tuple(plan.target.ignored(plan.provenance.settings)))
@@ -169,7 +169,7 @@ class Load:
             if self._seen is not None and self._candidates is not None:
                 stack.enter_context(self._seen)
                 stack.enter_context(self._candidates)
-            self._deferral = stack.enter_context(plan.target.deferred_index(plan.defer_index))
+            self._deferral_notes = stack.enter_context(plan.target.deferred_index(plan.defer_index))
             try:
                 if self._candidates is not None:
                     self._candidates.collect(self._store, lambda: self._stopping)
@@ -261,6 +261,6 @@ class Load:
             retries=self._retry.retries,
             stopped=stopped,
             files=self._files.files if self._files is not None else None,
-            notes=(*self._plan.notes, *self._deferral, *self._reader.notes),
+            notes=(*self._plan.notes, *self._deferral_notes, *self._reader.notes),
             **sums,
         )

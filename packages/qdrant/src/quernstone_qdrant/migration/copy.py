@@ -61,7 +61,7 @@ class CopyReport:
     retries: int = 0
     """Requests to either side that were retried."""
     ignored: tuple[str, ...] = ()
-    """Collection settings that the destination does not support, such as `quantisation`, or
+    """Collection settings that the destination does not support, such as `quantization`, or
     payload indexes."""
     notes: tuple[str, ...] = ()
     """Properties of the source that were not copied, in words."""

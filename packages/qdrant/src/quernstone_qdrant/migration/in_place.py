@@ -31,7 +31,7 @@ from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import CollectionState, Target
 from quernstone_qdrant.targets.base import IDENTITY_PREFIX, UNUSED_KEY
 
-_MOST_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 class InPlaceMigration:
@@ -215,7 +215,7 @@ class InPlaceMigration:
             raise CollectionError(
                 self._target.collection,
                 f"{len(problems):,} payloads are damaged, so the new model was not switched to: "
-                f"{'; '.join(problems[:_MOST_SHOWN])}. Repair the collection first (`quern "
+                f"{'; '.join(problems[:_MAX_SHOWN])}. Repair the collection first (`quern "
                 "collection repair`), or migrate to a second collection",
             )
 
@@ -238,7 +238,7 @@ class InPlaceMigration:
             raise CollectionError(
                 self._target.collection,
                 "its new vectors failed their verification and were not switched to: "
-                f"{'; '.join(wrong[:_MOST_SHOWN])}",
+                f"{'; '.join(wrong[:_MAX_SHOWN])}",
             )
 
     def _vectors_of(

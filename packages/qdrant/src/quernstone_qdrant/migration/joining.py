@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from quernstone_qdrant.targets import CollectionState, StoredPoint
 from quernstone_qdrant.targets.base import IDENTITY_PREFIX, METADATA_KEY, UNUSED_KEY
-from quernstone_qdrant.targets.deferral import DEFERRED_KEY
+from quernstone_qdrant.targets.deferred_indexing import DEFERRED_KEY
 
 MIGRATION_KEY = "quernstone_migration"
 """Key of a collection's metadata under which a migration records its state."""

@@ -19,7 +19,7 @@ from quernstone_qdrant.targets import ClientTarget, CollectionState, Target
 from quernstone_qdrant.targets.edge import EdgeTarget
 from quernstone_qdrant.targets.edge_files import exchange_folders, finish_exchange, folder_name
 
-_MOST_NAMES = 1000
+_MAX_NAMES = 1000
 
 
 class Pair(Protocol):
@@ -92,11 +92,11 @@ def migration_record(state: CollectionState) -> Mapping[str, Any]:
 
 def _free_name(name: str, suffix: str, target: Any) -> str:
     base = f"{name}-{re.sub('[^A-Za-z0-9.]+', '-', suffix).strip('-').lower()}"
-    for number in range(1, _MOST_NAMES):
+    for number in range(1, _MAX_NAMES):
         candidate = base if number == 1 else f"{base}-{number}"
         if not target(candidate).exists():
             return candidate
-    raise ConfigError(f"{base!r} to {base}-{_MOST_NAMES - 1} exist: name the new collection")
+    raise ConfigError(f"{base!r} to {base}-{_MAX_NAMES - 1} exist: name the new collection")
 
 
 class AliasPair:

@@ -19,9 +19,10 @@ _LONG_AGO = "1970-01-01T00:00:00Z"
 
 @dataclass(frozen=True, slots=True)
 class Recency:
-    """A boost for recent documents: `weight` for one of now, half of it after each `half_life`.
+    """A boost for recent documents: `weight` for a new one, halved after each `half_life`.
 
-    Documents without the date get no boost; those of the future lose as much as those of the past.
+    Documents without the date get no boost. A date in the future counts like one equally far in
+    the past.
 
     Args:
         field: Metadata field with a date or a time in ISO 8601.

@@ -19,8 +19,8 @@ class Feedback:
     `a` * sim(query, x) + the sum, over all pairs of seeds, of d**`b` * `c` * (sim(better, x) -
     sim(worse, x)), where d is the difference of their scores.
 
-    The weights belong to the documents, the embedder and the reranker; the package
-    `qdrant-relevance-feedback` fits them. Without that, results are arbitrary.
+    Fit the weights to your documents, embedder and reranker with the package
+    `qdrant-relevance-feedback`. With other weights, results are arbitrary.
 
     Args:
         a: Weight of the similarity to the query.

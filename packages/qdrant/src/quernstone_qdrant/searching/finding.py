@@ -1,4 +1,4 @@
-"""Find the hits of searches in one state of a collection that may be replaced meanwhile."""
+"""Find the hits of searches in a collection that may be replaced while it is searched."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from quernstone_qdrant.targets import Target
 from quernstone_qdrant.targets.requests import Feature
 
 _SECONDS_BETWEEN_CHECKS = 1.0
-MOST_SEARCHES = 5
-"""Searches for one question, each in a collection that was replaced during the last one."""
+MAX_SEARCHES = 5
+"""Maximum number of attempts, if the collection is replaced during each of them."""
 
 
 class Finder:
@@ -38,7 +38,7 @@ class Finder:
         reading: Which replicas answer, and until when.
 
     Raises:
-        ConfigError: The target cannot read so.
+        ConfigError: The target does not support `reading`.
         CollectionNotFoundError: The collection does not exist.
         ProvenanceError: It was created with another model.
         CollectionError: It does not record its model.
@@ -61,9 +61,9 @@ class Finder:
         self._check(named, [])
         self._replacing = threading.Lock()
         self._warned: set[str] = set()
-        """Fields of searches that were looked for."""
+        """Fields that were already checked for a warning."""
         self.opened = self._read()
-        """The collection as it was read last."""
+        """The collection as it was last read."""
 
     def _read(self) -> OpenedCollection:
         """Read the collection that the name stands for now, which may be an alias."""
@@ -76,12 +76,12 @@ class Finder:
         """Read the collection again, and keep it for the next searches."""
         opened = self._read()
         with self._replacing:
-            if opened.checked > self.opened.checked:  # unless another thread read it later
+            if opened.checked > self.opened.checked:  # another thread may have read it later
                 self.opened = opened
         return opened
 
     def current(self) -> OpenedCollection:
-        """Return the collection; read it again if the last time was too long ago.
+        """Return the collection, after reading it again if the last check is too old.
 
         An error leaves `opened` as it is, so a refused collection is refused again.
         """
@@ -92,11 +92,11 @@ class Finder:
         return opened
 
     def plan(self, opened: OpenedCollection, questions: Sequence[Question]) -> list[Search]:
-        """Check the arguments; return one search for each question.
+        """Check the arguments, and return one search per question.
 
         Raises:
-            ConfigError: An argument is out of range, or the target or the collection cannot do
-                what a question asks for.
+            ConfigError: An argument is out of range, or the target or the collection does not
+                support an option.
         """
         self._check(opened.target, questions[0].features)  # equal in all of them
         return [opened.plan(question) for question in questions]
@@ -111,21 +111,22 @@ class Finder:
         questions: Sequence[Question],
         vectors: Sequence[Float32Array],
     ) -> tuple[OpenedCollection, Sequence[Float32Array], list[list[SearchHit]]]:
-        """Search, and again if the collection was replaced or its limits have changed.
+        """Search, and repeat it if the collection was replaced or its limits changed meanwhile.
 
         Returns:
-            The collection that was searched, by which vectors, and the hits of each question.
+            The collection that was searched, the vectors that were used, and the hits of each
+            question.
 
         Raises:
             TransientError: Qdrant failed temporarily, or the collection was replaced each time.
             TargetError: Qdrant failed.
             ProvenanceError: The new collection needs another embedder, and a vector was given.
         """
-        for _ in range(MOST_SEARCHES):
+        for _ in range(MAX_SEARCHES):
             opened, vectors, found = self.find_once(opened, questions, vectors)
             if found is not None:
                 return opened, vectors, found
-        raise self.restless()
+        raise self.replaced_repeatedly()
 
     def find_once(
         self,
@@ -133,14 +134,15 @@ class Finder:
         questions: Sequence[Question],
         vectors: Sequence[Float32Array],
     ) -> tuple[OpenedCollection, Sequence[Float32Array], list[list[SearchHit]] | None]:
-        """Search like `find`, but once.
+        """Search once; see `find`.
 
-        A collection that has its identity after a search had it during the search: identities are
-        random, and one that comes back in Edge, by a migration that is rolled back, was closed.
+        The hits are valid if the collection has the same identity after the search: it cannot have
+        been replaced in between. Identities are random. Only a rollback in Edge restores an old
+        one, and then `close_count` has changed.
 
         Returns:
-            As of `find`; if the collection was replaced, what is to be searched now, by which
-            vectors, and None.
+            As for `find`. If the collection was replaced, or its limits changed: the collection and
+            the vectors for the next attempt, and None.
         """
         searches = self.plan(opened, questions)
         found: list[list[SearchHit]] = []
@@ -156,28 +158,29 @@ class Finder:
             failure = error
         now = self.reopened()
         if now.identity == opened.identity:
+            # The same searches would fail again; with new limits, others may succeed.
             if failure is not None and self.plan(now, questions) == searches:
                 raise failure
             if failure is None and now.provenance == opened.provenance:
                 return opened, vectors, found
         if now.embedder is not opened.embedder:
-            if not questions[0].embedded:
+            if not questions[0].embedded:  # a given vector cannot be computed again
                 name = self.named.collection
                 now.provenance.check(Provenance.of(opened.embedder, name), name)
             vectors = embed(now.embedder, questions)
         return now, vectors, None
 
-    def restless(self) -> TransientError:
+    def replaced_repeatedly(self) -> TransientError:
         """Return the error for a collection that was replaced during each search."""
         return TransientError(
-            f"collection {self.named.collection!r} was replaced during each of {MOST_SEARCHES} "
+            f"collection {self.named.collection!r} was replaced during each of {MAX_SEARCHES} "
             "searches"
         )
 
     def _warn_of_missing(
         self, opened: OpenedCollection, question: Question, found: Sequence[Sequence[SearchHit]]
     ) -> None:
-        """Name fields of the options of a search that no document has, each once."""
+        """Warn, once per field, of fields in the options that no document has."""
         wanted = question.boosted_fields if all(found) else question.fields
         names = [name for name in wanted if name not in self._warned]
         self._warned.update(names)

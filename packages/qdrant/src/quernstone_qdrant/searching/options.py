@@ -1,4 +1,4 @@
-"""The options of searches, as keyword arguments and as values that are checked."""
+"""The options of searches: keyword arguments, and their checked values."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def make_question(
     reranked: bool,
     options: Mapping[str, Any],
 ) -> Question:
-    """Return the question that these arguments ask.
+    """Create a question from the arguments of a search.
 
     Args:
         query: The text to search for.
@@ -184,10 +184,10 @@ def embedded_texts(hypothetical: Sequence[str], vector: object) -> tuple[str, ..
     """Return the texts to embed instead of a query.
 
     Raises:
-        ConfigError: There is none, it is a single text, or there is a vector beside it.
+        ConfigError: The list is empty, it is a single text, or `vector` was given as well.
     """
     if vector is not None or isinstance(hypothetical, str) or not hypothetical:
-        raise ConfigError("`hypothetical` must be a list of texts, without `vector` beside it")
+        raise ConfigError("`hypothetical` must be a list of texts, and excludes `vector`")
     return tuple(hypothetical)
 
 
@@ -195,7 +195,7 @@ def listed(queries: Iterable[str]) -> list[str]:
     """Return queries as a list.
 
     Raises:
-        ConfigError: They are one text.
+        ConfigError: `queries` is a single text.
     """
     if isinstance(queries, str):
         raise ConfigError("`queries` is one text; pass a list of texts, or use `search`")
@@ -219,5 +219,5 @@ def is_whole(value: object) -> bool:
 
 
 def is_count(value: object) -> bool:
-    """Return True for a whole number from 1 on."""
+    """Return True for a whole number of at least 1."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -30,7 +30,7 @@ _MIN_CANDIDATES = 20
 _PREFETCH_PER_HIT = 20
 _MIN_PREFETCH = 200
 _USUAL_DIVERSITY = 0.5
-"""Qdrant's default."""
+"""The diversity that Qdrant uses by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,7 @@ def _feedback(question: Question) -> FeedbackStage | None:
 
 
 def _where(question: Question, settings: CollectionSettings) -> Filter | None:
-    """Return the filter, which leaves out the points that a reranker has read."""
+    """Return the filter, which also excludes the points that the reranker has already scored."""
     where = question.query_filter
     if isinstance(where, Mapping):
         where = metadata_filter(where, settings.payloads)
@@ -185,12 +185,16 @@ def _where(question: Question, settings: CollectionSettings) -> Filter | None:
 
 
 def oversamples(settings: CollectionSettings) -> bool:
-    """Return True if a dense search reads quantised vectors and rescores those it finds."""
+    """Return True if a dense search reads quantized vectors and rescores those it finds."""
     return not isinstance(settings.prefix, int) and settings.quantization is not None
 
 
 def _within(name: str, value: int | None, most: int | None, usual: int = 0) -> int:
-    """Return a number of points that strict mode allows; `usual`, or less, if `value` is None."""
+    """Return `value` if strict mode allows it; if it is None, `usual` or the most allowed.
+
+    Raises:
+        ConfigError: `value` exceeds `most`, the limit of the collection.
+    """
     if value is None:
         return usual if most is None else min(usual, most)
     if most is not None and value > most:

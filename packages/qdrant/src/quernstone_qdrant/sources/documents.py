@@ -35,7 +35,7 @@ def read_document(path: Path, source: str, label: str, options: ReadOptions) -> 
     """Return a document as one record, with its title and the start of each page.
 
     PDFs are read page by page as text. Slides, sheets and the other formats become Markdown, with
-    slides as pages. Nothing is recognised in images.
+    slides as pages. Nothing is recognized in images.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Reach a collection of qdrant-client: by name or alias, on one replica or all, through which port.
+"""Access a collection through qdrant-client: resolve its name, choose replicas and ports.
 
 Everything except points is read and written over REST.
 """
@@ -31,8 +31,8 @@ from quernstone_qdrant.targets.schema import CollectionSchema, creation_argument
 from quernstone_qdrant.targets.translate import MEMORY_SINCE
 
 _SETTLE_SECONDS, _CONSENSUS_SECONDS = 5.0, 60.0
-"""How long a node of a cluster may take to learn of a collection's metadata: if it is not known
-whether there is any, and if there is."""
+"""Seconds that a node of a cluster may take to show a collection's metadata. The second limit
+applies if this package is known to have stored metadata."""
 _POLL_SECONDS = 0.1
 
 
@@ -50,19 +50,19 @@ class CollectionAccess:
         self._management: QdrantClient | QdrantRemote = client
         """The client for everything except points: always over REST if it is a server's."""
         self._unchecked: set[Literal["read", "write"]] = set()
-        """Uses of gRPC whose port is still to be compared with the REST address."""
+        """Kinds of gRPC requests before which the port must be compared with the REST address."""
         self._checking = threading.Lock()
         self._has_record = False
-        """True once this package's metadata was read or written: if it is missing, it will come."""
+        """True once this package's metadata was read or written: if it is missing, wait for it."""
         self._settled = True
-        """False after `pinned`, until a collection had the time to show this package's metadata."""
+        """False after `pinned`, until the collection has had time to show its metadata."""
         if isinstance(remote, QdrantRemote):
             self._management = rest_only(remote)
             if remote._prefer_grpc:
                 self._unchecked = {"read", "write"}
 
     def pinned(self: AnyAccess) -> AnyAccess:
-        """See `Target.pinned`. A key that may not list aliases is taken for a collection's own."""
+        """See `Target.pinned`. If the API key may not list aliases, the name is taken as is."""
         try:
             with self._failures("reading the aliases"):
                 aliases = self._management.get_aliases().aliases
@@ -137,7 +137,7 @@ class CollectionAccess:
                 raise
 
     def take_alias(self, alias: str) -> None:
-        """Let an alias lead to this collection, in one request, whatever it led to before."""
+        """Point an alias to this collection, atomically, whatever it pointed to before."""
         operations: list[models.AliasOperations] = []
         with self._failures(f"switching the alias {alias!r}"):
             if any(known.alias_name == alias for known in self._management.get_aliases().aliases):
@@ -161,7 +161,7 @@ class CollectionAccess:
 
     @contextmanager
     def _replicas(self, every_replica: bool) -> Iterator[models.ReadConsistencyType | None]:
-        """Yield how consistent a read is, and convert its failure if a replica may be the cause."""
+        """Yield the consistency of a read; convert its failure if a replica may be the cause."""
         if not every_replica or self.replicas == 1:
             yield None
             return
@@ -172,7 +172,7 @@ class CollectionAccess:
             raise ReplicaError(error.message, error.delay) from error
 
     def _points(self, use: Literal["read", "write"]) -> QdrantClient:
-        """Return the client for points, once its gRPC port is known to be the server's."""
+        """Return the client for points, after checking that its gRPC port is the server's."""
         if use in self._unchecked:
             with self._checking:
                 if use in self._unchecked and isinstance(self.client._client, QdrantRemote):
@@ -188,7 +188,7 @@ class CollectionAccess:
     def state(self) -> CollectionState:
         """See `Target.state`.
 
-        A node of a cluster may not know yet what was created or described through another node, so
+        A node of a cluster may not show yet what was created or described through another node, so
         this waits a moment for the metadata of this package.
         """
         seconds = _CONSENSUS_SECONDS if self._has_record else _SETTLE_SECONDS
@@ -230,7 +230,7 @@ class CollectionAccess:
 
     @functools.cached_property
     def _is_cluster(self) -> bool:
-        """True if the server says that it is a node of a cluster; a key may not read that."""
+        """True if the server reports that it is a node of a cluster. Not every key may ask."""
         if self.kind == "embedded":
             return False
         try:

@@ -80,14 +80,17 @@ class Target(Protocol):
         ...
 
     @property
-    def closings(self) -> int:
-        """How often the files were closed, and perhaps exchanged; 0 without files."""
+    def close_count(self) -> int:
+        """Number of times the files were closed. Each time, they may have been exchanged.
+
+        0 for a target without files.
+        """
         ...
 
     def pinned(self) -> Target:
         """Return a target for the collection that the name stands for now.
 
-        If the name is an alias, this is another target, which keeps to the collection when the
+        If the name is an alias, this is another target, which stays with its collection when the
         alias is switched. Otherwise it is this target.
         """
         ...
@@ -180,7 +183,11 @@ class Target(Protocol):
         ...
 
     def drop(self) -> None:
-        """Delete the collection; an alias or a collection in use by a process is an error."""
+        """Delete the collection.
+
+        Raises:
+            TargetError: The name is an alias, or another process uses the collection.
+        """
         ...
 
     def payloads(
@@ -226,8 +233,8 @@ class Target(Protocol):
             payloads: Fields to replace, one mapping per point, which may be empty. The point's
                 other fields stay.
             vectors: Named vectors, one row per point. Its other vectors stay.
-            hashes: Content hashes of the points, as they were read: the vectors of a point that has
-                another one by now stay as they are. Empty: change all.
+            hashes: Content hashes of the points, as they were read. The vectors of a point whose
+                hash has changed since then are not replaced. Empty: replace all.
 
         Raises:
             TargetError: A point does not exist, or the update failed.
@@ -275,7 +282,7 @@ class Target(Protocol):
         restored as well. Does nothing for a target that does not index during writes.
 
         Yields:
-            Notes for the user, appended as they arise: what was done otherwise than asked.
+            Notes for the user, appended as they arise: where this deviates from the request.
         """
         ...
 
@@ -286,10 +293,10 @@ class Target(Protocol):
 
         Args:
             timeout: Seconds to wait; may be infinite.
-            progress: Called now and then with what is being indexed, in words.
+            progress: Called from time to time to describe the indexing that runs.
 
         Raises:
-            CollectionError: The optimiser failed; the error says why.
+            CollectionError: The optimizer failed; the error says why.
             TargetError: The timeout expired.
         """
         ...

@@ -36,7 +36,7 @@ from quernstone_qdrant.targets.configuration import (
     too_new,
     version_of,
 )
-from quernstone_qdrant.targets.deferral import deferred_index
+from quernstone_qdrant.targets.deferred_indexing import deferred_index
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS
 from quernstone_qdrant.targets.features import check_local, check_version
 from quernstone_qdrant.targets.indexing import running_optimizations, wait_until_green
@@ -73,7 +73,7 @@ _SERVER_WRITERS = 4
 class ClientTarget(CollectionAccess):
     """One collection reached through a `QdrantClient`. See `Target`."""
 
-    closings = 0
+    close_count = 0
 
     def __init__(self, client: QdrantClient, collection: str) -> None:
         super().__init__(client, collection)
@@ -324,7 +324,7 @@ class ClientTarget(CollectionAccess):
             wait_until_green(self, timeout, progress=progress)
 
     def optimizations(self) -> str:
-        """Describe what the server's optimiser runs; empty if it runs nothing or does not say."""
+        """Describe what the server's optimizer runs; empty if it runs nothing or does not say."""
         try:
             return running_optimizations(self._management.get_optimizations(self.collection))
         except CLIENT_ERRORS:  # servers before 1.17 do not say

@@ -99,7 +99,7 @@ def _limits(strict: models.StrictModeConfigOutput | None) -> Limits:
 
 
 def schema_state(schema: CollectionSchema) -> dict[str, Any]:
-    """Return the part of a `CollectionState` that a schema decides."""
+    """Return the fields of a `CollectionState` that follow from a schema."""
     return {
         "vectors": {
             name: VectorState(
@@ -153,7 +153,7 @@ def _index_config(config: models.CollectionConfig) -> IndexConfig:
 def index_arguments(config: IndexConfig) -> dict[str, Any]:
     """Return the arguments of `QdrantClient.update_collection` without the collection's name.
 
-    An update that changes nothing still wakes the server's optimiser.
+    An update that changes nothing still wakes the server's optimizer.
     """
     arguments: dict[str, Any] = {
         "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=config.threshold)
@@ -199,7 +199,7 @@ def change_arguments(
         elif "on_disk" in names:
             vectors[name]["on_disk"] = vector.on_disk
     if "quantization" in names and any(one.quantization is None for one in needed.values()):
-        # A vector without a quantisation of its own has the collection's.
+        # A vector without its own quantization uses the collection's.
         arguments["quantization_config"] = models.Disabled.DISABLED
     if any(vectors.values()):
         arguments["vectors_config"] = {
@@ -209,7 +209,7 @@ def change_arguments(
 
 
 def new_vector(settings: CollectionSettings, dimensions: int, name: str) -> Any:
-    """Return the configuration of a vector to add. Where it is stored is changed afterwards."""
+    """Return the configuration of a vector to add. Its storage is configured afterwards."""
     if name == BM25:
         return models.SparseVectorNameConfig(
             sparse=models.SparseVectorConfig(modifier=models.Modifier.IDF)

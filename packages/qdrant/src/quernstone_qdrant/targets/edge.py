@@ -1,4 +1,4 @@
-"""A collection in Qdrant Edge: Qdrant's engine, with HNSW and quantisation, in a local folder.
+"""A collection in Qdrant Edge: Qdrant's engine, with HNSW and quantization, in a local folder.
 
 A folder holds any number of collections, each in a subfolder:
 
@@ -37,7 +37,7 @@ from quernstone_qdrant.targets.base import (
 from quernstone_qdrant.targets.edge_access import SHARD, EdgeAccess, other_vectors
 from quernstone_qdrant.targets.edge_files import DESCRIPTION, check_room, check_room_for_index
 from quernstone_qdrant.targets.edge_filters import edge_filter
-from quernstone_qdrant.targets.edge_optimise import optimise_in_process
+from quernstone_qdrant.targets.edge_optimize import optimize_in_process
 from quernstone_qdrant.targets.edge_queries import query_request
 from quernstone_qdrant.targets.edge_shard import is_locked
 from quernstone_qdrant.targets.edge_translate import (
@@ -237,11 +237,11 @@ class EdgeTarget(EdgeAccess):
     ) -> None:
         """See `Target.wait_for_index`. Until it runs, new points are searched without an index."""
         check_room_for_index(self._home / SHARD, self.state())
-        # Close first: only one process can open the shard. `edge_optimise.py` explains why
+        # Close first: only one process can open the shard. `edge_optimize.py` explains why
         # indexing runs in a process of its own.
         self.close()
         try:
-            failure = optimise_in_process(self._home / SHARD, timeout, progress)
+            failure = optimize_in_process(self._home / SHARD, timeout, progress)
         except subprocess.TimeoutExpired as late:
             raise TargetError(
                 f"collection {self.collection!r} is not indexed after {timeout:g} s; its points "

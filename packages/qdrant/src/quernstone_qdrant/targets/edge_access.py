@@ -61,10 +61,10 @@ class EdgeAccess:
         self.writers = _WRITERS
         self._home = self.path / folder_name(collection)
         self._opened: edge.EdgeShard | None = None
-        self.closings = 0
+        self.close_count = 0
         self._opening = threading.Lock()
         self._describing = threading.RLock()
-        """Held while the description is read and replaced: threads may change different parts."""
+        """Held while the description is read and replaced: threads may change different keys."""
         self._synced = time.monotonic()
 
     def pinned(self: AnyEdge) -> AnyEdge:
@@ -165,7 +165,7 @@ class EdgeAccess:
         with self._opening:
             if self._opened is not None:
                 shard, self._opened = self._opened, None
-                self.closings += 1
+                self.close_count += 1
                 with self._failures("closing the files"):
                     shard.flush()
                     shard.close()
@@ -237,6 +237,6 @@ class EdgeAccess:
 
 
 def other_vectors(description: Mapping[str, Any]) -> dict[str, VectorSettings]:
-    """Return the dense vectors that a description lists besides those of its settings."""
+    """Return the dense vectors in a description that are not part of its settings."""
     stored = description.get("others", {})
     return {name: VectorSettings(**vector) for name, vector in stored.items()}

@@ -30,10 +30,10 @@ def edge_collections(path: str | Path) -> list[str]:
 
 
 def refuse_folder_of(path: str | Path, kind: Literal["edge", "embedded"]) -> None:
-    """Raise an error if a folder holds collections of this kind and none of the other.
+    """Refuse a folder whose collections are all of the given kind.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: The folder holds collections of `kind`, and none of the other kind.
     """
     edge = next(Path(path).glob(f"*/{DESCRIPTION}"), None) is not None
     embedded = (Path(path) / "meta.json").is_file()
@@ -51,7 +51,7 @@ def refuse_folder_of(path: str | Path, kind: Literal["edge", "embedded"]) -> Non
 
 
 def size_on_disk(path: str | Path) -> int:
-    """Return the bytes that the files of a folder take; files with holes take less than they show.
+    """Return the bytes that the files of a folder take on disk; sparse files take less.
 
     Files that disappear meanwhile count as 0.
     """
@@ -73,7 +73,7 @@ def check_room(path: Path, needed: int, work: str = "write") -> None:
     Args:
         path: Folder of the collection.
         needed: Size of the content to write, in bytes.
-        work: The verb of the message.
+        work: Verb for the error message.
 
     Raises:
         TargetError: Too little is free.
@@ -88,7 +88,7 @@ def check_room(path: Path, needed: int, work: str = "write") -> None:
 
 
 def check_room_for_index(shard: Path, state: CollectionState) -> None:
-    """Raise an error unless the segments fit on the disk once more, if points are not indexed.
+    """Raise an error if points must be indexed and the disk cannot hold the segments twice.
 
     Args:
         shard: Folder of the shard.
@@ -118,9 +118,9 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def exchange_folders(one: Path, other: Path) -> None:
-    """Give two folders each other's names: at once on Linux, elsewhere in three steps.
+    """Swap the names of two folders: atomically on Linux, elsewhere in three steps.
 
-    `finish_exchange` completes the three steps after a kill between them.
+    If the process is killed between these steps, `finish_exchange` completes them.
     """
     if not _exchange_at_once(one, other):
         aside = _aside(one, other)
@@ -131,7 +131,7 @@ def exchange_folders(one: Path, other: Path) -> None:
 
 
 def finish_exchange(one: Path) -> None:
-    """Complete an exchange of a folder, the first of the two, that a kill interrupted."""
+    """Complete an exchange that was interrupted; `one` is the first of its two folders."""
     # `folder_name` leaves no dot in a name.
     for aside in one.parent.glob(f"{one.name}.*.aside"):
         other = one.with_name(aside.name.split(".")[1])
@@ -145,7 +145,7 @@ def _aside(one: Path, other: Path) -> Path:
 
 
 def _exchange_at_once(one: Path, other: Path) -> bool:
-    """Exchange two names by Linux's `renameat2`; return False where there is none."""
+    """Exchange two names by Linux's `renameat2`; return False if the system does not have it."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False

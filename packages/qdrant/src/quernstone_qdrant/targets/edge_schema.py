@@ -23,12 +23,12 @@ _NAMES = {
     "Datatype": "VectorStorageDatatype",
     "DisabledStemmerParams": "DisabledStemmer",
 }
-"""Classes that Edge calls otherwise."""
+"""Classes that have another name in Edge."""
 _TAGGED = {
     one.__name__
     for one in (*get_args(models.PayloadSchemaParams), *get_args(models.StemmingAlgorithm))
 }
-"""Classes whose `type` only tells them apart in JSON."""
+"""Classes whose field `type` only distinguishes them in JSON."""
 
 
 class UnknownToEdgeError(Exception):
@@ -74,7 +74,7 @@ def unknown_to_edge(schema: CollectionSchema) -> Iterator[str]:
 
 
 def _unknown(value: Any) -> str | None:
-    """Return what Edge does not know of a value, or None."""
+    """Return the part of a value that Edge does not support, or None."""
     try:
         _edge_value(value)
     except UnknownToEdgeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import qdrant_edge as edge
 
 _LOCK_SECONDS = 5.0
-"""How long to wait for a lock: a process that was just killed may still hold its files."""
+"""Seconds to wait for a lock: a process that was just killed may still hold its files."""
 
 
 def load_shard(shard: Path, config: edge.EdgeConfig | None = None) -> edge.EdgeShard:

@@ -73,7 +73,7 @@ def settings_state(
     others: Mapping[str, VectorSettings],
     indexed: Iterable[str],
 ) -> dict[str, Any]:
-    """Return the part of a `CollectionState` that the settings of a shard decide.
+    """Return the fields of a `CollectionState` that follow from the settings of a shard.
 
     Args:
         settings: Settings that the shard was created with, or changed to.
@@ -119,7 +119,7 @@ def _row(row: Bm25Text | SparseVector | Float32Array) -> Any:
 
 
 def new_vector(name: str, vector: VectorSettings) -> edge.UpdateOperation:
-    """Return the operation that adds a dense vector; how it is stored is configured afterwards."""
+    """Return the operation that adds a dense vector. Its storage is configured afterwards."""
     return edge.UpdateOperation.create_dense_vector(
         name, vector.size, _DISTANCES[vector.distance], datatype=_DATATYPES[vector.datatype]
     )
@@ -187,7 +187,7 @@ def _text_index(language: str) -> edge.TextIndexParams:
 
 
 def _quantization(kind: Quantization | None) -> Any:
-    """Return the quantisation. Quantised vectors stay in RAM, because every search reads them."""
+    """Return the quantization. Quantized vectors stay in RAM, because every search reads them."""
     if kind is None:
         return None
     if kind == "scalar":
@@ -207,7 +207,7 @@ def sparse_vector(vector: SparseVector) -> edge.SparseVector:
 
 
 def written_bytes(payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]) -> int:
-    """Estimate what points take in the log and in the segments together."""
+    """Estimate the bytes that points take in the log and in the segments together."""
     numbers = 0
     for rows in vectors.values():
         parts = [rows] if isinstance(rows, np.ndarray) else rows

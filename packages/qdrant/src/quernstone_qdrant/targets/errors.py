@@ -42,7 +42,7 @@ CLIENT_ERRORS = (
 """All exceptions that `qdrant_client` raises when a request fails."""
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP status codes of failures that may pass."""
+"""HTTP status codes of temporary failures."""
 _TRANSIENT_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -54,7 +54,7 @@ _TRANSIENT_CODES = frozenset(
         grpc.StatusCode.UNKNOWN,  # reported when a proxy answers with something other than gRPC
     }
 )
-"""gRPC status codes of failures that may pass."""
+"""gRPC status codes of temporary failures."""
 _TOO_LARGE = ("larger than allowed", "larger than max", "message length too large")
 """Phrases in the messages of Qdrant's REST server, the gRPC client and the gRPC server (tonic)."""
 _REFUSED_STATUS = frozenset({400, 422})
@@ -69,7 +69,7 @@ _FULL = re.compile(r'limit of \S+ reached|for \\?"points count', re.IGNORECASE)
 _LIMIT = re.compile(
     r"limit exceeded .* for|larger than rate limiter capacity|exact search disabled", re.IGNORECASE
 )
-"""Part of the message about a limit that a smaller request keeps."""
+"""Part of the message about a limit that a smaller request may satisfy."""
 _NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Transport errors of httpx that mean the request itself is invalid."""
 
@@ -136,7 +136,7 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
 
 
 def _final(message: str, *, refused: bool) -> TargetError:
-    """Return the error of a request that always fails; `refused`: because of its content."""
+    """Return the error of a request that will always fail; `refused` if due to its content."""
     if _FULL.search(message):
         return TargetError(
             f"{message}; the collection is full: raise this limit of its strict mode"

@@ -1,4 +1,4 @@
-"""Options of searches that not every target has."""
+"""Check search options that only some targets support."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from quernstone_qdrant.targets.configuration import version_of
 from quernstone_qdrant.targets.requests import Feature
 
 _SINCE: dict[Feature, tuple[int, int]] = {"feedback": (1, 17)}
-"""Versions of servers, where newer than the metadata of collections. An older one would ignore the
-option by gRPC."""
+"""Minimum server versions, if newer than the one that collection metadata needs. Over gRPC, an
+older server would silently ignore the option."""
 _SERVER_ONLY: dict[Feature, str] = {
     "consistency": "there is one copy of each point",
     "timeout": "a search runs in this process",
@@ -21,7 +21,7 @@ def check_local(features: Collection[Feature], place: str, *, groups: bool = Tru
     """Check features for a target in this process.
 
     Args:
-        features: What searches ask for.
+        features: The options that searches use.
         place: Name of the target, for the error.
         groups: True if it can group hits.
 
@@ -45,7 +45,7 @@ def check_version(features: Collection[Feature], version: str | None) -> None:
     """Check features for a server.
 
     Args:
-        features: What searches ask for.
+        features: The options that searches use.
         version: Version of the server; None if it does not say.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Report the state of a collection's index: what is indexed, deferred, running, and by whom."""
+"""Report the state of a collection's index: what is indexed, what is deferred and what runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qdrant_client.http.exceptions import ApiException
 from quernstone_qdrant.targets.base import Target
 from quernstone_qdrant.targets.client import ClientTarget
 from quernstone_qdrant.targets.configuration import version_of
-from quernstone_qdrant.targets.deferral import deferrals
+from quernstone_qdrant.targets.deferred_indexing import deferring_loads
 
 TESTED = "1.18.3"
 """Version of the server that this package is tested against."""
@@ -49,7 +49,7 @@ def index_report(target: Target) -> IndexReport:
         TargetError: The collection cannot be read.
     """
     state = target.state()
-    found = deferrals(state)
+    found = deferring_loads(state)
     warnings = [version_warning(target.version)] if isinstance(target, ClientTarget) else []
     if target.kind == "server" and not found:
         if state.index.threshold == 0:

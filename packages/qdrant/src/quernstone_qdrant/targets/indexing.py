@@ -12,7 +12,7 @@ from quernstone_qdrant.errors import CollectionError, TargetError, TransientErro
 from quernstone_qdrant.targets.base import CollectionState, IndexConfig
 
 _GREEN_ANSWERS = 2
-"""Consecutive green answers required: a server is also green between two optimisations."""
+"""Consecutive green answers required: a server is also green between two optimizations."""
 
 
 class IndexedCollection(Protocol):
@@ -28,7 +28,7 @@ class IndexedCollection(Protocol):
         ...
 
     def optimizations(self) -> str:
-        """Describe what the optimiser runs; empty if it runs nothing."""
+        """Describe what the optimizer runs; empty if it runs nothing."""
         ...
 
     def change_index(self, config: IndexConfig) -> None:
@@ -45,7 +45,7 @@ def wait_until_green(
 ) -> None:
     """Wait until a server has indexed what was written.
 
-    A yellow collection is being optimised. A grey one has pending optimisations after a restart and
+    A yellow collection is being optimized. A grey one has pending optimizations after a restart and
     waits for an update, so this function sends an empty one. A small collection is green without an
     index, which is normal.
 
@@ -53,10 +53,10 @@ def wait_until_green(
         target: A server's collection.
         timeout: Seconds to wait.
         interval: Seconds between two checks.
-        progress: Called at every check with what the optimiser runs, in words.
+        progress: Called at every check with what the optimizer runs, in words.
 
     Raises:
-        CollectionError: The optimiser failed; the error holds its message.
+        CollectionError: The optimizer failed; the error holds its message.
         TargetError: The collection is not green in time.
     """
     deadline = time.monotonic() + timeout
@@ -74,7 +74,7 @@ def wait_until_green(
         else:
             if state.failure is not None or state.status == "red":
                 why = state.failure or "the server gives no reason; see its log"
-                raise CollectionError(target.collection, f"its optimiser failed: {why}")
+                raise CollectionError(target.collection, f"its optimizer failed: {why}")
             progress(target.optimizations())
             green = state.status == "green" and not state.queued
             green_answers = green_answers + 1 if green else 0
@@ -90,7 +90,7 @@ def wait_until_green(
 
 
 def running_optimizations(response: models.OptimizationsResponse) -> str:
-    """Describe in a few words what the optimiser runs and what waits."""
+    """Describe in a few words what the optimizer runs and what waits."""
     parts = []
     for running in response.running:
         steps = list(_steps(running.progress))

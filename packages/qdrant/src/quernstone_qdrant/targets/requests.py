@@ -1,4 +1,4 @@
-"""Searches as a target gets them, and the points that it finds."""
+"""Search requests to a target, and the points that it returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qdrant_client.models import Filter, FormulaQuery
 
 Feature = Literal["boost", "consistency", "diversity", "feedback", "group_by", "timeout"]
-"""An option of a search that not every target has."""
+"""An option of a search that only some targets support."""
 Consistency: TypeAlias = int | Literal["majority", "quorum", "all"]
 """How many replicas a read asks: a number, or as Qdrant's `ReadConsistencyType` names it."""
 RRF_K = 60
@@ -124,8 +124,8 @@ class SearchRequest:
     """Name of the vector to search."""
     where: Filter | None = None
     oversampling: float | None = None
-    """For a quantised vector: search `limit` times this many points by quantised vectors, then
-    rescore them by full ones. None: the vector is not quantised."""
+    """For a quantized vector: search `limit` times this many points by quantized vectors, then
+    rescore them by full ones. None: the vector is not quantized."""
     prefix: PrefixStage | None = None
     bm25: Bm25Stage | None = None
     depth: int = 0

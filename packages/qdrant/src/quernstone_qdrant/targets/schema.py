@@ -24,7 +24,7 @@ _GRAPH_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSchema:
-    """The configuration of a collection that a copy has to keep, without shards and replicas."""
+    """The part of a collection's configuration that a copy keeps: all but shards and replicas."""
 
     vectors: Mapping[str, models.VectorParams]
     """Dense vectors by name; the name of the unnamed vector is empty."""
@@ -56,11 +56,11 @@ class CollectionSchema:
         )
 
     def differences(self, other: CollectionSchema) -> Iterator[str]:
-        """Describe what decides which points and metrics a collection has, where `other` differs.
+        """Describe how the vectors of `other` differ in name, size, distance or datatype.
 
-        Graphs, quantization and payload indexes may differ: they change how fast it is searched.
+        Graphs, quantization and payload indexes are not compared: they only affect performance.
         """
-        ours, theirs = self._essence(), other._essence()
+        ours, theirs = self._vector_descriptions(), other._vector_descriptions()
         for name in sorted(ours.keys() | theirs.keys()):
             one, two = ours.get(name), theirs.get(name)
             if one != two:
@@ -98,7 +98,7 @@ class CollectionSchema:
         )
 
     def for_older(self) -> CollectionSchema:
-        """Replace `memory`, which servers before 1.19 do not know, by the options that they do."""
+        """Replace `memory` by `on_disk` and `always_ram`, for servers before 1.19."""
         return CollectionSchema(
             vectors={name: _without_memory(one) for name, one in self.vectors.items()},
             sparse={name: _without_memory(one) for name, one in self.sparse.items()},
@@ -114,7 +114,7 @@ class CollectionSchema:
         own = vector.hnsw_config.model_dump(exclude_none=True)
         return self.graph.model_copy(update=own)
 
-    def _essence(self) -> dict[str, str]:
+    def _vector_descriptions(self) -> dict[str, str]:
         found = {}
         for name, vector in self.vectors.items():
             comparator = vector.multivector_config and vector.multivector_config.comparator.value

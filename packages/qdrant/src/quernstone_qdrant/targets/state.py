@@ -9,11 +9,12 @@ from typing import Any
 METADATA_KEY = "quernstone"
 """Key of the collection's metadata under which this package stores its own."""
 IDENTITY_PREFIX = "quernstone_identity_"
-"""Start of the key of an identity that was given to an existing collection. The last of several
-loaders overwrites `METADATA_KEY`; each keeps a key of its own. Only a true value counts."""
+"""Prefix of the metadata key with the identity of an adopted collection. If several loaders adopt
+it at once, the last one overwrites `METADATA_KEY`, but each keeps its own key. Only a true value
+counts."""
 UNUSED_KEY = "quernstone_unused_vectors"
-"""Key of the collection's metadata with the names of dense vectors that loaders leave alone: those
-of a migration in place, and the empty definition that one may leave."""
+"""Metadata key with the names of dense vectors that loaders do not touch: those of a migration in
+place, and the empty definition that may remain after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +26,14 @@ class VectorState:
     """`Cosine`, `Dot`, `Euclid` or `Manhattan`."""
     datatype: str = "float32"
     quantization: str | None = None
-    """Kind of quantisation as `CollectionSettings` names it, or `product`."""
+    """Kind of quantization as `CollectionSettings` names it, or `product`."""
     on_disk: bool = False
     multivector: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """Settings that decide when and how densely a server indexes; None leaves one unchanged."""
+    """When a server indexes, and with how many edges per node. None leaves a value unchanged."""
 
     m: int | None = None
     """Edges per node of the graph, for the vectors without a value of their own."""
@@ -55,7 +56,7 @@ class Limits:
     write_rate: int | None = None
     """Points written or deleted per minute, and thus by one request."""
     oversampling: float | None = None
-    """Oversampling of a search by quantised vectors."""
+    """Oversampling of a search by quantized vectors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +70,9 @@ class CollectionState:
     vectors: Mapping[str, VectorState]
     """Dense vectors by name; the name of the unnamed vector is empty."""
     status: str = "green"
-    """`green`, `yellow` (optimising), `grey` (waits for a write to optimise) or `red` (failed)."""
+    """`green`, `yellow` (optimizing), `grey` (waits for a write to optimize) or `red` (failed)."""
     failure: str | None = None
-    """Message of the optimiser if it failed."""
+    """Message of the optimizer if it failed."""
     queued: int = 0
     """Number of writes that are accepted but not applied yet."""
     sparse: Mapping[str, bool] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class CollectionState:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Values in force of the settings in `settings.CONFIGURED`; empty if the target has none."""
     index: IndexConfig = field(default_factory=IndexConfig)
-    """When and how densely the vectors are indexed now, which a deferring load changes."""
+    """The index settings in force, which a load changes to defer indexing."""
     segments: int | None = None
     """Number of segments; None if the target does not say."""
     indexed: int | None = None

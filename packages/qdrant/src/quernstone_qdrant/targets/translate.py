@@ -206,7 +206,7 @@ def _vector_params(vector: VectorSettings, *, memory: bool) -> models.VectorPara
 def quantization_config(
     kind: Quantization | None, *, memory: bool
 ) -> models.QuantizationConfig | None:
-    """Return the quantisation. Quantised vectors stay in RAM, because every search reads them."""
+    """Return the quantization. Quantized vectors stay in RAM, because every search reads them."""
     where: dict[str, Any] = {"memory": models.Memory.PINNED} if memory else {"always_ram": True}
     if kind is None:
         return None

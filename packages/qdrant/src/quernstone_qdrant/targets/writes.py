@@ -103,7 +103,7 @@ def _dense(row: Float32Array) -> grpc.Vector:
 
 @functools.cache
 def _prefix(size: int) -> bytes:
-    """Return what a serialized `DenseVector` of this size has before its numbers."""
+    """Return the bytes before the numbers in a serialized `DenseVector` of this size."""
     message: bytes = grpc.DenseVector(data=[0.0] * size).SerializeToString()
     return message[: len(message) - 4 * size]
 

@@ -9,7 +9,7 @@ from tests.support.qdrant_server import running_server
 from quernstone_qdrant import CollectionError, QdrantLoader
 from quernstone_qdrant.provenance import METADATA_KEY
 from quernstone_qdrant.targets import as_target
-from quernstone_qdrant.targets.deferral import DEFERRED_KEY
+from quernstone_qdrant.targets.deferred_indexing import DEFERRED_KEY
 
 RECORDS = [{"id": f"d{n}", "text": f"stone mill {n}", "year": 1200 + n} for n in range(20)]
 

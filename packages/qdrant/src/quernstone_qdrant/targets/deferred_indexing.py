@@ -26,8 +26,8 @@ from quernstone_qdrant.targets.base import CollectionState, IndexConfig
 from quernstone_qdrant.targets.indexing import IndexedCollection
 
 DEFERRED_KEY = "quernstone_deferred"
-"""Key of the collection's metadata of a deferral. Version 0.1.0 used it as it is; now each load
-adds a colon and an id of its own."""
+"""Metadata key of a load that defers indexing. Version 0.1.0 used this key; newer versions append a
+colon and the id of the load."""
 
 _DEFAULT_THRESHOLD = 10_000
 """Indexing threshold in KB for a server that does not report one (Qdrant's default since 1.16)."""
@@ -62,17 +62,18 @@ class Registration:
     key: str
     """Its key in the collection's metadata."""
     original: IndexConfig
-    """The index settings before any load deferred indexing."""
+    """The index settings from before any load deferred indexing."""
     how: str = ""
     since: float = 0.0
     """Start of the load, in seconds since 1970."""
     renewed: float = 0.0
-    """Last sign of life, in seconds since 1970."""
+    """Time of the last renewal, in seconds since 1970."""
     ended: bool = False
-    """True if the load has ended, and left restoring to another one."""
+    """True if the load has ended while another one still defers indexing, which restores it."""
     machine: str = ""
-    """Identifies the processes among which `process` is a number; empty if unknown."""
+    """Machine and process namespace in which `process` is unique; empty if unknown."""
     process: int = 0
+    """Id of the load's process."""
 
     @property
     def running(self) -> bool:
@@ -106,8 +107,8 @@ class Registration:
         return True
 
 
-def deferrals(state: CollectionState) -> list[Registration]:
-    """Return the loads that deferred indexing and have not restored it, oldest first."""
+def deferring_loads(state: CollectionState) -> list[Registration]:
+    """Return the registrations of loads that deferred indexing, oldest first."""
     found = []
     for key, stored in state.metadata.items():
         if key.partition(":")[0] != DEFERRED_KEY or not isinstance(stored, dict):
@@ -126,7 +127,7 @@ def deferrals(state: CollectionState) -> list[Registration]:
 
 @contextmanager
 def deferred_index(target: DeferrableCollection, how: DeferIndex) -> Iterator[list[str]]:
-    """Defer indexing inside the block and restore it after the last load that defers it.
+    """Defer indexing inside the block. The last load that defers it restores it.
 
     Args:
         target: A server's collection.
@@ -177,7 +178,7 @@ def restore_index(target: DeferrableCollection) -> list[Registration]:
     Raises:
         TargetError: The server failed, or did not take the original settings.
     """
-    found = deferrals(target.state())
+    found = deferring_loads(target.state())
     if found:
         _restore(target, found[0].original, found)
     return found
@@ -185,10 +186,10 @@ def restore_index(target: DeferrableCollection) -> list[Registration]:
 
 def _registration(target: DeferrableCollection, how: DeferIndex) -> Registration:
     """Return the registration of a new load, with the original settings."""
-    # Metadata and settings come from one answer: without a registration in it, the settings are
-    # the original ones, however many loads begin at once.
+    # Metadata and settings come from one response. If it has no registration, the settings are the
+    # original ones, even if several loads begin at once.
     state = target.state()
-    others = deferrals(state)
+    others = deferring_loads(state)
     now = time.time()
     return Registration(
         key=f"{DEFERRED_KEY}:{uuid4().hex[:12]}",
@@ -210,7 +211,7 @@ def _write(target: DeferrableCollection, mine: Registration) -> list[Registratio
     target.describe(mine.metadata())
     deadline = time.monotonic() + _METADATA_PATIENCE
     while True:
-        found = deferrals(target.state())
+        found = deferring_loads(target.state())
         shown = {one.key: one for one in found}.get(mine.key)
         if shown is None and mine.ended:
             return found  # another load has restored the index, and removed this registration
@@ -226,7 +227,7 @@ def _write(target: DeferrableCollection, mine: Registration) -> list[Registratio
 
 
 def _complete(original: IndexConfig, now: IndexConfig) -> IndexConfig:
-    """Fill in what an older version did not save, because it did not change it."""
+    """Fill in the settings that an older version did not save, because it did not change them."""
     threshold = original.threshold if original.threshold is not None else now.threshold
     return IndexConfig(
         m=original.m if original.m is not None else now.m,
@@ -243,7 +244,7 @@ def _deferred(original: IndexConfig, how: DeferIndex) -> IndexConfig:
 
 def _end_crashed(target: DeferrableCollection, notes: list[str]) -> list[Registration]:
     """Restore the index if only crashed loads have deferred it; return those that still run."""
-    found = deferrals(target.state())
+    found = deferring_loads(target.state())
     running = [one for one in found if one.running]
     if found and not running:
         _restore(target, found[0].original, found)
@@ -278,7 +279,7 @@ def _restore(
         )
         if wanted is not None and found != wanted
     ]
-    if wrong and not any(one.running for one in deferrals(state)):  # else one began meanwhile
+    if wrong and not any(one.running for one in deferring_loads(state)):  # else one began meanwhile
         raise TargetError(
             f"the index of collection {target.collection!r} is still deferred: {', '.join(wrong)}; "
             "run `quern collection index --restore`"
@@ -295,7 +296,7 @@ def _still_deferred(other: Registration) -> str:
 
 @contextmanager
 def _running(target: DeferrableCollection, mine: Registration) -> Iterator[None]:
-    """Renew a registration inside the block, so that it is not taken for a crashed load's."""
+    """Renew a registration inside the block, so that the load does not count as crashed."""
     stopped = threading.Event()
 
     def renew() -> None:

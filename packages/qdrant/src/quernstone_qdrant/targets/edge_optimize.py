@@ -23,14 +23,14 @@ _PROGRESS_SECONDS = 0.5
 """Seconds between two calls of `progress`."""
 
 
-def optimise_in_process(shard: Path, timeout: float, progress: Callable[[str], None]) -> str | None:
+def optimize_in_process(shard: Path, timeout: float, progress: Callable[[str], None]) -> str | None:
     """Run this file and wait until the index is built.
 
     Args:
         shard: Folder of the shard, which this process must not have open.
         timeout: Seconds to wait; may be infinite.
-        progress: Called twice a second with an empty string, as Edge does not say how far it is.
-            An exception of it ends the process and is passed on.
+        progress: Called twice a second with an empty string, because Edge does not report its
+            progress. If it raises, the process is ended and the exception propagates.
 
     Returns:
         The reason of a failure; None if the index is built.
@@ -70,8 +70,8 @@ def main(shard: str, parent: int) -> None:
 
     Args:
         shard: Folder of the shard.
-        parent: Id of the waiting process. On Linux, this process ends with it: otherwise the shard
-            would stay locked for no visible reason.
+        parent: Id of the waiting process. On Linux, this process ends with it. Otherwise an orphan
+            would keep the shard locked.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Options that `quern load` takes from an existing collection."""
+"""Options of earlier loads, which `quern load` reads from the collection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class RecordedOptions:
     """The options of earlier loads of a collection. A new collection has none."""
 
     collection: str
@@ -25,7 +25,7 @@ class Remembered:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, target: Target) -> Remembered:
+    def read(cls, target: Target) -> RecordedOptions:
         """Read the options that are recorded in a collection, if it exists.
 
         Raises:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from quernstone_qdrant import CollectionError, TargetError
 from quernstone_qdrant.errors import TransientError
-from quernstone_qdrant.targets import CollectionState, deferral
+from quernstone_qdrant.targets import CollectionState, deferred_indexing
 from quernstone_qdrant.targets.base import IndexConfig
-from quernstone_qdrant.targets.deferral import (
+from quernstone_qdrant.targets.deferred_indexing import (
     DEFERRED_KEY,
-    deferrals,
     deferred_index,
+    deferring_loads,
     restore_index,
 )
 
@@ -28,7 +28,7 @@ DEFERRED = {
 
 
 class Collection:
-    """The part of a server's collection that a deferral uses. Each call may wait for its turn."""
+    """The part of a server's collection that deferred indexing uses. Calls may block."""
 
     collection = "docs"
 
@@ -94,7 +94,7 @@ def crashed(**changes):
 def test_indexing_is_deferred_and_restored(target, how):
     with deferred_index(target, how) as notes:
         assert target.index == DEFERRED[how]
-        (one,) = deferrals(target.state())
+        (one,) = deferring_loads(target.state())
         assert one.original == ORIGINAL
         assert one.running
     assert target.untouched
@@ -134,7 +134,7 @@ def test_original_values_are_never_read_while_indexing_is_deferred(target):
     target.metadata |= crashed()
     target.index = DEFERRED["m0"]
     with deferred_index(target, "m0"):
-        assert [one.original for one in deferrals(target.state())] == [ORIGINAL] * 2
+        assert [one.original for one in deferring_loads(target.state())] == [ORIGINAL] * 2
     assert target.untouched
 
 
@@ -212,12 +212,12 @@ def test_after_a_crash_the_next_load_restores(target, how, then):
 
 
 def test_a_killed_process_of_this_machine_is_recognized_at_once(target):
-    if not deferral._machine():
+    if not deferred_indexing._machine():
         pytest.skip("this system does not identify its processes")
     code = (
         "import json, os, sys\n"
-        "from quernstone_qdrant.targets.deferral import deferred_index\n"
-        "from tests.qdrant.targets.test_deferral import Collection\n"
+        "from quernstone_qdrant.targets.deferred_indexing import deferred_index\n"
+        "from tests.qdrant.targets.test_deferred_indexing import Collection\n"
         "target = Collection()\n"
         "with deferred_index(target, 'm0'):\n"
         "    print(json.dumps(target.metadata), flush=True)\n"
@@ -231,26 +231,26 @@ def test_a_killed_process_of_this_machine_is_recognized_at_once(target):
 
 
 def test_a_load_of_another_machine_runs_until_it_stops_renewing(target, monkeypatch):
-    target.metadata |= crashed(renewed=deferral.time.time(), machine="other", process=1)
+    target.metadata |= crashed(renewed=deferred_indexing.time.time(), machine="other", process=1)
     target.index = DEFERRED["m0"]
     with deferred_index(target, "threshold") as notes:
         pass
     assert len(notes) == 1
     assert target.index.m == 0
-    monkeypatch.setattr(deferral, "_STALE_SECONDS", 0)
+    monkeypatch.setattr(deferred_indexing, "_STALE_SECONDS", 0)
     with deferred_index(target, "none"):
         assert target.untouched
 
 
 def test_a_running_load_renews_its_registration(target, monkeypatch):
-    monkeypatch.setattr(deferral, "_RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(deferred_indexing, "_RENEW_SECONDS", 0.01)
     renewed = threading.Event()
     with deferred_index(target, "m0"):
-        (first,) = deferrals(target.state())
+        (first,) = deferring_loads(target.state())
         describe = target.describe
         target.describe = lambda metadata: (describe(metadata), renewed.set())
         assert renewed.wait(30)
-        (later,) = deferrals(target.state())
+        (later,) = deferring_loads(target.state())
         assert later.renewed > first.renewed
         assert later.original == ORIGINAL
         target.describe = describe
@@ -265,9 +265,9 @@ def test_what_version_0_1_left_deferred_is_restored(target):
     assert target.untouched
 
 
-def test_restoring_by_hand_ends_every_deferral(target):
+def test_restoring_by_hand_ends_all_registrations(target):
     assert restore_index(target) == []
-    target.metadata |= crashed(renewed=deferral.time.time())
+    target.metadata |= crashed(renewed=deferred_indexing.time.time())
     target.index = DEFERRED["m0"]
     (ended,) = restore_index(target)
     assert ended.original == ORIGINAL
@@ -292,7 +292,7 @@ def test_a_server_that_is_gone_at_the_end_does_not_hide_the_first_error(target, 
     assert target.index == DEFERRED["m0"]
     with deferred_index(target, "none"):
         assert target.untouched
-    monkeypatch.setattr(deferral, "_PATIENCE", 0)
+    monkeypatch.setattr(deferred_indexing, "_PATIENCE", 0)
     with pytest.raises(TargetError, match="writing the metadata"), deferred_index(target, "m0"):
         target.failures = 1000
 
@@ -309,7 +309,7 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(target, how):
 
 
 def test_settings_that_a_server_does_not_keep_are_not_deferred(target, monkeypatch):
-    monkeypatch.setattr(deferral, "_METADATA_PATIENCE", 0)
+    monkeypatch.setattr(deferred_indexing, "_METADATA_PATIENCE", 0)
     target.describe = lambda metadata: None
     with (
         pytest.raises(CollectionError, match="does not keep the original index settings"),
@@ -325,4 +325,4 @@ def test_settings_that_do_not_come_back_are_an_error(target):
         deferred_index(target, "m0"),
     ):
         target.change_index = lambda config: None
-    assert deferrals(target.state())[0].original == ORIGINAL
+    assert deferring_loads(target.state())[0].original == ORIGINAL
