@@ -8,7 +8,7 @@ from tests.support.model_server import ModelServer
 from typer.testing import CliRunner
 
 from quernstone.cli import app
-from quernstone.doctor import Recognised, recognise
+from quernstone.doctor import Recognised, Recognized, recognise, recognize
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_wrong_usage_exits_with_2(quern, arguments):
 
 def test_an_address_is_enough(quern):
     with ModelServer(TINY / "embedding", "embed", name="tiny", says="tei") as server:
-        assert recognise(server.url) == Recognised("tei", "tiny")
+        assert recognize(server.url) == Recognized("tei", "tiny")
         done = quern(server.url)
     assert done.exit_code == 0, done.output
     assert f"{server.url} (embed)" in done.stdout
@@ -75,7 +75,7 @@ def test_a_reranking_server_that_is_broken_exits_with_1(quern):
     with ModelServer(
         TINY / "reranker", "rerank", fault="renumbered", name="my-reranker", says="vllm"
     ) as server:
-        assert recognise(server.url) == Recognised("vllm", "my-reranker")
+        assert recognize(server.url) == Recognized("vllm", "my-reranker")
         done = quern(server.url, "--json")
     assert done.exit_code == 1, done.output
     report = json.loads(done.stdout)
@@ -84,7 +84,11 @@ def test_a_reranking_server_that_is_broken_exits_with_1(quern):
 
 
 def test_nobody_there(quern, monkeypatch):
-    assert recognise("http://127.0.0.1:9") == Recognised("openai", "")
+    assert recognize("http://127.0.0.1:9") == Recognized("openai", "")
+
+
+def test_the_former_spellings_are_aliases():
+    assert (recognise, Recognised) == (recognize, Recognized)
     done = quern("http://127.0.0.1:9", "--model", "m")
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1] == "broken: 1 failed"

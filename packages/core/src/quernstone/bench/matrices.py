@@ -1,4 +1,4 @@
-"""Measure the floor: the time that a model's matrix products alone take on this machine."""
+"""Measure a lower bound: the time that a model's matrix products alone take on this machine."""
 
 from __future__ import annotations
 

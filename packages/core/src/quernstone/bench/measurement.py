@@ -1,4 +1,4 @@
-"""Measure a model: batch budgets, latencies, the floor, other engines."""
+"""Measure a model: batch budgets, latencies, the lower bound of its time, other engines."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def _latency(subject: MeasuredModel[Any], callers: int, seconds: float) -> Laten
 def _floor(
     checkpoint: Checkpoint, info: EngineInfo, workload: Workload, best: Budget
 ) -> tuple[Floor | None, str]:
-    """Return the floor, or the reason why it cannot be measured."""
+    """Return the lower bound, or the reason why it cannot be measured."""
     if info.engine != "torch":
         return None, f"the matrix products of the {info.engine} engine are not known"
     if info.dtype not in _DTYPES:

@@ -69,12 +69,12 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
-    """The matrix products alone, at the best rate of this machine."""
+    """A lower bound: the time of the matrix products alone, at this machine's best rate."""
 
     seconds: float
     """Seconds for one run of the workload."""
     share: float
-    """The floor divided by the time at the best budget."""
+    """`seconds` divided by the time at the best budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,10 +115,10 @@ def _on_server(
     address: str, model: str | None, task: str | None, dialect: str | None, rendered_by: str | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the model's name and the `engine` arguments, asking the server for missing ones."""
-    from quernstone.doctor import recognise
+    from quernstone.doctor import recognize
 
     if model is None or dialect is None:
-        found = recognise(address)
+        found = recognize(address)
         model, dialect = model or found.model, dialect or found.dialect
     if rendered_by is None and (task == "rerank" or (task is None and "rerank" in model.lower())):
         rendered_by = "server"  # the server's own template is what may be wrong

@@ -2,6 +2,17 @@
 
 from quernstone.doctor.diagnose import diagnose
 from quernstone.doctor.report import Finding, Report, Verdict
-from quernstone.doctor.server import Recognised, recognise
+from quernstone.doctor.server import Recognized, recognize
 
-__all__ = ["Finding", "Recognised", "Report", "Verdict", "diagnose", "recognise"]
+Recognised, recognise = Recognized, recognize  # the former spelling
+
+__all__ = [
+    "Finding",
+    "Recognised",
+    "Recognized",
+    "Report",
+    "Verdict",
+    "diagnose",
+    "recognise",
+    "recognize",
+]

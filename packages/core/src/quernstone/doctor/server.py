@@ -1,4 +1,4 @@
-"""Requests to a server other than for embeddings and scores."""
+"""Ask a server about itself: its dialect, model and pooling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OWNERS: dict[str, DialectName] = {"vllm": "vllm", "sglang": "sglang", "infinity
 
 
 @dataclass(frozen=True, slots=True)
-class Recognised:
+class Recognized:
     """Dialect and model that a server reports."""
 
     dialect: DialectName
@@ -32,7 +32,7 @@ class Recognised:
     """Name of the first model; empty if the server does not report it."""
 
 
-def recognise(endpoint: str) -> Recognised:
+def recognize(endpoint: str) -> Recognized:
     """Ask a server for its dialect and model.
 
     A server that does not answer counts as `openai` without a model; its first use then reports
@@ -43,9 +43,9 @@ def recognise(endpoint: str) -> Recognised:
     """
     with Server(RemoteOptions(endpoint=endpoint)) as server:
         try:
-            return server.recognise()
+            return server.recognize()
         except RemoteUnavailableError:
-            return Recognised("openai", "")
+            return Recognized("openai", "")
 
 
 class Server:
@@ -66,7 +66,7 @@ class Server:
     ) -> None:
         self._transport.close()
 
-    def recognise(self) -> Recognised:
+    def recognize(self) -> Recognized:
         """Detect the dialect and the model.
 
         Raises:
@@ -74,14 +74,14 @@ class Server:
         """
         info = self._get("/info")
         if isinstance(info, dict) and "model_id" in info:
-            return Recognised("tei", str(info["model_id"]))
+            return Recognized("tei", str(info["model_id"]))
         models = self._get("/v1/models") or self._get("/models")
         cards = models.get("data") if isinstance(models, dict) else None
         card = cards[0] if isinstance(cards, list) and cards else {}
         if not isinstance(card, dict):
             card = {}
         dialect = _OWNERS.get(str(card.get("owned_by", "")).lower(), "openai")
-        return Recognised(dialect, str(card.get("id", "")))
+        return Recognized(dialect, str(card.get("id", "")))
 
     def pooling(self) -> str | None:
         """Return the pooling that the server reports; None if it does not."""

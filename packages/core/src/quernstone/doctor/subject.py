@@ -1,4 +1,4 @@
-"""Subjects of the checks: an embedder or a reranker with its files or its server."""
+"""The models that the checks examine: an embedder or a reranker, with its files or its server."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Ending = Literal["endoftext", "im_end", "nothing", "unknown"]
 
 IM_END = "<|im_end|>"
 
-# 1 - cosine of two vectors that must be equal is rounding, below 1e-6 also in bfloat16; of two
-# that must differ it was above 5e-4 for the tiny and for random models.
+# Limits of 1 - cosine. For vectors that must be equal, it is below 1e-6, even in bfloat16. For
+# vectors that must differ, it was above 5e-4 with the tiny and with random models.
 SAME = 3e-5
 DIFFERENT = 1e-4
 
@@ -50,7 +50,7 @@ class Check(Generic[Examined]):
 
 @dataclass(eq=False)
 class Subject(Generic[User]):
-    """A loaded model and its surroundings."""
+    """A loaded model, with its files, its server or its reference."""
 
     user: User
     checkpoint: Checkpoint | None = None

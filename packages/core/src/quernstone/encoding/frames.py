@@ -86,7 +86,7 @@ class PairFrame:
         return f"{self._lead}{document}{self._tail}"
 
     def _merged(self, parts: Sequence[str]) -> list[str | TokenArray]:
-        """Tokenize the parts that are fixed text, joining neighbours; keep the others as text."""
+        """Tokenize the parts that are fixed text, joining neighbors; keep the others as text."""
         merged: list[str | TokenArray] = []
         for fixed, group in groupby(parts, key=lambda part: not end_of_places(part)):
             texts = list(group)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from quernstone.serve.speed import Speed
 
-# A refused request may be retried this much later than its `Retry-After` says, and is still
-# admitted before new ones. But its place is counted only in its slot: many are never retried.
+# A refused request that is retried up to this much later than its `Retry-After` says is still
+# admitted before new ones. But its reservation only counts in its slot: many are never retried.
 _LATE_SECONDS = 5.0
-# New requests are admitted only if retried ones would wait at most this share of the limit.
+# New requests are admitted only while retried ones would wait at most this fraction of the limit.
 _NEW = 0.75
-# Places are reserved up to so many seconds ahead, in slots of so many seconds. Both limit the work
-# of an admission.
+# Reservations are made at most this many seconds ahead, in slots of this many seconds. Both limit
+# the work of an admission.
 _HORIZON_SECONDS = 60
 _SLOT_SECONDS = 0.25
 
@@ -107,12 +107,12 @@ class Admission:
         if due is not None and due <= now:
             due = None
         else:
-            wait = max(wait, self._foresee(now, tokens)[0] / _NEW)
+            wait = max(wait, self._simulate(now, tokens)[0] / _NEW)
         if wait <= self._max_wait:
             return
         if due is None:
             # Plan for half of the limit, because the rate may change meanwhile.
-            seconds = self._foresee(now)[1] - self._max_wait / 2
+            seconds = self._simulate(now)[1] - self._max_wait / 2
             due = now + max(1, math.ceil(seconds))
         if due - now < _HORIZON_SECONDS:
             slot = self._slots[_slot(due)]
@@ -146,8 +146,8 @@ class Admission:
             del self._due[key]
         return due
 
-    def _foresee(self, now: float, more: int = 0) -> tuple[float, float]:
-        """Simulate that all requests with a reservation are retried in time.
+    def _simulate(self, now: float, more: int = 0) -> tuple[float, float]:
+        """Simulate the queue, assuming that all requests with a reservation are retried in time.
 
         Args:
             now: The current time.

@@ -16,7 +16,7 @@ from quernstone.serve.schemas import Body
 
 B = TypeVar("B", bound=Body)
 HUNG_UP = 499
-"""Status of a request whose client disconnected, in logs and metrics, as in nginx."""
+"""Status code for logs and metrics, as in nginx: the client disconnected before the response."""
 
 # Bodies up to this size are parsed and written on the event loop, in well under a millisecond;
 # larger ones in a thread.

@@ -1,4 +1,4 @@
-"""Parse CSV so that an error stays in the row that it is in."""
+"""Parse CSV so that an error affects only its own row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str] | csv.Error]:
     """Yield the values of each row, from the header on, and an error in place of a bad row.
 
-    A quote that is never closed makes the parser read on into the next rows. So after an error,
-    only the line at which the row began is given up, and parsing continues with the line after it.
-    The same holds for a row over several lines with a wrong number of values, if each of the lines
-    after the first one is a good row by itself.
+    An unclosed quote makes the parser continue into the next rows. So after an error, only the line
+    at which the row began is skipped, and parsing resumes at the line after it. The same applies to
+    a row of several lines with a wrong number of values, if each line after the first is a valid
+    row by itself.
     """
     source = _Lines(lines)
     columns = None
@@ -53,7 +53,7 @@ def _rows_or_error(rows: Iterator[list[str]], source: _Lines) -> Iterator[list[s
 
 
 class _Lines:
-    """Lines that can be given back."""
+    """An iterator of lines that can be rewound to the second line of the current row."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)

@@ -1,4 +1,4 @@
-"""Open files and standard input, decompressed, and find out their format."""
+"""Open files and standard input, decompress them, and detect their format."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.targets import CollectionState, StoredPoint
 
 Origin = Literal["quernstone", "langchain", "llamaindex", "plain"]
-"""The program that wrote a point: it decides where the text is, and what becomes of the payload."""
+"""The program that wrote a point, which determines where the text is and what payload it gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Unreadable(Exception):  # noqa: N818 - not a failure of the program
 
 
 class Contents:
-    """Rebuilds points of one collection for another.
+    """A converter of the points of one collection for another.
 
     A point that a loader wrote keeps its id, text, metadata and key, and gets the payload and the
     content hash that a load into the new collection would give it, so that later loads skip it. A
@@ -183,7 +183,7 @@ def _at(payload: Mapping[str, Any], path: str) -> Any:
 
 
 def origin_of(sample: list[StoredPoint], text_field: str | None, collection: str) -> Origin:
-    """Recognize the program that wrote a collection without our record by some of its points.
+    """Detect the program that wrote a collection, from a sample of its points.
 
     Raises:
         CollectionError: The text is not where a known program keeps it.

@@ -48,7 +48,7 @@ class CopyReport:
     copied: int = 0
     """Points that were missing or different in the destination, and were written."""
     unchanged: int = 0
-    """Points that the destination had already, with equal payload and vectors."""
+    """Points that the destination already had, with equal payload and vectors."""
     extra: int = 0
     """Points that only the destination has. They stay, unless deleting them is requested."""
     deleted: int = 0
@@ -56,8 +56,8 @@ class CopyReport:
     compared: int = 0
     """Points of the source that were compared with the copy at the end."""
     different: int = 0
-    """Points that differed then, or were missing: they were written to meanwhile, or the
-    destination stores them otherwise."""
+    """Points that differed in that comparison, or were missing: they were written to meanwhile, or
+    the destination stores them in another way."""
     retries: int = 0
     """Requests to either side that were retried."""
     ignored: tuple[str, ...] = ()
@@ -208,7 +208,7 @@ class _Copy:
             self._progress(self.report)
 
     def _left_out(self, state: CollectionState, settings: CollectionSettings) -> Iterator[str]:
-        """Describe what the source has beyond its settings."""
+        """Describe the vectors and indexes of the source that are not in its settings."""
         known = indexed_paths(settings)
         for path, kind in state.payload_indexes.items():
             if path not in known:

@@ -17,14 +17,14 @@ class PassCounts:
     reused: int = 0
     """Points whose vector was copied, since model and text are the same."""
     unchanged: int = 0
-    """Points that the new collection had already."""
+    """Points that the new collection already had, with equal content."""
     deleted: int = 0
     left_out: int = 0
     """Points without a text, or that cannot be embedded."""
     changed: int = 0
-    """Points whose content is not that of their last load."""
+    """Points whose content was changed after their last load."""
     conflicts: int = 0
-    """Late pass: points that changed in both collections since the switch; the new one's stay."""
+    """After the switch: points that changed in both collections. The new collection's stay."""
     problems: list[str] = field(default_factory=list)
 
     @property

@@ -1,4 +1,4 @@
-"""Recognize the old collection of a migration, and create the new one."""
+"""Read the old collection of a migration, and create the new one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from quernstone_qdrant.targets import CollectionState, StoredPoint
 
 _SAMPLE = 100
 _KEPT = ("layout", "bm25", "language", "bm25_rule", "node_rule", "embed_metadata", "indexes")
-"""Settings that a preset does not decide."""
+"""Settings that stay as in the old collection if a preset is requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Source:
     def read(
         cls, pair: Pair, retry: Retry, text_field: str | None, vector_name: str | None
     ) -> Source:
-        """Read the old collection and recognize the program that created it.
+        """Read the old collection and detect the program that created it.
 
         Raises:
             CollectionError: Its text is not where a known program keeps it.
@@ -106,7 +106,7 @@ class Source:
         return self.state.vectors[self.vector].size
 
     def contents(self, new: Provenance) -> Contents:
-        """Return what rebuilds its points for the new collection."""
+        """Return the converter of its points for the new collection."""
         return Contents(self.provenance, new, self.origin, self.text_field)
 
     def settings(self, overrides: SettingsOverrides, dimensions: int) -> CollectionSettings:
@@ -160,9 +160,10 @@ def _sample(pair: Pair) -> list[StoredPoint]:
 
 
 def open_destination(pair: Pair, source: Source, wanted: Provenance, retry: Retry) -> Provenance:
-    """Create the new collection, or check that it is that of this migration.
+    """Create the new collection, or check that an existing one belongs to this migration.
 
-    Both collections record the migration. The old one does so first, so that a rerun finds the new.
+    The migration is recorded in both collections, in the old one first, so that a rerun finds the
+    new one.
 
     Raises:
         CollectionError: A collection of that name exists, or another migration is under way.

@@ -16,10 +16,10 @@ from quernstone.types import Float32Array
 from quernstone_qdrant.checks.payloads import PayloadCheck
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionError
+from quernstone_qdrant.migration.backfill import Backfill
 from quernstone_qdrant.migration.comparison import compare
 from quernstone_qdrant.migration.contents import Rebuilt
 from quernstone_qdrant.migration.counts import PassCounts
-from quernstone_qdrant.migration.filling import Filling
 from quernstone_qdrant.migration.in_place_record import InPlaceRecord, planned_record
 from quernstone_qdrant.migration.joining import MIGRATION_KEY
 from quernstone_qdrant.migration.options import MigrationOptions
@@ -88,7 +88,7 @@ class InPlaceMigration:
         size = self._options.batch_size
         read = self._retry.call(lambda: list(islice(self._target.scroll(None, batch=size), size)))
         total = missing = self._retry.call(self._target.count)
-        filling = self._filling(new, None)
+        filling = self._backfill(new, None)
         if new.settings.vector in state.vectors:
             missing = filling.missing()
         texts = [one.text for one in filling.texts(read, PassCounts())]
@@ -119,7 +119,7 @@ class InPlaceMigration:
         record = self._existing(state)
         old, embedder = record.old, self._options.queries.embedder
         self._options.queries.check(old, old.dimensions, self._target.collection)
-        missing = self._filling(old, None).missing()
+        missing = self._backfill(old, None).missing()
         if missing and embedder is not None:
             self._fill(old, embedder, "filling")
         elif missing:
@@ -131,7 +131,7 @@ class InPlaceMigration:
         if record.is_switched(state):
             self._running.update(phase="switching")
             record = self._switch_back(record)
-            late = self._filling(old, None).missing()
+            late = self._backfill(old, None).missing()
             if late and embedder is not None:
                 self._fill(old, embedder, "late")
             elif late:
@@ -152,7 +152,7 @@ class InPlaceMigration:
                 self._target.collection,
                 "it records the old model still: switch it before you finish",
             )
-        missing = self._filling(record.new, None).missing()
+        missing = self._backfill(record.new, None).missing()
         if missing and not self._options.skip_errors:
             raise CollectionError(
                 self._target.collection,
@@ -174,7 +174,7 @@ class InPlaceMigration:
     def _fill(self, model: Provenance, embedder: TextEmbedder, phase: Phase) -> None:
         """Fill in passes until one finds nothing to embed."""
         self._running.update(phase=phase)
-        filling = self._filling(model, embedder)
+        filling = self._backfill(model, embedder)
         for number in range(1, self._options.most_passes + 1):
             counts = filling.fill()
             self._running.count(counts)
@@ -279,9 +279,9 @@ class InPlaceMigration:
     def _describe(
         self, state: CollectionState, record: InPlaceRecord, *, now: Provenance, unused: Provenance
     ) -> None:
-        """Let the collection record a model.
+        """Record a model as that of the collection.
 
-        Its identity is a new one, so that loaders and searchers that opened it before notice.
+        The collection gets a new identity, so that loaders and searchers notice the change.
         """
         names = {*state.unused, unused.settings.vector} - {now.settings.vector}
         former = {name: None for name in state.metadata if name.startswith(IDENTITY_PREFIX)}
@@ -341,8 +341,8 @@ class InPlaceMigration:
         self._name(record, switched=record.is_switched(state))
         return record
 
-    def _filling(self, model: Provenance, embedder: TextEmbedder | None) -> Filling:
-        return Filling(
+    def _backfill(self, model: Provenance, embedder: TextEmbedder | None) -> Backfill:
+        return Backfill(
             self._target,
             model,
             embedder,

@@ -1,4 +1,4 @@
-"""The record of a migration in place, and the conditions for one."""
+"""The record of a migration in place, and the checks before one begins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from quernstone_qdrant.targets.configuration import ADDS_VECTORS_SINCE, version_
 from quernstone_qdrant.targets.edge import EdgeTarget
 
 _VECTOR = "vector"
-_BESIDE = "leave out `in_place` (--in-place) to migrate to a second collection beside it"
+_SECOND_COLLECTION = "leave out `in_place` (--in-place) to migrate to a second collection beside it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def planned_record(
     if old is None or obstacles:
         raise ConfigError(
             f"collection {target.collection!r} cannot be migrated in place: "
-            f"{'; '.join(obstacles)}. Instead, {_BESIDE}"
+            f"{'; '.join(obstacles)}. Instead, {_SECOND_COLLECTION}"
         )
     if old.has_vectors_of(new) and not old.mixed:
         raise ConfigError(
@@ -106,7 +106,7 @@ def planned_record(
 
 
 def in_place_note(target: Target, state: CollectionState, overrides: SettingsOverrides) -> str:
-    """Say whether a migration in place is possible, for the plan of one beside."""
+    """Describe whether a migration in place is possible, for the plan of another migration."""
     obstacles = list(_obstacles(target, state, Provenance.read(state), overrides))
     if obstacles:
         return f"in place is not possible: {'; '.join(obstacles)}"
@@ -116,7 +116,7 @@ def in_place_note(target: Target, state: CollectionState, overrides: SettingsOve
 def _obstacles(
     target: Target, state: CollectionState, old: Provenance | None, overrides: SettingsOverrides
 ) -> Iterator[str]:
-    """Describe what stands against a migration in place."""
+    """Yield each reason why the collection cannot be migrated in place."""
     if isinstance(target, ClientTarget) and target.kind == "server":
         if (version_of(target.version) or (0, 0)) < ADDS_VECTORS_SINCE:
             yield (

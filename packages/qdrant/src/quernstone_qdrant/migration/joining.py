@@ -1,4 +1,4 @@
-"""Join collections by the ids of their points."""
+"""Merge-join collections by the ids of their points."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def joined(
 ) -> Iterator[tuple[StoredPoint | None, StoredPoint | None]]:
     """Pair the points of two collections by id. Both must be in the order of their ids.
 
-    Points that are written meanwhile have ids that were paired before, so they are not read.
+    Points that were already paired may be written during the join: they are not read again.
     """
     for _, (one, other) in aligned((ours, point_key), (theirs, point_key)):
         yield cast("StoredPoint | None", one), cast("StoredPoint | None", other)

@@ -13,7 +13,7 @@ from quernstone.errors import ConfigError
 from quernstone_qdrant.documents.layouts import LayoutName
 from quernstone_qdrant.embedders import AnyEmbedder, as_embedder
 from quernstone_qdrant.errors import CollectionError, CollectionNotFoundError
-from quernstone_qdrant.migration.beside import BesideMigration
+from quernstone_qdrant.migration.blue_green import BlueGreenMigration
 from quernstone_qdrant.migration.comparison import Queries
 from quernstone_qdrant.migration.in_place import InPlaceMigration
 from quernstone_qdrant.migration.in_place_record import InPlaceRecord
@@ -146,7 +146,7 @@ class QdrantMigration:
             running=self._running,
         )
         self._in_place = in_place
-        self._beside = BesideMigration(
+        self._blue_green = BlueGreenMigration(
             self._options,
             text_field=text_field,
             vector_name=vector_name,
@@ -223,7 +223,7 @@ class QdrantMigration:
         """
         return self._under_way().finish()
 
-    def _chosen(self) -> BesideMigration | InPlaceMigration:
+    def _chosen(self) -> BlueGreenMigration | InPlaceMigration:
         """Return the kind of migration that is requested.
 
         Raises:
@@ -239,12 +239,12 @@ class QdrantMigration:
                 "`in_place` (--in-place), finish it, or abandon it by `rollback(delete=True)` "
                 "(--rollback --delete)",
             )
-        return self._beside
+        return self._blue_green
 
-    def _under_way(self) -> BesideMigration | InPlaceMigration:
+    def _under_way(self) -> BlueGreenMigration | InPlaceMigration:
         if self._in_place or self._record() is not None:
             return InPlaceMigration.open(self._options)
-        return self._beside
+        return self._blue_green
 
     def _record(self) -> InPlaceRecord | None:
         """Return the record of a migration in place; None also if the name leads nowhere."""

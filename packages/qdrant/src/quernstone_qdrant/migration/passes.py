@@ -1,4 +1,4 @@
-"""Passes over both collections of a migration: fill the new one, and apply late writes."""
+"""Passes of a migration: read both collections, and apply the differences to the new one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from quernstone_qdrant.targets import StoredPoint, Target
 
 
 class Passes:
-    """Reads both collections in the order of their ids.
+    """The passes over both collections, in the order of their ids.
 
     Args:
         old: The old collection.
@@ -78,8 +78,8 @@ class Passes:
         """Write what the new collection lacks, and delete what only it has.
 
         Args:
-            record: Gets every point of the old collection.
-            sample: Gets every point of the new collection.
+            record: Receives every point of the old collection.
+            sample: Receives every point of the new collection, of which it keeps some.
         """
         counts = self._counts = PassCounts()
         pairs = joined(self._read_old(), self._new.scroll(None))
@@ -99,7 +99,7 @@ class Passes:
                     else:
                         counts.unchanged += 1
                 points, failed = self._vectors(todo)
-                # What cannot be embedded must not stay with an older text.
+                # A point that cannot be embedded must not keep the vector of its older text.
                 extra += [o.id for _, o in batch if o is not None and o.id in failed]
                 write(points, extra)
                 for one, _ in batch:

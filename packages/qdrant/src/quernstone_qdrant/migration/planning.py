@@ -85,14 +85,14 @@ def embedding_seconds(embedder: TextEmbedder, texts: list[str], total: int) -> f
 
 
 def _how(pair: Pair, *, replaces: bool) -> str:
-    beside = f"a new collection {pair.new.collection!r} is filled beside the old one"
+    filled = f"a new collection {pair.new.collection!r} is filled beside the old one"
     if pair.switched:
         return f"switched already: late writes to {pair.old.collection!r} are applied"
     if pair.old.kind == "edge":
-        return f"{beside}, then their folders exchange names"
+        return f"{filled}, then their folders exchange names"
     if replaces:
-        return f"{beside}, then {pair.name!r} is deleted and becomes an alias"
-    return f"{beside}, then the alias {pair.name!r} is switched"
+        return f"{filled}, then {pair.name!r} is deleted and becomes an alias"
+    return f"{filled}, then the alias {pair.name!r} is switched"
 
 
 def memory_and_disk(

@@ -2,8 +2,9 @@
 
 After the switch, programs may write to both collections. Only what changed in the old one since
 the record may be applied to the new one, and only to points that nothing else changed there. The
-record holds 49 bytes per point in the order of the ids. A journal beside it holds what was applied
-since; it is written before the new collection, so that a kill between both is recognized.
+record holds 49 bytes per point in the order of the ids. A journal next to it holds what was applied
+since then. It is a write-ahead log: each entry is written before the new collection, so that a kill
+between both is detected.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _without_floats(value: Any) -> Any:
 
 
 class RecordWriter:
-    """Writes a record. It replaces the previous one only when it is complete.
+    """A writer of a record, which replaces the previous one only when it is complete.
 
     Use it as a context manager.
     """
@@ -86,7 +87,7 @@ class RecordWriter:
         self._file.write(id_bytes(point.id) + old_digest(point) + new_digest(payload))
 
     def complete(self) -> None:
-        """Replace the previous record, and forget its journal."""
+        """Replace the previous record, and delete its journal."""
         self._file.close()
         Journal.path(self._path).unlink(missing_ok=True)
         self._new.replace(self._path)
@@ -112,7 +113,7 @@ def read_record(path: Path) -> Iterator[Row]:
 
 
 class Journal:
-    """A journal of what was applied to the new collection after the record, by id.
+    """A write-ahead log of what was applied to the new collection since the record, by id.
 
     Args:
         record: Path of the record.

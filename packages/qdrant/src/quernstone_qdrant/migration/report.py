@@ -41,11 +41,11 @@ class MigrationReport:
     unchanged: int = 0
     """Points that the last pass found unchanged."""
     deleted: int = 0
-    """Points deleted from the new collection because the old one has them no more."""
+    """Points deleted from the new collection because they were deleted from the old one."""
     left_out: int = 0
     """Points of the last pass without a text, or that cannot be embedded."""
     changed: int = 0
-    """Points of the last pass whose content is not that of their last load; it was used anyway."""
+    """Points of the last pass that were changed after their last load; they are migrated as is."""
     conflicts: int = 0
     """Points that were changed in both collections after the switch. The new one's stay."""
     problems: tuple[str, ...] = ()

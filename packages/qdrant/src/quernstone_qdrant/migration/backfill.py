@@ -1,4 +1,4 @@
-"""Give the points of a collection the vector of another model, while programs write to it."""
+"""Backfill the vector of another model in a collection that programs write to."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from quernstone_qdrant.targets import StoredPoint, Target
 
 
 @dataclass(frozen=True, slots=True)
-class Unfilled:
-    """A point without the vector, as it was read."""
+class PendingPoint:
+    """A point that lacks the vector, as it was read."""
 
     id: str
     text: str
+    """Text to embed."""
     hash: str
+    """Content hash; the vector is written only while the point still has it."""
 
 
-class Filling:
-    """Finds points that lack a vector, and gives it to them.
+class Backfill:
+    """A backfill, which finds the points that lack a vector and writes it.
 
     A vector is only written to a point whose content hash is still that of the embedded text. A
-    program that replaces a point writes it without the vector, so that the next pass finds it.
+    program that replaces a point meanwhile writes it without the vector, so the next pass finds it.
 
     Args:
         target: The collection.
@@ -64,7 +66,7 @@ class Filling:
         self._store = PointStore(target, self._settings, retry, request_bytes=request_bytes)
 
     def missing(self) -> int:
-        """Count the points without the vector."""
+        """Return the number of points that lack the vector."""
         return sum(1 for _ in self._store.scroll([], where=self._lacking))
 
     def fill(self) -> PassCounts:
@@ -80,7 +82,7 @@ class Filling:
             self._progress(counts)
         return counts
 
-    def texts(self, points: Sequence[StoredPoint], counts: PassCounts) -> Iterator[Unfilled]:
+    def texts(self, points: Sequence[StoredPoint], counts: PassCounts) -> Iterator[PendingPoint]:
         """Yield the points with their texts; count as problems those without."""
         for point in points:
             if not isinstance(point.payload.get(OWN_KEY), dict):
@@ -95,13 +97,13 @@ class Filling:
             except (LookupError, TypeError, ValueError) as error:
                 counts.problem(point.id, f"its payload cannot be read: {error}")
                 continue
-            yield Unfilled(point.id, text, known)
+            yield PendingPoint(point.id, text, known)
 
     @property
     def _lacking(self) -> Filter:
         return Filter(must_not=[HasVectorCondition(has_vector=self._vector)])
 
-    def _write(self, points: Sequence[Unfilled], rows: Float32Array) -> None:
+    def _write(self, points: Sequence[PendingPoint], rows: Float32Array) -> None:
         """Write vectors, except to points that were changed or deleted meanwhile."""
         left = list(range(len(points)))
         while left:

@@ -1,4 +1,4 @@
-"""Migrate a collection by filling a second one beside it; see `QdrantMigration`."""
+"""Migrate by filling a second collection and switching to it; see `QdrantMigration`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from quernstone_qdrant.migration.switching import Pair, open_pair
 from quernstone_qdrant.provenance import Provenance
 
 
-class BesideMigration:
-    """A migration to a second collection, to which the name is switched."""
+class BlueGreenMigration:
+    """A blue-green migration: a second collection is filled, then the name is switched to it."""
 
     def __init__(
         self,
