@@ -83,12 +83,12 @@ def test_a_reranking_server_that_is_broken_exits_with_1(quern):
     assert [c["name"] for c in report["checks"] if c["verdict"] == "fail"] == ["alone or together"]
 
 
-def test_nobody_there(quern, monkeypatch):
-    assert recognize("http://127.0.0.1:9") == Recognized("openai", "")
-
-
 def test_the_former_spellings_are_aliases():
     assert (recognise, Recognised) == (recognize, Recognized)
+
+
+def test_nobody_there(quern, monkeypatch):
+    assert recognize("http://127.0.0.1:9") == Recognized("openai", "")
     done = quern("http://127.0.0.1:9", "--model", "m")
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1] == "broken: 1 failed"

@@ -16,7 +16,7 @@ from quernstone.serve.speed import Speed
 _LATE_SECONDS = 5.0
 # New requests are admitted only while retried ones would wait at most this fraction of the limit.
 _NEW = 0.75
-# Reservations are made at most this many seconds ahead, in slots of this many seconds. Both limit
+# Reservations reach at most this many seconds ahead, in slots of this many seconds. Both limit
 # the work of an admission.
 _HORIZON_SECONDS = 60
 _SLOT_SECONDS = 0.25
