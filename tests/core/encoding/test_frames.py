@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from quernstone import ConfigError, InputError, InputTooLongError, PairTemplate
+from quernstone.encoding.frames import TextFrame
 from quernstone.encoding.prompts import CONTROL_TOKENS, RERANK_PREFIX, rerank_stem
 from quernstone.encoding.templates import OFFICIAL
 from quernstone.encoding.tokenizer import Tokenizer
@@ -130,3 +132,59 @@ def test_a_template_without_a_place_to_cut_is_refused(prefix, ours):
     encoder = TokenEncoder(ours, max_length=100)
     with pytest.raises(ConfigError, match=r"no place to cut .* put a word, a punctuation mark and"):
         encoder.encode_pairs([("a", "b", "")], PairTemplate(prefix=prefix))
+
+
+FRAMES = (
+    "Instruct: Given a web search query, retrieve relevant passages\nQuery:",
+    "Instruct: Answer.\nQuery: ",
+    "Represent this sentence for searching relevant passages: ",
+    "query: ",
+    "x",
+    " ",
+    "問い：",
+)
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_texts_have_the_tokens_of_the_complete_prompt(ours, theirs, share_prefix):
+    start, end = np.array([7], dtype=np.int32), [11]
+
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(st.sampled_from(FRAMES) | texts.filter(bool), texts)
+    def check(before, text):
+        frame = TextFrame(before, ours, start)
+        [ids] = ours.ids([frame.rest + text])
+        ids = np.concatenate((ids, end)).astype(np.int32)
+        found = whole_ids(frame.encoded(ids, share_prefix=share_prefix)).tolist()
+        assert found == [7, *theirs(before + text, add_special_tokens=False)["input_ids"], *end]
+        assert frame.length == 1 + len(theirs(before, add_special_tokens=False)["input_ids"])
+
+    check()
+
+
+def test_an_instruction_is_tokenized_once(ours, monkeypatch):
+    encoder = TokenEncoder(ours, max_length=1000)
+    encoder.encode_queries(["a mill"], "Find a mill")
+    asked, tokenize = [], Tokenizer.ids
+    monkeypatch.setattr(
+        Tokenizer, "ids", lambda self, texts: asked.extend(texts) or tokenize(self, texts)
+    )
+    encoder.encode_queries(["a mill", "a stone"], "Find a mill")
+    assert asked == [":a mill", ":a stone"]
+
+
+@pytest.mark.parametrize(("text", "crossing"), [("query:", "y:"), ("query: ", ": a")])
+def test_a_frame_is_not_cut_where_a_token_of_the_vocabulary_crosses(text, crossing, tmp_path):
+    """Without a pre-tokenizer, any characters may form a token together."""
+    letters = sorted(set("query: a.1_" + crossing))
+    merged = [crossing[:2], crossing][: len(crossing) - 1]
+    pairs = [(crossing[0], crossing[1]), (crossing[:2], crossing[2:])][: len(crossing) - 1]
+    vocabulary = {token: n for n, token in enumerate([*letters, *merged])}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, pairs, unk_token="_"))
+    model.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path, 100)
+    frame = TextFrame(text, tokenizer, np.empty(0, dtype=np.int32))
+    assert frame.rest == text
+    [ids] = tokenizer.ids([frame.rest + "a"])
+    found = whole_ids(frame.encoded(ids, share_prefix=True))
+    assert found.tolist() == tokenizer.ids([text + "a"])[0].tolist()

@@ -1,4 +1,4 @@
-"""Split a template into parts that can be tokenized separately.
+"""Split a prompt into parts that can be tokenized separately.
 
 A frame is the fixed text of a prompt around a query or a document. Tokenizing its parts separately
 must give the same tokens as tokenizing the complete prompt. So a text is only cut next to a
@@ -17,11 +17,63 @@ import numpy as np
 from quernstone.encoding.templates import QUERY, PairTemplate, end_of_places, fill
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.errors import ConfigError
-from quernstone.types import TokenArray
+from quernstone.types import Encoded, Prefix, TokenArray
 
 _CUT = re.compile(r"(?<=\S)(?= )|(?<=[^\W_])(?=[\n!-/:-@\[-^`{-~])")
 
 _EMPTY = np.empty(0, dtype=np.int32)
+
+# Texts of different kinds after a frame, to check that it is cut where tokens end.
+_PROBES = ("", "a", " a", "A1", "1", ".", " .", "\n", "\n\na", "  ", "é", "\u0301", "中", "_", "'s")
+
+
+class TextFrame:
+    """The fixed text before each text to embed, such as an instruction, as tokens.
+
+    It is tokenized once, except for a rest after the last place where a token surely ends. The rest
+    is tokenized together with each text.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer, start: TokenArray) -> None:
+        """Split and tokenize a frame; empty for texts without one.
+
+        Args:
+            text: The frame.
+            tokenizer: The tokenizer of the checkpoint.
+            start: Tokens before the frame.
+        """
+        self.rest = text
+        """The end of the frame."""
+        self.ids = start
+        """Tokens before the rest, `start` included."""
+        self.prefix: Prefix | None = None
+        """Tokens that all sequences with this frame begin with. They leave out the last character,
+        which may form a token together with a text. None if nothing remains."""
+        self.length = len(start)
+        """Tokens of the complete frame, `start` included."""
+        if not text:
+            return
+        cut = max((match.start() for match in _CUT.finditer(text, 1)), default=0)
+
+        def after(first: TokenArray, *texts: str) -> list[TokenArray]:
+            return [np.concatenate((first, ids)) for ids in tokenizer.ids(texts)]
+
+        complete, shared, first = after(start, text, text[:-1], text[:cut])
+        self.length = len(complete)
+        self.prefix = Prefix(shared) if len(shared) else None
+        apart = after(first, *(text[cut:] + probe for probe in _PROBES))
+        together = after(start, *(text + probe for probe in _PROBES))
+        if begins_with(shared, first) and all(map(np.array_equal, apart, together)):
+            self.ids, self.rest = first, text[cut:]
+        self._of_rest = shared[len(self.ids) :]
+
+    def encoded(self, ids: TokenArray, *, share_prefix: bool) -> Encoded:
+        """Return a sequence from the tokens of the rest, a text, and what ends the sequence."""
+        if share_prefix and self.prefix is not None:
+            size = len(self._of_rest)
+            if len(ids) > size and begins_with(ids, self._of_rest):
+                return Encoded(ids[size:], self.prefix)
+        return Encoded(np.concatenate((self.ids, ids)) if len(self.ids) else ids)
 
 
 class PairFrame:
@@ -111,3 +163,8 @@ def _last_cut(text: str) -> int | None:
     """Return the last position after `{query}` and `{instruction}` where a text can be cut."""
     start = end_of_places(text)
     return max((match.start() for match in _CUT.finditer(text, start + 1)), default=None)
+
+
+def begins_with(ids: TokenArray, start: TokenArray) -> bool:
+    """Return whether token ids begin with others."""
+    return not len(start) or ids[: len(start)].tobytes() == start.tobytes()

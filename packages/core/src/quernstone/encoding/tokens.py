@@ -11,7 +11,7 @@ import numpy as np
 from quernstone.encoding.cache import DocumentCache
 from quernstone.encoding.checks import check_texts
 from quernstone.encoding.encoder import Encode, EncodedBatch
-from quernstone.encoding.frames import PairFrame
+from quernstone.encoding.frames import PairFrame, TextFrame, begins_with
 from quernstone.encoding.prompts import ENDOFTEXT, Prompts
 from quernstone.encoding.templates import AnyTemplate, PairTemplate, full_template
 from quernstone.encoding.tokenizer import Tokenizer, split
@@ -82,7 +82,7 @@ class TokenEncoder:
             for token in (first_token, final_token)
         )
         # An application uses few instructions, but one of them with every query.
-        self._query_frame = lru_cache(maxsize=64)(self._read_query_frame)
+        self._text_frame = lru_cache(maxsize=64)(self._read_text_frame)
         self._ignored = ignored
         self._frame = lru_cache(maxsize=8)(self._read_frame)
         self._pair_stem = lru_cache(maxsize=64)(self._read_pair_stem)
@@ -150,35 +150,22 @@ class TokenEncoder:
 
     def _encode_texts(self, texts: Sequence[str], frame: str, offset: int) -> EncodedBatch:
         check_texts(texts, offset)
-        frame_tokens, prefix = self._query_frame(frame)
-        shared = prefix if self._share_prefix else None
-        ends = len(self._start) + len(self._end)
-        if frame_tokens + ends > self._max_length and texts:
+        before = self._text_frame(frame)
+        least = before.length + len(self._end)
+        if least > self._max_length and texts:
             what = "the instruction with the prompt around it"
-            raise InputTooLongError(offset, frame_tokens + ends, self._max_length, what)
-        limit = self._max_length - ends
-        ids = self._ids([frame + text for text in texts] if frame else texts, limit)
-        bodies, cut = self._truncated(ids, [limit] * len(texts), offset)
-        arrays = _append(bodies, self._end, self._start)
-        sequences = [
-            Encoded(ids[len(shared.ids) :], shared)
-            if shared is not None and _begins_with(ids, shared.ids) and len(ids) > len(shared)
-            else Encoded(ids)
-            for ids in arrays
-        ]
-        return EncodedBatch(sequences, cut, sum(map(len, arrays)))
+            raise InputTooLongError(offset, least, self._max_length, what)
+        limit = self._max_length - len(before.ids) - len(self._end)
+        ids = self._ids([before.rest + text for text in texts] if before.rest else texts, limit)
+        fixed = len(before.ids) - len(self._start)
+        bodies, cut = self._truncated(ids, [limit] * len(texts), offset, fixed=fixed)
+        arrays = _append(bodies, self._end)
+        sequences = [before.encoded(each, share_prefix=self._share_prefix) for each in arrays]
+        total = sum(map(len, arrays)) + len(arrays) * len(before.ids)
+        return EncodedBatch(sequences, cut, total)
 
-    def _read_query_frame(self, frame: str) -> tuple[int, Prefix | None]:
-        """Return the number of tokens of the text before queries, and the prefix of all queries.
-
-        The prefix leaves out the last character of that text, which may form a token together with
-        the first character of a query. It is None if nothing remains.
-        """
-        if not frame:
-            return 0, None
-        complete, shared = self._tokenizer.ids([frame, frame[:-1]])
-        ids = np.concatenate((self._start, shared))
-        return len(complete), Prefix(ids) if len(ids) else None
+    def _read_text_frame(self, frame: str) -> TextFrame:
+        return TextFrame(frame, self._tokenizer, self._start)
 
     def _read_frame(self, template: PairTemplate) -> PairFrame:
         return PairFrame(template, self._tokenizer, self._ignored)
@@ -192,7 +179,7 @@ class TokenEncoder:
         prefixes = {}
         for head, ids in zip(unique, self._frame(template).heads(unique), strict=True):
             stem = self._pair_stem(head[1], template)
-            is_parent = 0 < len(stem) < len(ids) and _begins_with(ids, stem.ids)
+            is_parent = 0 < len(stem) < len(ids) and begins_with(ids, stem.ids)
             prefixes[head] = Prefix(ids, stem if is_parent else None)
         return prefixes
 
@@ -227,37 +214,31 @@ class TokenEncoder:
         limits: Sequence[int],
         offset: int,
         tail: TokenArray = _NOTHING,
+        fixed: int = 0,
     ) -> tuple[list[TokenArray], list[int]]:
         """Return token ids cut to `limits`, and the positions of the texts that were cut.
 
         With a `tail`, all of `ids` end in it, because it was tokenized together with the text. It
-        does not count toward the limits, and is kept when a text is cut.
+        does not count toward the limits, and is kept when a text is cut. Errors count `fixed`
+        tokens more, which come before each of `ids`.
         """
         pairs = [(each, limit + len(tail)) for each, limit in zip(ids, limits, strict=True)]
         cut = [index for index, (each, limit) in enumerate(pairs) if len(each) > limit]
         if cut and not self._truncate:
             each, limit = pairs[cut[0]]
-            raise InputTooLongError(offset + cut[0], len(each), limit)
+            raise InputTooLongError(offset + cut[0], fixed + len(each), fixed + limit)
         found = [each[:limit] for each, limit in pairs]
         for index in cut if len(tail) else ():
             found[index] = np.concatenate((ids[index][: limits[index]], tail))
         return found, cut
 
 
-def _append(
-    bodies: Sequence[TokenArray], end: TokenArray, start: TokenArray | None = None
-) -> list[TokenArray]:
-    """Put `start`, if there is one, before each of `bodies`, and `end` after it."""
+def _append(bodies: Sequence[TokenArray], end: TokenArray) -> list[TokenArray]:
+    """Append `end` to each of `bodies`."""
     if not bodies:
         return []
-    first = () if start is None or not len(start) else (start,)
-    joined = np.concatenate([part for body in bodies for part in (*first, body, end)])
-    size = sum(map(len, first)) + len(end)
-    return split(joined, [len(body) + size for body in bodies])
-
-
-def _begins_with(ids: TokenArray, start: TokenArray) -> bool:
-    return ids[: len(start)].tobytes() == start.tobytes()
+    joined = np.concatenate([part for body in bodies for part in (body, end)])
+    return split(joined, [len(body) + len(end) for body in bodies])
 
 
 def _shorten(text: str, size: int) -> str:
