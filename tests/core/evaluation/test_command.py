@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import quernstone.evaluation
 from quernstone.cli import app
 from quernstone.errors import ConfigError
+from quernstone.evaluation import protocol
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -86,10 +87,12 @@ def test_former_spellings_of_the_options_of_rerank(quern):
     assert "--variant" not in shown
 
 
-def test_dimensions_and_instructions(quern):
+def test_dimensions_and_instructions(quern, monkeypatch):
+    monkeypatch.setitem(protocol._MAX_LENGTHS, "official", 24)
     some = ("--tasks-file", TASKS, "--tasks", "LocalReranking")
     done = quern("mrl", "-o", "mrl", "--dimensions", "32,256", *some)
     assert done.exit_code == 0, done.stderr
+    assert " inputs were cut to 24 tokens\n" in done.stdout
     assert done.stdout.startswith("LocalReranking  32: ")
     assert Path("mrl/mrl.png").stat().st_size > 5000
     done = quern("instructions", "-o", "both", *some)
@@ -151,6 +154,28 @@ def test_a_file_without_tasks(quern):
     done = quern("run", "-o", "out", "--tasks-file", "empty.py")
     assert done.exit_code == 2
     assert "`empty.py` defines no task" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\ndef f(:\n", "`mine/bad.py`, line 2: SyntaxError: "),
+        ("import sibling\nsibling.fail()\n", "`mine/bad.py`, line 2: OSError: gone"),
+        (
+            "from mteb.abstasks import AbsTaskSTS\nclass A(AbsTaskSTS):\n    metadata = 3\n",
+            "`mine/bad.py`: AttributeError: ",
+        ),
+    ],
+    ids=["syntax", "sibling", "metadata"],
+)
+def test_a_file_that_fails(quern, monkeypatch, content, message):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("mine").mkdir()
+    Path("mine/bad.py").write_text(content)
+    Path("mine/sibling.py").write_text("def fail():\n    raise OSError('gone')\n")
+    done = quern("run", "-o", "out", "--tasks-file", "mine/bad.py")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"quern: {message}")
 
 
 def test_nothing_to_rerank(quern):

@@ -2,7 +2,13 @@
 
 import json
 
+import mteb
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from mteb import ResultCache
+from mteb.results import TaskResult
 
 from quernstone.errors import ConfigError
 from quernstone.evaluation.benchmarks import BENCHMARKS, benchmark_tasks
@@ -150,6 +156,45 @@ def test_models_side_by_side_beside_the_published_rows(english, tmp_path):
     assert content["published"][-1]["by_type"]["STS"] == 88.58
     bar_chart(tmp_path / "bars.png", found, rows, ENGLISH)
     assert (tmp_path / "bars.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_no_two_bars_have_one_color(english, tmp_path, monkeypatch):
+    found = [summarise(english, benchmark=ENGLISH)] * 12
+    rows, colors, draw = published_rows(ENGLISH), [], Axes.bar
+
+    def bar(self, *values, color, **options):
+        colors.append(to_hex(color))
+        return draw(self, *values, color=color, **options)
+
+    monkeypatch.setattr(Axes, "bar", bar)
+    bar_chart(tmp_path / "bars.png", found, rows)
+    assert len(set(colors)) == len(colors) == 12 + len(rows)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_all_splits_give_the_means_of_the_leaderboard(tmp_path):
+    bench = mteb.get_benchmark("MTEB(cmn, v1)")
+    numbers, cache = np.random.default_rng(0), ResultCache(tmp_path)
+    meta = mteb.get_model_meta("Qwen/Qwen3-Embedding-0.6B")
+    for task in bench.tasks:
+        scores = {
+            split: {
+                subset: {
+                    name: numbers.random() for name in ("main_score", task.metadata.main_score)
+                }
+                for subset in task.hf_subsets
+            }
+            for split in task.eval_splits
+        }
+        result = TaskResult.from_task_results(task, scores, 1.0, kg_co2_emissions=None)
+        cache.save_to_cache(result, meta)
+    loaded = cache.load_results(models=[meta.name], tasks=bench, include_remote=False)
+    theirs = loaded.get_benchmark_result().iloc[0]
+    ours = summarise(tmp_path, benchmark=bench.name, rule="all")
+    assert ours.mean_task == pytest.approx(100 * theirs["Mean (Task)"], abs=1e-3)
+    assert ours.mean_type == pytest.approx(100 * theirs["Mean (TaskType)"], abs=1e-3)
+    first = summarise(tmp_path, benchmark=bench.name)
+    assert first.mean_task != pytest.approx(ours.mean_task, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -28,7 +28,7 @@ from quernstone.errors import ConfigError
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
-    from quernstone import Embedder
+    from quernstone import Embedder, Reranker
     from quernstone.evaluation.protocol import Protocol
     from quernstone.evaluation.run import Outcome
     from quernstone.types import RerankTemplate
@@ -104,12 +104,12 @@ def rerank(
             )
         rules = tasks.rules(selected)
         saved = Predictions(predictions)
-        report = _Progress(selected)
         with options.reranker(
             model,
             default_template=cast("RerankTemplate", variant or rules.template),
             max_length=RERANK_MAX_LENGTH,
         ) as reranker:
+            report = _Progress(selected, reranker)
             outcomes = rerank_tasks(
                 reranker,
                 selected,
@@ -199,8 +199,8 @@ def mrl(
         lengths = [_whole_number(one) for one in commas(dimensions)]
         selected = tasks.select()
         rules = tasks.rules(selected)
-        report = _Progress(selected)
         with options.embedder(model, max_length=rules.max_length) as embedder:
+            report = _Progress(selected, embedder)
             curves = measure_dimensions(
                 embedder,
                 selected,
@@ -259,7 +259,7 @@ def _run_tasks(
 ) -> list[Outcome]:
     from quernstone.evaluation.run import run as run_tasks
 
-    report = _Progress(selected)
+    report = _Progress(selected, embedder)
     return run_tasks(
         *(embedder, selected, output, rules),
         on_start=report.start,
@@ -271,7 +271,8 @@ def _run_tasks(
 class _Progress:
     """Prints when each task starts and ends: lines on standard error."""
 
-    def __init__(self, tasks: Sequence[AbsTask]) -> None:
+    def __init__(self, tasks: Sequence[AbsTask], model: Embedder | Reranker) -> None:
+        self._model, self._cut = model, 0
         self._places = {
             task.metadata.name: f"{place}/{len(tasks)} {task.metadata.name} ({task.metadata.type})"
             for place, task in enumerate(tasks, 1)
@@ -291,7 +292,8 @@ class _Progress:
         before = "" if first is None else f"{100 * first:.2f} -> "
         after = f"computed on {outcome.kept}" if outcome.kept else f"{outcome.seconds:.1f} s"
         place = self._places[outcome.task]
-        typer.echo(f"{place}: {before}{100 * outcome.score:.2f}, {after}", err=True)
+        score = f"{before}{100 * outcome.score:.2f}"
+        typer.echo(f"{place}: {score}, {after}{self._truncated()}", err=True)
 
     def curve(self, task: str, scores: dict[int, float], error: str) -> None:
         """Print the scores of a task at each length on standard output, or why it failed."""
@@ -299,7 +301,15 @@ class _Progress:
             self._failed(task, error)
             return
         line = "  ".join(f"{length}: {score:.2f}" for length, score in sorted(scores.items()))
-        typer.echo(f"{task}  {line}")
+        typer.echo(f"{task}  {line}{self._truncated()}")
+
+    def _truncated(self) -> str:
+        """Say how many inputs were cut since the last task."""
+        before, self._cut = self._cut, self._model.usage.truncated
+        if self._cut == before:
+            return ""
+        limit = f"{self._model.max_length:,} tokens"
+        return f", {self._cut - before:,} inputs were cut to {limit}"
 
     def _failed(self, task: str, error: str) -> None:
         typer.echo(f"{self._places[task]}: FAILED: {' '.join(error.split())}", err=True)

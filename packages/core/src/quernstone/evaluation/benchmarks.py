@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import runpy
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import mteb
@@ -94,23 +96,33 @@ def known_task_names() -> list[str]:
 def tasks_of_file(path: Path) -> list[AbsTask]:
     """Create a task of each class in a Python file that is a complete mteb task, in order.
 
+    The file may import others of its folder.
+
     Raises:
-        ConfigError: The file does not exist or defines no task.
+        ConfigError: The file does not exist, fails or defines no task.
     """
     if not path.is_file():
         raise ConfigError(f"`{path}` is not a Python file")
-    module: dict[str, Any] = runpy.run_path(str(path), run_name="quernstone_tasks")
-    classes = [
-        value
-        for value in module.values()
-        if isinstance(value, type)
-        and issubclass(value, AbsTask)
-        and value.__module__ == "quernstone_tasks"
-        and getattr(value, "metadata", None) is not None
-    ]
-    if not classes:
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        module: dict[str, Any] = runpy.run_path(str(path), run_name="quernstone_tasks")
+        classes = [
+            value
+            for value in module.values()
+            if isinstance(value, type)
+            and issubclass(value, AbsTask)
+            and value.__module__ == "quernstone_tasks"
+            and getattr(value, "metadata", None) is not None
+        ]
+        tasks = [found() for found in classes]
+    except Exception as error:
+        lines = [one.lineno for one in extract_tb(error.__traceback__) if one.filename == str(path)]
+        lines += [error.lineno] if isinstance(error, SyntaxError) else []
+        where = f", line {lines[-1]}" if lines else ""
+        raise ConfigError(f"`{path}`{where}: {type(error).__name__}: {error}") from error
+    if not tasks:
         raise ConfigError(f"`{path}` defines no task: a subclass of mteb's tasks with `metadata`")
-    return [found() for found in classes]
+    return tasks
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
