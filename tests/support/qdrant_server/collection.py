@@ -9,8 +9,8 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 from qdrant_client.local.local_collection import LocalCollection
 from tests.support.qdrant_server.config import merged_metadata, named_vectors
-from tests.support.qdrant_server.limits import Limits
 from tests.support.qdrant_server.optimizer import Optimizer
+from tests.support.qdrant_server.strict_mode import StrictMode
 
 
 class Replica:
@@ -69,7 +69,7 @@ class Collection:
         self.payload_schema: dict[str, dict[str, Any]] = {}
         """Data type and parameters of the index of each field."""
         self.lock = threading.RLock()
-        self.limits, self.optimizer = Limits(), Optimizer()
+        self.strict_mode, self.optimizer = StrictMode(), Optimizer()
         self.operations = 0
         self.counts: dict[str, int] = {}
         """Numbers of points by filter, until something changes: `describe` asks for several."""

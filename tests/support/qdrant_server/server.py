@@ -92,6 +92,8 @@ class Server:
         self.faults: Counter[str] = Counter()
         self.strict: dict[str, Any] | None = None
         """Settings of strict mode for every collection."""
+        self.memory_percent = 0
+        """Resident memory, for the setting `max_resident_memory_percent`."""
         self.status: str | list[str] = "green"
         """State of all collections; of a list, one for each answer. An update ends a grey one."""
         self.optimizer_error: str | None = None

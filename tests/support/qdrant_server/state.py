@@ -59,8 +59,8 @@ class Machine:
                 collection.counts.clear()
             strict = self.strict_mode(collection)
             if strict:
-                held = collection.count() if "max_points_count" in strict else 0
-                collection.limits.check(call, strict, collection.payload_schema, held)
+                memory = self._server.memory_percent
+                collection.strict_mode.check(call, strict, collection, memory)
             try:
                 return getattr(runs, operation.name)(collection, call)
             except ValueError as error:  # the embedded client refuses the request

@@ -159,6 +159,9 @@ class OpenedCollection:
     def _query(self, requests: Sequence[SearchRequest]) -> list[list[FoundPoint]]:
         if len(requests) == 1:
             return [self.target.query(requests[0])]
+        most = self.limits.searches or len(requests)
+        if len(requests) > most:
+            return [*self._query(requests[:most]), *self._query(requests[most:])]
         try:
             return self.target.query_many(requests)
         except (LimitError, TooLargeError):  # strict mode limits batches, and points per request
@@ -170,8 +173,9 @@ class OpenedCollection:
         found: dict[str, list[tuple[int, str]]] = {each: [] for each in ids}
         named = list(found)
         page = min(_PAGE, self.limits.query or _PAGE)
-        for start in range(0, len(named), _PAGE):
-            for condition in self._conditions(named[start : start + _PAGE]):
+        size = min(_PAGE, self.limits.condition or _PAGE)
+        for start in range(0, len(named), size):
+            for condition in self._conditions(named[start : start + size]):
                 points = self.target.scroll(
                     [OWN_KEY], batch=page, where=Filter(must=[condition]), every_replica=False
                 )

@@ -20,6 +20,7 @@ from quernstone_qdrant.embedders import (
     TextReranker,
     check_reranker,
 )
+from quernstone_qdrant.errors import LimitError
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.searching.finding import MAX_SEARCHES, Finder
@@ -162,7 +163,11 @@ class QdrantSearcher:
         Raises:
             TargetError: Qdrant failed.
         """
-        return self._retry.call(partial(self._finder.current().point_ids, list(ids)))
+        wanted = list(ids)
+        try:
+            return self._retry.call(partial(self._finder.current().point_ids, wanted))
+        except LimitError:  # the limits may have changed since they were read
+            return self._retry.call(partial(self._finder.reopened().point_ids, wanted))
 
     def search(
         self, query: str, limit: int = 10, **options: Unpack[OneSearchOptions]

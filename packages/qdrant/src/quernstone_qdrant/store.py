@@ -39,11 +39,12 @@ should accept the same points."""
 _BATCH = 4096
 _SMALLEST_PAGE = 2
 """Minimum page size: a page repeats the last point of the previous one."""
-_Kind: TypeAlias = Literal["retrieve", "scroll", "upsert", "delete"]
+_Kind: TypeAlias = Literal["retrieve", "scroll", "upsert", "update", "delete"]
 _LIMITS: Mapping[_Kind, Sequence[str]] = {
     "retrieve": ("read_rate",),
     "scroll": ("read_rate", "query"),
     "upsert": ("write_rate", "upsert"),
+    "update": ("write_rate", "upsert", "condition"),
     "delete": ("write_rate",),
 }
 """The fields of `Limits` that bound the points of each kind of request."""
@@ -262,7 +263,8 @@ class PointStore:
         """
         if ids:
             self._retry.call(self._check)
-        waiting = list(self._parts(point_sizes(payloads, vectors)))[::-1]
+        kind: _Kind = "update" if hashes else "upsert"
+        waiting = list(self._parts(point_sizes(payloads, vectors), kind))[::-1]
         while waiting:
             part = waiting.pop()
             rows = {name: matrix[part] for name, matrix in vectors.items()}
@@ -338,14 +340,14 @@ class PointStore:
         if self._size(kind, refused) == refused:
             self._most[kind] = refused // 2
 
-    def _parts(self, sizes: Sequence[int]) -> Iterator[slice]:
+    def _parts(self, sizes: Sequence[int], kind: _Kind = "upsert") -> Iterator[slice]:
         start = total = 0
-        most = self._size("upsert", len(sizes))
+        most = self._size(kind, len(sizes))
         for i, size in enumerate(sizes):
             if i > start and (i - start >= most or total + size > self._request_bytes):
                 yield slice(start, i)
                 start, total = i, 0
-                most = self._size("upsert", len(sizes))
+                most = self._size(kind, len(sizes))
             total += size
         if start < len(sizes):
             yield slice(start, len(sizes))

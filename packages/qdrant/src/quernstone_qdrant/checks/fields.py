@@ -20,9 +20,13 @@ def missing_fields(target: Target, names: Iterable[str], layout: Layout) -> list
     missing = []
     for name in dict.fromkeys(names):
         fields = [PayloadField(key=layout.field(path)) for path in field_paths(name)]
+        # One condition per request: strict mode may limit their number.
         has_value = [Filter(must_not=[IsEmptyCondition(is_empty=field)]) for field in fields]
-        has_null = [IsNullCondition(is_null=field) for field in fields]
-        where = Filter(should=[*has_value, *has_null])
-        if next(iter(target.scroll([], batch=1, where=where)), None) is None:
+        has_null = [Filter(must=[IsNullCondition(is_null=field)]) for field in fields]
+        if not any(_finds(target, where) for where in (*has_value, *has_null)):
             missing.append(name)
     return missing
+
+
+def _finds(target: Target, where: Filter) -> bool:
+    return next(iter(target.scroll([], batch=1, where=where)), None) is not None

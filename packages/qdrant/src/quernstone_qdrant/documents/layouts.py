@@ -39,6 +39,8 @@ OWN_KEY = "quernstone"
 """Payload field with the document's key, the chunk's number and the content hash."""
 KEY_FIELD = f"{OWN_KEY}.key"
 """Payload path of the document's key, in every layout."""
+HASH_FIELD = f"{OWN_KEY}.hash"
+"""Payload path of the content hash."""
 NODE_FIELD = f"{OWN_KEY}.node_id"
 """Payload path of the id of a LlamaIndex node whose point has another id."""
 

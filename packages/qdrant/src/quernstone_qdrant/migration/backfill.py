@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -13,13 +14,46 @@ from quernstone.types import Float32Array
 from quernstone_qdrant.documents.layouts import OWN_KEY
 from quernstone_qdrant.documents.points import stored_hash
 from quernstone_qdrant.embedders import TextEmbedder
-from quernstone_qdrant.errors import WriteError
+from quernstone_qdrant.errors import TargetError, WriteError
 from quernstone_qdrant.migration.counts import PassCounts
 from quernstone_qdrant.migration.embedding import embed_all
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import Retry
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
+
+_MOST_TRIED = 10
+"""Points of which one is updated on trial: another program may delete some meanwhile."""
+_NO_HASH = "-"
+"""Stands for a content hash that no point has."""
+
+
+def try_update(target: Target, vector: str, retry: Retry) -> None:
+    """Make an update like those of `Backfill` that changes nothing.
+
+    Args:
+        target: A collection on a server.
+        vector: Name of a vector that its points have.
+        retry: Policy for failed requests.
+
+    Raises:
+        TargetError: The server refuses it, for example because strict mode requires a payload index
+            and limits their number.
+    """
+    points = retry.call(
+        lambda: list(islice(target.scroll([], with_vectors=True, batch=2), _MOST_TRIED))
+    )
+    for point in points:
+        if vector not in point.vectors:
+            continue
+        rows = {vector: point.vectors[vector][np.newaxis]}
+        try:
+            retry.call(partial(target.update, [point.id], [{}], rows, hashes=[_NO_HASH]))
+        except TargetError:
+            if point.id in retry.call(partial(target.payloads, [point.id], [OWN_KEY])):
+                raise
+        else:
+            return
 
 
 @dataclass(frozen=True, slots=True)

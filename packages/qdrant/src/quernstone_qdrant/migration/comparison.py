@@ -36,7 +36,8 @@ class Comparison:
     """Lowest cosine of a new vector and its text embedded again; None without points."""
     overlaps: tuple[float, ...] = ()
     """For each sampled text, the share of its ten nearest points in the old collection that are
-    among its ten nearest in the new one. None of them is wrong by itself: models differ."""
+    among its ten nearest in the new one. None of them is wrong by itself: models differ. If strict
+    mode allows fewer than eleven hits (`max_query_limit`), one less than it allows is used."""
 
     query_overlaps: tuple[float, ...] = ()
     """For each given query, the share of the ten points nearest to it in the old collection that
@@ -104,12 +105,13 @@ class Queries:
         provenance: Provenance,
         embedder: TextEmbedder,
         retry: Retry,
+        count: int,
     ) -> Iterator[float]:
-        """Yield the share of common points among the nearest of each query.
+        """Yield the share of common points among the `count` nearest of each query.
 
-        See `check_filled` for the arguments.
+        See `check_filled` for the other arguments.
         """
-        if self.embedder is None:
+        if self.embedder is None or count < 1:
             return
         for text in self.texts:
             before = unit_prefix(self.embedder.embed_query(text), self.embedder.dimensions)
@@ -117,8 +119,8 @@ class Queries:
                 before = old_provenance.settings.encode(before)
             after = unit_prefix(embedder.embed_query(text), embedder.dimensions)
             settings = provenance.settings
-            here = _nearest(old, old_vector, before, retry)
-            there = _nearest(new, settings.vector, settings.encode(after), retry)
+            here = _nearest(old, old_vector, before, retry, count)
+            there = _nearest(new, settings.vector, settings.encode(after), retry, count)
             if here:
                 yield len({*here} & {*there}) / len(here)
 
@@ -193,6 +195,8 @@ def compare(
     Returns:
         The figures, and descriptions of vectors that are wrong.
     """
+    allowed = [retry.call(place.state).limits.query or _NEIGHBORS + 1 for place in (old, new)]
+    count = min(_NEIGHBORS, *(most - 1 for most in allowed))
     comparison, problems = _compare(
         old,
         new,
@@ -201,10 +205,11 @@ def compare(
         sample,
         embedder,
         retry,
+        count,
         read or (lambda point: _vectors(new, point.id, retry)),
     )
     recorded = Provenance.read(retry.call(old.state))
-    overlaps = queries.overlaps(old, old_vector, recorded, new, provenance, embedder, retry)
+    overlaps = queries.overlaps(old, old_vector, recorded, new, provenance, embedder, retry, count)
     return replace(comparison, query_overlaps=tuple(overlaps)), problems
 
 
@@ -216,6 +221,7 @@ def _compare(
     sample: Sequence[Rebuilt],
     embedder: TextEmbedder,
     retry: Retry,
+    count: int,
     read: Callable[[Rebuilt], Mapping[str, Float32Array] | None],
 ) -> tuple[Comparison, list[str]]:
     check, problems, cosines, overlaps = VectorCheck(provenance), [], [], []
@@ -239,8 +245,8 @@ def _compare(
         before = _vectors(old, point.id, retry).get(old_vector)
         if before is None:  # deleted meanwhile
             continue
-        here = _neighbors(old, old_vector, before, point.id, retry)
-        there = _neighbors(new, name, stored[name], point.id, retry)
+        here = _neighbors(old, old_vector, before, point.id, retry, count)
+        there = _neighbors(new, name, stored[name], point.id, retry, count)
         if here:
             overlaps.append(len(here & there) / len(here))
     return (
@@ -260,15 +266,15 @@ def _vectors(target: Target, point: str, retry: Retry) -> dict[str, Float32Array
 
 
 def _neighbors(
-    target: Target, name: str, vector: Float32Array, point: str, retry: Retry
+    target: Target, name: str, vector: Float32Array, point: str, retry: Retry, count: int
 ) -> set[str]:
     """Return the ids of the points nearest to a stored point, without itself."""
-    found = _nearest(target, name, vector, retry, _NEIGHBORS + 1)
-    return set([one for one in found if one != point][:_NEIGHBORS])
+    found = _nearest(target, name, vector, retry, count + 1)
+    return set([one for one in found if one != point][:count])
 
 
 def _nearest(
-    target: Target, name: str, vector: Float32Array, retry: Retry, limit: int = _NEIGHBORS
+    target: Target, name: str, vector: Float32Array, retry: Retry, limit: int
 ) -> list[str]:
     request = SearchRequest(vector=vector, limit=limit, using=name)
     return [one.id for one in retry.call(lambda: target.query(request))]

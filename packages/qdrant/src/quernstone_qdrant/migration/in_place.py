@@ -14,9 +14,10 @@ from uuid import uuid4
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.checks.payloads import PayloadCheck
+from quernstone_qdrant.documents.layouts import HASH_FIELD
 from quernstone_qdrant.embedders import TextEmbedder
 from quernstone_qdrant.errors import CollectionError
-from quernstone_qdrant.migration.backfill import Backfill
+from quernstone_qdrant.migration.backfill import Backfill, try_update
 from quernstone_qdrant.migration.comparison import compare
 from quernstone_qdrant.migration.contents import Rebuilt
 from quernstone_qdrant.migration.counts import PassCounts
@@ -166,6 +167,8 @@ class InPlaceMigration:
 
     def _begin(self, record: InPlaceRecord, state: CollectionState) -> None:
         """Record the migration before it adds the vector, which loaders would refuse otherwise."""
+        if self._target.kind == "server":
+            try_update(self._target, record.old.settings.vector, self._retry)
         unused = sorted({*state.unused, record.new.settings.vector})
         identified = {} if state.identity else record.old.metadata()
         metadata = {**identified, **record.metadata(), UNUSED_KEY: unused}
@@ -363,5 +366,10 @@ class InPlaceMigration:
 
     def _finished(self, record: InPlaceRecord, *, switched: bool | None = None) -> MigrationReport:
         self._name(record, switched=self._running.report.switched if switched is None else switched)
+        if HASH_FIELD in self._state().payload_indexes:
+            self._running.note(
+                f"the strict mode of the collection required a payload index of `{HASH_FIELD}`, "
+                "which is deleted when the migration is finished or abandoned"
+            )
         self._running.update(phase="done")
         return self._running.report

@@ -70,11 +70,15 @@ def plan(
             "`hybrid=True`, or search without `hybrid`"
         )
     is_hybrid = settings.bm25 is not None if hybrid is None else hybrid
-    most = limits.query
-    fetched = _within("limit", question.limit, most)
+    groups = _groups(question, settings)
+    most = best_most = limits.query
+    if groups is not None and most is not None:  # a server counts the points of all groups
+        name = "group_size" if question.per_document is None else "per_document"
+        best_most = most // _within(name, groups.size, most)
+    fetched = _within("limit", question.limit, best_most)
     if question.reranked:
         usual = max(_CANDIDATES_PER_HIT * question.limit, _MIN_CANDIDATES)
-        fetched = _within("candidates", question.candidates, most, usual)
+        fetched = _within("candidates", question.candidates, best_most, usual)
     if question.feedback is not None:
         fetched = _share(question.feedback, question.examples, fetched)
     mmr = None if question.diversity is None else _mmr(question.diversity, fetched, most)
@@ -105,7 +109,7 @@ def plan(
         hybrid=is_hybrid,
         where=_where(question, settings),
         mmr=mmr,
-        groups=_groups(question, settings),
+        groups=groups,
         formula=formula,
         feedback=_feedback(question),
     )

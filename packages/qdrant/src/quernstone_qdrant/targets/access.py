@@ -16,6 +16,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.qdrant_remote import QdrantRemote
 
+from quernstone_qdrant.documents.layouts import HASH_FIELD
 from quernstone_qdrant.errors import (
     CollectionError,
     CollectionNotFoundError,
@@ -28,7 +29,8 @@ from quernstone_qdrant.targets.configuration import collection_state, too_new_fo
 from quernstone_qdrant.targets.connection import check_grpc_port, rest_only
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
 from quernstone_qdrant.targets.schema import CollectionSchema, creation_arguments, schema_of
-from quernstone_qdrant.targets.translate import MEMORY_SINCE
+from quernstone_qdrant.targets.strict_mode import check_new_indexes
+from quernstone_qdrant.targets.translate import MEMORY_SINCE, key_index
 
 _SETTLE_SECONDS, _CONSENSUS_SECONDS = 5.0, 60.0
 """Seconds that a node of a cluster may take to show a collection's metadata. The second limit
@@ -114,13 +116,12 @@ class CollectionAccess:
         wanted = schema if self._memory else schema.for_older()
         if not self.exists():
             self._create_from(wanted, metadata)
-        existing, points = self.schema().indexes, self.state().points
+        state = self.state()
+        missing = [path for path in wanted.indexes if path not in state.payload_indexes]
+        check_new_indexes(self.collection, state, missing)
         for path, index in wanted.indexes.items():
-            if path not in existing:
-                with self._failures(f"creating the index of {path}"):
-                    self._management.create_payload_index(
-                        self.collection, field_name=path, field_schema=index, wait=not points
-                    )
+            if path in missing:
+                self._create_index(path, index, wait=not state.points)
         return []
 
     def _create_from(self, schema: CollectionSchema, metadata: Mapping[str, Any]) -> None:
@@ -135,6 +136,19 @@ class CollectionAccess:
         except TargetError:  # perhaps the answer to an earlier request was lost
             if not self.exists():
                 raise
+
+    def _create_index(self, path: str, schema: Any, *, wait: bool) -> None:
+        with self._failures(f"creating the index of {path}"):
+            self._management.create_payload_index(
+                self.collection, field_name=path, field_schema=schema, wait=wait
+            )
+
+    def _index_hashes(self) -> None:
+        """Create the index that strict mode requires for updates under a condition."""
+        state = self.state()
+        if HASH_FIELD not in state.payload_indexes:
+            check_new_indexes(self.collection, state, [HASH_FIELD])
+            self._create_index(HASH_FIELD, key_index(memory=self._memory), wait=True)
 
     def take_alias(self, alias: str) -> None:
         """Point an alias to this collection, atomically, whatever it pointed to before."""

@@ -168,6 +168,8 @@ class Target(Protocol):
     def drop_vector(self, name: str, settings: CollectionSettings, dimensions: int) -> bool:
         """Delete a dense vector of all points. Does nothing if it does not exist.
 
+        Also deletes the payload index that `update` created.
+
         Args:
             name: Its name.
             settings: Settings of the collection, which do not use this vector.
@@ -227,6 +229,8 @@ class Target(Protocol):
         hashes: Sequence[str] = (),
     ) -> None:
         """Replace payload fields and vectors of existing points. Return when this is applied.
+
+        Creates a payload index of the hashes if the strict mode of a server requires one.
 
         Args:
             ids: Ids of the points.

@@ -12,6 +12,7 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 from qdrant_client.qdrant_remote import QdrantRemote
 
+from quernstone_qdrant.documents.layouts import HASH_FIELD
 from quernstone_qdrant.errors import (
     CollectionError,
     LimitError,
@@ -22,6 +23,7 @@ from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.access import CollectionAccess
 from quernstone_qdrant.targets.base import (
     METADATA_KEY,
+    CollectionState,
     IndexConfig,
     Payload,
     StoredPoint,
@@ -50,6 +52,7 @@ from quernstone_qdrant.targets.queries import (
 )
 from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
 from quernstone_qdrant.targets.stored import stored_point
+from quernstone_qdrant.targets.strict_mode import check_new_indexes, needs_index
 from quernstone_qdrant.targets.translate import (
     embedded_points,
     field_index,
@@ -64,8 +67,6 @@ from quernstone_qdrant.targets.translate import (
 )
 from quernstone_qdrant.targets.writes import grpc_points, upsert_rest
 
-_COUNT_PAGE = 1000
-"""Points per request where they are counted by reading their ids."""
 _SERVER_WRITERS = 4
 """Qdrant's guide to bulk uploads recommends 2 to 4 parallel write streams."""
 
@@ -105,6 +106,19 @@ class ClientTarget(CollectionAccess):
 
     def create_indexes(self, settings: CollectionSettings) -> list[str]:
         """See `Target.create_indexes`. A server with points builds them in the background."""
+        state = self.state()
+        missing = self._missing_indexes(settings, state)
+        check_new_indexes(self.collection, state, list(missing))
+        for path, schema in missing.items():
+            self._create_index(path, schema, wait=not state.points)
+        return list(missing)
+
+    def _missing_indexes(
+        self, settings: CollectionSettings, state: CollectionState
+    ) -> dict[str, Any]:
+        """Return the payload indexes of the settings that do not exist yet, by path."""
+        if self.kind == "embedded" and state.points:
+            return {}  # it does not list its indexes, and keeps them
         schemas: dict[str, Any] = {}
         if self.kind == "server":  # the embedded client filters without an index
             schemas = {path: field_index(kind) for path, kind in settings.fields().items()}
@@ -112,21 +126,13 @@ class ClientTarget(CollectionAccess):
                 schemas[name] = key_index(memory=self._memory)
         if settings.bm25 == "text":
             schemas[settings.text_field] = text_index(settings, embedded=self.kind == "embedded")
-        state = self.state()
-        missing = {path: schemas[path] for path in schemas if path not in state.payload_indexes}
-        if self.kind == "embedded" and state.points:
-            missing = {}  # it does not list its indexes, and keeps them
-        for path, schema in missing.items():
-            with self._failures(f"creating the index of {path}"):
-                self._management.create_payload_index(
-                    self.collection, field_name=path, field_schema=schema, wait=not state.points
-                )
-        return list(missing)
+        return {path: schemas[path] for path in schemas if path not in state.payload_indexes}
 
     def change(self, settings: CollectionSettings, dimensions: int, names: Collection[str]) -> None:
         """See `Target.change`. The embedded client has only the vectors of these settings."""
         self._check_version(settings)
         state = self.state()
+        check_new_indexes(self.collection, state, list(self._missing_indexes(settings, state)))
         wanted = [*settings.vectors(dimensions), *sparse_config(settings)]
         for name in wanted:
             if name not in state.vectors and name not in state.sparse:
@@ -147,7 +153,11 @@ class ClientTarget(CollectionAccess):
 
     def drop_vector(self, name: str, settings: CollectionSettings, dimensions: int) -> bool:  # noqa: ARG002
         """See `Target.drop_vector`."""
-        if name not in self.state().vectors:
+        state = self.state()
+        if HASH_FIELD in state.payload_indexes:
+            with self._failures(f"deleting the index of {HASH_FIELD}"):
+                self._management.delete_payload_index(self.collection, HASH_FIELD)
+        if name not in state.vectors:
             return True
         if name or self.kind == "embedded":
             with self._failures(f"deleting the vector {name}"):
@@ -219,7 +229,14 @@ class ClientTarget(CollectionAccess):
             unfinished = (r for r in results if r.status != models.UpdateStatus.COMPLETED)
             return next(unfinished, results[-1])
 
-        self._apply(f"changing {len(ids)} points", request)
+        doing = f"changing {len(ids)} points"
+        try:
+            self._apply(doing, request)
+        except TargetError as error:
+            if not hashes or not needs_index(str(error)):
+                raise
+            self._index_hashes()
+            self._apply(doing, request)
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Target.delete`."""
@@ -245,16 +262,22 @@ class ClientTarget(CollectionAccess):
         """See `Target.scroll`."""
         offset: Any = None if start is None else native_id(start)
         while True:
-            with self._failures("reading points"), self._replicas(every_replica) as how:
-                found, offset = self._points("read").scroll(
-                    self.collection,
-                    scroll_filter=where,
-                    limit=batch,
-                    offset=offset,
-                    with_payload=True if fields is None else list(fields),
-                    with_vectors=with_vectors,
-                    consistency=how,
-                )
+            try:
+                with self._failures("reading points"), self._replicas(every_replica) as how:
+                    found, offset = self._points("read").scroll(
+                        self.collection,
+                        scroll_filter=where,
+                        limit=batch,
+                        offset=offset,
+                        with_payload=True if fields is None else list(fields),
+                        with_vectors=with_vectors,
+                        consistency=how,
+                    )
+            except LimitError:
+                if batch == 1:
+                    raise
+                batch = min(self.state().limits.query or batch, batch // 2)
+                continue
             for record in found:
                 yield stored_point(record)
             if offset is None:
@@ -266,8 +289,7 @@ class ClientTarget(CollectionAccess):
             with self._failures("counting the points"):
                 return self._points("read").count(self.collection, exact=True).count
         except LimitError:  # strict mode may forbid exact counts
-            page = min(_COUNT_PAGE, self.state().limits.query or _COUNT_PAGE)
-            return sum(1 for _ in self.scroll([], batch=page))
+            return sum(1 for _ in self.scroll([], batch=1000))
 
     def check_features(self, features: Collection[Feature]) -> None:
         """See `Target.check_features`."""

@@ -11,8 +11,9 @@ from typing import Any
 from qdrant_client import models
 
 from quernstone_qdrant.settings import BM25, GRAPH, STORAGE, CollectionSettings
-from quernstone_qdrant.targets.base import CollectionState, IndexConfig, Limits, VectorState
+from quernstone_qdrant.targets.base import CollectionState, IndexConfig, VectorState
 from quernstone_qdrant.targets.schema import CollectionSchema, FieldIndex, schema_of
+from quernstone_qdrant.targets.strict_mode import limits
 from quernstone_qdrant.targets.translate import quantization_config
 
 ADDS_VECTORS_SINCE = (1, 18)
@@ -82,19 +83,7 @@ def collection_state(info: models.CollectionInfo, *, embedded: bool) -> Collecti
         segments=None if embedded else info.segments_count,
         indexed=None if embedded else info.indexed_vectors_count,
         replicas=config.params.replication_factor or 1,
-        limits=_limits(config.strict_mode_config),
-    )
-
-
-def _limits(strict: models.StrictModeConfigOutput | None) -> Limits:
-    if strict is None or not strict.enabled:
-        return Limits()
-    return Limits(
-        upsert=strict.upsert_max_batchsize,
-        query=strict.max_query_limit,
-        read_rate=strict.read_rate_limit,
-        write_rate=strict.write_rate_limit,
-        oversampling=strict.search_max_oversampling,
+        limits=limits(config.strict_mode_config),
     )
 
 

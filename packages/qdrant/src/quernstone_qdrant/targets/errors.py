@@ -25,6 +25,7 @@ from quernstone_qdrant.errors import (
     TooLargeError,
     TransientError,
 )
+from quernstone_qdrant.targets.strict_mode import Refused, refused_by
 
 CLIENT_ERRORS = (
     ApiException,  # REST
@@ -64,12 +65,6 @@ _NOT_ENCODED = (ProtobufError, TypeError, ValueError, RecursionError, OverflowEr
 _NOT_DECODED = re.compile(r"exception (de)?serializing|failed to decode protobuf", re.IGNORECASE)
 """Part of a message about a request or a response that protobuf cannot hold: it is nested too
 deeply."""
-_FULL = re.compile(r'limit of \S+ reached|for \\?"points count', re.IGNORECASE)
-"""Part of the message when a collection is as large as its strict mode allows."""
-_LIMIT = re.compile(
-    r"limit exceeded .* for|larger than rate limiter capacity|exact search disabled", re.IGNORECASE
-)
-"""Part of the message about a limit that a smaller request may satisfy."""
 _NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Transport errors of httpx that mean the request itself is invalid."""
 
@@ -106,11 +101,11 @@ def _http(error: UnexpectedResponse, failure: str) -> TargetError:
     message = f"{failure}: status {error.status_code}: {content or error.reason_phrase}"
     if error.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE or _is_too_large(content):
         return TooLargeError(message)
-    if _LIMIT.search(content) and not _FULL.search(content):
-        return LimitError(message)
+    if strict := refused_by(content):
+        return _strict(message, *strict)
     if error.status_code in _TRANSIENT_STATUS:
         return TransientError(message, _retry_after(error.headers))
-    return _final(message, refused=error.status_code in _REFUSED_STATUS)
+    return (RefusedError if error.status_code in _REFUSED_STATUS else TargetError)(message)
 
 
 def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
@@ -121,8 +116,8 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
     message = f"{failure}: {code.name}: {details}"
     if _is_too_large(details):
         return TooLargeError(message)
-    if _LIMIT.search(details) and not _FULL.search(details):
-        return LimitError(message)
+    if strict := refused_by(details):
+        return _strict(message, *strict)
     if code is grpc.StatusCode.INTERNAL and _NOT_DECODED.search(details):
         if "deserializing" in details:  # a response, so there is no content to refuse
             return TargetError(
@@ -132,16 +127,12 @@ def _grpc(error: grpc.RpcError, failure: str) -> TargetError:
         return RefusedError(message)
     if code in _TRANSIENT_CODES:
         return TransientError(message)
-    return _final(message, refused=code is grpc.StatusCode.INVALID_ARGUMENT)
+    return (RefusedError if code is grpc.StatusCode.INVALID_ARGUMENT else TargetError)(message)
 
 
-def _final(message: str, *, refused: bool) -> TargetError:
-    """Return the error of a request that will always fail; `refused` if due to its content."""
-    if _FULL.search(message):
-        return TargetError(
-            f"{message}; the collection is full: raise this limit of its strict mode"
-        )
-    return (RefusedError if refused else TargetError)(message)
+def _strict(message: str, refused: Refused, why: str) -> TargetError:
+    kinds = {"size": LimitError, "content": RefusedError, "request": TargetError}
+    return kinds[refused](f"{message}; {why}")
 
 
 def _is_too_large(text: str) -> bool:

@@ -57,6 +57,12 @@ class Limits:
     """Points written or deleted per minute, and thus by one request."""
     oversampling: float | None = None
     """Oversampling of a search by quantized vectors."""
+    searches: int | None = None
+    """Searches per request."""
+    condition: int | None = None
+    """Values that a condition of a filter lists."""
+    indexes: int | None = None
+    """Payload indexes of the collection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

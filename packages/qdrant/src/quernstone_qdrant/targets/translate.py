@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_document
-from quernstone_qdrant.documents.layouts import OWN_KEY
+from quernstone_qdrant.documents.layouts import HASH_FIELD
 from quernstone_qdrant.settings import (
     BM25,
     GRAPH,
@@ -144,7 +144,7 @@ def unchanged(hashes: Sequence[str]) -> models.Filter | None:
     if not hashes:
         return None
     match = models.MatchAny(any=list(hashes))
-    return models.Filter(must=[models.FieldCondition(key=f"{OWN_KEY}.hash", match=match)])
+    return models.Filter(must=[models.FieldCondition(key=HASH_FIELD, match=match)])
 
 
 def update_operations(
