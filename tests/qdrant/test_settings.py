@@ -49,7 +49,7 @@ def test_an_automatic_prefix_is_a_quarter_and_at_least_32(dimensions, prefix):
 def test_rows_of_a_hybrid_pair():
     settings = CollectionSettings(vector="full", prefix=8, bm25="sparse", language="german")
     embeddings = unit_vectors(2, 32)
-    rows = settings.rows(embeddings, ["eins", "zwei"])
+    rows = settings.vectors_to_write(embeddings, ["eins", "zwei"])
     assert sorted(rows) == [BM25, "full", PREFIX]
     np.testing.assert_array_equal(rows["full"], embeddings)
     cut = embeddings[:, :8]
@@ -58,7 +58,7 @@ def test_rows_of_a_hybrid_pair():
     )
     assert rows[BM25] == [Bm25Text("eins", "german", 2), Bm25Text("zwei", "german", 2)]
     with pytest.raises(ValueError, match="2 embeddings for 1 texts"):
-        settings.rows(embeddings, ["eins"])
+        settings.vectors_to_write(embeddings, ["eins"])
 
 
 def test_a_prefix_of_zeros_stays_finite():

@@ -123,7 +123,7 @@ def test_threads_that_share_a_client_write_the_vectors_of_their_own_texts(sent, 
         target.upsert(
             [str(UUID(int=start + n)) for n in range(len(batch))],
             [{"text": text} for text in batch],
-            SETTINGS.rows(np.ones((len(batch), 4), np.float32), batch),
+            SETTINGS.vectors_to_write(np.ones((len(batch), 4), np.float32), batch),
         )
 
     with ThreadPoolExecutor(8) as pool:

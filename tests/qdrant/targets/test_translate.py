@@ -220,7 +220,7 @@ def test_grpc_can_say_it_too(preset, bm25):
     config = RestToGrpc.convert_vectors_config(vectors_config(settings, 256, memory=True))
     assert sorted(config.params_map.map or [""]) == sorted(settings.vectors(256))
 
-    rows = settings.rows(np.ones((2, 256), np.float32), ["mill", "oven"])
+    rows = settings.vectors_to_write(np.ones((2, 256), np.float32), ["mill", "oven"])
     batch = {name: batch_rows(part) for name, part in rows.items()}
     sent = RestToGrpc.convert_batch_vector_struct(batch, 2)
     assert [sorted(point.vectors.vectors) for point in sent] == [sorted(rows)] * 2
@@ -244,7 +244,7 @@ def test_grpc_can_say_it_too(preset, bm25):
 
 def test_embedded_points_are_stored_like_points_that_pydantic_made():
     settings = dataclasses.replace(PRESETS["mrl"].resolved(256), bm25="sparse")
-    rows = settings.rows(unit_rows(3), ["mill", "oven", "a mill and an oven"])
+    rows = settings.vectors_to_write(unit_rows(3), ["mill", "oven", "a mill and an oven"])
     ids = [str(UUID(int=n)) for n in range(3)]
     payloads = [{"n": n, "nested": {"deep": [None, 0.1, 2**53 + 1]}} for n in range(3)]
     points = embedded_points(ids, payloads, rows)

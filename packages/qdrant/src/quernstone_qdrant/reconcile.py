@@ -220,7 +220,7 @@ def _check_vector(
 def _mismatches(
     state: CollectionState, settings: CollectionSettings, dimensions: int
 ) -> list[Mismatch]:
-    """Return the differences in storage, graph and indexes, of which most can change in place."""
+    """Return the differences in storage, graph and indexes. Most of them can change in place."""
     found: list[Mismatch] = []
     needed = settings.vectors(dimensions)
     for name, vector in state.vectors.items():

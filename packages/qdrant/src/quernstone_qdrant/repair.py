@@ -19,7 +19,7 @@ from quernstone_qdrant.errors import CollectionError
 from quernstone_qdrant.identity import check_identity, check_unchanged
 from quernstone_qdrant.provenance import Provenance
 from quernstone_qdrant.retry import OPENING_PATIENCE, Retry
-from quernstone_qdrant.settings import BM25, PREFIX, Rows
+from quernstone_qdrant.settings import BM25, PREFIX, VectorBatch
 from quernstone_qdrant.store import PointStore
 from quernstone_qdrant.targets import StoredPoint, Target
 
@@ -232,7 +232,7 @@ class _Repair:
             self._problems.append(problem)
 
     def _write(self, *, least: int) -> None:
-        """Write each kind of which at least this many are collected."""
+        """Write each kind of update for which at least `least` points are collected."""
         if len(self._payloads) >= least:
             self._update(list(self._payloads), list(self._payloads.values()), {})
             self._payloads.clear()
@@ -246,7 +246,7 @@ class _Repair:
             self._texts.clear()
 
     def _update(
-        self, ids: list[str], payloads: list[dict[str, object]], vectors: Mapping[str, Rows]
+        self, ids: list[str], payloads: list[dict[str, object]], vectors: Mapping[str, VectorBatch]
     ) -> None:
         if not self._dry_run:
             self._store.update(ids, payloads, vectors)

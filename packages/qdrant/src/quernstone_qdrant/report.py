@@ -18,7 +18,7 @@ class LoadReport:
     seen: int = 0
     """Records read."""
     unread: float = 0.0
-    """Part of the last of these records that is not loaded yet, by characters: 0 to 1."""
+    """Fraction of the last of these records, by characters, that is not loaded yet: 0 to 1."""
     chunks: int = 0
     """Chunks these records were split into."""
     embedded: int = 0
@@ -46,7 +46,7 @@ class LoadReport:
     ignored: tuple[str, ...] = ()
     """Collection settings that the target does not support, such as `quantization`."""
     notes: tuple[str, ...] = ()
-    """Changes of an existing collection, and deviations from what was asked, in words."""
+    """Descriptions of changes of an existing collection, and of deviations from the request."""
     points: int | None = None
     """Points in the collection after the load; approximate on a server. None if unknown."""
     status: str = ""
@@ -66,4 +66,4 @@ class Depths:
     indexing: bool = False
     """True once everything is written and the load waits for the index."""
     index: str = ""
-    """Work of the server's optimizer meanwhile, in words."""
+    """Description of what the server's optimizer runs meanwhile."""

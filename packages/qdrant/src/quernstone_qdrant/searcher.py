@@ -185,8 +185,7 @@ class QdrantSearcher:
             prefetch: Number of points that each earlier stage passes on: the short vectors of a
                 pair, quantized vectors, or the dense and BM25 parts of a hybrid search. None: 20
                 times the number of hits to fetch, at least 200, or what the collection's strict
-                mode allows. Larger values come closer to an
-                exact search, and are slower.
+                mode allows. Larger values come closer to an exact search, and are slower.
             instruction: The search task, for the model; None: the default instructions of the
                 embedder and the reranker.
             diversity: Choose hits by maximal marginal relevance (MMR): 0 by similarity alone, 1 by
@@ -200,7 +199,7 @@ class QdrantSearcher:
                 With a reranker, the boosted score decides which hits it reads.
             feedback: Settings of relevance feedback: the reranker scores a few hits, and a second
                 search, which follows these scores, finds the other candidates.
-            group_by: Metadata field of strings or whole numbers, of which each value has at most
+            group_by: Metadata field of strings or whole numbers. Each of its values has at most
                 `group_size` hits. Documents without the field are not found.
             group_size: Largest number of hits of a value of `group_by`; None: 1.
             per_document: Largest number of hits of a document, so that a long one does not fill

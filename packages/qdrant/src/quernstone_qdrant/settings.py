@@ -23,16 +23,16 @@ from quernstone_qdrant.documents.nodes import NEWEST_NODE_RULE, NodeRule
 from quernstone_qdrant.documents.paths import field_paths
 from quernstone_qdrant.documents.records import NEWEST_RECORD_RULE, RecordRule
 
-Rows: TypeAlias = "Float32Array | Sequence[Bm25Text | SparseVector]"
+VectorBatch: TypeAlias = "Float32Array | Sequence[Bm25Text | SparseVector]"
 """One vector per point, (points, dimensions), or texts to encode for BM25, or sparse vectors."""
-AnyRows: TypeAlias = "Rows | Sequence[Float32Array]"
-"""Rows, or one multivector per point, each of shape (vectors, dimensions)."""
+AnyVectorBatch: TypeAlias = "VectorBatch | Sequence[Float32Array]"
+"""A `VectorBatch`, or one multivector per point, each of shape (vectors, dimensions)."""
 
 Datatype = Literal["float32", "float16", "uint8"]
 Quantization = Literal["scalar", "binary", "turbo1", "turbo2", "turbo4", "turbo8"]
 """Compression of the searched vectors. The digit of TurboQuant is the number of bits per value."""
 FieldType = Literal["keyword", "tenant", "integer", "float", "bool", "datetime", "uuid", "text"]
-"""Type of a payload index. `tenant`: keywords of which most searches name one, such as a customer;
+"""Type of a payload index. `tenant`: a keyword by which most searches filter, such as a customer;
 the server stores the points of a tenant together. Use it with `payload_m`."""
 Lexical = Literal["auto", "sparse", "text"]
 Preset = Literal["dense", "mrl", "scalar", "binary", "turbo", "float16", "uint8"]
@@ -64,7 +64,7 @@ STORAGE: Mapping[str, str] = {
 }
 """Settings of shards, replicas and payloads, and their names in Qdrant."""
 CONFIGURED = (*GRAPH, *STORAGE)
-"""Settings of which None is the server's default, or leaves an existing collection's value."""
+"""Settings for which None means the server's default, or an existing collection's value."""
 IN_PLACE = frozenset((*CONFIGURED, "quantization", "on_disk", "indexes")) - {"shards"}
 """Settings that can change in a collection that holds points."""
 
@@ -254,8 +254,8 @@ class CollectionSettings:
         """Return the payload paths by which documents and nodes are found and deleted."""
         return self.payloads.key_fields
 
-    def needs_server(self) -> list[str]:
-        """Describe the settings that the embedded client silently ignores."""
+    def ignored_by_embedded(self) -> list[str]:
+        """Describe the settings in use that the embedded client silently ignores."""
         server_only = {
             "quantization": self.quantization is not None,
             f"{self.datatype} storage": self.datatype != "float32",
@@ -273,8 +273,8 @@ class CollectionSettings:
         """True if a setting of replicas is given."""
         return self.replication_factor is not None or self.write_consistency is not None
 
-    def since(self) -> Mapping[str, tuple[int, int]]:
-        """Return the settings that not every supported server has, and the version they need."""
+    def minimum_versions(self) -> Mapping[str, tuple[int, int]]:
+        """Return the (major, minor) version of Qdrant that each newer setting in use needs."""
         needed: dict[str, tuple[int, int]] = {}
         if (self.quantization or "").startswith("turbo"):
             newest = self.quantization == "turbo8"
@@ -283,7 +283,9 @@ class CollectionSettings:
             needed["bm25='text' (a text index with scores)"] = (1, 20)
         return needed
 
-    def rows(self, embeddings: Float32Array, texts: Sequence[str]) -> Mapping[str, Rows]:
+    def vectors_to_write(
+        self, embeddings: Float32Array, texts: Sequence[str]
+    ) -> Mapping[str, VectorBatch]:
         """Return the vectors to write for a batch.
 
         Args:
@@ -295,7 +297,7 @@ class CollectionSettings:
         """
         if len(embeddings) != len(texts):
             raise ValueError(f"{len(embeddings)} embeddings for {len(texts)} texts")
-        rows: dict[str, Rows] = {self.vector: self.encode(embeddings)}
+        rows: dict[str, VectorBatch] = {self.vector: self.encode(embeddings)}
         if isinstance(self.prefix, int):
             rows[PREFIX] = unit_prefix(embeddings, self.prefix)
         if self.bm25 == "sparse":
@@ -303,7 +305,7 @@ class CollectionSettings:
         return rows
 
     def bm25_text(self, text: str) -> Bm25Text:
-        """Return a document or a query with what BM25 has to know about the collection."""
+        """Return a document or a query, with the language and the BM25 rule of the collection."""
         rule = NEWEST_RULE if self.bm25_rule == "auto" else self.bm25_rule
         return Bm25Text(text, self.language, rule)
 
@@ -355,10 +357,8 @@ class CollectionSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that differ from the default, for the collection's metadata."""
-        default = CollectionSettings()
-        return {
-            name: value for name, value in asdict(self).items() if value != getattr(default, name)
-        }
+        default = asdict(CollectionSettings())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CollectionSettings:

@@ -23,7 +23,7 @@ from quernstone_qdrant.errors import (
     WriteError,
 )
 from quernstone_qdrant.retry import Retry
-from quernstone_qdrant.settings import AnyRows, CollectionSettings
+from quernstone_qdrant.settings import AnyVectorBatch, CollectionSettings
 from quernstone_qdrant.targets.base import Limits, Payload, StoredPoint, Target
 from quernstone_qdrant.writes import P, Refusal, Request, point_sizes, refusal_reason
 
@@ -194,7 +194,7 @@ class PointStore:
             CollectionError: The collection was replaced.
         """
         self._retry.call(self._check)
-        rows = self._settings.rows(embeddings, [point.text for point in points])
+        rows = self._settings.vectors_to_write(embeddings, [point.text for point in points])
         payloads = [point.payload() for point in points]
         whole = Request(points, payloads, rows, point_sizes(payloads, rows))
         left_out: list[Refusal[Point]] = []
@@ -224,7 +224,7 @@ class PointStore:
         for point in points:
             groups.setdefault((*sorted(point.vectors), *sorted(point.sparse)), []).append(point)
         for alike in groups.values():
-            rows: dict[str, AnyRows] = {
+            rows: dict[str, AnyVectorBatch] = {
                 name: _rows([point.vectors[name] for point in alike]) for name in alike[0].vectors
             }
             rows |= {name: [point.sparse[name] for point in alike] for name in alike[0].sparse}
@@ -249,7 +249,7 @@ class PointStore:
         self,
         ids: Sequence[str],
         payloads: Sequence[Payload],
-        vectors: Mapping[str, AnyRows],
+        vectors: Mapping[str, AnyVectorBatch],
         *,
         hashes: Sequence[str] = (),
     ) -> None:
@@ -386,6 +386,6 @@ class PointStore:
         return []
 
 
-def _rows(vectors: list[Float32Array]) -> AnyRows:
+def _rows(vectors: list[Float32Array]) -> AnyVectorBatch:
     """Return the vectors of points as one matrix, unless they are multivectors."""
     return np.stack(vectors) if vectors[0].ndim == 1 else vectors

@@ -11,7 +11,7 @@ import orjson
 
 from quernstone_qdrant.documents.points import Point
 from quernstone_qdrant.errors import TargetError, TooLargeError
-from quernstone_qdrant.settings import AnyRows
+from quernstone_qdrant.settings import AnyVectorBatch
 from quernstone_qdrant.targets.base import Payload, StoredPoint
 
 _NUMBER_BYTES = 13
@@ -35,7 +35,7 @@ class Request(Generic[P]):
 
     points: Sequence[P]
     payloads: Sequence[Payload]
-    rows: Mapping[str, AnyRows]
+    rows: Mapping[str, AnyVectorBatch]
     sizes: Sequence[int]
     """Estimated bytes of each point."""
 
@@ -68,7 +68,7 @@ def refusal_reason(error: TargetError, point: Point | StoredPoint, size: int) ->
     return f"{error}; the request holds only {chunk}"
 
 
-def point_sizes(payloads: Sequence[Payload], rows: Mapping[str, AnyRows]) -> list[int]:
+def point_sizes(payloads: Sequence[Payload], rows: Mapping[str, AnyVectorBatch]) -> list[int]:
     """Estimate the size of each point in a request, in bytes."""
     numbers = sum(matrix.shape[1] for matrix in rows.values() if isinstance(matrix, np.ndarray))
     sizes = [_NUMBER_BYTES * numbers + len(orjson.dumps(payload)) for payload in payloads]

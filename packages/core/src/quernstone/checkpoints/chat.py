@@ -20,7 +20,7 @@ from quernstone.errors import ConfigError, ModelLoadError
 
 _QUERY, _DOCUMENT, _INSTRUCTION = "quern0query", "quern1document", "quern2instruction"
 
-# Texts that a template may treat in another way than plain words.
+# Texts that a template may treat differently from plain words.
 _TEXTS = ("a", "two\nlines", "{{ 1 }} {% raw %} {query} <|im_end|>", "é 水 " + "word " * 2000 + ".")
 _PADDED = "\n padded \n"
 

@@ -324,7 +324,7 @@ def _prompts(folder: Path) -> Iterator[Difference]:
 
 
 def _tokens(folder: Path, *, starts: bool, is_qwen3: bool) -> Iterator[Difference]:
-    """Yield differences of the tokenizer. `starts` is true if prompts precede all texts."""
+    """Yield the differences in the tokenizer; `starts` is True if every text has a prompt."""
     path = folder / "tokenizer_config.json"
     stored = read_json(path) if path.is_file() else {}
     before, after, added = read_special_tokens(folder)

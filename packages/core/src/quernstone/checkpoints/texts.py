@@ -12,7 +12,7 @@ from quernstone.checkpoints.files import PROMPTS, read_json
 from quernstone.encoding.prompts import DEFAULT_INSTRUCTION, ENDOFTEXT, Prompts
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names of a prompt for documents, of which sentence-transformers takes the first that exists."""
+"""Possible names of the document prompt. sentence-transformers uses the first that exists."""
 
 # A prompt with an instruction, such as Qwen's `Instruct: {instruction}\nQuery:`.
 _INSTRUCTED = re.compile(r"(Instruct: ?)(.+?)(\s*\n\s*\w+ ?: ?)", re.DOTALL)

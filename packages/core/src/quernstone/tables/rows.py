@@ -57,7 +57,7 @@ class TableReader:
     """Called with the columns of a file with a header or schema before its first row. It may raise
     a `SourceError`, and returns the columns that must stay strings."""
     values: Counter[str] = field(default_factory=Counter)
-    """Counts values that are read in another form, by what became of them."""
+    """Counts the values that are converted, by a description of the conversion."""
 
     def rows(self) -> Iterator[Row | SourceError]:
         """Yield the rows in order, and a `SourceError` in place of each invalid one.

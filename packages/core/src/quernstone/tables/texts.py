@@ -31,7 +31,7 @@ class TextColumns:
             complete: False if other rows may have further columns.
 
         Raises:
-            ValueError: A column is missing; the message is a predicate.
+            ValueError: A column is missing. The message follows the name of the file.
         """
         if not self._requested:
             name = next((name for name in TEXT_FIELDS if name in columns), None)
@@ -53,7 +53,7 @@ class TextColumns:
         """Return the text of a row, after choosing the columns by the first one.
 
         Raises:
-            ValueError: The row has no text; the message is a predicate.
+            ValueError: The row has no text. The message follows the name and row of the file.
         """
         if not self.names:
             self.choose(row.keys(), complete=False)

@@ -67,7 +67,8 @@ def convert(text: str, kind: str) -> Any:
     """Convert a value. An empty one becomes None, unless it is a string.
 
     Raises:
-        ValueError: The value is not of this type; the message is a predicate.
+        ValueError: The value is not of this type. The message follows the name of the column, as
+            in "is '12a', not of type int".
     """
     if not text and kind != "str":
         return None

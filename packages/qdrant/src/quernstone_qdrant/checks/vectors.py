@@ -83,7 +83,7 @@ class VectorCheck:
         Returns:
             The cosine for each name.
         """
-        rows = self._settings.rows(embedding[None], [text])
+        rows = self._settings.vectors_to_write(embedding[None], [text])
         return {
             name: _cosine(self._centered(name, vectors[name]), self._centered(name, row[0]))
             for name, row in rows.items()

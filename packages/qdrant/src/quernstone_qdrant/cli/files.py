@@ -125,7 +125,7 @@ def _types(text: str) -> dict[str, str]:
 
 
 def describe_files(files: FileCounts) -> str:
-    """Describe what became of the files, in one line."""
+    """Describe in one line how many files were loaded, skipped or failed."""
     parts = [f"{files.loaded:,} of {files.found:,} files loaded"]
     if files.skipped:
         parts.append(f"skipped: {describe_skipped(files)}")

@@ -20,7 +20,7 @@ from quernstone_qdrant.errors import SourceError
 MARK = "quernstone_dead_letter"
 """Field that marks a line as a dead letter. It holds the reason."""
 _LEVELS = 10_000
-"""Dead letters keep what is nested too deeply for Qdrant, as far as Python can convert it."""
+"""Maximum nesting in a dead letter: it also keeps records that are nested too deeply for Qdrant."""
 
 
 class Failure(NamedTuple):

@@ -27,7 +27,7 @@ NESTING = 28
 
 _INT64 = 2**63
 _ADDRESS = re.compile(r"<.* at 0x[0-9A-Fa-f]+>")
-"""Part of the text of an object that has no text of its own."""
+"""Pattern of the default `repr` of an object, which contains its address."""
 
 
 class UnstorableError(ValueError):
@@ -45,7 +45,7 @@ def to_metadata(fields: Mapping[Any, Any]) -> dict[str, JsonValue]:
     """Convert metadata to JSON; see `to_json`.
 
     Raises:
-        UnstorableError: A value is nested too deeply, or has no text of its own.
+        UnstorableError: A value is nested too deeply, or its `str` differs in every run.
     """
     return _object(fields, NESTING)
 

@@ -57,8 +57,8 @@ class Record:
     source: str = ""
     """Origin of the document, such as a folder. Pruning deletes what is gone from its source."""
     alias: str = ""
-    """Key of the document in a load with other options. If a document of this key and source is
-    stored, the load stops instead of storing it twice."""
+    """Key that the row would have in a load without `id_field`. If a document with this key and
+    source is stored, the load stops instead of storing the row twice."""
     added: Collection[str] = ()
     """Fields of the metadata that collections of record rule 1 do not have: the column of the id,
     and Hive partitions."""

@@ -55,7 +55,7 @@ class PruneCandidates:
 
         Args:
             store: The collection.
-            stopped: Returns True to end early; what was collected is then not complete.
+            stopped: Returns True to end early; the candidates are then incomplete.
 
         Raises:
             TargetError: The collection cannot be read.

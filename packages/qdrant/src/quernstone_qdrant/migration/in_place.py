@@ -166,7 +166,7 @@ class InPlaceMigration:
     # -------------------------------------------------------------------------------- the steps
 
     def _begin(self, record: InPlaceRecord, state: CollectionState) -> None:
-        """Record the migration before it adds the vector, which loaders would refuse otherwise."""
+        """Record the migration, then add the vector: loaders refuse a vector without a record."""
         if self._target.kind == "server":
             try_update(self._target, record.old.settings.vector, self._retry)
         unused = sorted({*state.unused, record.new.settings.vector})

@@ -43,6 +43,10 @@ class MigrationOptions:
         return self.embedder
 
     def check_reachable(self) -> None:
-        """Raise the error of a server that does not answer, after a short time."""
+        """Check that the server answers, with a short patience.
+
+        Raises:
+            TargetError: It does not.
+        """
         if self.target.kind == "server":
             Retry(min(self.retry.patience, OPENING_PATIENCE)).call(self.target.exists)

@@ -79,7 +79,7 @@ class Passes:
 
         Args:
             record: Receives every point of the old collection.
-            sample: Receives every point of the new collection, of which it keeps some.
+            sample: Receives every point of the new collection, and keeps some of them.
         """
         counts = self._counts = PassCounts()
         pairs = joined(self._read_old(), self._new.scroll(None))
@@ -234,7 +234,7 @@ class Passes:
         return list(self._points(kept, np.stack(rows))), failed
 
     def _points(self, made: Sequence[Rebuilt], embeddings: Float32Array) -> Iterator[StoredPoint]:
-        rows = self._settings.rows(embeddings, [one.text for one in made])
+        rows = self._settings.vectors_to_write(embeddings, [one.text for one in made])
         for place, one in enumerate(made):
             dense: dict[str, Float32Array] = {}
             sparse: dict[str, SparseVector] = {}

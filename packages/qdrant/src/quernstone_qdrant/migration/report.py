@@ -76,7 +76,7 @@ class MigrationPlan:
     memory_bytes: int
     """Estimated memory of the new collection's vectors and graph."""
     disk_bytes: int
-    """Estimated disk space of the new collection, which is needed beside the old one's."""
+    """Estimated disk space of the new collection, in addition to that of the old one."""
     seconds: float
     """Estimated time to embed, at the rate of a sample."""
     notes: tuple[str, ...] = ()

@@ -18,7 +18,8 @@ from quernstone_qdrant.sources.options import ReadOptions
 from quernstone_qdrant.sources.partitions import partitions_of
 
 _COMPARED_ROWS = 64
-"""Number of rows of a file for which a load by ids looks for rows that are stored without ids."""
+"""Number of rows per file that a load by ids also looks up by row number, to detect an earlier load
+without ids."""
 STANDARD_INPUT = "standard input"
 """Name and source of standard input."""
 

@@ -30,13 +30,13 @@ class FileCounts:
     skipped: dict[str, int] = field(default_factory=dict)
     """Number of skipped files by the reason, such as `.pdf` or `empty`."""
     values: dict[str, int] = field(default_factory=dict)
-    """Number of values that were stored in another form, by what became of them."""
+    """Number of values that were converted, by a description of the conversion."""
     unfollowed: tuple[str, ...] = ()
     """Links to folders that were not followed because they are broken or lead in a circle."""
 
 
 class Inventory:
-    """A running count of what became of each file."""
+    """A running count of the files that were found, loaded, skipped or failed."""
 
     def __init__(self) -> None:
         self.found = self.loaded = self.failed = self.records = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.bm25 import SparseVector
-from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
+from quernstone_qdrant.settings import AnyVectorBatch, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.requests import Feature, FoundPoint, SearchRequest
 from quernstone_qdrant.targets.state import IDENTITY_PREFIX as IDENTITY_PREFIX
 from quernstone_qdrant.targets.state import METADATA_KEY as METADATA_KEY
@@ -206,7 +206,7 @@ class Target(Protocol):
         ...
 
     def upsert(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyVectorBatch]
     ) -> None:
         """Write points, replacing any with equal ids. Return when the write is applied.
 
@@ -224,7 +224,7 @@ class Target(Protocol):
         self,
         ids: Sequence[str],
         payloads: Sequence[Payload],
-        vectors: Mapping[str, AnyRows],
+        vectors: Mapping[str, AnyVectorBatch],
         *,
         hashes: Sequence[str] = (),
     ) -> None:

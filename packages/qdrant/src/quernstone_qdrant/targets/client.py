@@ -19,7 +19,7 @@ from quernstone_qdrant.errors import (
     TargetError,
     TransientError,
 )
-from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
+from quernstone_qdrant.settings import AnyVectorBatch, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.access import CollectionAccess
 from quernstone_qdrant.targets.base import (
     METADATA_KEY,
@@ -196,7 +196,7 @@ class ClientTarget(CollectionAccess):
         return {str(point.id): point.payload or {} for point in found}
 
     def upsert(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyVectorBatch]
     ) -> None:
         """See `Target.upsert`."""
         remote, native = self.client._client, native_ids(ids)
@@ -215,7 +215,7 @@ class ClientTarget(CollectionAccess):
         self,
         ids: Sequence[str],
         payloads: Sequence[Payload],
-        vectors: Mapping[str, AnyRows],
+        vectors: Mapping[str, AnyVectorBatch],
         *,
         hashes: Sequence[str] = (),
     ) -> None:
@@ -329,7 +329,7 @@ class ClientTarget(CollectionAccess):
 
     def ignored(self, settings: CollectionSettings) -> list[str]:
         """See `Target.ignored`."""
-        return settings.needs_server() if self.kind == "embedded" else []
+        return settings.ignored_by_embedded() if self.kind == "embedded" else []
 
     def deferred_index(self, how: DeferIndex) -> AbstractContextManager[list[str]]:
         """See `Target.deferred_index`."""

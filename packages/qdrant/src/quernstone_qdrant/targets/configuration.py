@@ -35,7 +35,7 @@ def too_new(settings: CollectionSettings, version: str | None) -> list[str]:
         return []
     return [
         f"{what} needs Qdrant {major}.{minor} or newer, but the server is {version}"
-        for what, (major, minor) in {_METADATA: (1, 16), **settings.since()}.items()
+        for what, (major, minor) in {_METADATA: (1, 16), **settings.minimum_versions()}.items()
         if known < (major, minor)
     ]
 

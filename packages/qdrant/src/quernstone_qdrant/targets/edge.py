@@ -27,7 +27,7 @@ from quernstone_qdrant.errors import (
     CollectionNotFoundError,
     TargetError,
 )
-from quernstone_qdrant.settings import AnyRows, CollectionSettings, DeferIndex
+from quernstone_qdrant.settings import AnyVectorBatch, CollectionSettings, DeferIndex
 from quernstone_qdrant.targets.base import (
     Payload,
     StoredPoint,
@@ -149,7 +149,7 @@ class EdgeTarget(EdgeAccess):
         return {str(point.id): point.payload or {} for point in found}
 
     def upsert(
-        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+        self, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, AnyVectorBatch]
     ) -> None:
         """See `Target.upsert`."""
         with self._failures(f"writing {len(ids)} points"):
@@ -167,7 +167,7 @@ class EdgeTarget(EdgeAccess):
         self,
         ids: Sequence[str],
         payloads: Sequence[Payload],
-        vectors: Mapping[str, AnyRows],
+        vectors: Mapping[str, AnyVectorBatch],
         *,
         hashes: Sequence[str] = (),
     ) -> None:

@@ -13,7 +13,7 @@ from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_docu
 from quernstone_qdrant.settings import (
     BM25,
     CONFIGURED,
-    AnyRows,
+    AnyVectorBatch,
     CollectionSettings,
     FieldType,
     Quantization,
@@ -109,7 +109,7 @@ def field_schemas(settings: CollectionSettings) -> dict[str, Any]:
     return schemas
 
 
-def point_vectors(vectors: Mapping[str, AnyRows], place: int) -> dict[str, Any]:
+def point_vectors(vectors: Mapping[str, AnyVectorBatch], place: int) -> dict[str, Any]:
     """Return the vectors of the point at index `place` of a batch."""
     return {name: _row(rows[place]) for name, rows in vectors.items()}
 
@@ -128,7 +128,7 @@ def new_vector(name: str, vector: VectorSettings) -> edge.UpdateOperation:
 def update_operations(
     ids: Sequence[Any],
     payloads: Sequence[Payload],
-    vectors: Mapping[str, AnyRows],
+    vectors: Mapping[str, AnyVectorBatch],
     where: edge.Filter | None,
 ) -> list[edge.UpdateOperation]:
     """Return the operations that replace payload fields and named vectors of points.
@@ -206,7 +206,7 @@ def sparse_vector(vector: SparseVector) -> edge.SparseVector:
     return edge.SparseVector(list(vector.indices), list(vector.values))
 
 
-def written_bytes(payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]) -> int:
+def written_bytes(payloads: Sequence[Payload], vectors: Mapping[str, AnyVectorBatch]) -> int:
     """Estimate the bytes that points take in the log and in the segments together."""
     numbers = 0
     for rows in vectors.values():

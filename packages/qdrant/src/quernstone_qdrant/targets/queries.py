@@ -135,12 +135,12 @@ def batched(request: SearchRequest, *, embedded: bool) -> models.QueryRequest:
 
 
 def read_arguments(request: SearchRequest) -> dict[str, Any]:
-    """Return the arguments that say which replicas answer, and until when."""
+    """Return the arguments for the read consistency and the timeout."""
     return {"consistency": _consistency(request.consistency), "timeout": request.timeout}
 
 
 def group_arguments(groups: GroupStage) -> dict[str, Any]:
-    """Return the arguments that `QdrantClient.query_points_groups` takes besides."""
+    """Return the additional arguments of `QdrantClient.query_points_groups`."""
     return {"group_by": groups.path, "group_size": groups.size}
 
 

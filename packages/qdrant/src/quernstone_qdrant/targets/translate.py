@@ -20,7 +20,7 @@ from quernstone_qdrant.settings import (
     BM25,
     GRAPH,
     STORAGE,
-    AnyRows,
+    AnyVectorBatch,
     CollectionSettings,
     FieldType,
     Quantization,
@@ -102,7 +102,7 @@ def text_index(settings: CollectionSettings, *, embedded: bool) -> models.TextIn
     )
 
 
-def batch_rows(rows: AnyRows) -> list[Any]:
+def batch_rows(rows: AnyVectorBatch) -> list[Any]:
     """Convert one vector per point to the form sent to a server."""
     if isinstance(rows, np.ndarray):
         # orjson writes the shortest digits of each float32; `tolist()` would send the 17 digits of
@@ -114,7 +114,7 @@ def batch_rows(rows: AnyRows) -> list[Any]:
 
 
 def embedded_points(
-    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+    ids: Sequence[Any], payloads: Sequence[Payload], vectors: Mapping[str, AnyVectorBatch]
 ) -> list[models.PointStruct]:
     """Convert a batch to the form that the embedded client stores fastest.
 
@@ -136,7 +136,7 @@ def embedded_points(
 
 
 def unchanged(hashes: Sequence[str]) -> models.Filter | None:
-    """Return the condition that a point still has one of these content hashes; None without any.
+    """Return a filter for points that still have one of these content hashes; None without any.
 
     A content hash covers the key of the document and the number of the chunk, so no other point of
     a request can have it.
@@ -150,7 +150,7 @@ def unchanged(hashes: Sequence[str]) -> models.Filter | None:
 def update_operations(
     ids: Sequence[Any],
     payloads: Sequence[Payload],
-    vectors: Mapping[str, AnyRows],
+    vectors: Mapping[str, AnyVectorBatch],
     where: models.Filter | None,
 ) -> list[Any]:
     """Return the operations that replace payload fields and named vectors of points.

@@ -19,7 +19,7 @@ from qdrant_client.qdrant_remote import QdrantRemote
 
 from quernstone.types import Float32Array
 from quernstone_qdrant.documents.bm25 import Bm25Text, SparseVector, encode_document
-from quernstone_qdrant.settings import AnyRows
+from quernstone_qdrant.settings import AnyVectorBatch
 from quernstone_qdrant.targets.base import Payload
 
 
@@ -28,7 +28,7 @@ def upsert_rest(
     collection: str,
     ids: Sequence[int | str],
     payloads: Sequence[Payload],
-    vectors: Mapping[str, AnyRows],
+    vectors: Mapping[str, AnyVectorBatch],
 ) -> models.UpdateResult:
     """Write a batch over REST, and wait until it is applied; see `Target.upsert`."""
     rows = {name: _json_rows(part) for name, part in vectors.items()}
@@ -53,7 +53,7 @@ def upsert_rest(
 
 
 def grpc_points(
-    ids: Sequence[int | str], payloads: Sequence[Payload], vectors: Mapping[str, AnyRows]
+    ids: Sequence[int | str], payloads: Sequence[Payload], vectors: Mapping[str, AnyVectorBatch]
 ) -> list[grpc.PointStruct]:
     """Convert a batch to gRPC's messages."""
     columns = {name: _grpc_rows(part) for name, part in vectors.items()}
@@ -67,7 +67,7 @@ def grpc_points(
     ]
 
 
-def _json_rows(rows: AnyRows) -> Any:
+def _json_rows(rows: AnyVectorBatch) -> Any:
     if isinstance(rows, np.ndarray):
         return np.ascontiguousarray(rows, dtype=np.float32)
     return [_json_row(row) for row in rows]
@@ -80,7 +80,7 @@ def _json_row(row: Bm25Text | SparseVector | Float32Array) -> Any:
     return {"indices": list(encoded.indices), "values": list(encoded.values)}
 
 
-def _grpc_rows(rows: AnyRows) -> list[grpc.Vector]:
+def _grpc_rows(rows: AnyVectorBatch) -> list[grpc.Vector]:
     if isinstance(rows, np.ndarray):
         return [_dense(row) for row in np.ascontiguousarray(rows, dtype="<f4")]
     return [_grpc_row(row) for row in rows]

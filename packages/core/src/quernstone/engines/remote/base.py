@@ -86,7 +86,7 @@ class Dialect:
         return Request(self.rerank_path, {**body, **self.rerank_fields}, read_results)
 
     def rerank_rendered(self, model: str, heads: Sequence[str], bodies: Sequence[str]) -> Request:
-        """Request the scores of rendered prompts, each of which is a head and a body."""
+        """Request the scores of rendered prompts, each given as (head, body)."""
         raise NotImplementedError
 
     def facts(self, answer: Any, model: str, task: Task) -> ServerFacts:

@@ -34,7 +34,7 @@ class Lengths:
     def __init__(
         self, transport: Transport, model: str, max_length: int, *, truncate: bool
     ) -> None:
-        """Prepare, without a request. `max_length` includes the prompt."""
+        """Store the limits; nothing is requested yet. `max_length` includes the prompt."""
         self._transport, self._model = transport, model
         self._max_length, self._truncate = max_length, truncate
         self._counting: dict[int, asyncio.Lock] = {}  # a forked child needs one of its own

@@ -58,7 +58,7 @@ class EmbeddingTests:
 
     @property
     def other_params(self) -> dict[str, Any] | None:
-        """Arguments of which each changes the vectors of texts; None if there are none."""
+        """Arguments that each change the vectors of texts; None if there are none."""
         return None
 
     @property
