@@ -89,10 +89,10 @@ class InPlaceMigration:
         size = self._options.batch_size
         read = self._retry.call(lambda: list(islice(self._target.scroll(None, batch=size), size)))
         total = missing = self._retry.call(self._target.count)
-        filling = self._backfill(new, None)
+        backfill = self._backfill(new, None)
         if new.settings.vector in state.vectors:
-            missing = filling.missing()
-        texts = [one.text for one in filling.texts(read, PassCounts())]
+            missing = backfill.missing()
+        texts = [one.text for one in backfill.texts(read, PassCounts())]
         memory, disk = memory_and_disk(
             replace(new.settings, bm25=None), new.dimensions, total, payload_bytes=0
         )
@@ -166,7 +166,7 @@ class InPlaceMigration:
     # -------------------------------------------------------------------------------- the steps
 
     def _begin(self, record: InPlaceRecord, state: CollectionState) -> None:
-        """Record the migration, then add the vector: loaders refuse a vector without a record."""
+        """Record the migration before its vector is added: loaders refuse unrecorded vectors."""
         if self._target.kind == "server":
             try_update(self._target, record.old.settings.vector, self._retry)
         unused = sorted({*state.unused, record.new.settings.vector})
@@ -177,9 +177,9 @@ class InPlaceMigration:
     def _fill(self, model: Provenance, embedder: TextEmbedder, phase: Phase) -> None:
         """Fill in passes until one finds nothing to embed."""
         self._running.update(phase=phase)
-        filling = self._backfill(model, embedder)
+        backfill = self._backfill(model, embedder)
         for number in range(1, self._options.most_passes + 1):
-            counts = filling.fill()
+            counts = backfill.fill()
             self._running.count(counts)
             if not counts.embedded:
                 break
