@@ -1,6 +1,9 @@
 """Token ids against the official tokenizer files, read by transformers."""
 
 import json
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -289,3 +292,27 @@ def test_a_damaged_tokenizer_file_is_refused(content, tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ModelLoadError, match="is not a tokenizer file"):
         Tokenizer(tmp_path, 100)
+
+
+def test_a_long_text_is_tokenized_without_the_gil(ours):
+    """An event loop, or the thread of a model, continues meanwhile."""
+    tokenizer, counts, done = ours["embedding"], [0], threading.Event()
+
+    def count():
+        while not done.is_set():
+            counts[0] += 1
+
+    interval = sys.getswitchinterval()
+    counting = threading.Thread(target=count)
+    try:
+        sys.setswitchinterval(0.5)  # far longer than tokenizing takes
+        counting.start()
+        while not counts[0]:
+            time.sleep(0.001)
+        before = counts[0]
+        tokenizer.ids(["a mill grinds grain " * 1000])
+        assert counts[0] > before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        counting.join()

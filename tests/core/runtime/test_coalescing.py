@@ -2,10 +2,14 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 
+import numpy as np
 import pytest
 
+from quernstone import Embedder
+from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.runtime import coalescing
 from quernstone.runtime.coalescing import others_are_ready
 
@@ -74,3 +78,19 @@ def test_loops_are_independent_and_forgotten(released):
     gc.collect()
     assert released == [0, 1]
     assert [found() for found in loops] == [None, None]
+
+
+@pytest.mark.parametrize(("chars", "inline"), [(500, True), (5000, False)])
+async def test_the_event_loop_encodes_short_texts_only(chars, inline, monkeypatch):
+    threads, encode = [], Tokenizer.ids
+
+    def ids(self, texts):
+        threads.append(threading.current_thread())
+        return encode(self, texts)
+
+    with Embedder("tiny") as embedder:
+        expected = embedder.embed_documents(["ab c " * (chars // 5)])
+        monkeypatch.setattr(Tokenizer, "ids", ids)
+        found = await embedder.aembed_documents(["ab c " * (chars // 5)])
+    assert (threading.current_thread() in threads) == inline
+    assert np.array_equal(found, expected)

@@ -24,6 +24,8 @@ from quernstone.types import TokenArray
 # The tokenizer returns more than the ids: 25 MiB for 2,048 chunks of 400 characters. Eight calls
 # with 256 texts each need less memory, and take no longer than one call with 2,048.
 _TEXTS_PER_CALL = 256
+# A single text of up to so many characters, which take a millisecond, is tokenized under the GIL.
+_SHORT_TEXT = 2000
 
 
 class Tokenizer:
@@ -115,7 +117,8 @@ class Tokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[TokenArray]:
         """Tokenize users' texts, in which control tokens are ordinary text."""
-        if len(texts) == 1:  # faster than a batch, which wakes the tokenizer's threads
+        if len(texts) == 1 and len(texts[0]) <= _SHORT_TEXT:
+            # Faster than a batch, which releases the GIL and wakes the tokenizer's threads.
             ids = self._plain.encode(texts[0], add_special_tokens=False).ids
             return [np.array(ids, dtype=np.int32)]
         found: list[TokenArray] = []

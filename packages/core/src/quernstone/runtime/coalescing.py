@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from quernstone.runtime.windows import text_size
+
+# Calls with more inputs or characters fill batches of their own.
+_SMALL_INPUTS = 16
+_SMALL_CHARS = 20_000
+_QUICK_CHARS = 2000
 _MAX_SECONDS = 0.02
 _QUIET_ITERATIONS = 2
 """The wait ends after so many iterations of the loop without a new caller.
@@ -52,3 +59,17 @@ async def others_are_ready() -> None:
     """
     loop = asyncio.get_running_loop()
     await _gatherings.setdefault(loop, _Gathering()).join(loop)
+
+
+def is_small(inputs: Sequence[object]) -> bool:
+    """Return whether to compute inputs together with those of other callers, in one window."""
+    return 0 < len(inputs) <= _SMALL_INPUTS and _chars(inputs) <= _SMALL_CHARS
+
+
+def is_quick(inputs: Sequence[object]) -> bool:
+    """Return whether inputs can be encoded on an event loop, which takes about a millisecond."""
+    return len(inputs) <= _SMALL_INPUTS and _chars(inputs) <= _QUICK_CHARS
+
+
+def _chars(inputs: Sequence[object]) -> int:
+    return sum(map(text_size, inputs))

@@ -16,7 +16,8 @@ from quernstone.errors import ConfigError
 from quernstone.model import Model, session_of, variant_of
 from quernstone.pairs import InstructedPair
 from quernstone.reranker import Reranker, instructed_pairs, scores_of
-from quernstone.runtime.session import Session, is_small
+from quernstone.runtime.coalescing import is_quick
+from quernstone.runtime.session import Session
 from quernstone.runtime.worker import Worker
 from quernstone.serve.admission import Admission
 from quernstone.serve.failures import TooMuchError
@@ -181,7 +182,7 @@ class Models:
                 f"the request has {len(inputs)} inputs, the limit is {limit}; send several requests"
             )
         session = session_of(model)
-        run = _inline if is_small(inputs) else asyncio.to_thread
+        run = _inline if is_quick(inputs) else asyncio.to_thread
         batch, size, key = await run(_encode, session, inputs, encode)
         limit = self._options.max_tokens
         if batch.tokens > limit:
