@@ -55,14 +55,6 @@ def test_equal_sequences_are_queued_once():
     assert queue.take(len(queue)) == [1, 0, 3]
 
 
-def take_all(jobs, budget):
-    queues = [Queue(job) for job in jobs]
-    batches = []
-    while any(map(len, queues)):
-        batches.append(take_batch(queues, max_batch_tokens=budget))
-    return batches
-
-
 PREFIXES = [None, *(Prefix(np.full(n, n, dtype=np.int32)) for n in (3, 20))]
 SEQUENCE = st.builds(
     lambda length, first, prefix: encoded(first, *[0] * (length - 1), prefix=prefix),
@@ -70,6 +62,26 @@ SEQUENCE = st.builds(
     st.integers(0, 9),
     st.sampled_from(PREFIXES),
 )
+
+
+@given(st.lists(st.lists(SEQUENCE, max_size=12), max_size=4))
+def test_an_extended_queue_has_the_sequences_of_all_parts(parts):
+    queue = Queue([])
+    new = sum(queue.extend(part) for part in parts)
+    sequences = [sequence for part in parts for sequence in part]
+    assert queue.firsts == (Queue(sequences).firsts if sequences else [])
+    assert new == len(queue) == len(set(queue.firsts))
+    rows = np.arange(len(sequences), dtype=np.float32)[:, None]
+    assert queue.repeat(rows)[:, 0].tolist() == queue.firsts
+    assert sorted(queue.take(new)) == sorted(set(queue.firsts))
+
+
+def take_all(jobs, budget):
+    queues = [Queue(job) for job in jobs]
+    batches = []
+    while any(map(len, queues)):
+        batches.append(take_batch(queues, max_batch_tokens=budget))
+    return batches
 
 
 @given(st.lists(st.lists(SEQUENCE, max_size=20), max_size=5), st.integers(1, 60))

@@ -310,3 +310,72 @@ def test_many_threads_get_their_own_rows(started):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_the_first_part_of_a_job_is_computed_while_the_next_is_encoded(started):
+    work, engine = started()
+
+    def parts():
+        yield sequences(1, 2)
+        until(lambda: ("wait", [1]) in engine.events)
+        yield sequences(3)
+
+    assert work.submit_parts(parts(), 3).result(5).tolist() == rows_of(1, 2, 3)
+    assert [numbers for what, numbers in engine.events if what == "launch"] == [[1], [2], [3]]
+
+
+def test_equal_sequences_of_several_parts_are_computed_once(started):
+    work, engine = started()
+    parts = [sequences(1, 2, 1), sequences(2, 3), sequences(3, 1)]
+    found = work.submit_parts(parts, 7).result(5)
+    assert found.tolist() == rows_of(1, 2, 1, 2, 3, 3, 1)
+    assert sorted(numbers for what, numbers in engine.events if what == "wait") == [[1], [2], [3]]
+
+
+def test_a_part_that_cannot_be_encoded_ends_the_job(started):
+    work, engine = started()
+    engine.gate.clear()
+
+    def parts():
+        yield sequences(1, 2, 3)
+        until(lambda: engine.events)
+        raise InputTooLongError(3, 9, 8)
+
+    with pytest.raises(InputTooLongError):
+        work.submit_parts(parts(), 4)
+    engine.gate.set()
+    assert work.submit(sequences(7)).result(5).tolist() == rows_of(7)
+    assert ("launch", [3]) not in engine.events
+
+
+def test_parts_that_are_not_complete_do_not_hang(started):
+    work, _ = started()
+    for parts in ([], [sequences(1)]):
+        with pytest.raises(ValueError, match="inputs, expected 2"):
+            work.submit_parts(parts, 2)
+
+
+def test_an_engine_that_fails_between_parts_fails_the_job(started):
+    work, engine = started()
+    engine.faults["wait", 1] = RuntimeError("device lost")
+
+    def parts():
+        yield sequences(1)
+        until(lambda: ("wait", [1]) in engine.events)
+        time.sleep(0.05)
+        yield sequences(2)
+
+    with pytest.raises(EngineError, match="device lost"):
+        work.submit_parts(parts(), 2).result(5)
+
+
+def test_closing_between_parts_is_said(started):
+    work, _ = started()
+
+    def parts():
+        yield sequences(1)
+        work.close()
+        yield sequences(2)
+
+    with pytest.raises(ClosedError, match="during the call"):
+        work.submit_parts(parts(), 2)

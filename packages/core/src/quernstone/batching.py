@@ -38,7 +38,7 @@ def pack(sequences: Sequence[Encoded]) -> PackedBatch:
 
     Sequences of similar length become neighbours, so attention can process them together.
     """
-    numbers = _prefix_numbers(sequences)
+    numbers = _prefix_numbers(sequences, {None: 0})
     order = _working_order(numbers, [len(sequence.ids) for sequence in sequences])
     ids = [sequences[place].ids for place in order]
     lengths = list(map(len, ids))
@@ -73,29 +73,36 @@ class Queue:
     """
 
     def __init__(self, sequences: Sequence[Input]) -> None:
-        """Queue the sequences, equal ones only once."""
+        """Queue the sequences, equal ones only once. Only an empty queue can be extended."""
         self.firsts: list[int] = [0]
         """For each sequence, the position of the first sequence that is equal to it."""
         self._lengths = [len(sequence) for sequence in sequences]
         self._prefixes = [sequence.prefix for sequence in sequences]
         self._repeats = False
         self._places = deque([0])
+        self._numbers: dict[Prefix | None, int] = {None: 0}
+        self._seen: dict[Hashable, int] = {}
         if len(sequences) != 1:
-            self._sort(sequences)
+            self.firsts, self._lengths, self._prefixes, self._places = [], [], [], deque()
+            self.extend(sequences)
 
-    def _sort(self, sequences: Sequence[Input]) -> None:
-        numbers = _prefix_numbers(sequences)
-        seen: dict[Hashable, int] = {}
-        self.firsts = [
-            seen.setdefault((number, sequence.key), place)
-            for place, (number, sequence) in enumerate(zip(numbers, sequences, strict=True))
+    def extend(self, sequences: Sequence[Input]) -> int:
+        """Append sequences, sorted among themselves, and return how many are new."""
+        start = len(self.firsts)
+        numbers = _prefix_numbers(sequences, self._numbers)
+        lengths = [len(sequence) for sequence in sequences]
+        firsts = [
+            self._seen.setdefault((number, sequence.key), place)
+            for place, (number, sequence) in enumerate(zip(numbers, sequences, strict=True), start)
         ]
-        order = _working_order(numbers, self._lengths)
-        self._repeats = len(seen) < len(order)
-        if self._repeats:
-            firsts = set(self.firsts)
-            order = [place for place in order if place in firsts]
-        self._places = deque(order)
+        order = _working_order(numbers, lengths)
+        new = [start + each for each in order if firsts[each] == start + each]
+        self._repeats = self._repeats or len(new) < len(order)
+        self.firsts += firsts
+        self._lengths += lengths
+        self._prefixes += [sequence.prefix for sequence in sequences]
+        self._places += new
+        return len(new)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -170,9 +177,8 @@ def take_batch(queues: Sequence[Queue], *, max_batch_tokens: int) -> list[tuple[
     return batch
 
 
-def _prefix_numbers(sequences: Sequence[Input]) -> list[int]:
-    """Number the prefix of each sequence in order of first use; 0 stands for none."""
-    numbers: dict[Prefix | None, int] = {None: 0}
+def _prefix_numbers(sequences: Sequence[Input], numbers: dict[Prefix | None, int]) -> list[int]:
+    """Return the number of each sequence's prefix. New prefixes get the next `numbers`."""
     found = []
     last, number = None, 0
     for sequence in sequences:

@@ -4,6 +4,7 @@ The engine is the real one, on a stand-in for CUDA. Kernels are operators of tor
 a batch can be counted; views launch nothing.
 """
 
+import threading
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from tests.support import gpu_stand_ins
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quernstone import kernels
+from quernstone import Embedder, kernels
 from quernstone.checkpoints.checkpoint import resolve
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.engines.torch.engine import TorchEngine
@@ -182,3 +183,28 @@ def test_prefixes_of_few_documents_are_written_out(monkeypatch):
     monkeypatch.setattr("quernstone.engines.torch.engine._PASS_TOKENS", 60)
     np.testing.assert_allclose(other.run(plain), expected, atol=1e-5)
     assert not other._prefixes
+
+
+def test_the_first_texts_of_a_call_are_computed_while_the_others_are_tokenized(monkeypatch):
+    """As on a GPU; on a CPU, both would compete for the cores."""
+    documents = [f"{n % 500} ounces of grain" for n in range(600)]
+    with Embedder("tiny", dtype="float32") as embedder:
+        expected = embedder.embed_documents(documents)
+    gpu_stand_ins.use(monkeypatch)
+    launched, parts = threading.Event(), []
+    launch, tokenize = TorchEngine.launch, Tokenizer.ids
+
+    def ids(tokenizer, texts):
+        parts.append(len(texts))
+        if len(parts) == 2:
+            assert launched.wait(10)
+        return tokenize(tokenizer, texts)
+
+    monkeypatch.setattr(TorchEngine, "launch", lambda *inputs: launched.set() or launch(*inputs))
+    with Embedder("tiny", dtype="float32", max_batch_tokens=1024) as embedder:
+        monkeypatch.setattr(Tokenizer, "ids", ids)
+        found = embedder.embed_documents(documents)
+        assert parts == [256, 344]
+        assert embedder.usage.inputs == 600
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.array_equal(found[:100], found[500:])  # equal texts in different parts

@@ -32,12 +32,28 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     begun: bool = False
     """True once a batch contains one of its sequences."""
+    is_open: bool = False
+    """True while `extend` may add sequences. `rows` has room for all of them."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.sequences)
         self.left = len(self.queue)
+
+    def extend(self, sequences: Sequence[Input], *, is_last: bool) -> None:
+        """Append sequences to a job that began without any; `is_last` closes it.
+
+        Call it with the lock of the worker's queue, from which engines take batches meanwhile.
+        """
+        self.sequences = [*self.sequences, *sequences]
+        new = self.queue.extend(sequences)
+        with self._lock:
+            self.left += new
+            self.is_open = not is_last
+            is_done = is_last and not self.left
+        if is_done and self._end():  # all of them were equal to computed ones
+            self.future.set_result(self.queue.repeat(self.rows))
 
     def deliver(self, places: list[int], rows: Float32Array) -> None:
         """Store rows, and complete the future when they were the last ones missing."""
@@ -47,7 +63,8 @@ class Job:
             self.rows[places] = rows
         with self._lock:
             self.left -= len(places)
-        if not self.left and self._end():
+            is_done = not (self.left or self.is_open)
+        if is_done and self._end():
             self.future.set_result(self.queue.repeat(self.rows))
 
     def fail(self, error: Exception) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from quernstone.batching import take_batch
@@ -41,6 +41,20 @@ class JobQueue:
             if self.closing:
                 raise ClosedError("the model was closed; create a new embedder or reranker")
             self._jobs.append(job)
+            self.changed.notify_all()
+
+    def extend(self, job: Job, inputs: Sequence[Input], *, is_last: bool) -> None:
+        """Add inputs to a job that is in the queue, unless it has failed; see `Job.extend`.
+
+        Raises:
+            ClosedError: The queue was closed before the job was complete.
+        """
+        with self.changed:
+            if job.future.done():
+                return
+            if self.closing:
+                raise ClosedError("the model was closed during the call")
+            job.extend(inputs, is_last=is_last)
             self.changed.notify_all()
 
     def join(self) -> None:
@@ -99,7 +113,9 @@ class JobQueue:
     def drop_done(self) -> None:
         """Remove the jobs that are done."""
         with self.changed:
-            self._jobs = [job for job in self._jobs if job.left and not job.future.done()]
+            self._jobs = [
+                job for job in self._jobs if (job.left or job.is_open) and not job.future.done()
+            ]
 
     def leave(self) -> bool:
         """Remove a broken engine, unless it is the last one; then return False.

@@ -48,8 +48,8 @@ from quernstone.engines.options import (
 from quernstone.errors import ClosedError, EngineError
 from quernstone.progress import progress_bar
 from quernstone.runtime import sharing
-from quernstone.runtime.coalescing import others_are_ready
-from quernstone.runtime.windows import awindows, text_size, windows
+from quernstone.runtime.coalescing import is_quick, is_small, others_are_ready
+from quernstone.runtime.windows import awindows, growing_parts, windows
 from quernstone.runtime.worker import Worker
 from quernstone.types import (
     Backend,
@@ -76,11 +76,6 @@ _tokenizer = lru_cache(maxsize=8)(Tokenizer)
 
 # Windows per device: one is computed while the next is encoded.
 _WINDOWS_AHEAD = 2
-# An async call encodes up to this many inputs on the event loop, in well under a millisecond, and
-# larger numbers of them in a thread.
-_INLINE_INPUTS = 16
-_INLINE_CHARS = 20_000
-
 _NOT_SHARED = "switched off by `prefix_sharing=False`"
 
 
@@ -315,9 +310,11 @@ class Session:
     async def arun_all(self, inputs: Iterable[T], encode: Encode[T]) -> Float32Array:
         """Like `run_all`, without blocking the event loop."""
         if isinstance(inputs, Sequence) and is_small(inputs):
-            # Encode first: tokenizing releases the GIL, and the worker would otherwise start on a
-            # batch of one.
-            batch = self.encode(inputs, encode)
+            # Encode first: the worker would otherwise start on a batch of one while others encode.
+            if is_quick(inputs):
+                batch = self.encode(inputs, encode)
+            else:
+                batch = await asyncio.to_thread(self.encode, inputs, encode)
             await others_are_ready()
             return await asyncio.wrap_future(self.submit(batch))
         # Not `run_all` in a thread, which would continue after the caller was cancelled.
@@ -363,7 +360,12 @@ class Session:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def _submit(self, window: Sequence[T], offset: int, encode: Encode[T]) -> Future[Float32Array]:
-        return self.submit(self.encode(window, encode, offset=offset), offset=offset)
+        backend, parts = self.backend, list(growing_parts(window))
+        # The device is idle until the first inputs of a call are encoded.
+        if offset or len(parts) == 1 or not (isinstance(backend, Worker) and backend.overlaps):
+            return self.submit(self.encode(window, encode, offset=offset), offset=offset)
+        encoded = (self._counted(self.encode(part, encode, offset=at)) for at, part in parts)
+        return backend.submit_parts((part.sequences for part in encoded), len(window))
 
     def encode(self, window: Sequence[T], encode: Encode[T], *, offset: int = 0) -> EncodedBatch:
         """Encode inputs; warn if some were cut, or if `tiny` does not know their language.
@@ -388,13 +390,11 @@ class Session:
 
     def submit(self, batch: EncodedBatch, *, offset: int = 0) -> Future[Float32Array]:
         """Start to compute encoded inputs. See `Backend.submit`."""
+        return self.backend.submit(self._counted(batch).sequences, offset)
+
+    def _counted(self, batch: EncodedBatch) -> EncodedBatch:
         with self._usage_locks.setdefault(os.getpid(), threading.Lock()):
             self._usage.inputs += len(batch.sequences)
             self._usage.tokens += batch.tokens
             self._usage.truncated += len(batch.truncated)
-        return self.backend.submit(batch.sequences, offset)
-
-
-def is_small(inputs: Sequence[object]) -> bool:
-    """Return whether inputs can be encoded and submitted on an event loop."""
-    return 0 < len(inputs) <= _INLINE_INPUTS and sum(map(text_size, inputs)) <= _INLINE_CHARS
+        return batch

@@ -6,11 +6,12 @@ grow with the job.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 _WINDOW_INPUTS = 2048
 _WINDOW_CHARS = 4_000_000
+_FIRST_PART = 256
 
 T = TypeVar("T")
 
@@ -37,6 +38,17 @@ async def awindows(inputs: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[tupl
             yield window.take()
     if window.inputs:
         yield window.take()
+
+
+def growing_parts(window: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+    """Split a window into parts, each twice as large as the one before, with their positions.
+
+    While a device computes one part, the next is encoded.
+    """
+    start, size = 0, _FIRST_PART
+    while start < len(window):
+        yield start, window[start : start + size]
+        start, size = start + size, 2 * size
 
 
 def text_size(value: object) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -54,10 +54,40 @@ class Worker:
 
     def submit(self, inputs: Sequence[Input], offset: int = 0) -> Future[Float32Array]:
         """Queue inputs. See `Backend.submit`."""
-        job = Job(inputs, offset, np.empty((len(inputs), self.width), dtype=np.float32))
-        if not inputs:
+        job = Job(inputs, offset, self._empty(len(inputs)))
+        if inputs:
+            self._add_job(job)
+        else:
             job.future.set_result(job.rows)
-            return job.future
+        return job.future
+
+    def submit_parts(
+        self, parts: Iterable[Sequence[Input]], count: int, offset: int = 0
+    ) -> Future[Float32Array]:
+        """Queue inputs part by part, as one job that begins with the first part.
+
+        Args:
+            parts: `count` inputs in all. If the iterator raises an error, the job is cancelled.
+            count: Number of inputs.
+            offset: See `Backend.submit`.
+        """
+        job = Job([], offset, self._empty(count), is_open=True)
+        self._add_job(job)
+        try:
+            for part in parts:
+                done = len(job.sequences) + len(part)
+                self._queue.extend(job, part, is_last=done == count)
+            if job.is_open and not job.future.done():
+                raise ValueError(f"the parts have {len(job.sequences)} inputs, expected {count}")
+        except BaseException:
+            job.future.cancel()
+            raise
+        return job.future
+
+    def _empty(self, rows: int) -> Float32Array:
+        return np.empty((rows, self.width), dtype=np.float32)
+
+    def _add_job(self, job: Job) -> None:
         with self._queue.changed:
             if self._is_stopped and not self._queue.closing:  # in a forked child
                 if self.is_lost:
@@ -71,13 +101,17 @@ class Worker:
                 for runner in self._runners:
                     runner.start(partial(_loaded, runner.engine))
             self._queue.add(job)
-        return job.future
 
     @property
     def info(self) -> EngineInfo:
         """Description of the engines that are in use; see `Engine`."""
         infos = [runner.engine.info for runner in self._runners if not runner.broken]
         return _joined(infos) if len(infos) > 1 else infos[0]
+
+    @property
+    def overlaps(self) -> bool:
+        """True if the devices compute while this process does something else."""
+        return all(getattr(runner.engine, "overlaps", False) for runner in self._runners)
 
     @property
     def engines(self) -> int:
