@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
 
 from quernstone import Embedder, Reranker
 from quernstone.errors import ConfigError
@@ -13,6 +15,7 @@ from quernstone.evaluation.errors import ResultsError
 from quernstone.evaluation.predictions import Predictions
 from quernstone.evaluation.rerank import Reranked, comparison, rerank
 from quernstone.evaluation.run import run
+from quernstone.evaluation.summary import summarise
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -127,6 +130,28 @@ def test_tasks_with_candidates_of_their_own_need_no_predictions(
 def test_a_task_that_ranks_nothing_is_reported(first_stage, tasks, reranker, official, tmp_path):
     [outcome] = rerank(reranker, tasks("LocalSTS"), Predictions(first_stage), tmp_path, official)
     assert "STS tasks do not rank documents and cannot be reranked" in outcome.error
+
+
+def test_the_parts_of_an_aggregate_can_be_reranked(tasks, embedder, reranker, official, tmp_path):
+    class Aggregate(AbsTaskAggregate):
+        metadata = AggregateTaskMetadata(
+            name="Aggregate",
+            description="an aggregate such as CQADupstackRetrieval",
+            tasks=tasks("LocalCodeRetrieval"),
+            main_score="ndcg_at_10",
+            type="Retrieval",
+            eval_splits=["test"],
+            reference=None,
+            bibtex_citation=None,
+        )
+
+    [first] = run(embedder, [Aggregate()], tmp_path / "one", official)
+    assert [one.task for one in summarise(tmp_path / "one").tasks] == ["Aggregate"]
+    both = [Aggregate(), *tasks("LocalCodeRetrieval")]
+    predictions = Predictions(tmp_path / "one")
+    whole, part = rerank(reranker, both, predictions, tmp_path / "two", official, top_k=1)
+    assert "is an aggregate; rerank its parts: --tasks LocalCodeRetrieval" in whole.error
+    assert part.first == pytest.approx(first.score)
 
 
 def test_the_comparison_flags_what_got_worse():

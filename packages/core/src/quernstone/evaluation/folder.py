@@ -17,6 +17,7 @@ import orjson
 from filelock import FileLock, Timeout
 from mteb import ResultCache
 from mteb.abstasks import AbsTask
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
 
 from quernstone.checkpoints.files import pointer_fault
 from quernstone.errors import ConfigError
@@ -79,8 +80,14 @@ class RunFolder:
         return ResultCache(self.path)
 
     def add_task(self, task: AbsTask) -> None:
-        """Save a task's type for summaries, since mteb does not know the tasks of users' files."""
+        """Save a task's type for summaries, since mteb does not know the tasks of users' files.
+
+        For an aggregate, whose parts have results of their own, save their names as well.
+        """
         self._run["tasks"][task.metadata.name] = task.metadata.type
+        if isinstance(task, AbsTaskAggregate):
+            parts = {part.metadata.name for part in task.tasks}
+            self._run["parts"] = sorted(parts.union(self._run.get("parts", [])))
         self._save()
 
     def _save(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import mteb
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.models.model_meta import ModelMeta
 from mteb.types import QueryDatasetType, RetrievalOutputType
 
@@ -175,6 +176,9 @@ def _rerank_task(
     name, kind = task.metadata.name, str(task.metadata.type)
     first = None
     try:
+        if isinstance(task, AbsTaskAggregate):
+            parts = ", ".join(part.metadata.name for part in task.tasks)
+            raise ResultsError(name, f"is an aggregate; rerank its parts: --tasks {parts}")
         if not isinstance(task, AbsTaskRetrieval):
             raise ResultsError(name, f"{kind} tasks do not rank documents and cannot be reranked")
         if "Reranking" not in kind:

@@ -119,12 +119,14 @@ def run_task(
     started = time.perf_counter()
     name, kind = task.metadata.name, str(task.metadata.type)
     # Only rankings can be reranked; other predictions would only take space.
-    predictions = folder.predictions if isinstance(task, AbsTaskRetrieval) else None
+    ranks = isinstance(task, AbsTaskRetrieval) or kind == "Retrieval"  # or an aggregate of them
+    predictions = folder.predictions if ranks else None
     kept = ""
     try:
         found = saved_result(model, task, folder)
         if found is not None and is_finished(found, task, folder):
-            kept = f"{found.date:%Y-%m-%d %H:%M}" if found.date else "an earlier run"
+            # mteb saves UTC
+            kept = f"{found.date.astimezone():%Y-%m-%d %H:%M}" if found.date else "an earlier date"
         else:
             on_start(task)
             restart = found is not None and _must_restart(found, task, folder)

@@ -107,7 +107,8 @@ def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "fi
     missing: list[str] = []
     if benchmark is None:
         types = {**task_types(found), **run["tasks"]}
-        rows = sorted((types.get(task, "other"), task) for task in found)
+        parts = set(run.get("parts", ())) - set(run["tasks"])
+        rows = sorted((types.get(task, "other"), task) for task in found.keys() - parts)
         tasks = [_of_results(task, kind, found[task], rule) for kind, task in rows]
     else:
         wanted = benchmark_tasks(benchmark)
