@@ -1,4 +1,4 @@
-"""Measure recall@10 against bytes in RAM for quantised and short vectors, on Qdrant Edge.
+"""Measure recall@10 against bytes in RAM for quantized and short vectors, on Qdrant Edge.
 
     python -m benchmarks.recall                      # 20,000 chunks: seven minutes on one core
 
@@ -8,7 +8,7 @@ of the RAM; binary vectors with rescoring 0.97.
 The texts are docstrings, embedded once by the tiny model (256 numbers). Each preset is loaded by
 `QdrantLoader` and searched by `QdrantSearcher` with its defaults. A hit is right if its exact
 cosine is among the ten highest. RAM is the size of those of Edge's own files that the preset keeps
-there: vectors that are not on disk, quantised vectors, and graphs.
+there: vectors that are not on disk, quantized vectors, and graphs.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _plot(rows: list[Row], chunks: int, path: Path) -> None:
     ticks = [64, 128, 256, 512, 1024]
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set_xlim(56, 1400)
-    axis.set_xlabel("bytes per vector in RAM (vectors, quantised vectors, graph)")
+    axis.set_xlabel("bytes per vector in RAM (vectors, quantized vectors, graph)")
     axis.set_ylabel(f"recall@{TOP}")
     axis.grid(alpha=0.3)
     axis.set_title(f"{chunks:,} docstrings, tiny model (256 numbers), Qdrant Edge", fontsize=9)

@@ -16,7 +16,7 @@ Bias = bool | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A decoder, as its classes in transformers read `config.json`."""
+    """A model family, and how its classes in transformers read `config.json`."""
 
     name: str
     """The start of the names of its classes: `Qwen3` of `Qwen3ForCausalLM`."""
@@ -104,7 +104,7 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
 
 
 def runs_code(names: Iterable[str], family: Family) -> bool:
-    """Return True unless all of these classes are ones whose results the torch engine computes.
+    """Return True if one of these classes is not one that the torch engine can compute.
 
     In a fine-tune, `org/model--` before a name says where the code is.
     """
@@ -173,5 +173,5 @@ def is_known_rope(config: Mapping[str, Any]) -> bool:
 
 
 def is_scaled_rope(config: Mapping[str, Any]) -> bool:
-    """Return True unless the RoPE of a `config.json` has a base and nothing else."""
+    """Return True if the RoPE of a `config.json` has more than a base, such as a scaling factor."""
     return read_rope(config)["rope_type"] != "default" or not is_known_rope(config)

@@ -67,7 +67,7 @@ def check_files(source: Source) -> None:
 
 
 def pointer_fault(path: Path) -> str:
-    """Return an error's text if Git LFS left a pointer in place of the file, and else ""."""
+    """Describe the fault if the file is only a pointer of Git LFS; return "" otherwise."""
     with path.open("rb") as file:
         start = file.read(len(_LFS_POINTER))
     if start != _LFS_POINTER:

@@ -205,7 +205,7 @@ def _plain_pair(folder: Path, prompt: str) -> PairTemplate:
 
 
 def _activation(stored: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
-    """Return the name of a class in `torch.nn`, from where releases of the library stored it."""
+    """Return the stored activation, a class in `torch.nn`. Releases stored it in several places."""
     found = (
         stored.get("activation_fn")
         or (config.get("sentence_transformers") or {}).get("activation_fn")
