@@ -131,6 +131,8 @@ def test_what_the_settings_do_not_name_is_reported(place, embedder):
     report = copy_collection(source, copy)
     assert report.notes == (
         "the payload index of `metadata.f` (float) is not in the settings: not copied",
+        "the server's settings of optimizers, write-ahead log, strict mode, shards and replicas "
+        "are not copied",
     )
     assert report.ignored == ("quantization", "payload indexes")
 

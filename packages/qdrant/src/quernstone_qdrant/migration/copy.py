@@ -86,8 +86,9 @@ def copy_collection(
     source stopped, since ids and hashes stay the same.
 
     A collection that another program created is copied as it is, with all its vectors, payload
-    indexes and metadata, so that this program can use the copy. Shards and replicas are those of
-    the destination.
+    indexes and metadata, so that this program can use the copy. Settings of optimizers, write-ahead
+    log, strict mode, shards and replicas are those of the destination, and `notes` names each that
+    differs.
 
     Args:
         source: The collection to copy.
@@ -140,17 +141,19 @@ class _Copy:
         self._provenance: Provenance | None = None
         if recorded is None:
             self._names = {*state.vectors, *state.sparse}
-            self.report = CopyReport(ignored=tuple(self._prepare_like(pinned, state)))
+            ignored = tuple(self._prepare_like(pinned, state))
+            notes = tuple(self._changed_settings(pinned))
+            self.report = CopyReport(ignored=ignored, notes=notes)
             return
         self._names = {
             *settings.vectors(recorded.dimensions),
             *([BM25] if settings.bm25 == "sparse" else []),
         }
+        self._provenance = self._prepare(state, recorded)
         self.report = CopyReport(
             ignored=tuple(destination.ignored(settings)),
-            notes=tuple(self._left_out(state, settings)),
+            notes=(*self._left_out(state, settings), *self._changed_settings(pinned)),
         )
-        self._provenance = self._prepare(state, recorded)
 
     def run(self, *, delete: bool) -> CopyReport:
         """Copy all points; see `copy_collection`."""
@@ -219,6 +222,37 @@ class _Copy:
                 yield f"the {label} of a migration in place are not copied"
             elif name not in self._names:
                 yield f"the vectors `{name}` are not in the settings: not copied"
+
+    def _changed_settings(self, source: Target) -> Iterator[str]:
+        """Describe the settings of a server that differ in the copy."""
+        if source.kind != "server":
+            return
+        if self._destination.kind != "server":
+            yield (
+                "the server's settings of optimizers, write-ahead log, strict mode, shards and "
+                "replicas are not copied"
+            )
+            return
+        ours = self._retry.call(source.schema).reported
+        theirs = self._retry.call(self._destination.schema).reported
+        changed = [
+            f"`{path}` is {theirs.get(path, 'not set')} instead of {ours.get(path, 'not set')}"
+            for path in sorted(ours.keys() | theirs.keys())
+            if ours.get(path) != theirs.get(path) and self._is_copied(path)
+        ]
+        if changed:
+            yield (
+                f"settings of the source that are not copied: {'; '.join(changed)}. Most of them "
+                "can be set by `QdrantClient.update_collection`"
+            )
+
+    def _is_copied(self, path: str) -> bool:
+        """Return False for a setting of a vector that is not copied, which has a note already."""
+        for kind in ("params.vectors.", "params.sparse_vectors."):
+            if path.startswith(kind):
+                rest = path.removeprefix(kind)
+                return any(rest.startswith(f"{name}.") or rest == name for name in self._names)
+        return True
 
     def _prepare_like(self, source: Target, state: CollectionState) -> list[str]:
         """Create the destination of another program's collection, or check that it is a copy.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from qdrant_client import QdrantClient, models
@@ -28,7 +29,12 @@ from quernstone_qdrant.targets.base import METADATA_KEY, CollectionState, Target
 from quernstone_qdrant.targets.configuration import collection_state, too_new_for, version_of
 from quernstone_qdrant.targets.connection import check_grpc_port, rest_only
 from quernstone_qdrant.targets.errors import CLIENT_ERRORS, classify
-from quernstone_qdrant.targets.schema import CollectionSchema, creation_arguments, schema_of
+from quernstone_qdrant.targets.schema import (
+    CollectionSchema,
+    creation_arguments,
+    reported_settings,
+    schema_of,
+)
 from quernstone_qdrant.targets.strict_mode import check_new_indexes
 from quernstone_qdrant.targets.translate import MEMORY_SINCE, key_index
 
@@ -100,7 +106,10 @@ class CollectionAccess:
         """See `Target.schema`. The embedded client reports no payload indexes."""
         with self._failures("reading the configuration"):
             info = self._management.get_collection(self.collection)
-        return schema_of(info, embedded=self.kind == "embedded")
+        schema = schema_of(info, embedded=self.kind == "embedded")
+        if self.kind == "embedded":
+            return schema
+        return replace(schema, reported=reported_settings(info.config))
 
     def create_like(self, schema: CollectionSchema, metadata: Mapping[str, Any]) -> list[str]:
         """See `Target.create_like`. The embedded client keeps settings that it does not use."""

@@ -36,6 +36,8 @@ class CollectionSchema:
     quantization: models.QuantizationConfig | None = None
     """Quantization of the vectors without one of their own."""
     payload_on_disk: bool | None = None
+    reported: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """All settings that a server reports, by path, without metadata; empty without a server."""
 
     def with_own_settings(self) -> CollectionSchema:
         """Move the graph and the quantization of the collection to its vectors."""
@@ -156,6 +158,23 @@ def schema_of(info: models.CollectionInfo, *, embedded: bool) -> CollectionSchem
         quantization=config.quantization_config,
         payload_on_disk=None if embedded else stored,
     )
+
+
+def reported_settings(config: models.CollectionConfig) -> dict[str, Any]:
+    """Return all settings of a server's answer by path, also those that nothing here knows."""
+    settings = config.model_dump(mode="json", exclude_none=True, exclude={"metadata"})
+    vectors = settings.get("params", {}).get("vectors", {})
+    if "size" in vectors:
+        settings["params"]["vectors"] = {"": vectors}
+    return dict(_flat(settings, ()))
+
+
+def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(part, (*path, name))
+    else:
+        yield ".".join(path), value
 
 
 def creation_arguments(schema: CollectionSchema) -> dict[str, Any]:
