@@ -228,6 +228,15 @@ def test_published_rerankers():
     assert published_rows("MTEB(deu, v1)") == []
 
 
+def test_results_of_two_versions_of_mteb_are_named(english):
+    assert "versions of mteb" not in markdown([summarise(english)])
+    path = english / "results/org__model/rev/STS12.json"
+    path.write_text(path.read_text().replace("2.26.24", "1.38.9"))
+    found = summarise(english)
+    assert "computed by several versions of mteb: 1.38.9, 2.26.24\n" in markdown([found])
+    assert found.as_dict()["mteb_versions"] == ["1.38.9", "2.26.24"]
+
+
 @pytest.mark.parametrize("content", ['{"task_name": "STS12", "sco', ""])
 def test_half_a_result(content, english):
     path = english / "results/org__model/rev/STS12.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mteb.abstasks import AbsTask
 
@@ -24,6 +24,15 @@ _NO_NAMES = frozenset({"no_model_name_available", "no_revision_available", "no_v
 
 Scores = Mapping[str, Mapping[str, float]]
 """Main scores, 0 to 1: split -> subset -> score."""
+
+
+class Results(NamedTuple):
+    """All results in a folder."""
+
+    scores: dict[str, Scores]
+    """By task."""
+    versions: list[str]
+    """Versions of mteb that computed them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,8 @@ class Summary:
     """Tasks of the benchmark without results."""
     reranked: bool = False
     """True for results of stage two."""
+    versions: list[str] = field(default_factory=list)
+    """Versions of mteb that computed the results in the folder."""
 
     @property
     def label(self) -> str:
@@ -85,6 +96,7 @@ class Summary:
             "by_type": {name: round(score, 2) for name, score in self.by_type.items()},
             "tasks": [asdict(task) | {"score": round(task.score, 2)} for task in self.tasks],
             "missing": self.missing,
+            "mteb_versions": self.versions,
         }
 
 
@@ -101,7 +113,7 @@ def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "fi
         ConfigError: The benchmark is unknown or has no results.
         ResultsError: A file is damaged, or the results are of several models.
     """
-    found = read_results(path)
+    found, versions = read_results(path)
     run = read_run(path) or {"settings": {}, "tasks": {}}
     reranked = "top_k" in run["settings"]
     missing: list[str] = []
@@ -121,11 +133,13 @@ def summarise(path: Path, *, benchmark: str | None = None, rule: SplitRule = "fi
     if not tasks:
         raise ConfigError(f"`{path}` contains no results of {benchmark or 'any task'}")
     name = run["settings"].get("model") or _model_name(path.resolve())
-    return Summary(name=str(name), tasks=tasks, missing=missing, reranked=reranked)
+    return Summary(
+        name=str(name), tasks=tasks, missing=missing, reranked=reranked, versions=versions
+    )
 
 
-def read_results(path: Path) -> dict[str, Scores]:
-    """Read the main scores of all result files in a folder, by task.
+def read_results(path: Path) -> Results:
+    """Read the main scores of all result files in a folder.
 
     Raises:
         ConfigError: The folder does not exist.
@@ -135,6 +149,7 @@ def read_results(path: Path) -> dict[str, Scores]:
         raise ConfigError(f"`{path}` is not a folder")
     found: dict[str, Scores] = {}
     files: dict[str, Path] = {}
+    versions = set()
     for file in sorted(path.rglob("*.json")):
         if file.name.endswith("_predictions.json"):
             continue
@@ -150,7 +165,8 @@ def read_results(path: Path) -> dict[str, Scores]:
             )
         files[name] = file
         found[name] = _main_scores(content["scores"], file)
-    return found
+        versions.add(str(content.get("mteb_version")))
+    return Results(found, sorted(versions))
 
 
 def _model_name(folder: Path) -> str:

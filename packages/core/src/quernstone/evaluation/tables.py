@@ -13,8 +13,8 @@ Row = tuple[str, float | None, float | None, Mapping[str, float]]
 
 
 def markdown(summaries: Sequence[Summary], published: Sequence[PublishedRow] = ()) -> str:
-    """Render means next to the published ones, a list of missing results, and all tasks."""
-    parts = [_means(summaries, published), *_missing(summaries), _tasks(summaries)]
+    """Render means next to the published ones, their caveats, and all tasks."""
+    parts = [_means(summaries, published), *_caveats(summaries), _tasks(summaries)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,10 +50,14 @@ def _means(summaries: Sequence[Summary], published: Sequence[PublishedRow]) -> s
     )
 
 
-def _missing(summaries: Sequence[Summary]) -> list[str]:
-    """List missing results, without which a mean is not a result of the benchmark."""
+def _caveats(summaries: Sequence[Summary]) -> list[str]:
+    """List what keeps a mean from being a result of the benchmark, such as missing tasks."""
     lines = []
     for one in summaries:
+        if len(one.versions) > 1:
+            lines.append(
+                f"{one.name}: computed by several versions of mteb: {', '.join(one.versions)}"
+            )
         if one.missing:
             names = ", ".join(one.missing)
             lines.append(f"{one.name}: {len(one.missing)} tasks are missing: {names}")
