@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from langchain_classic.embeddings import CacheBackedEmbeddings
-from langchain_core.stores import InMemoryByteStore
+from langchain_classic.storage import LocalFileStore
 from pydantic import ValidationError
 
 import quernstone.runtime.session
@@ -243,13 +243,13 @@ def test_no_documents_and_ten_thousand():
     assert np.allclose(vectors[:100], vectors[-100:], atol=0.02)
 
 
-def test_cache_backed_by_fingerprint(runs):
-    store = InMemoryByteStore()
+def test_cache_backed_by_files(runs, tmp_path):
+    store = LocalFileStore(tmp_path)  # refuses keys with any other characters than names of files
 
     def cached(**settings):
         embeddings = QuernstoneEmbeddings(model="tiny", max_batch_tokens=1003, **settings)
         return CacheBackedEmbeddings.from_bytes_store(
-            embeddings, store, namespace=embeddings.fingerprint, key_encoder="sha256"
+            embeddings, store, namespace=embeddings.cache_namespace, key_encoder="sha256"
         )
 
     first, again, short = cached(), cached(), cached(dimensions=32)

@@ -22,7 +22,7 @@ from langchain_quernstone import (
     QuernstoneEmbeddings,
     QuernstoneReranker,
 )
-from quernstone import InputError, PairTemplate, RankedDocument, Reranker
+from quernstone import ConfigError, InputError, PairTemplate, RankedDocument, Reranker
 
 QUERY = "grinding grain by hand"
 TEXTS = ["a compiler for C", "a hand mill\nfor  grain", "製粉機 🌾", "a compiler for C", ""]
@@ -298,3 +298,28 @@ async def test_templates_and_adapters_reach_the_core(tmp_path, template):
     encoder = QuernstoneCrossEncoder(model="tiny", **settings)
     scores = encoder.score([(QUERY, text) for text in TEXTS])
     assert scores == [score for _, score in sorted(ranked)]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"question": "q", "documents": []}, "has the keys 'question', 'documents'; pass"),
+        ({}, "has type dict; pass"),
+        ("q", "has type str; pass a mapping with the keys 'query' and 'documents'"),
+    ],
+)
+async def test_the_runnable_names_what_its_input_lacks(given, reason):
+    step = QuernstoneReranker(model="tiny").as_runnable()
+    with pytest.raises(ConfigError, match=reason):
+        step.invoke(given)
+    with pytest.raises(ConfigError, match=reason):
+        await step.ainvoke(given)
+
+
+async def test_pairs_in_an_array():
+    encoder = QuernstoneCrossEncoder(model="tiny")
+    pairs = [(QUERY, text) for text in TEXTS]
+    expected = encoder.score(pairs)
+    assert encoder.score(np.array(pairs)) == expected
+    assert await encoder.ascore(np.array(pairs)) == expected
+    assert encoder.score(np.empty((0, 2), dtype=str)) == []

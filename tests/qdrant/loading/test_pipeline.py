@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from llama_index.core.schema import TextNode
 from tests.qdrant.conftest import WordEmbedder
 
 from quernstone_qdrant import QdrantLoader
@@ -51,3 +52,10 @@ def test_an_error_of_any_kind_in_the_client_ends_the_load(client, embedder, monk
         loader.load(f"text {n}" for n in range(50))
     monkeypatch.undo()
     assert loader.load(["text 1"]).embedded == 1
+
+
+def test_records_without_text_are_counted(client, embedder):
+    records = [{"id": "a", "text": ""}, TextNode(id_="b", text=" "), "A quern.", "\n"]
+    report = QdrantLoader(client, "docs", embedder).load(records)
+    assert (report.seen, report.embedded) == (4, 1)
+    assert report.notes == ("3 records have no text and were not stored; the first is 'a'",)

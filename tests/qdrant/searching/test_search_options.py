@@ -263,3 +263,13 @@ def test_groups_are_for_single_queries(client, embedder):
 def test_settings_that_mean_nothing(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["year=1200", [("year", 1200)], lambda _layout: "year"],
+    ids=["text", "list", "function"],
+)
+def test_a_filter_of_a_wrong_type_is_named(searcher, wrong):
+    with pytest.raises(ConfigError, match=r"`query_filter` has type (str|list); pass metadata"):
+        searcher.search(QUERY, query_filter=wrong)

@@ -3,11 +3,17 @@
 import subprocess
 import sys
 
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from langchain_core.documents import Document
+from pydantic import BaseModel
 
-from quernstone_qdrant import QdrantLoader, read_paths
+from quernstone.errors import ConfigError
+from quernstone_qdrant import QdrantLoader, Record, read_paths
+from quernstone_qdrant.sources.arrow import as_rows
 
 FAR = 315_569_433_600  # seconds until the year 11970
 BAD = {
@@ -55,3 +61,58 @@ for row in batch_rows(pa.record_batch({"n": [1, 2, 3], "when": times})):
     first, second, third = done.stdout.splitlines()
     assert (first, third) == ("1970-01-01T00:00:00.000001", "1970-01-01T00:00:00.000002")
     assert second.startswith("`when` cannot be converted: timestamp[ns] ")
+
+
+class Numbers(BaseModel):
+    values: list[int]
+
+
+class Iterated(Numbers):
+    def __iter__(self):
+        return iter(self.values)
+
+
+async def pages():
+    yield "A quern."
+
+
+@pytest.mark.parametrize(
+    "single",
+    [Document("A quern."), Numbers(values=[1]), Record("a", "A quern."), pages(), 3, None],
+    ids=["document", "pydantic", "record", "async", "number", "none"],
+)
+def test_what_is_not_an_iterable_of_records_is_refused(single):
+    with pytest.raises(ConfigError, match="pass an iterable of records") as error:
+        as_rows(single)
+    assert ("async for" in str(error.value)) == hasattr(single, "__aiter__")
+
+
+def test_a_model_with_its_own_iterator_is_iterated():
+    assert list(as_rows(Iterated(values=[1, 2]))) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [pd.Series, pl.Series, pa.array, lambda v: pa.chunked_array([v])])
+def test_a_series_of_texts(kind):
+    assert list(as_rows(kind(["A quern.", "Rain."]))) == ["A quern.", "Rain."]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (pd.DataFrame({"id": [1, "x"], "text": ["a", "b"]}), "column id with type object"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "Duplicate column names"),
+    ],
+    ids=["types", "names"],
+)
+def test_a_frame_that_arrow_cannot_hold(frame, reason):
+    with pytest.raises(ConfigError, match=reason) as error:
+        as_rows(frame)
+    assert "each column one type" in str(error.value)
+
+
+def test_an_index_that_becomes_a_field_is_announced():
+    frame = pd.DataFrame({"text": ["a", "b", "c"]})
+    assert list(as_rows(frame)) == [{"text": "a"}, {"text": "b"}, {"text": "c"}]
+    with pytest.warns(UserWarning, match="'__index_level_0__', and part of the key"):
+        rows = list(as_rows(frame.iloc[[2, 0, 1]]))
+    assert rows[0] == {"text": "c", "__index_level_0__": 2}

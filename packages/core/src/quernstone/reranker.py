@@ -330,8 +330,9 @@ def instructed_pairs(
     check_list("pairs", pairs)
     pairs = list(pairs)
     for index, pair in enumerate(pairs):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            size = f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
+        sized = isinstance(pair, (tuple, list, np.ndarray))
+        if not sized or len(pair) != 2:
+            size = f" of {len(pair)}" if sized else ""
             reason = f"expected a (query, document) pair, got a {type(pair).__name__}{size}"
             raise InputError(index, reason)
     chosen = reranker._usable(instruction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
         Raises:
             InputError: A pair cannot be scored; `.index` is its position.
         """
-        if not text_pairs:
+        if _is_empty(text_pairs):
             return []
         reranker = self._core.get(self._settings())
         scores: list[float] = reranker.score(text_pairs, progress=self.show_progress).tolist()
@@ -59,8 +59,12 @@ class QuernstoneCrossEncoder(RerankerModel, BaseCrossEncoder):
 
     async def ascore(self, text_pairs: Iterable[tuple[str, str]]) -> list[float]:
         """Like `score`, without blocking the event loop."""
-        if not text_pairs:
+        if _is_empty(text_pairs):
             return []
         reranker = await self._core.aget(self._settings())
         scores: list[float] = (await reranker.ascore(text_pairs)).tolist()
         return scores
+
+
+def _is_empty(pairs: Iterable[object]) -> bool:
+    return isinstance(pairs, Sized) and len(pairs) == 0  # an array has no truth value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from inspect import signature
 from os import PathLike
@@ -140,12 +141,17 @@ class QuernstoneEmbeddings(ModelHolder, Dumpable, Embeddings):
 
     @property
     def fingerprint(self) -> str:
-        """Stable hash of everything that the vectors depend on; loads the model.
+        """Stable text that names everything that the vectors depend on; loads the model."""
+        return self._core.get(self._settings()).fingerprint
+
+    @property
+    def cache_namespace(self) -> str:
+        """Stable hash of the fingerprint, which every key-value store accepts; loads the model.
 
         Use it as the `namespace` of `CacheBackedEmbeddings`, with separate caches for queries and
         documents: a query and an equal document have different vectors.
         """
-        return self._core.get(self._settings()).fingerprint
+        return f"quernstone-{hashlib.sha256(self.fingerprint.encode()).hexdigest()[:32]}"
 
     @override
     def embed_documents(self, texts: Iterable[str]) -> list[list[float]]:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict, Unpack, override
 
 from langchain_quernstone.serialization import Dumpable
 from quernstone import PairTemplate, RemoteOptions, Reranker
-from quernstone.errors import InputError
+from quernstone.errors import ConfigError, InputError
 from quernstone.frameworks.holder import ModelHolder
 from quernstone.frameworks.names import settings_of
 from quernstone.frameworks.settings import (
@@ -221,10 +221,10 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
         return step.with_types(input_type=RerankInput, output_type=list[Document])
 
     def _rerank(self, step: RerankInput) -> list[Document]:
-        return self.compress_documents(step["documents"], step["query"])
+        return self.compress_documents(*_arguments(step))
 
     async def _arerank(self, step: RerankInput) -> list[Document]:
-        return await self.acompress_documents(step["documents"], step["query"])
+        return await self.acompress_documents(*_arguments(step))
 
     def _best(
         self, documents: Sequence[Document], ranking: Sequence[RankedDocument]
@@ -235,6 +235,17 @@ class QuernstoneReranker(RerankerModel, BaseDocumentCompressor):
             for ranked in ranking
             if ranked.score >= threshold
         ]
+
+
+def _arguments(step: Any) -> tuple[Iterable[Document], str]:
+    keys = list(step) if isinstance(step, Mapping) else None
+    if keys is None or not {"query", "documents"}.issubset(keys):
+        given = f"the keys {', '.join(map(repr, keys))}" if keys else f"type {type(step).__name__}"
+        raise ConfigError(
+            f"the input of {QuernstoneReranker.__name__}.as_runnable() has {given}; pass a mapping "
+            "with the keys 'query' and 'documents'"
+        )
+    return step["documents"], step["query"]
 
 
 def _texts(documents: Sequence[Document]) -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
+from pydantic import BaseModel
 
 from quernstone.types import TEXT_FIELDS, Float32Array
 from quernstone_qdrant.documents.json_values import (
     JsonValue,
     UnstorableError,
     storable,
+    to_json,
     to_metadata,
 )
 from quernstone_qdrant.documents.nodes import (
@@ -36,7 +39,8 @@ RecordRule = Literal[1, 2]
 NEWEST_RECORD_RULE: RecordRule = 2
 
 ID_FIELDS = ("id", "key", "doc_id")
-"""Fields that may hold the key of a mapping; the first one that is not None is used."""
+"""Fields that may hold the key of a mapping; the first one with a value is used. None, NaN and
+pandas' NaT and NA are not values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,10 @@ def to_record(
     """Convert a value to a record.
 
     Args:
-        value: A `Record`; a mapping or a dataclass instance with a text field (`TEXT_FIELDS`) and
-            optionally an id (`ID_FIELDS`), whose other fields are metadata; a string; a LangChain
-            `Document`; or a LlamaIndex node. The key of a node is its `ref_doc_id`, if it has one.
+        value: A `Record`; a mapping, a dataclass instance, a pydantic model, a named tuple or a
+            row of a database with a text field (`TEXT_FIELDS`) and optionally an id (`ID_FIELDS`),
+            whose other fields are metadata; a string; a LangChain `Document`; or a LlamaIndex
+            node. The key of a node is its `ref_doc_id`, if it has one.
             Without an id, or with the random one that LlamaIndex assigns by default, the key is a
             hash of the content: the next load finds the document again, but an edited text counts
             as a new document.
@@ -104,18 +109,14 @@ def to_record(
         if record_rule == 1:
             metadata = {name: v for name, v in metadata.items() if name not in value.added}
         record = replace(value, metadata=metadata)
-    elif isinstance(value, Mapping):
-        record = _from_fields(value, position)
     elif isinstance(value, str):
         record = _make(None, value, {}, position)
     elif hasattr(value, "page_content") and hasattr(value, "metadata"):  # LangChain
         record = _make(getattr(value, "id", None), value.page_content, value.metadata, position)
     elif hasattr(value, "get_content") and hasattr(value, "node_id"):  # LlamaIndex
         record = _from_node(value, position, node_rule)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        record = _from_fields(
-            {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, position
-        )
+    elif (fields := _fields(value)) is not None:
+        record = _from_fields(fields, position)
     else:
         raise RecordError(
             str(position),
@@ -124,6 +125,25 @@ def to_record(
         )
     _check(record, position)
     return record
+
+
+def _fields(value: Any) -> Mapping[Any, Any] | None:
+    """Return the fields of an object that has named ones, or None."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        names: Iterable[Any] = (each.name for each in dataclasses.fields(value))
+    elif isinstance(value, BaseModel):
+        names = [*type(value).model_fields, *(value.model_extra or ())]
+    elif isinstance(value, tuple):
+        names = getattr(value, "_fields", ())  # a named tuple, or a row of SQLAlchemy
+    elif hasattr(value, "keys") and hasattr(value, "__getitem__"):  # such as `sqlite3.Row`
+        return {name: value[name] for name in value.keys()}  # noqa: SIM118 - not a mapping
+    else:
+        return None
+    return {name: getattr(value, name) for name in names} or None
 
 
 def _from_node(node: Any, position: int, rule: NodeRule) -> Record:
@@ -150,7 +170,10 @@ def _from_fields(fields: Mapping[Any, Any], position: int) -> Record:
             f"it has no text field ({', '.join(TEXT_FIELDS)}); its fields are: "
             f"{', '.join(map(str, fields)) or 'none'}",
         )
-    id_field = next((name for name in ID_FIELDS if fields.get(name) is not None), None)
+    try:
+        id_field = next((name for name in ID_FIELDS if to_json(fields.get(name)) is not None), None)
+    except UnstorableError as error:
+        raise RecordError(str(position), f"its id {error.reason}") from error
     metadata = metadata_fields(fields, without=(text_field, id_field))
     return _make(fields[id_field] if id_field else None, fields[text_field], metadata, position)
 
@@ -171,8 +194,8 @@ def metadata_fields(
 
 def _make(key: object, text: Any, metadata: Mapping[Any, Any], position: int) -> Record:
     clean = _clean(metadata, position if key is None else key)
-    if key is None and isinstance(text, str):
-        key = content_key(text, clean)
+    if key is None:
+        key = content_key(text, clean) if isinstance(text, str) else position
     return Record(str(key), text, clean)
 
 
@@ -202,12 +225,15 @@ def is_random_id(text: str) -> bool:
         return False
 
 
+def _wrong(text: object) -> str:
+    if text is None or (isinstance(text, float) and math.isnan(text)):
+        return f"is missing: it is {text}"
+    return f"has type {type(text).__name__}, not str"
+
+
 def _check(record: Record, position: int) -> None:
     if not isinstance(record.text, str):
-        raise RecordError(
-            record.key,
-            f"its text has type {type(record.text).__name__}, not str (record {position})",
-        )
+        raise RecordError(record.key, f"its text {_wrong(record.text)} (record {position})")
     try:
         record.text.encode()
         record.key.encode()

@@ -66,6 +66,7 @@ class BatchReader:
         self._nodes: dict[str, int] = {}
         """Number of nodes read so far, by the key of their document."""
         self._random_ids = 0
+        self._blank, self._first_blank = 0, ""
         self._batch = Batch(0)
 
     @property
@@ -77,6 +78,11 @@ class BatchReader:
                 f"{self._random_ids:,} documents have random ids (UUID 4), the default of "
                 "LlamaIndex: if the next run gives them others, it adds them again; set them, as "
                 "with `Document(id_=...)` or `SimpleDirectoryReader(filename_as_id=True)`"
+            )
+        if self._blank:
+            notes.append(
+                f"{self._blank:,} records have no text and were not stored; the first is "
+                f"{self._first_blank!r}"
             )
         late = self._late_duplicates
         if late.count and self._skip_errors:
@@ -154,6 +160,8 @@ class BatchReader:
                 self._batch.previous = closed
                 yield closed
         self._batch.ends.append((record.key, chunks))
+        if not chunks:
+            self._skip_blank(record)
 
     def _add_node(self, record: Record) -> None:
         """Add a node as the next chunk of its document, which ends only with the last record."""
@@ -164,6 +172,12 @@ class BatchReader:
         if record.text.strip():
             self._add(Chunk(record, number, record.text, start=0))
             self._nodes[record.key] = number + 1
+        else:
+            self._skip_blank(record)
+
+    def _skip_blank(self, record: Record) -> None:
+        self._first_blank = self._first_blank or record.key
+        self._blank += 1
 
     def _add(self, chunk: Chunk) -> None:
         point = self._make_point(chunk)

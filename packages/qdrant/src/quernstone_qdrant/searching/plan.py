@@ -182,6 +182,11 @@ def _where(question: Question, settings: CollectionSettings) -> Filter | None:
         where = metadata_filter(where, settings.payloads)
     elif callable(where):
         where = where(settings.payloads)
+    if where is not None and not isinstance(where, Filter):
+        raise ConfigError(
+            f"`query_filter` has type {type(where).__name__}; pass metadata values, such as "
+            '{"year": 1200}, or a `qdrant_client.models.Filter`'
+        )
     if not question.examples:
         return where
     seen = HasIdCondition(has_id=native_ids([one.id for one in question.examples]))
