@@ -163,3 +163,11 @@ def test_a_misspelled_field_of_a_filter_is_warned_of_once(client, embedder):
         warnings.simplefilter("error")
         assert searcher.search("mill", query_filter={"yaer": 1200}) == []
         assert searcher.search("mill", query_filter={"year": 9}) == []
+
+
+def test_candidates_without_a_reranker_are_an_error(client, collection, embedder):
+    searcher = QdrantSearcher(client, collection, embedder)
+    with pytest.raises(ConfigError, match=r"`candidates` .* there is no reranker: pass one, or"):
+        searcher.search("grain", limit=2, candidates=5)
+    with pytest.raises(ConfigError, match="there is no reranker"):
+        searcher.search_many(["grain"], limit=2, candidates=5)

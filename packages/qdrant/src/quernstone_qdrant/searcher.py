@@ -180,8 +180,8 @@ class QdrantSearcher:
             hybrid: Also search by words (BM25); None: if the collection has BM25.
             query_filter: Required metadata values, such as `{"year": 1200}`, or a Qdrant filter on
                 payload fields, or a function that returns one for the layout of the payloads.
-            candidates: Number of hits to rerank; None: four times `limit`, at least 20. Has no
-                effect without a reranker.
+            candidates: Number of hits to rerank; None: four times `limit`, at least 20. An
+                error without a reranker.
             prefetch: Number of points that each earlier stage passes on: the short vectors of a
                 pair, quantized vectors, or the dense and BM25 parts of a hybrid search. None: 20
                 times the number of hits to fetch, at least 200, or what the collection's strict

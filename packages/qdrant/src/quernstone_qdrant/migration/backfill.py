@@ -101,6 +101,7 @@ class Backfill:
 
     def missing(self) -> int:
         """Return the number of points that lack the vector."""
+        # Not `count`, which asks one replica: old vectors are deleted if nothing is missing.
         return sum(1 for _ in self._store.scroll([], where=self._lacking))
 
     def fill(self) -> PassCounts:

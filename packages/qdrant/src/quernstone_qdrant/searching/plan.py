@@ -127,6 +127,11 @@ def _check_numbers(question: Question) -> None:
             raise ConfigError(f"`{name}` is {value}; it must be at least 1")
     if candidates is not None and candidates < limit:
         raise ConfigError(f"`candidates` is {candidates}; it must be at least `limit`, {limit}")
+    if candidates is not None and not question.reranked:
+        raise ConfigError(
+            "`candidates` (--candidates) is the number of hits to rerank, but there is no reranker"
+            ": pass one, or leave it out"
+        )
 
 
 def _mmr(given: float | Mmr, fetched: int, most: int | None) -> MmrStage:
