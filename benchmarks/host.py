@@ -1,8 +1,9 @@
-"""Host time per text: everything but tokenizing and the device.
+"""Host time per text: everything but the device, with and without tokenizing.
 
 `python -m benchmarks.host` embeds short texts with an engine whose device answers at once. It lays
-batches out as on a GPU. Texts are tokenized before, so that what is left is what Python does under
-the GIL, in the thread of the caller and in that of the worker together.
+batches out as on a GPU. Where texts are tokenized before, what is left is what Python does under
+the GIL, in the thread of the caller and in that of the worker together. It also embeds queries one
+by one, in one thread and in 64 that compete for the GIL.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pstats
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest.mock import patch
 
@@ -24,6 +26,8 @@ from quernstone.attention.varlen import varlen_maker
 from quernstone.batching import pack
 from quernstone.encoding.tokenizer import Tokenizer
 from quernstone.types import Encoded, EngineInfo, Float32Array, Pending, TokenArray
+
+_SECONDS = 2.0
 
 
 class InstantEngine:
@@ -92,10 +96,28 @@ def main(texts: int = 20_000, words: int = 8, repeats: int = 5, *, profile: bool
             f"{whole * each:.1f} us per text; {apart * each:.1f} us of processor time of all "
             "threads without tokenizing"
         )
+        for threads in (1, 64):
+            print(f"{_queries_per_second(embedder, documents, threads):,.0f} queries/s, {threads=}")
         if profile:
             with patch.object(Tokenizer, "ids", look_up), cProfile.Profile() as profiler:
                 embed()
             pstats.Stats(profiler).sort_stats("tottime").print_stats(15)
+
+
+def _queries_per_second(embedder: Embedder, queries: Sequence[str], threads: int) -> float:
+    """Embed queries for two seconds in threads, each of which waits for one after another."""
+    start = time.perf_counter()
+
+    def ask(place: int) -> int:
+        for count in range(len(queries)):
+            if time.perf_counter() - start > _SECONDS:
+                return count
+            embedder.embed_query(queries[(place + count * threads) % len(queries)])
+        return len(queries)
+
+    with ThreadPoolExecutor(threads) as pool:
+        asked = sum(pool.map(ask, range(threads)))
+    return asked / (time.perf_counter() - start)
 
 
 def _seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from quernstone import Embedder, Reranker
 from quernstone.engines.torch import engine
 from quernstone.model import session_of
+from quernstone.runtime.worker import Worker
 from quernstone.types import Encoded
 
 
@@ -23,6 +24,12 @@ def tokenize(embedder: Embedder, documents: Sequence[str]) -> list[Encoded]:
 def run_tokens(embedder: Embedder, sequences: Sequence[Encoded]) -> object:
     """Run the engine alone, from token ids to the rows of the model."""
     return session_of(embedder).run_encoded(sequences)
+
+
+def launch(embedder: Embedder, sequences: Sequence[Encoded]) -> None:
+    """Start a batch on the device, and do not wait for it."""
+    [runner] = cast("Worker", session_of(embedder).backend)._runners
+    cast("engine.TorchEngine", runner.engine).launch(sequences)
 
 
 def record_graphs(user: Embedder | Reranker) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from itertools import count
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.gpu import internals
 from benchmarks.gpu.inputs import QUERY, texts
 from benchmarks.gpu.run import Run
-from benchmarks.gpu.timing import seconds
+from benchmarks.gpu.timing import seconds, synchronize
 from quernstone import Embedder, Reranker
 
 _BUDGETS = {"with graphs": 16384, "without graphs": 16385}
@@ -27,6 +28,8 @@ def run(run: Run) -> None:
         ):
             _embed(run, name, budget)
             _rerank(run, name, budget)
+    with internals.without_graphs(), run.part("starting a batch"):
+        _start(run)
     if not run.cuda:
         run.needs_gpu("CUDA graphs")
 
@@ -64,3 +67,20 @@ def _rerank(run: Run, name: str, budget: int) -> None:
         numbers = count()
         took = seconds(run, lambda: reranker.rerank(f"{QUERY} {next(numbers)}", documents), 10)
         run.figure(f"rerank {len(documents)} documents, {name}", ms=took * 1e3)
+
+
+def _start(run: Run) -> None:
+    """Time what the host needs to start a batch without a graph, of a size that ends at once."""
+    from quernstone.kernels.compiled import Kernel  # needs Triton
+
+    with Embedder(run.checkpoint("embedding"), device=run.device, dtype="bfloat16") as embedder:
+        sequences = internals.tokenize(embedder, texts(4, 8))
+        for name, directly in (("directly", True), ("by Triton", False)):
+            with patch.object(Kernel, "starts_directly", directly):
+                times = []
+                for _ in range(20):
+                    synchronize(run)
+                    start = time.perf_counter()
+                    internals.launch(embedder, sequences)
+                    times.append((time.perf_counter() - start) * 1e3)
+            run.figure(f"starting a batch, kernels {name}", ms=float(np.median(times[5:])))
