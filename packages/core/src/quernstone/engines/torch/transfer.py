@@ -71,7 +71,8 @@ class PinnedTransfer(Transfer):
 
     def download(self, rows: Tensor) -> Pending:
         """See `Transfer`."""
-        rows = rows.float()
+        if rows.dtype != torch.float32:  # every operator releases the GIL, and waits to get it back
+            rows = rows.float()
         pinned = self._pinned(rows)
         pinned.copy_(rows, non_blocking=True)
         copied = self._record()
