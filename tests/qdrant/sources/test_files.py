@@ -9,6 +9,7 @@ import pytest
 
 from quernstone_qdrant import Record, SourceError, read_paths
 from quernstone_qdrant.documents.records import to_record
+from quernstone_qdrant.sources import ReadOptions
 
 
 def write(folder, files):
@@ -278,6 +279,25 @@ def test_files_that_cannot_be_read(tmp_path):
         f"{tmp_path / 'd.bin'}: unknown file type '.bin'; supported are .txt, .rst, .md"
     )
     assert "cannot be opened" in read(tmp_path / "nowhere.txt")[1][0]
+
+
+def test_utf_16_is_named(tmp_path):
+    """Excel writes it as "Unicode text"."""
+    csv, jsonl = "id,text\n1,Mühle\n", '{"id": 1, "text": "Mühle"}\n'
+    for name, text in {"a.txt": "Mühle", "b.csv": csv, "c.jsonl": jsonl}.items():
+        (tmp_path / name).write_text(text, "utf-16")
+    records, errors = read(tmp_path)
+    assert not records
+    converted = "is UTF-16, according to its byte order mark: convert it to UTF-8"
+    assert errors == [
+        f"{tmp_path / 'a.txt'}: is not valid UTF-8 (invalid start byte at byte 0): "
+        "convert the file, or pass its encoding, such as --encoding utf-16",
+        f"{tmp_path / 'b.csv'}: {converted}, or pass --encoding utf-16",
+        f"{tmp_path / 'c.jsonl'}: {converted}",
+    ]
+    records, errors = read(tmp_path, options=ReadOptions(encoding="utf-16"))
+    assert sorted(text for text, *_ in records.values()) == ["Mühle", "Mühle"]
+    assert errors == [f"{tmp_path / 'c.jsonl'}: {converted}"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

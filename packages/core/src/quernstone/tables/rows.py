@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -24,6 +25,8 @@ from quernstone.tables.types import CONVERTERS, convert
 _SAMPLE = 1000
 _SNIFFED_LINES = 20
 _LEADING_ZERO = re.compile(r"[-+]?0\d")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Byte order marks of UTF-16."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -87,9 +90,20 @@ class TableReader:
                             "is neither JSON Lines nor Parquet: name its format by `input_format` "
                             "(`--input-format`), such as csv or lines",
                         )
+                self._check_encoding(file, layout)
                 yield from _READERS[layout](self, file)
         except (EOFError, zlib.error) as error:
             raise SourceError(self.name, f"is damaged: {error}") from error
+
+    def _check_encoding(self, file: io.BufferedReader, layout: Format) -> None:
+        """Raise a `SourceError` for UTF-16, of which no row would be readable."""
+        if layout == "parquet" or not file.peek(2).startswith(UTF_16):
+            return
+        reason = "is UTF-16, according to its byte order mark: convert it to UTF-8"
+        if layout != "csv":  # lines are split before they are decoded
+            raise SourceError(self.name, reason)
+        if codecs.lookup(self.options.encoding).name != "utf-16":
+            raise SourceError(self.name, f"{reason}, or pass --encoding utf-16")
 
     def _jsonl(self, file: io.BufferedReader) -> Iterator[Row | SourceError]:
         for number, line in enumerate(file, start=1):

@@ -12,6 +12,7 @@ from quernstone.errors import ConfigError, MissingExtraError
 from quernstone.tables import FORMATS, open_file, suffix_of
 from quernstone.tables.files import COMPRESSED, count_lines, is_pipe, is_standard_input
 from quernstone.tables.parquet import count_parquet
+from quernstone.tables.rows import UTF_16
 from quernstone_qdrant.documents.records import Record, TextFormat
 from quernstone_qdrant.errors import SourceError
 from quernstone_qdrant.sources.documents import (
@@ -272,10 +273,11 @@ def _read(
         yield SourceError(str(path), f"cannot be read: {error}")
     except UnicodeDecodeError as error:
         place = f"{error.reason} at byte {error.start}"
+        likely = "utf-16" if error.object.startswith(UTF_16) else "cp1252"
         yield SourceError(
             str(path),
             f"is not valid {options.encoding.upper()} ({place}): convert the file, or "
-            "pass its encoding, such as --encoding cp1252",
+            f"pass its encoding, such as --encoding {likely}",
         )
     except (EOFError, zlib.error) as error:
         yield SourceError(str(path), f"is damaged: {error}")
