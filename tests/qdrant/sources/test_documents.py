@@ -47,6 +47,23 @@ def test_a_damaged_document_is_named(tmp_path, suffix):
     assert str(error).startswith(f"{path}: cannot be read as {suffix}: ")
 
 
+def test_a_panic_of_the_library_ends_one_file_only(tmp_path, monkeypatch):
+    """PyO3 raises it, and it is no `Exception`."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panic(*inputs):
+        raise PanicException("index out of bounds")
+
+    write_pdf(tmp_path / "bad.pdf", ["text"])
+    (tmp_path / "good.txt").write_text("A quern.")
+    monkeypatch.setattr("kreuzberg.extract_bytes_sync", panic)
+    error, record = read_paths(tmp_path)
+    assert str(error) == f"{tmp_path / 'bad.pdf'}: cannot be read as .pdf: index out of bounds"
+    assert record.text == "A quern."
+
+
 def test_pages_without_text_and_wrong_encodings(tmp_path):
     write_pdf(tmp_path / "scan.pdf", ["", ""])
     (tmp_path / "bad.html").write_bytes(b"<p>caf\xe9</p>")

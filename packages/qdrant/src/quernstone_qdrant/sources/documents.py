@@ -72,7 +72,11 @@ def read_document(path: Path, source: str, label: str, options: ReadOptions) -> 
     try:
         kind = kreuzberg.detect_mime_type_from_path(path)
         found = kreuzberg.extract_bytes_sync(data, kind, settings)
-    except kreuzberg.KreuzbergError as error:
+    except BaseException as error:
+        # A panic of its Rust code must not end a load that skips damaged files.
+        panicked = type(error).__name__ == "PanicException"
+        if not (panicked or isinstance(error, kreuzberg.KreuzbergError)):
+            raise
         reason = " ".join(str(error).split())
         raise SourceError(str(path), f"cannot be read as {suffix}: {reason}") from error
     pages = _pages(found, suffix)
