@@ -1,5 +1,6 @@
 """`quern eval` from the command line, the scripts with the official names, wrong usage."""
 
+import gc
 import importlib
 import json
 import os
@@ -162,7 +163,7 @@ def test_a_file_without_tasks(quern):
         ("\ndef f(:\n", "`mine/bad.py`, line 2: SyntaxError: "),
         ("import sibling\nsibling.fail()\n", "`mine/bad.py`, line 2: OSError: gone"),
         (
-            "from mteb.abstasks import AbsTaskSTS\nclass A(AbsTaskSTS):\n    metadata = 3\n",
+            "from mteb.abstasks import AbsTaskSTS\nclass Faulty(AbsTaskSTS):\n    metadata = 3\n",
             "`mine/bad.py`: AttributeError: ",
         ),
     ],
@@ -176,6 +177,12 @@ def test_a_file_that_fails(quern, monkeypatch, content, message):
     done = quern("run", "-o", "out", "--tasks-file", "mine/bad.py")
     assert done.exit_code == 2
     assert done.stderr.startswith(f"quern: {message}")
+    del done
+    gc.collect()
+    from mteb.abstasks import AbsTaskSTS  # imports mteb, which takes seconds
+
+    names = {task.__name__ for task in AbsTaskSTS.__subclasses__()}
+    assert "Faulty" not in names  # mteb goes through the task classes of the process
 
 
 def test_nothing_to_rerank(quern):

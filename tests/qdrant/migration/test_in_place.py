@@ -228,7 +228,8 @@ def test_loads_and_copies_work_meanwhile(loaded, migrate, place, embedder, other
     assert verify(target, embedder).passed
     copy = place("embedded", "copy")
     notes = copy_collection(target, copy).notes
-    assert notes == ("the vectors `other` of a migration in place are not copied",)
+    assert notes[0] == "the vectors `other` of a migration in place are not copied"
+    assert len(notes) == (2 if kind == "rest" else 1)  # a server has settings of its own
     assert verify(copy, embedder).passed
     with pytest.raises(CollectionError, match=r"under way: continue it with `in_place`"):
         migrate(target, other, in_place=False).run()

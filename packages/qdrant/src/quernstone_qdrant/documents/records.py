@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import sys
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel
 
 from quernstone.types import TEXT_FIELDS, Float32Array
 from quernstone_qdrant.documents.json_values import (
@@ -127,6 +127,12 @@ def to_record(
     return record
 
 
+def is_model(value: object) -> bool:
+    """Return whether an object is a pydantic model. Does not import pydantic, which takes 0.1 s."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(value, pydantic.BaseModel)
+
+
 def _fields(value: Any) -> Mapping[Any, Any] | None:
     """Return the fields of an object that has named ones, or None."""
     if isinstance(value, Mapping):
@@ -135,7 +141,7 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
         return None
     if dataclasses.is_dataclass(value):
         names: Iterable[Any] = (each.name for each in dataclasses.fields(value))
-    elif isinstance(value, BaseModel):
+    elif is_model(value):
         names = [*type(value).model_fields, *(value.model_extra or ())]
     elif isinstance(value, tuple):
         names = getattr(value, "_fields", ())  # a named tuple, or a row of SQLAlchemy

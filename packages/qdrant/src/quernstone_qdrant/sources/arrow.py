@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
@@ -10,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pydantic import BaseModel
 
 from quernstone.errors import ConfigError
 from quernstone.tables.parquet import batch_rows
+from quernstone_qdrant.documents.records import is_model
 from quernstone_qdrant.errors import RecordError
 
 _ROWS = 512
@@ -59,8 +60,8 @@ def as_rows(records: Any) -> Iterable[object]:
 def _is_single(records: Any) -> bool:
     if isinstance(records, (str, bytes, Mapping, PathLike)):
         return True
-    if isinstance(records, BaseModel):  # iterates its own fields, unless a subclass changes that
-        return type(records).__iter__ is BaseModel.__iter__
+    if is_model(records):  # iterates its own fields, unless a subclass changes that
+        return type(records).__iter__ is sys.modules["pydantic"].BaseModel.__iter__
     tables = ("__iter__", "__getitem__", "__arrow_c_stream__", "to_batches")
     return not any(hasattr(records, name) for name in tables)
 

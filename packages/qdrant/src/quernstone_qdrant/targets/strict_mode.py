@@ -36,7 +36,7 @@ _FULL = "the collection is full: raise it, or delete points"
 _SMALLER = "send smaller requests, or raise it"
 RULES = (
     _rule("max_query_limit", "size", r'for \\?"limit', "ask for fewer hits, or raise it"),
-    _rule("max_timeout", "size", r'for \\?"timeout', "pass a shorter `timeout`, or raise it"),
+    _rule("max_timeout", "size", r'for \\?"timeout', "ask for a shorter timeout, or raise it"),
     _rule("upsert_max_batchsize", "size", r'for \\?"(upsert|update) limit', _SMALLER),
     _rule("search_max_batchsize", "size", r'for \\?"search batch size', _SMALLER),
     _rule("search_max_hnsw_ef", "size", r'for \\?"hnsw_ef', _RAISE),
@@ -56,8 +56,8 @@ RULES = (
         "unindexed_filtering_retrieve",
         "request",
         r"index required but not found|index of type .* found for",
-        "add the field to `indexes` in the settings of the collection (`quern load --index`), or "
-        "allow it (for updates: `unindexed_filtering_update`)",
+        "index the field (`quern load --index` or `CollectionSettings`), or allow it (for updates: "
+        "`unindexed_filtering_update`)",
     ),
     _rule("filter_max_conditions", "request", "filter condition limit", "use fewer, or raise it"),
     _rule(
