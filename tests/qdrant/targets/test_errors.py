@@ -3,6 +3,7 @@
 import datetime
 import email.utils
 import sqlite3
+import time
 
 import grpc
 import httpx
@@ -165,6 +166,16 @@ def test_a_delay_longer_than_the_patience_is_cut_to_it():
     with pytest.raises(TransientError, match=expected):
         Retry(0.2).call(never)
     assert never.calls == 2
+
+
+def test_a_request_that_outlasts_the_patience_is_not_repeated_and_says_so():
+    def slow():
+        time.sleep(0.02)
+        raise TransientError("busy")
+
+    expected = r"^busy \(gave up after 1 attempt in 0 s: the limit is 0.01 s\)$"
+    with pytest.raises(TransientError, match=expected):
+        Retry(0.01).call(slow)
 
 
 def test_a_stopped_retry_does_not_wait():

@@ -75,7 +75,7 @@ class Retry:
         error = state.outcome.exception() if state.outcome else None
         if not isinstance(error, TransientError):  # pragma: no cover - only these are retried
             raise RuntimeError("a retry ended without an error")
-        if state.attempt_number == 1:
+        if not self.patience:
             raise error
         if self._stopped.is_set():
             reason = "the load was aborted"
@@ -83,10 +83,10 @@ class Retry:
             reason = f"the limit is {self.patience:g} s"
             if error.delay is not None:
                 reason += f", and the server asks to wait {error.delay:g} s more"
-        seconds = state.seconds_since_start or 0.0
+        seconds, attempts = state.seconds_since_start or 0.0, state.attempt_number
         raise type(error)(
-            f"{error.message} (gave up after {state.attempt_number} attempts in {seconds:.0f} s: "
-            f"{reason})",
+            f"{error.message} (gave up after {attempts} attempt{'s' * (attempts > 1)} in "
+            f"{seconds:.0f} s: {reason})",
             error.delay,
         ) from error
 
