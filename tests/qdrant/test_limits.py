@@ -110,7 +110,7 @@ def test_searches_keep_to_the_limits(server, embedder, reranker, preset, hybrid,
 
 
 def test_full_vectors_without_a_graph_are_ranked_only_if_exact_search_is_allowed(server, embedder):
-    """Of a pair, a hybrid search ranks the full vectors in a stage of its own."""
+    """In an `mrl` pair, a hybrid search ranks the full vectors in a separate stage."""
     client = server.client()
     settings = CollectionSettings(prefix=32, vector="full", bm25="auto")
     QdrantLoader(client, "docs", embedder, preset=settings).load(RECORDS[:9])

@@ -1,4 +1,4 @@
-"""What is found by short and by quantized vectors, on a smaller scale than benchmarks/recall.py."""
+"""The recall of short and of quantized vectors, on a smaller scale than benchmarks/recall.py."""
 
 import pytest
 from benchmarks.recall import SETTINGS, Precomputed, measure

@@ -74,17 +74,20 @@ class Queue:
 
     def __init__(self, sequences: Sequence[Input]) -> None:
         """Queue the sequences, equal ones only once. Only an empty queue can be extended."""
-        self.firsts: list[int] = [0]
+        self.firsts: list[int] = []
         """For each sequence, the position of the first sequence that is equal to it."""
-        self._lengths = [len(sequence) for sequence in sequences]
-        self._prefixes = [sequence.prefix for sequence in sequences]
+        self._lengths: list[int] = []
+        self._prefixes: list[Prefix | None] = []
         self._repeats = False
-        self._places = deque([0])
+        self._places: deque[int] = deque()
         self._numbers: dict[Prefix | None, int] = {None: 0}
         self._seen: dict[Hashable, int] = {}
         if len(sequences) != 1:
-            self.firsts, self._lengths, self._prefixes, self._places = [], [], [], deque()
             self.extend(sequences)
+            return
+        [only] = sequences  # the most frequent case needs neither sorting nor a key
+        self.firsts, self._lengths, self._prefixes = [0], [len(only)], [only.prefix]
+        self._places.append(0)
 
     def extend(self, sequences: Sequence[Input]) -> int:
         """Append sequences, sorted among themselves, and return how many are new."""

@@ -8,6 +8,7 @@ shorter key, and gives the launcher addresses instead of tensors, which it would
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +38,7 @@ class Kernel:
             constants: Returns the constants, in the order of the kernel's parameters, and after
                 them the options of the compiler. Called once for each `shape`.
         """
-        self._kernel, self._constants_of = kernel, constants
-        self._constants: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._kernel, self._constants = kernel, cache(constants)
         self._compiled: dict[tuple[Any, ...], _Compiled] = {}
 
     def __call__(
@@ -83,9 +83,7 @@ class Kernel:
         tensors: Sequence[Tensor],
         numbers: Sequence[float],
     ) -> None:
-        constants = self._constants.get(shape)
-        if constants is None:
-            constants = self._constants[shape] = self._constants_of(*shape)
+        constants = self._constants(*shape)
         compiled = self._kernel[grid](*tensors, *numbers, **constants)
         if isinstance(compiled, CompiledKernel):  # not under the interpreter
             names = self._kernel.arg_names[len(tensors) + len(numbers) :]

@@ -32,8 +32,6 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     begun: bool = False
     """True once a batch contains one of its sequences."""
-    is_open: bool = False
-    """True while `extend` may add sequences. `rows` has room for all of them."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
 
@@ -41,17 +39,21 @@ class Job:
         self.queue = Queue(self.sequences)
         self.left = len(self.queue)
 
-    def extend(self, sequences: Sequence[Input], *, is_last: bool) -> None:
-        """Append sequences to a job that began without any; `is_last` closes it.
+    @property
+    def is_open(self) -> bool:
+        """True while sequences are missing, which `extend` has to append."""
+        return len(self.sequences) < len(self.rows)
+
+    def extend(self, sequences: Sequence[Input]) -> None:
+        """Append sequences to a job that began without any.
 
         Call it with the lock of the worker's queue, from which engines take batches meanwhile.
         """
-        self.sequences = [*self.sequences, *sequences]
         new = self.queue.extend(sequences)
         with self._lock:
+            self.sequences = [*self.sequences, *sequences]
             self.left += new
-            self.is_open = not is_last
-            is_done = is_last and not self.left
+            is_done = not (self.left or self.is_open)
         if is_done and self._end():  # all of them were equal to computed ones
             self.future.set_result(self.queue.repeat(self.rows))
 

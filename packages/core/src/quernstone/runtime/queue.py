@@ -43,7 +43,7 @@ class JobQueue:
             self._jobs.append(job)
             self.changed.notify_all()
 
-    def extend(self, job: Job, inputs: Sequence[Input], *, is_last: bool) -> None:
+    def extend(self, job: Job, inputs: Sequence[Input]) -> None:
         """Add inputs to a job that is in the queue, unless it has failed; see `Job.extend`.
 
         Raises:
@@ -54,7 +54,7 @@ class JobQueue:
                 return
             if self.closing:
                 raise ClosedError("the model was closed during the call")
-            job.extend(inputs, is_last=is_last)
+            job.extend(inputs)
             self.changed.notify_all()
 
     def join(self) -> None:

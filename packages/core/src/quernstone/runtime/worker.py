@@ -71,12 +71,11 @@ class Worker:
             count: Number of inputs.
             offset: See `Backend.submit`.
         """
-        job = Job([], offset, self._empty(count), is_open=True)
+        job = Job([], offset, self._empty(count))
         self._add_job(job)
         try:
             for part in parts:
-                done = len(job.sequences) + len(part)
-                self._queue.extend(job, part, is_last=done == count)
+                self._queue.extend(job, part)
             if job.is_open and not job.future.done():
                 raise ValueError(f"the parts have {len(job.sequences)} inputs, expected {count}")
         except BaseException:

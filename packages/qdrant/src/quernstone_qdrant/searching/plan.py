@@ -129,7 +129,7 @@ def _check_numbers(question: Question) -> None:
         raise ConfigError(f"`candidates` is {candidates}; it must be at least `limit`, {limit}")
     if candidates is not None and not question.reranked:
         raise ConfigError(
-            "`candidates` (--candidates) is the number of hits to rerank, but there is no reranker"
+            "`candidates` (--candidates) sets how many hits to rerank, but there is no reranker"
             ": pass one, or leave it out"
         )
 
